@@ -1,0 +1,50 @@
+"""Exact geometry of language-model vocabularies: checkpoint -> store -> tiles -> reductions -> labelled result.
+
+The public names are loaded when first used, so that zarr can import `embgeom_dask.bfloat16` without torch or dask.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embgeom_dask.checkpoints import convert
+    from embgeom_dask.clusters import outliers
+    from embgeom_dask.errors import EmbgeomError, InputError
+    from embgeom_dask.results import open_result
+    from embgeom_dask.scan import scan
+    from embgeom_dask.stores import list_models, open_model
+    from embgeom_dask.survey import survey
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "convert": "checkpoints",
+    "list_models": "stores",
+    "open_model": "stores",
+    "open_result": "results",
+    "outliers": "clusters",
+    "scan": "scan",
+    "survey": "survey",
+    "EmbgeomError": "errors",
+    "InputError": "errors",
+}
+
+__all__ = [
+    "EmbgeomError",
+    "InputError",
+    "convert",
+    "list_models",
+    "open_model",
+    "open_result",
+    "outliers",
+    "scan",
+    "survey",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"embgeom_dask.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

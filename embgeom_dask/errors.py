@@ -1,0 +1,15 @@
+"""The errors that a user sees: one line that says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class EmbgeomError(Exception):
+    """A failure while running. The command line prints the message as one line and exits with 1."""
+
+    exit_code = 1
+
+
+class InputError(EmbgeomError, ValueError):
+    """Wrong usage or input, found before anything was written. The command line exits with 2."""
+
+    exit_code = 2
