@@ -1,0 +1,172 @@
+"""The device that a process computes on: choice, threads, precision, memory."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import dask.system
+import distributed.system
+import numba
+import numpy as np
+import psutil
+import torch
+from distributed import Worker, get_worker
+
+from embgeom_dask.errors import InputError
+
+PACKAGES = (
+    "embgeom-dask",
+    "torch",
+    "dask",
+    "distributed",
+    "zarr",
+    "xarray",
+    "numpy",
+    "numba",
+    "transformers",
+)
+
+_INITIAL_THREADS = min(torch.get_num_threads(), dask.system.CPU_COUNT)
+_NUMBA_THREADS = numba.get_num_threads()
+
+
+def available() -> list[torch.device]:
+    """Every device of this process, best first: each CUDA device, then Apple's mps, then the cpu."""
+    found = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append(torch.device("mps"))
+    return [*found, torch.device("cpu")]
+
+
+def choose(name: str = "auto") -> torch.device:
+    """Return the device called `name`: `cpu`, `mps`, `cuda`, `cuda:N`, or with `auto` the best of this process.
+
+    Where several CUDA devices are visible and the name gives no index, each dask worker takes the one of its own place.
+
+    Raises
+    ------
+    InputError
+        where this process has no such device.
+    """
+    found = available()
+    names = dict.fromkeys(part for device in found for part in (device.type, str(device)))
+    if name == "auto":
+        name = found[0].type
+    if name not in names:
+        raise InputError(f"no device {name!r} here: choose auto or one of {', '.join(names)}")
+    return torch.device("cuda", _place(torch.cuda.device_count())) if name == "cuda" else torch.device(name)
+
+
+def _place(count: int) -> int:
+    """The index, of `count` CUDA devices, that belongs to the dask worker running this task."""
+    worker = _worker()
+    if worker is None or "dask_cuda" in sys.modules:  # dask-cuda puts each worker's own device first
+        return 0
+    number = re.search(r"(?:^|-)(\d+)$", str(worker.name))  # 3 in a LocalCluster, "name-3" from `dask worker --name`
+    return int(number[1]) % count if number else 0
+
+
+def _worker() -> Worker | None:
+    try:
+        return get_worker()
+    except ValueError:
+        return None
+
+
+def compute_threads() -> int:
+    """Return how many cores one task may use: this process's share, divided among the threads of its dask worker.
+
+    The share is what torch started with (all cores, or `OMP_NUM_THREADS`, which dask's nanny sets to 1), at most the
+    cores that the machine or its container grants.
+    """
+    worker = _worker()
+    return max(1, _INITIAL_THREADS // (worker.state.nthreads if worker else 1))
+
+
+@contextmanager
+def session(device: torch.device) -> Iterator[torch.device]:
+    """Compute on `device` inside a task: this thread's share of the cores, full precision in every product.
+
+    Thread counts of torch and numba belong to the calling thread, so this is entered inside each task; they are put
+    back on exit. The precision pins are of the whole process and stay: float32 products are float32 (no TF32), and
+    bfloat16 and float16 products are summed in float32.
+    """
+    threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cudnn.allow_tf32 = False
+    count = compute_threads()
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, _NUMBA_THREADS))
+    try:
+        yield device
+    finally:
+        torch.set_num_threads(threads)
+        numba.set_num_threads(numba_threads)
+
+
+def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return `array` as a tensor of the same dtype on `device`; `ml_dtypes.bfloat16` becomes `torch.bfloat16`.
+
+    On the cpu a C-contiguous array is not copied, and a read-only one must not be written through the tensor.
+    """
+    bfloat16 = array.dtype.name == "bfloat16"
+    plain = np.asarray(array.view(np.int16) if bfloat16 else array, order="C")
+    tensor = torch.from_numpy(np.asarray(_Writable(plain)))
+    return (tensor.view(torch.bfloat16) if bfloat16 else tensor).to(device)
+
+
+class _Writable:
+    """The memory of an array without its read-only flag, which torch warns of."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        pointer, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (pointer, False)}
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """Return (total, free) bytes of `device`; for the cpu, of this machine or of the container that limits it."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, free
+    if device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        return total, total - torch.mps.driver_allocated_memory()
+    limit = int(distributed.system.memory_limit())
+    return limit, min(psutil.virtual_memory().available, limit - psutil.Process().memory_info().rss)
+
+
+def describe() -> dict[str, Any]:
+    """Return what this process computes with: devices (memory in bytes), cores, platform and package versions."""
+    return {
+        "devices": [_describe(device) for device in available()],
+        "cores": dask.system.CPU_COUNT,
+        "threads": _INITIAL_THREADS,
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+
+
+def _describe(device: torch.device) -> dict[str, Any]:
+    total, free = memory(device)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"device": str(device), "name": name, "memory_total": total, "memory_free": free}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
