@@ -1,0 +1,196 @@
+"""Selections of tokens: ids and ranges, id files, and the cluster files and masks that notebooks exchange."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from embgeom_dask.errors import InputError
+
+Selection = str | os.PathLike[str] | Iterable[int] | None
+
+_FORMS = "use ids and ranges (0:1000,5000), @FILE, FILE.safetensors or FILE.safetensors:KEY"
+_CLUSTER_KEYS = ("cluster_token_ids", "cluster_mask")
+_ID = re.compile(r"-?[0-9]{1,19}")
+_RANGE = re.compile(r"(-?[0-9]{1,19})?:(-?[0-9]{1,19})?")
+_ID_DTYPES = ("I8", "I16", "I32", "I64", "U16", "U32", "U64")
+_MASK_DTYPES = ("BOOL", "U8")
+_FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Token ids, int64 (n,), sorted and unique, and the centroid, float64 (d,), of a file that has one."""
+
+    token_ids: NDArray[np.int64]
+    centroid: NDArray[np.float64] | None = None
+
+
+def parse_tokens(selection: Selection, vocab_size: int) -> NDArray[np.int64]:
+    """Return the token ids of `selection`, int64 (n,), sorted and unique; None selects all `vocab_size` of them.
+
+    `selection` is one of
+
+    - ids and half-open ranges like Python's slices, separated by commas: ``0:1000,5000``, ``:100``, ``30000:``;
+    - ``@FILE``: one id a line; blank lines and what follows a ``#`` are ignored;
+    - ``FILE.safetensors``: its `cluster_token_ids`, or where it has none its `cluster_mask`;
+      ``FILE.safetensors:KEY``: the vector KEY. A vector of bool or uint8 is a mask over the vocabulary, one of another
+      integer type holds ids;
+    - integers, or a boolean array that is a mask over the vocabulary.
+
+    Raises
+    ------
+    InputError
+        where the selection is empty, does not parse, or names an id outside the vocabulary, and where a file or key
+        is missing or a mask has another length than the vocabulary.
+    """
+    return read_cluster(selection, vocab_size).token_ids
+
+
+def read_cluster(selection: Selection, vocab_size: int) -> Cluster:
+    """Read `selection` as `parse_tokens` does, with the vector `centroid` of a safetensors file that holds one.
+
+    The centroid (d,) is stored as bfloat16, float16, float32 or float64 and is returned as float64; its length is not
+    compared with a model's here.
+
+    Raises
+    ------
+    InputError
+        as `parse_tokens`, and where `centroid` is not a finite floating-point vector.
+    """
+    if isinstance(selection, os.PathLike):
+        selection = os.fspath(selection)
+    if isinstance(selection, str):
+        path, key = _safetensors_path(selection)
+        if path is not None:
+            return _read_safetensors(path, key, vocab_size)
+    return Cluster(_select(selection, vocab_size))
+
+
+def _select(selection: str | Iterable[int] | None, vocab_size: int) -> NDArray[np.int64]:
+    if selection is None:
+        return np.arange(vocab_size, dtype=np.int64)
+    if not isinstance(selection, str):
+        return _from_integers(selection, vocab_size)
+    if selection.startswith("@"):
+        return _from_lines(selection[1:], vocab_size)
+    return _from_ranges(selection, vocab_size)
+
+
+def _from_ranges(text: str, vocab_size: int) -> NDArray[np.int64]:
+    pieces = []
+    for piece in map(str.strip, text.split(",")):
+        bounds = _RANGE.fullmatch(piece)
+        if bounds:
+            start, stop = int(bounds[1] or 0), int(bounds[2] or vocab_size)
+            _check_bounds(min(start, stop), max(start, stop - 1), vocab_size)
+            pieces.append(np.arange(start, stop, dtype=np.int64))
+        elif _ID.fullmatch(piece):
+            _check_bounds(int(piece), int(piece), vocab_size)
+            pieces.append(np.array([int(piece)], dtype=np.int64))
+        else:
+            raise InputError(f"cannot read {piece!r} in the token selection {text!r}: {_FORMS}")
+    return _sorted_ids(np.concatenate(pieces), f"the token selection {text!r}", vocab_size)
+
+
+def _from_lines(path: str, vocab_size: int) -> NDArray[np.int64]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the token file {path!r}: {_reason(error)}") from error
+    ids = []
+    for number, line in enumerate(lines, start=1):
+        piece = line.partition("#")[0].strip()
+        if piece and not _ID.fullmatch(piece):
+            raise InputError(f"line {number} of the token file {path!r} is not a token id: {piece!r}")
+        if piece:
+            ids.append(int(piece))
+    return _sorted_ids(ids, f"the token file {path!r}", vocab_size)
+
+
+def _from_integers(values: Iterable[int], vocab_size: int) -> NDArray[np.int64]:
+    if hasattr(values, "__array__"):
+        array = np.asarray(values)
+        if array.dtype == bool:
+            return _from_mask(array, "the mask", vocab_size)
+        values = array.ravel().tolist()
+    try:
+        ids = [operator.index(value) for value in values]
+    except TypeError as error:
+        raise InputError(f"token ids are integers: {error}; {_FORMS}") from error
+    return _sorted_ids(ids, "the token selection", vocab_size)
+
+
+def _from_mask(mask: NDArray[Any], name: str, vocab_size: int) -> NDArray[np.int64]:
+    if mask.shape != (vocab_size,):
+        raise InputError(f"{name} has shape {mask.shape}, the vocabulary has {vocab_size} tokens: use its own mask")
+    if mask.max(initial=0) > 1:
+        raise InputError(f"{name} holds {mask.max()}: a mask holds only 0 and 1; store ids as int32 or int64")
+    return _sorted_ids(np.flatnonzero(mask), name, vocab_size)
+
+
+def _sorted_ids(ids: NDArray[Any] | list[int], name: str, vocab_size: int) -> NDArray[np.int64]:
+    if len(ids) == 0:
+        raise InputError(f"{name} selects no token")
+    _check_bounds(int(min(ids)), int(max(ids)), vocab_size)
+    return np.unique(np.asarray(ids, dtype=np.int64))
+
+
+def _check_bounds(lowest: int, highest: int, vocab_size: int) -> None:
+    if lowest < 0:
+        raise InputError(f"token id {lowest} is negative: the ids of this vocabulary are 0 to {vocab_size - 1}")
+    if highest >= vocab_size:
+        raise InputError(f"token id {highest} is past the vocabulary of {vocab_size} tokens (0 to {vocab_size - 1})")
+
+
+def _safetensors_path(selection: str) -> tuple[str | None, str | None]:
+    selection = selection.removeprefix("@")
+    if selection.endswith(".safetensors"):
+        return selection, None
+    stem, found, key = selection.rpartition(".safetensors:")
+    return (f"{stem}.safetensors", key) if found else (None, None)
+
+
+def _read_safetensors(path: str, key: str | None, vocab_size: int) -> Cluster:
+    wanted = (key,) if key else _CLUSTER_KEYS
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            found = next((name for name in wanted if name in keys), None)
+            if found is None:
+                raise InputError(f"{path!r} has no {' or '.join(wanted)}: name one with FILE:KEY of {', '.join(keys)}")
+            vector = _read_vector(file, path, found, _MASK_DTYPES + _ID_DTYPES)
+            centroid = _read_vector(file, path, "centroid", _FLOAT_DTYPES) if "centroid" in keys else None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the token file {path!r}: {_reason(error)}") from error
+    if centroid is not None and not torch.isfinite(centroid).all():
+        raise InputError(f"the centroid of {path!r} holds NaN or infinity")
+    name = f"{found} of {path!r}"
+    if vector.dtype in (torch.bool, torch.uint8):
+        token_ids = _from_mask(vector.numpy(), name, vocab_size)
+    else:
+        token_ids = _sorted_ids(vector.numpy(), name, vocab_size)
+    return Cluster(token_ids, None if centroid is None else centroid.double().numpy())
+
+
+def _read_vector(file: Any, path: str, key: str, dtypes: tuple[str, ...]) -> torch.Tensor:
+    header = file.get_slice(key)
+    dtype, shape = header.get_dtype(), header.get_shape()
+    if dtype not in dtypes or len(shape) != 1:
+        raise InputError(f"{key} of {path!r} is {dtype} {tuple(shape)}: a vector of {', '.join(dtypes)} is needed")
+    tensor: torch.Tensor = file.get_tensor(key)
+    return tensor
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).splitlines()[0]
