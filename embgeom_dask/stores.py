@@ -1,0 +1,383 @@
+"""Model stores: one zarr v3 group a model, written once, then opened by xarray, dask and the workers.
+
+The layout is documented in `stores/README.md`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from embgeom_dask import progress
+from embgeom_dask.bfloat16 import BFloat16  # registers the data type
+from embgeom_dask.errors import EmbgeomError, InputError
+
+FORMAT_VERSION = 1
+MATRICES = ("input_embedding", "output_embedding")
+DTYPES = ("float64", "float32", "float16", BFloat16._zarr_v3_name)
+Role = Literal["input", "output"]
+
+_CHUNK_BYTES = 8 << 20
+_BLOCK_BYTES = 16 << 20
+
+
+class RowSource(Protocol):
+    """A matrix that is read row block by row block while a store is written.
+
+    `shape` is (rows, columns), `dtype` one of `DTYPES` in the machine's byte order, `tensor` the name of the tensor
+    that the rows come from, and `read(start, stop)` gives rows start..stop-1 as a C-contiguous array.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    @property
+    def tensor(self) -> str: ...  # noqa: D102
+    def read(self, start: int, stop: int) -> np.ndarray: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One stored matrix, as it travels to workers: where it is and what it must contain. Rows are token ids.
+
+    `name` is the stored array (`input_embedding` or `output_embedding`; of a tied store, the one that is there),
+    `dtype` the stored type's name, `sha256` that of the rows' bytes in order, `chunk_rows` the rows of a zarr chunk.
+    """
+
+    store: str
+    name: str
+    model: str
+    vocab_size: int
+    hidden_size: int
+    dtype: str
+    sha256: str
+    tied: bool
+    chunk_rows: int
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start..stop-1 as (stop - start, hidden_size) in the stored dtype (ml_dtypes' bfloat16 for that).
+
+        Raises IndexError for rows outside the matrix, and EmbgeomError where the store was replaced or is damaged.
+        """
+        if not 0 <= start <= stop <= self.vocab_size:
+            raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.store}/{self.name}")
+        try:
+            return cast(np.ndarray, _stored_array(self)[start:stop])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise EmbgeomError(f"cannot read rows {start}:{stop} of {self.store}/{self.name}: {error}") from error
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
+        ids = np.asarray(ids, dtype=np.int64)
+        if ids.size and np.array_equal(ids, np.arange(ids[0], ids[0] + ids.size)):
+            return self.read(int(ids[0]), int(ids[0]) + ids.size)
+        rows = np.empty((ids.size, self.hidden_size), dtype=_stored_array(self).dtype)
+        order = np.argsort(ids, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(ids[order] // self.chunk_rows)) + 1):
+            if group.size:
+                first, last = int(ids[group[0]]), int(ids[group[-1]])
+                rows[group] = self.read(first, last + 1)[ids[group] - first]
+        return rows
+
+
+@lru_cache(maxsize=64)
+def _stored_array(matrix: Matrix) -> zarr.Array[Any]:
+    try:
+        array = zarr.open_array(Path(matrix.store) / matrix.name, mode="r")
+    except OSError as error:
+        raise EmbgeomError(f"{matrix.store}/{matrix.name} cannot be opened: {error}") from error
+    present = sum(1 for _ in Path(matrix.store, matrix.name).glob("c/*/0"))
+    if present != array.nchunks:  # zarr would read a missing chunk as zeros
+        raise EmbgeomError(f"{matrix.store}/{matrix.name} is damaged: {array.nchunks - present} chunks are missing")
+    if array.attrs["sha256"] != matrix.sha256:
+        raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
+    return array
+
+
+def open_model(store: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
+
+    Each matrix carries `attrs["store"]` and `attrs["model"]`. Of a tied store both names give its one matrix.
+    Raises InputError where `store` is not a model's store.
+    """
+    path, attrs = _model_attrs(store)
+    dataset = xr.open_zarr(path, consolidated=True, chunks={})
+    dataset = dataset.assign_coords({name: dataset[name].load() for name in ("token", "text", "has_token")})
+    if attrs["tied"]:
+        (stored,) = (name for name in MATRICES if name in dataset)
+        dataset = dataset.assign(dict.fromkeys(MATRICES, dataset[stored]))
+    for name in MATRICES:
+        if name in dataset:
+            dataset[name].attrs.update(store=str(path), model=attrs["model"])
+    return cast(xr.Dataset, dataset)
+
+
+def labels(store: str | os.PathLike[str], ids: np.ndarray | None = None) -> xr.Dataset:
+    """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
+
+    They are numpy arrays; strings have numpy's variable-length StringDType. Raises InputError where `store` is not a model's store.
+    """
+    path, _ = _model_attrs(store)
+    group = zarr.open_group(path, mode="r")
+    rows: Any = slice(None) if ids is None else np.asarray(ids, dtype=np.int64)
+    names = ("token_id", "token", "text", "has_token")
+    return xr.Dataset(coords={name: ("token_id", np.asarray(cast(Any, group[name])[:])[rows]) for name in names})
+
+
+def find_matrix(source: str | os.PathLike[str] | xr.DataArray, matrix: Role | None = None) -> Matrix:
+    """Find the stored matrix that `source` names: a store's path, or a matrix of `open_model`, whole or row-selected.
+
+    `matrix` is `input` or `output`; by default a store's output matrix, or its input matrix where it has no output
+    matrix. Raises InputError where there is no such store or matrix, or where a DataArray is not what the store holds.
+    """
+    if isinstance(source, xr.DataArray):
+        _check_is_stored(source)
+        matrix = matrix or cast(Role, str(source.name).removesuffix("_embedding"))
+        source = source.attrs["store"]
+    if matrix not in (None, "input", "output"):
+        raise InputError(f"no matrix {matrix!r}: choose input or output")
+    path, attrs = _model_attrs(source)
+    group = zarr.open_group(path, mode="r", use_consolidated=True)
+    stored = [name for name in MATRICES if name in group]
+    name = stored[-1] if matrix is None or attrs["tied"] else f"{matrix}_embedding"
+    if name not in stored:
+        raise InputError(f"{path} has no {name}, only {stored[0]}")
+    array = cast(zarr.Array[Any], group[name])
+    return Matrix(
+        store=str(path),
+        name=name,
+        model=attrs["model"],
+        vocab_size=array.shape[0],
+        hidden_size=array.shape[1],
+        dtype=cast(str, array.attrs["dtype"]),
+        sha256=cast(str, array.attrs["sha256"]),
+        tied=attrs["tied"],
+        chunk_rows=array.chunks[0],
+    )
+
+
+def _check_is_stored(source: xr.DataArray) -> None:
+    """Refuse an array of other values than the store's: xarray keeps `attrs["store"]` through arithmetic."""
+    layers = getattr(getattr(source.data, "dask", None), "layers", {"computed": None})
+    selected = ("original-open_dataset-", "open_dataset-", "getitem-", "rechunk-")
+    if "store" not in source.attrs or not all(str(layer).startswith(selected) for layer in layers):
+        raise InputError("a matrix is given as open_model(store).output_embedding, whole or with rows selected")
+
+
+def list_models(stores: str | os.PathLike[str] = "stores") -> xr.Dataset:
+    """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
+
+    Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
+    and dtype are those of the matrix that commands take by default. Raises InputError where there is no such folder.
+    """
+    folder = Path(stores)
+    if not folder.is_dir():
+        raise InputError(f"no folder of stores at {folder}: embgeom convert makes one")
+    rows = []
+    for path in sorted(folder.glob("*.zarr")):
+        if not is_store(path):
+            continue
+        matrix, (_, attrs) = find_matrix(path), _model_attrs(path)
+        stored = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or (path / name).is_dir()]
+        rows.append(
+            {
+                "model": matrix.model,
+                "store": str(path),
+                "dtype": matrix.dtype,
+                "vocab_size": matrix.vocab_size,
+                "hidden_size": matrix.hidden_size,
+                "tied": matrix.tied,
+                "matrices": ", ".join(stored),
+                "revision": attrs.get("revision", ""),
+                "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+            }
+        )
+    rows.sort(key=lambda row: str(row["model"]))
+    kinds = {"vocab_size": np.int64, "hidden_size": np.int64, "tied": np.bool_, "bytes": np.int64}
+    names = ("model", "store", "dtype", "vocab_size", "hidden_size", "tied", "matrices", "revision", "bytes")
+    columns = {
+        name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.dtypes.StringDType())) for name in names
+    }
+    return xr.Dataset({name: ("model", column) for name, column in columns.items()}).set_coords("model")
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether a model's store is at `path`."""
+    try:
+        _model_attrs(path)
+    except InputError:
+        return False
+    return True
+
+
+def _model_attrs(store: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """Return the absolute path and the attributes of a model's store; InputError where it is not one."""
+    path = Path(store).absolute()
+    if (path / "config.json").exists() or path.suffix == ".safetensors":
+        raise InputError(f"{store} is a checkpoint, not a store: embgeom convert {store}")
+    try:
+        attrs = json.loads((path / "zarr.json").read_text())["attributes"]
+        version = attrs["format_version"] if attrs["model"] and "tied" in attrs else 0
+    except FileNotFoundError:
+        raise InputError(f"no store at {store}: embgeom convert makes one") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{store} is not a model's store: embgeom convert makes one") from None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{store} has layout {version!r}, this version reads {FORMAT_VERSION}: convert the model again"
+        )
+    return path, attrs
+
+
+def write_model(
+    path: str | os.PathLike[str],
+    matrices: Mapping[str, RowSource],
+    *,
+    attrs: Mapping[str, Any],
+    labels: xr.Dataset | None = None,
+    tied: bool = False,
+    overwrite: bool = False,
+) -> str:
+    """Write a model's store, streaming row blocks of about 16 MiB, and return its path.
+
+    The store is written aside and moved into place when it is complete; on any failure nothing is left behind and a
+    store that was there stays. `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where
+    `tied`), `attrs` needs `model`, and `labels` is as the function `labels` gives (default: no tokens).
+
+    Raises
+    ------
+    InputError
+        where something exists at `path` and `overwrite` is not given (or it is no store), where the matrices differ in
+        rows, have none or hold another dtype than F64, F32, F16 and BF16, or where labels and rows differ in number.
+    """
+    target = Path(path)
+    check_writable(target, overwrite=overwrite)
+    rows = _check_matrices(matrices, tied)
+    if labels is None:
+        none = np.zeros(rows, dtype=np.dtypes.StringDType())
+        labels = xr.Dataset(
+            coords={
+                "token_id": np.arange(rows),
+                "token": ("token_id", none),
+                "text": ("token_id", none),
+                "has_token": ("token_id", np.zeros(rows, dtype=bool)),
+            }
+        )
+    if labels.sizes["token_id"] != rows:
+        raise InputError(f"{labels.sizes['token_id']} labels for {rows} rows of {target}")
+    widths = {source.shape[1] for source in matrices.values()}
+    with _replacing(target, overwrite=overwrite) as aside:
+        group = zarr.create_group(aside, attributes={**attrs, "tied": tied, "format_version": FORMAT_VERSION})
+        for name in ("token_id", "token", "text", "has_token"):
+            _write_labels(group, name, labels[name].values)
+        for name, source in matrices.items():
+            hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
+            _write_matrix(group, name, source, hidden, str(attrs["model"]))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consolidated metadata")
+            zarr.consolidate_metadata(aside)
+    return str(target)
+
+
+def check_writable(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raise InputError where writing a store to `path` would replace a store unasked, or anything else at all."""
+    target = Path(path)
+    if os.path.lexists(target) and not (overwrite and is_store(target)):
+        hint = (
+            "is not a store: move it away" if overwrite or not is_store(target) else "exists: --overwrite replaces it"
+        )
+        raise InputError(f"{target} {hint}")
+
+
+def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:
+    if not matrices or not set(matrices) <= set(MATRICES) or (tied and len(matrices) > 1):
+        raise ValueError(f"cannot store {list(matrices)} as the {'tied matrix' if tied else 'matrices'} of a model")
+    for source in matrices.values():
+        if source.dtype.name not in DTYPES:
+            raise InputError(f"{source.tensor} has dtype {source.dtype.name}: only {', '.join(DTYPES)} can be stored")
+        if 0 in source.shape:
+            raise InputError(f"{source.tensor} is empty: its shape is {list(source.shape)}")
+    if len({source.shape[0] for source in matrices.values()}) > 1:
+        shapes = " and ".join(f"{source.tensor} has {source.shape[0]}" for source in matrices.values())
+        raise InputError(f"the matrices differ in rows ({shapes}): convert one, with --matrix input or --matrix output")
+    return next(iter(matrices.values())).shape[0]
+
+
+def _write_labels(group: zarr.Group, name: str, values: np.ndarray) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=cast(Any, "string" if values.dtype.kind in "OTU" else values.dtype),
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        dimension_names=["token_id"],
+    )
+    array[:] = values
+
+
+def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, model: str) -> None:
+    rows, columns = source.shape
+    chunk_rows = min(rows, 1 << max(0, (_CHUNK_BYTES // (columns * source.dtype.itemsize)).bit_length() - 1))
+    array = group.create_array(
+        name,
+        shape=source.shape,
+        chunks=(chunk_rows, columns),
+        dtype=source.dtype,
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        dimension_names=["token_id", hidden],
+        config={"write_empty_chunks": True},  # else zarr drops a chunk of -0.0, which would come back as 0.0
+    )
+    block_rows = chunk_rows * max(1, _BLOCK_BYTES // (chunk_rows * columns * source.dtype.itemsize))
+    digest = hashlib.sha256()
+    with progress.bar(rows, f"{model} {name}", "rows") as advance:
+        for start in range(0, rows, block_rows):
+            stop = min(start + block_rows, rows)
+            block = source.read(start, stop)
+            digest.update(block.view(np.uint8).data)
+            array[start:stop] = block
+            advance(stop - start)
+    array.attrs.put(
+        {
+            "source_tensor": source.tensor,
+            "dtype": source.dtype.name,
+            "sha256": digest.hexdigest(),
+            "coordinates": "token text has_token",
+        }
+    )
+
+
+@contextmanager
+def _replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a hidden path beside `target` to write to; then move it there, or on any failure remove it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unique = uuid.uuid4().hex[:8]
+    aside, old = (target.with_name(f".{target.name}.{unique}.{state}") for state in ("partial", "old"))
+    try:
+        yield aside
+        if overwrite and target.exists():
+            target.rename(old)
+        try:
+            aside.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""Small stores and checkpoints for tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from embgeom_dask import stores
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """A numpy matrix (rows, columns) as a `stores.RowSource`."""
+
+    array: np.ndarray
+    tensor: str = "array"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The array's dtype."""
+        return self.array.dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start..stop-1, C-contiguous."""
+        return np.ascontiguousarray(self.array[start:stop])
+
+
+def make_store(
+    path: str | os.PathLike[str],
+    output: np.ndarray | None = None,
+    input: np.ndarray | None = None,  # noqa: A002
+    tokens: Sequence[str] | None = None,
+    model: str = "test/model",
+    tied: bool = False,
+) -> str:
+    """Write a model's store at `path` from one or two numpy matrices (V, d) and return the path.
+
+    `tokens` are the V pieces (by default `t0`, `t1`, ...), which are their own text.
+    """
+    given = {"input_embedding": input, "output_embedding": output}
+    matrices = {name: ArrayRows(array, name) for name, array in given.items() if array is not None}
+    rows = next(iter(matrices.values())).shape[0]
+    pieces = np.array([f"t{i}" for i in range(rows)] if tokens is None else tokens, dtype=np.dtypes.StringDType())
+    labels = xr.Dataset(
+        coords={
+            "token_id": np.arange(rows),
+            "token": ("token_id", pieces),
+            "text": ("token_id", pieces),
+            "has_token": ("token_id", np.ones(rows, dtype=bool)),
+        }
+    )
+    return stores.write_model(path, matrices, labels=labels, attrs={"model": model}, tied=tied, overwrite=True)
