@@ -131,7 +131,8 @@ def open_model(store: str | os.PathLike[str]) -> xr.Dataset:
 def labels(store: str | os.PathLike[str], ids: np.ndarray | None = None) -> xr.Dataset:
     """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
 
-    They are numpy arrays; strings have numpy's variable-length StringDType. Raises InputError where `store` is not a model's store.
+    They are numpy arrays, the strings of numpy's variable-length StringDType. Raises InputError where `store` is not a
+    model's store.
     """
     path, _ = _model_attrs(store)
     group = zarr.open_group(path, mode="r")
