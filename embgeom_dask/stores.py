@@ -283,7 +283,7 @@ def write_model(
     if labels.sizes["token_id"] != rows:
         raise InputError(f"{labels.sizes['token_id']} labels for {rows} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
-    with _replacing(target, overwrite=overwrite) as aside:
+    with replacing(target, overwrite=overwrite) as aside:
         group = zarr.create_group(aside, attributes={**attrs, "tied": tied, "format_version": FORMAT_VERSION})
         for name in ("token_id", "token", "text", "has_token"):
             _write_labels(group, name, labels[name].values)
@@ -364,7 +364,7 @@ def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, 
 
 
 @contextmanager
-def _replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a hidden path beside `target` to write to; then move it there, or on any failure remove it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unique = uuid.uuid4().hex[:8]

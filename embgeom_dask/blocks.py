@@ -1,0 +1,114 @@
+"""The blocks that a worker holds: rows as stored, and as points on its device."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.rows import RowSet
+from embgeom_dask.stores import Matrix
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a scan come from, and in which precision its products are made. Small enough to travel."""
+
+    matrix: Matrix
+    rows: RowSet
+    tile: int
+    double: bool
+    key: str
+
+    def block(self, index: int, device: torch.device) -> Block:
+        """Load block `index`, or take it from this process's cache."""
+        return _cache.get((self.key, index, str(device)), lambda: self._load(index, device))
+
+    def _load(self, index: int, device: torch.device) -> Block:
+        start = index * self.tile
+        stored = self.matrix.take(self.rows.token_id[start : start + self.tile])
+        points = torch.from_numpy((stored.astype(np.float64) - self.rows.centre) * self.rows.scale)
+        points = points if self.double else points.float()
+        squared_norm = points.double().square().sum(1).numpy()
+        return Block(start, stored, points.to(device), squared_norm)
+
+    def values(self, positions: Array, device: torch.device) -> Array:
+        """The rows at `positions` as stored, float64 (positions, d)."""
+        out = np.empty((positions.size, self.matrix.hidden_size))
+        of_block = positions // self.tile
+        for index in np.unique(of_block).tolist():
+            here = of_block == index
+            block = self.block(index, device)
+            out[here] = block.stored[positions[here] - block.start]
+        return out
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows from position `start` on.
+
+    `stored` (b, d) in the stored dtype; `points` (b, d) float32 or float64 on the device, the rows centred and scaled;
+    `squared_norm` (b,) float64, of the points.
+    """
+
+    start: int
+    stored: Array
+    points: torch.Tensor
+    squared_norm: Array
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return len(self.stored)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes held on host and device."""
+        return int(self.stored.nbytes + self.points.nbytes + self.squared_norm.nbytes)
+
+
+class _Cache:
+    """The blocks used last, up to a quarter of the memory that was free when the first one came."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[tuple[str, int, str], Block] = OrderedDict()
+        self._lock = Lock()
+        self._held = 0
+        self._limit = 0
+
+    def get(self, key: tuple[str, int, str], load: Any) -> Block:
+        with self._lock:
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+                return self._blocks[key]
+        block: Block = load()
+        with self._lock:
+            if key not in self._blocks:
+                self._limit = self._limit or devices.memory(torch.device("cpu"))[1] // 4
+                self._blocks[key] = block
+                self._held += block.nbytes
+                while self._held > self._limit and len(self._blocks) > 1:
+                    self._held -= self._blocks.popitem(last=False)[1].nbytes
+        return block
+
+    def clear(self) -> None:
+        with self._lock:
+            self._blocks.clear()
+            self._held = 0
+
+
+_cache = _Cache()
+
+
+def forget() -> None:
+    """Drop every block that this process holds."""
+    _cache.clear()

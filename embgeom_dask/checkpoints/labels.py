@@ -1,0 +1,72 @@
+"""Token labels: what the tokenizer of a checkpoint calls each row of its embeddings."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
+
+
+def token_labels(directory: Path, rows: int) -> xr.Dataset | None:
+    """Return token, text and has_token over token_id for `rows` rows, or None where the folder has no tokenizer.
+
+    `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip);
+    rows that the tokenizer has no token for have empty strings. A tokenizer that cannot be loaded is warned of.
+    """
+    if not any(True for pattern in _VOCABULARIES for _ in directory.glob(pattern)):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers raises what it likes for files that it does not understand
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"no token labels, the tokenizer of {directory} cannot be loaded: {reason}", stacklevel=2)
+        return None
+    pieces = _pieces(tokenizer, rows)
+    known = [i for i, piece in enumerate(pieces) if piece is not None]
+    text = np.zeros(rows, dtype=np.dtypes.StringDType())
+    text[known] = _clean(_texts(tokenizer, pieces, known))
+    return xr.Dataset(
+        coords={
+            "token_id": np.arange(rows),
+            "token": ("token_id", _clean([piece or "" for piece in pieces])),
+            "text": ("token_id", text),
+            "has_token": ("token_id", np.array([piece is not None for piece in pieces])),
+        }
+    )
+
+
+def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
+    pieces: list[str | None] = [None] * rows
+    for piece, token_id in tokenizer.get_vocab().items():
+        if 0 <= token_id < rows:
+            pieces[token_id] = piece
+    return pieces
+
+
+def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int]) -> list[str]:
+    """Decode each id alone; where the decoder strips a leading space, after the token `A`, which is dropped again."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+
+    def decode(sequences: list[list[int]]) -> list[str]:
+        if backend is not None:
+            return list(backend.decode_batch(sequences, skip_special_tokens=False))
+        return list(tokenizer.batch_decode(sequences, clean_up_tokenization_spaces=False))
+
+    anchor = next((i for i in ids if pieces[i] == "A"), None)
+    spaced = next((i for i in ids if (pieces[i] or "").startswith("▁") and (pieces[i] or "").strip("▁")), None)
+    if anchor is None or spaced is None or decode([[spaced]])[0].startswith(" "):
+        return decode([[i] for i in ids])
+    return [text.removeprefix("A") for text in decode([[anchor, i] for i in ids])]
+
+
+def _clean(strings: list[str]) -> np.ndarray:
+    """Return strings as numpy's StringDType; a lone surrogate, which UTF-8 cannot hold, becomes `?`."""
+    encoded = [string.encode("utf-8", "replace").decode() for string in strings]
+    return np.array(encoded, dtype=np.dtypes.StringDType())

@@ -1,0 +1,281 @@
+"""Safetensors files: a strict header parser, and rows read with `os.pread`.
+
+The format is that of https://huggingface.co/docs/safetensors. An own reader, because a memory map of a file that is
+truncated meanwhile kills the process, while a read that comes back short can be reported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ml_dtypes
+import numpy as np
+
+from embgeom_dask.errors import EmbgeomError, InputError
+
+_BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64},
+    **{"F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+    **{"F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8},
+}
+_MATRIX_DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_MAX_HEADER = 100_000_000
+_STRANGERS = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the weights: fetch them with git lfs pull",
+    b"<": "is a web page, not the weights: download the file again",
+    b"PK\x03\x04": "is a PyTorch archive: save the model as safetensors first",
+    b"\x80": "is a Python pickle: save the model as safetensors first",
+    b"GGUF": "is a GGUF file: give the original safetensors checkpoint",
+}
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file: its name, safetensors dtype and shape, and where its bytes start.
+
+    As a matrix (two dimensions; F64, F32, F16 or BF16) it is a `stores.RowSource`. `stamp` tells the file that the
+    header was read from: its inode, size and time of modification.
+    """
+
+    path: Path
+    tensor: str
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+    stamp: tuple[int, int, int]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has two dimensions and a dtype that a store can hold."""
+        return len(self.shape) == 2 and self.kind in _MATRIX_DTYPES
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype of a matrix."""
+        return _MATRIX_DTYPES[self.kind]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start..stop-1 of a matrix, (stop - start, columns).
+
+        Raises EmbgeomError where the file changed since its header was read, or gives fewer bytes than it should.
+        """
+        row_bytes = self.shape[1] * self.dtype.itemsize
+        position, wanted = self.offset + start * row_bytes, (stop - start) * row_bytes
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                data = b"" if _stamp(file.fileno()) != self.stamp else os.pread(file.fileno(), wanted, position)
+                while 0 < len(data) < wanted:  # Linux gives at most 2 GiB at once
+                    more = os.pread(file.fileno(), wanted - len(data), position + len(data))
+                    if not more:
+                        break
+                    data += more
+        except OSError as error:
+            raise EmbgeomError(f"cannot read {self.path}: {error.strerror}") from error
+        if len(data) != wanted:
+            raise EmbgeomError(f"{self.path} changed while {self.tensor} was read from it: convert again")
+        return np.frombuffer(data, dtype=self.dtype).reshape(stop - start, self.shape[1])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The tensors of a checkpoint: those whose file is here, by name, and the file names of those whose file is not."""
+
+    source: Path
+    tensors: dict[str, Tensor]
+    absent: dict[str, str]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.tensors
+        yield from self.absent
+
+    def matrix(self, name: str) -> Tensor:
+        """Return the matrix `name`; InputError where it is missing, or not a matrix that a store can hold."""
+        if name in self.absent:
+            raise InputError(f"{name} is in {self.source / self.absent[name]}, which is missing: download it")
+        if name not in self.tensors:
+            raise InputError(f"no tensor {name!r} in {self.source}: it has {describe(self.matrices())}")
+        tensor = self.tensors[name]
+        if len(tensor.shape) != 2:
+            raise InputError(f"{name} in {tensor.path} has shape {list(tensor.shape)}: an embedding has two dimensions")
+        if not tensor.is_matrix:
+            kinds = ", ".join(_MATRIX_DTYPES)
+            raise InputError(f"{name} in {tensor.path} is {tensor.kind}: only {kinds} can be stored bit for bit")
+        return tensor
+
+    def matrices(self) -> list[Tensor]:
+        """Return the tensors that a store can hold as a matrix."""
+        return [tensor for tensor in self.tensors.values() if tensor.is_matrix]
+
+
+def describe(tensors: list[Tensor]) -> str:
+    """Name tensors and their shapes in one line, the largest first and a few of them at most."""
+    ordered = sorted(tensors, key=lambda tensor: (-math.prod(tensor.shape), tensor.tensor))
+    named = [f"{tensor.tensor} ({' x '.join(map(str, tensor.shape))} {tensor.kind})" for tensor in ordered[:_SHOWN]]
+    return ", ".join([*named, f"{len(ordered) - _SHOWN} more"] if len(ordered) > _SHOWN else named) or "no matrix"
+
+
+def list_file(path: Path) -> Listing:
+    """List a bare safetensors file. Raises InputError as `read_header`."""
+    return Listing(path, read_header(path), {})
+
+
+def list_directory(directory: Path) -> Listing:
+    """List a model folder: `model.safetensors`, else the files that `model.safetensors.index.json` names.
+
+    Raises InputError where there is neither, where the index is not one or names a file outside the folder, where a
+    file lacks a tensor that the index puts there, and as `read_header`.
+    """
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.exists():
+        return Listing(directory, read_header(single), {})
+    if not index.exists():
+        raise InputError(f"{directory} is not a checkpoint: it has no {single.name} and no {index.name}")
+    try:
+        if index.stat().st_size > _MAX_HEADER:
+            raise ValueError("too long")
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        files = {str(file) for file in weight_map.values()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{index} is not an index of safetensors files") from error
+    for file in files:
+        if "/" in file or "\\" in file or ".." in file or not file.endswith(".safetensors"):
+            raise InputError(f"{index} names {file!r}, which is not a .safetensors file of the folder")
+    headers = {file: read_header(directory / file) for file in sorted(files) if (directory / file).exists()}
+    listing = Listing(directory, {}, {})
+    for name, file in weight_map.items():
+        if file not in headers:
+            listing.absent[name] = file
+        elif name in headers[file]:
+            listing.tensors[name] = headers[file][name]
+        else:
+            raise InputError(f"{directory / file} has no tensor {name!r}, though {index.name} says so")
+    return listing
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Read and check the header of a safetensors file, and return its tensors by name.
+
+    Refused with InputError: whatever the safetensors library refuses, a name that stands twice, and fields that the
+    format does not have.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            stamp = _stamp(file.fileno())
+            prefix = os.pread(file.fileno(), 64, 0)
+            length = _header_length(path, prefix, stamp[1])
+            header = os.pread(file.fileno(), length, 8)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        entries = json.loads(
+            header.decode(), object_pairs_hook=_unique, parse_int=_unsigned, parse_constant=_not_a_number
+        )
+        if not isinstance(entries, dict):
+            raise ValueError("not a JSON object")
+        metadata = entries.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("__metadata__ maps no names to strings")
+        tensors = {name: _tensor(path, name, entry, 8 + length, stamp) for name, entry in entries.items()}
+    except RecursionError:
+        raise InputError(f"{path} has a broken header: nested too deep") from None
+    except ValueError as error:
+        raise InputError(f"{path} has a broken header: {' '.join(str(error).split())}") from error
+    _check_cover(path, tensors, entries, stamp[1] - 8 - length)
+    return tensors
+
+
+def _stamp(descriptor: int) -> tuple[int, int, int]:
+    status = os.fstat(descriptor)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _header_length(path: Path, prefix: bytes, size: int) -> int:
+    if size < 8:
+        raise InputError(f"{path} is not a safetensors file: it is {'empty' if size == 0 else f'{size} bytes long'}")
+    length: int = struct.unpack("<Q", prefix[:8])[0]
+    if length > min(_MAX_HEADER, size - 8):
+        for start, words in _STRANGERS.items():
+            if prefix.lstrip().startswith(start):
+                raise InputError(f"{path} {words}")
+    if length > _MAX_HEADER:
+        raise InputError(f"{path} is not a safetensors file: a header of {length} bytes is past {_MAX_HEADER}")
+    if length > size - 8:
+        raise InputError(
+            f"{path} is truncated: its header takes {length} bytes, and {size - 8} are left: download it again"
+        )
+    return length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        name.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
+        if name in entries:
+            raise ValueError(f"{name!r} stands twice")
+        entries[name] = value
+    return entries
+
+
+def _unsigned(digits: str) -> int:
+    if digits.startswith("-"):
+        raise ValueError(f"{digits} is negative")
+    return int(digits)
+
+
+def _not_a_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _tensor(path: Path, name: str, entry: Any, data: int, stamp: tuple[int, int, int]) -> Tensor:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name!r} has not the fields dtype, shape and data_offsets")
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or kind not in _BITS:
+        raise ValueError(f"{name!r} has the unknown dtype {kind!r}")
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        raise ValueError(f"{name!r} has shape {shape!r}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):
+        raise ValueError(f"{name!r} has data_offsets {offsets!r}")
+    begin, end = offsets
+    if begin > end:
+        raise ValueError(f"{name!r} begins at byte {begin}, after its end {end}")
+    elements = 1
+    for size in (*shape, _BITS[kind]):
+        elements *= size
+        if max(elements, size) >= 1 << 64:
+            raise ValueError(f"{name!r} has shape {shape}, which overflows")
+    if elements != 8 * (end - begin):
+        raise ValueError(f"{name!r} has {end - begin} bytes, but {kind} of shape {shape} takes {elements / 8:g}")
+    return Tensor(path, name, kind, tuple(shape), data + begin, stamp)
+
+
+def _check_cover(path: Path, tensors: dict[str, Tensor], entries: dict[str, Any], size: int) -> None:
+    """Refuse tensors that do not cover the file's `size` data bytes exactly once."""
+    position = 0
+    for name in sorted(tensors, key=lambda name: entries[name]["data_offsets"]):
+        begin, end = entries[name]["data_offsets"]
+        if begin != position:
+            fault = (
+                "overlaps the tensor before it" if begin < position else f"leaves a hole of {begin - position} bytes"
+            )
+            raise InputError(f"{path} has a broken header: {name!r} {fault}")
+        position = end
+    if position > size:
+        raise InputError(
+            f"{path} is truncated: its tensors take {position} bytes, and {size} are left: download it again"
+        )
+    if position < size:
+        raise InputError(f"{path} has {size - position} bytes after its last tensor: download it again")

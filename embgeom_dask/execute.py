@@ -1,0 +1,104 @@
+"""Panels on a dask cluster: a bounded number at a time, their small states merged as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from distributed import Client, Future, as_completed
+
+from embgeom_dask import devices, metrics
+from embgeom_dask.exact import Exact
+from embgeom_dask.grid import Panel
+from embgeom_dask.plan import Plan
+
+State = dict[str, Any]
+
+_AHEAD = 2
+"""Panels submitted for each thread of the cluster: one running, one waiting."""
+
+
+def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> tuple[dict[str, State], str]:
+    """Compute the states of one panel on this worker's device; returns them and the device's name."""
+    with devices.session(_device(plan)) as device:
+        exact = exactly(plan, device)
+        states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
+        rows = plan.source.block(panel.row, device)
+        for column in range(panel.start, panel.stop):
+            tile = metrics.tile(rows, plan.source.block(column, device))
+            for name, reduction in plan.reductions.items():
+                states[name] = reduction.update(states[name], tile, exact)
+        return {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}, str(device)
+
+
+def _device(plan: Plan) -> torch.device:
+    """This worker's device; its cpu where the plan needs float64 and the device has none."""
+    device = devices.choose(plan.device)
+    return torch.device("cpu") if plan.source.double and device.type == "mps" else device
+
+
+def exactly(plan: Plan, device: torch.device) -> Exact:
+    """Exact answers about the plan's rows, read through this process's blocks."""
+    source = plan.source
+    return Exact(lambda positions: source.values(positions, device), source.matrix.hidden_size, source.rows.scale)
+
+
+def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> tuple[dict[str, State], set[str]]:
+    """Run every panel of `plan`; returns the merged state of each reduction and the devices that were used.
+
+    The tiles on the diagonal go first: they tell the others how little they need to keep. `advance` is called with the
+    number of tiles of each panel that is done. Whatever ends this early cancels what was submitted.
+    """
+    exact = exactly(plan, torch.device("cpu"))
+    merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
+    used: set[str] = set()
+    shared = client.submit(_same, plan, pure=False)
+    for panels in (plan.grid.diagonal(), plan.grid.upper()):
+        hints = {name: reduction.hint(merged[name], exact) for name, reduction in plan.reductions.items()}
+        hinted = client.submit(_same, hints, pure=False)
+        collected: list[dict[str, State]] = []
+        for (states, device), tiles in _windowed(client, shared, panels, hinted):
+            used.add(device)
+            collected.append(states)
+            advance(tiles)
+            if len(collected) == 32:
+                merged, collected = _merge(plan, [merged, *collected], exact), []
+        merged = _merge(plan, [merged, *collected], exact)
+    return merged, used
+
+
+def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str, State]:
+    return {
+        name: reduction.merge([states[name] for states in found], exact) for name, reduction in plan.reductions.items()
+    }
+
+
+def _windowed(client: Client, plan: Future, panels: Iterable[Panel], hints: Future) -> Iterable[tuple[Any, int]]:
+    """Yield each panel's result and its number of tiles, in order of completion."""
+    waiting = iter(panels)
+    tiles: dict[str, int] = {}
+
+    def submit() -> list[Future]:
+        panel = next(waiting, None)
+        if panel is None:
+            return []
+        future = client.submit(run_panel, plan, panel, hints, pure=False)
+        tiles[future.key] = panel.stop - panel.start
+        return [future]
+
+    window = _AHEAD * max(1, sum(client.nthreads().values()))
+    futures = as_completed([future for _ in range(window) for future in submit()], loop=client.loop)
+    try:
+        for future in futures:
+            result = future.result()
+            yield result, tiles.pop(future.key)
+            future.release()
+            for following in submit():
+                futures.add(following)
+    finally:
+        client.cancel(list(futures.futures), force=True)
+
+
+def _same(value: Any) -> Any:
+    return value

@@ -1,0 +1,126 @@
+"""Labelled results: where they come from, how they are saved and opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from embgeom_dask import stores
+from embgeom_dask.errors import InputError
+from embgeom_dask.stores import Matrix
+
+_PACKAGES = ("embgeom-dask", "dask", "distributed", "numpy", "torch", "xarray", "zarr")
+
+
+def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
+    """The sha256 of what decides a result: command, matrices (name and sha256 of the bytes), settings and version."""
+    decides = {
+        "command": command,
+        "matrices": [[matrix.model, matrix.name, matrix.sha256] for matrix in matrices],
+        "settings": dict(settings),
+        "version": version("embgeom-dask"),
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def provenance(
+    command: str,
+    matrices: Sequence[Matrix],
+    devices: Sequence[str],
+    seconds: float,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The attributes of every result: command, models, matrices, sha256, settings, versions, devices, seconds, fingerprint.
+
+    `settings` holds plain JSON values; `seconds` is the wall time. They travel as JSON text where they are not flat.
+    """
+    settings = dict(settings or {})
+    return {
+        "command": command,
+        "model": [matrix.model for matrix in matrices],
+        "matrix": [matrix.name for matrix in matrices],
+        "sha256": [matrix.sha256 for matrix in matrices],
+        "settings": json.dumps(settings, sort_keys=True),
+        "versions": json.dumps({name: version(name) for name in _PACKAGES}),
+        "devices": sorted(set(devices)),
+        "seconds": round(seconds, 3),
+        "fingerprint": fingerprint(command, matrices, settings),
+    }
+
+
+def existing(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> xr.Dataset | None:
+    """The result at `path` where it was made by the same command from the same input and settings, None where nothing is.
+
+    `attrs` holds `fingerprint`, `command`, `sha256` and `settings` of `provenance`.
+
+    Raises
+    ------
+    InputError
+        where something else is at `path`; it names what differs, with both values.
+    """
+    if not os.path.lexists(path):
+        return None
+    there = open_result(path)
+    if there.attrs["fingerprint"] == attrs["fingerprint"]:
+        return there
+    differing = [
+        f"{name} is {there.attrs.get(name)!r} there and {attrs[name]!r} here"
+        for name in ("command", "sha256")
+        if there.attrs.get(name) != attrs[name]
+    ]
+    old, new = json.loads(there.attrs["settings"]), json.loads(attrs["settings"])
+    differing += [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    reason = "; ".join(differing) or "it is of another version"
+    raise InputError(f"{path} holds a result from other settings ({reason}): choose another --out, or remove it")
+
+
+def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a result to zarr at `path`: aside first, then moved into place; the same result there is replaced.
+
+    Raises
+    ------
+    InputError
+        where something else is at `path`.
+    """
+    existing(path, dataset.attrs)
+    with stores.replacing(Path(path), overwrite=True) as aside:
+        dataset.to_zarr(aside, zarr_format=3, consolidated=False)
+
+
+def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a saved result; its arrays are loaded when used.
+
+    Raises
+    ------
+    InputError
+        where there is no result at `path`.
+    """
+    if not Path(path, "zarr.json").is_file():
+        raise InputError(f"no result at {path}: name the folder that --out wrote")
+    dataset = xr.open_zarr(path, consolidated=False)
+    if "fingerprint" not in dataset.attrs:
+        raise InputError(f"{path} is not a result of embgeom")
+    return dataset
+
+
+def with_tokens(dataset: xr.Dataset, store: str) -> xr.Dataset:
+    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims."""
+    token = stores.labels(store)["token"].to_numpy()
+    found = {
+        str(name).removesuffix("_id"): (array.dims, token[array.to_numpy()])
+        for name, array in dataset.variables.items()
+        if str(name).endswith("token_id") and array.dtype == np.int64
+    }
+    return dataset.assign_coords(found)
