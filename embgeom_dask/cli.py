@@ -1,0 +1,175 @@
+"""The command `embgeom`: each command reads its arguments, calls the library and prints the answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from typing import Annotated, Any, Literal
+
+import typer
+
+import embgeom_dask as eg
+from embgeom_dask.errors import EmbgeomError
+
+app = typer.Typer(
+    help="Exact geometry of language-model vocabularies.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="A model's store, as convert wrote it.")]
+Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores.")]
+Role = Annotated[
+    Literal["input", "output"] | None,
+    typer.Option("--matrix", help="Default: output, or input where there is no output matrix."),
+]
+_SELECTION = typer.Option(metavar="SELECTION", help="0:1000,5000 or @FILE or FILE.safetensors or FILE.safetensors:KEY.")
+Out = Annotated[str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="What each worker computes on.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler that runs; default: a cluster in this process.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@app.command()
+def convert(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Checkpoint folders or .safetensors files.")
+    ],
+    stores: Stores = "stores",
+    matrix: Annotated[Literal["input", "output", "both"], typer.Option(help="What to store.")] = "both",
+    input_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the input embedding.")] = None,
+    output_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the output embedding.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read the embedding matrices and the token labels of checkpoints into stores."""
+    paths = [
+        eg.convert(source, stores, matrix=matrix, input_key=input_key, output_key=output_key, overwrite=overwrite)
+        for source in sources
+    ]
+    _print({"stores": paths} if as_json else "\n".join(paths))
+
+
+@app.command("list")
+def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
+    """List the stores of a folder."""
+    from embgeom_dask import tables
+
+    found = eg.list_models(stores)
+    _print(tables.to_json(found) if as_json else tables.list_text(found))
+
+
+@app.command()
+def survey(
+    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="Models' stores.")],
+    matrix: Role = None,
+    out: Out = None,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Describe the centroid and the norms of every row, for any number of models."""
+    from embgeom_dask import tables
+
+    result = eg.survey(stores, matrix, out=out, device=device, scheduler=scheduler)
+    _print(tables.to_json(result) if as_json else tables.survey_text(result))
+
+
+@app.command()
+def scan(
+    store: Store,
+    matrix: Role = None,
+    metric: Annotated[str, typer.Option(metavar="NAME", help="The distance: euclidean.")] = "euclidean",
+    tokens: Annotated[str | None, _SELECTION] = None,
+    out: Out = None,
+    farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
+    nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
+    neighbors: Annotated[int | None, typer.Option(metavar="K", help="The K nearest tokens of every token.")] = None,
+    histogram: Annotated[int | None, typer.Option(metavar="BINS", help="All distances in equal bins, moments.")] = None,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+    tile: Annotated[int | None, typer.Option(metavar="ROWS", help="Rows of a tile; no result depends on it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare every pair of tokens once, exactly, and keep what is asked for."""
+    from embgeom_dask import tables
+
+    tiles: dict[str, Any] = {} if tile is None else {"tile": tile}
+    result = eg.scan(
+        store,
+        which=matrix,
+        tokens=tokens,
+        metric=metric,
+        farthest=farthest,
+        nearest=nearest,
+        neighbors=neighbors,
+        histogram=histogram,
+        out=out,
+        device=device,
+        scheduler=scheduler,
+        **tiles,
+    )
+    _print(tables.to_json(result) if as_json else tables.scan_text(result))
+
+
+@app.command()
+def outliers(
+    store: Store,
+    tokens: Annotated[str, _SELECTION],
+    matrix: Role = None,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Find the two tokens of a selection that are farthest apart, and their triangle with its centroid."""
+    from embgeom_dask import tables
+
+    result = eg.outliers(store, tokens, matrix, device=device, scheduler=scheduler)
+    _print(tables.to_json(result) if as_json else tables.outliers_text(result))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say which devices, how much memory and which versions are here."""
+    from embgeom_dask import devices, tables
+
+    found = devices.describe()
+    _print(found if as_json else tables.doctor_text(found))
+
+
+def _print(answer: str | dict[str, Any]) -> None:
+    typer.echo(answer if isinstance(answer, str) else json.dumps(answer, allow_nan=False))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run `embgeom` with `args` (default: the process's) and return its exit code.
+
+    0 done; 2 wrong usage or input and 1 a failure while running, with one line on stderr; 130 interrupted.
+    """
+    args = sys.argv[1:] if args is None else args
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    from embgeom_dask import progress
+
+    progress.show(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False) or 0
+    except (EmbgeomError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        code = _complain("error: " + " ".join(message.split("\n")), error.exit_code)
+    if code == 130:
+        _complain("interrupted: run the same command again", code)
+    return code
+
+
+def _complain(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code

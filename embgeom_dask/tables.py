@@ -1,0 +1,179 @@
+"""Results as text for a terminal and as JSON for a program, under the same names."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_HISTOGRAM_LINES = 16
+_BAR = 40
+_MODELS_ACROSS = 4
+
+
+def to_json(dataset: xr.Dataset) -> dict[str, Any]:
+    """Return `dataset` as plain JSON values: `attrs`, `dims` and each variable and coordinate by its name.
+
+    Arrays become nested lists, NaN and infinity null; floats keep every digit.
+    """
+    variables = {str(name): variable.to_numpy().tolist() for name, variable in dataset.variables.items()}
+    plain: dict[str, Any] = _plain({"attrs": dataset.attrs, "dims": dict(dataset.sizes), **variables})
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def align(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right."""
+    rows = [list(row) for row in rows]
+    right = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(_width(line[column]) for line in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            " " * (width - _width(cell)) + cell if number else cell + " " * (width - _width(cell))
+            for cell, width, number in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.9g}"
+    text = str(value)
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: two for a wide character of East Asia, none for a mark that joins the one before."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in MiB or GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def list_text(dataset: xr.Dataset) -> str:
+    """The stores of `list_models`, a line each."""
+    frame = dataset.to_dataframe().reset_index()
+    frame["bytes"] = frame["bytes"].map(size)
+    return align(list(frame.columns), frame.itertuples(index=False))
+
+
+def survey_text(dataset: xr.Dataset) -> str:
+    """The numbers of a survey: a column a model, or a line a model where they are many."""
+    from embgeom_dask.survey import table
+
+    frame = table(dataset)
+    if len(frame.columns) > _MODELS_ACROSS:
+        frame = frame.T
+    return align(["model", *map(str, frame.columns)], frame.itertuples())
+
+
+def scan_text(dataset: xr.Dataset) -> str:
+    """The parts of a scan that are there: pairs, neighbor distances, histogram."""
+    parts = [", ".join(f"{dataset.attrs[name][0]}" for name in ("model", "matrix"))]
+    parts += [_pairs(dataset, name) for name in ("farthest", "nearest") if f"{name}_distance" in dataset]
+    if "neighbor_distance" in dataset:
+        parts.append(_neighbors(dataset))
+    if "histogram_count" in dataset:
+        parts.append(_histogram(dataset))
+    return "\n\n".join(parts)
+
+
+def _pairs(dataset: xr.Dataset, name: str) -> str:
+    columns = (dataset[f"{name}_{part}"].to_numpy() for part in ("distance", "token_id", "token"))
+    rows = (
+        [rank, distance, first, token, second, other]
+        for rank, (distance, (first, second), (token, other)) in enumerate(zip(*columns, strict=True), start=1)
+    )
+    return align([name, "distance", "id", "token", "id", "token"], rows)
+
+
+def _neighbors(dataset: xr.Dataset) -> str:
+    distances = dataset["neighbor_distance"].to_numpy()
+    columns = [function(distances, axis=0) for function in (np.min, np.median, np.mean, np.max)]
+    header = ["neighbor", "least distance", "median", "mean", "greatest"]
+    return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
+
+
+def _histogram(dataset: xr.Dataset) -> str:
+    moments = ("pair_count", "distance_mean", "distance_std", "distance_min", "distance_max")
+    counts, edges = dataset["histogram_count"].to_numpy(), dataset["bin_edge"].to_numpy()
+    filled = np.flatnonzero(counts)
+    first, stop = (filled[0], filled[-1] + 1) if filled.size else (0, counts.size)
+    step = -(-(stop - first) // _HISTOGRAM_LINES)
+    starts = np.arange(first, stop, step)
+    merged = np.add.reduceat(counts[:stop], starts)
+    ends = edges[np.minimum(starts + step, counts.size)]
+    bars = ("#" * round(_BAR * count / max(1, merged.max())) for count in merged.tolist())
+    return "\n\n".join(
+        (
+            align(["distances", ""], ([name, dataset[name].item()] for name in moments)),
+            align(["from", "to", "pairs", ""], zip(edges[starts], ends, merged, bars, strict=True)),
+        )
+    )
+
+
+def outliers_text(dataset: xr.Dataset) -> str:
+    """The farthest pair of a selection, its triangle with the centroid, and the spread of the selection."""
+    sides = ("side", "farthest_token_id", "farthest_token", "norm", "centroid_distance", "norm_ratio")
+    corners = ("vertex", "angle_law_of_cosines", "angle_dot_product")
+    spreads = ("min", "max", "median", "mean")
+    facts = ("token_count", "farthest_distance", "centroid_norm", "outlier_token_id", "outlier_token")
+    return "\n\n".join(
+        (
+            align(["selection", ""], ([name, str(_cell(dataset[name].item()))] for name in facts)),
+            _together(dataset, sides),
+            _together(dataset, ("segment", "segment_length")),
+            _together(dataset, corners),
+            align(
+                ["over the selection", *spreads],
+                (
+                    [name, *(dataset[f"{name}_{how}"].item() for how in spreads)]
+                    for name in ("norm", "centroid_distance")
+                ),
+            ),
+        )
+    )
+
+
+def _together(dataset: xr.Dataset, names: Sequence[str]) -> str:
+    return align(names, zip(*(dataset[name].to_numpy().tolist() for name in names), strict=True))
+
+
+def doctor_text(description: Mapping[str, Any]) -> str:
+    """What `devices.describe` found."""
+    found = (
+        [each["device"], each["name"], size(each["memory_total"]), size(each["memory_free"])]
+        for each in description["devices"]
+    )
+    facts = {name: description[name] for name in ("cores", "threads", "platform")} | dict(description["versions"])
+    return "\n\n".join(
+        (
+            align(["device", "name", "memory", "free"], found),
+            align(["this machine", ""], ([name, str(value)] for name, value in facts.items())),
+        )
+    )
