@@ -44,7 +44,7 @@ class RowSource(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, int]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
     def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
     @property
@@ -366,7 +366,10 @@ def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, 
 @contextmanager
 def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a hidden path beside `target` to write to; then move it there, or on any failure remove it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {target.parent}: {error.strerror}") from error
     unique = uuid.uuid4().hex[:8]
     aside, old = (target.with_name(f".{target.name}.{unique}.{state}") for state in ("partial", "old"))
     try:
@@ -379,6 +382,8 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
             if old.exists():
                 old.rename(target)
             raise
+    except OSError as error:
+        raise EmbgeomError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

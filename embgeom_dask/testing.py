@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from safetensors.numpy import save_file
 
 from embgeom_dask import stores
 
@@ -60,3 +63,28 @@ def make_store(
         }
     )
     return stores.write_model(path, matrices, labels=labels, attrs={"model": model}, tied=tied, overwrite=True)
+
+
+def make_checkpoint(
+    directory: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any] | None = None,
+    shards: int = 1,
+) -> str:
+    """Write a Hugging Face model folder and return its path.
+
+    `tensors` (float64, float32, float16 or ml_dtypes.bfloat16) go into `model.safetensors`, or in turn into `shards`
+    files with their index; `config`, where given, becomes `config.json`.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    if shards == 1:
+        save_file(dict(tensors), folder / "model.safetensors")
+        return str(folder)
+    files = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return str(folder)

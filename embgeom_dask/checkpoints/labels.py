@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from embgeom_dask.checkpoints.quiet import quiet
+
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 
 
@@ -23,7 +25,8 @@ def token_labels(directory: Path, rows: int) -> xr.Dataset | None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes for files that it does not understand
         reason = " ".join(str(error).split())[:200]
         warnings.warn(f"no token labels, the tokenizer of {directory} cannot be loaded: {reason}", stacklevel=2)

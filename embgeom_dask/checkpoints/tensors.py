@@ -1,9 +1,9 @@
 """Which tensor of a checkpoint is the input embedding, and which the output embedding.
 
 The checkpoint's class is built on the `meta` device from its config, without weights and without code from the
-checkpoint. Its `get_input_embeddings()` and `get_output_embeddings()` say which modules are asked for; the renaming that
-`from_pretrained` itself uses says which tensor of the files lands there, and the class's ties where none does. Names
-and shapes decide only where transformers does not know the model.
+checkpoint. Its `get_input_embeddings()` and `get_output_embeddings()` say which modules are asked for; the renaming
+that `from_pretrained` itself uses says which tensor of the files lands there, and the class's ties where none does.
+Names and shapes decide only where transformers does not know the model.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe
 from embgeom_dask.errors import InputError
 
@@ -26,11 +26,10 @@ _VOCABULARY_SLACK = 4096
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The tensors of the input and the output embedding (None: the model has none; equal names: tied), and the class."""
+    """The tensors of the input and the output embedding. None: the model has none; equal names: they are tied."""
 
     input: str | None
     output: str | None
-    architecture: str = ""
 
 
 def find_embeddings(listing: Listing) -> Embeddings:
@@ -48,14 +47,13 @@ def _by_class(listing: Listing) -> Embeddings | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(listing.source, trust_remote_code=False, local_files_only=True)
-        declared = _declared_class(config)
-        model_class = declared or _mapped_class(config)
-        if model_class is None:
-            return None
-        with torch.device("meta"):
-            model = model_class(config)
-        landed = _landing(model, [name for name in listing if not _NUMBERED.search(name)])
+        with quiet():
+            config = AutoConfig.from_pretrained(listing.source, trust_remote_code=False, local_files_only=True)
+            declared = _declared_class(config)
+            model_class = declared or _mapped_class(config)
+            with torch.device("meta"):
+                model = model_class(config)
+            landed = _landing(model, [name for name in listing if not _NUMBERED.search(name)])
     except Exception:  # transformers raises what it likes for configs that it does not understand
         return None
     found: dict[str, str | None] = {}
@@ -69,7 +67,7 @@ def _by_class(listing: Listing) -> Embeddings | None:
             )
         ties = _ties(model, paths) if role == "input" or declared else []
         found[role] = next(iter([*direct, *(landed[name] for name in ties if name in landed)]), None)
-    return Embeddings(**found, architecture=model_class.__name__) if found["input"] else None
+    return Embeddings(**found) if found["input"] else None
 
 
 def _declared_class(config: Any) -> Any:
@@ -88,7 +86,7 @@ def _mapped_class(config: Any) -> Any:
         mapping = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING" if kind else "MODEL_MAPPING")
         if type(config) in mapping:
             return mapping[type(config)]
-    return None
+    raise LookupError(f"no class for {type(config).__name__}")
 
 
 def _landing(model: Any, names: list[str]) -> dict[str, str]:
