@@ -23,7 +23,7 @@ from embgeom_dask.stores import Matrix, Role, find_matrix, open_model
 
 _PIECE_VALUES = 1 << 17  # 1 MiB of float64: a few of these stay in a core's cache
 
-Path = str | os.PathLike[str]
+StorePath = str | os.PathLike[str]
 
 
 class BlockSummary(NamedTuple):
@@ -37,10 +37,10 @@ class BlockSummary(NamedTuple):
 
 
 def survey(
-    stores: Path | Iterable[Path],
+    stores: StorePath | Iterable[StorePath],
     matrix: Role | None = None,
     *,
-    out: Path | None = None,
+    out: StorePath | None = None,
     device: str = "auto",
     client: Client | None = None,
     scheduler: str | None = None,
