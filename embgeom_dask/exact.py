@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -121,8 +122,8 @@ def concat_pairs(tables: list[Pairs]) -> Pairs:
     return {name: np.concatenate([table[name] for table in tables]) for name in empty_pairs()}
 
 
-def take_pairs(pairs: Pairs, index: Array) -> Pairs:
-    """Select pairs by position or mask."""
+def take_pairs(pairs: Pairs, index: Array | slice) -> Pairs:
+    """Select pairs by position, mask or slice."""
     return {name: pairs[name][index] for name in empty_pairs()}
 
 
@@ -157,7 +158,7 @@ def _sort_run(ordered: Pairs, new: Array, rows: Rows, start: int, stop: int, des
     order = sorted(range(stop - start), key=lambda p: (sign * values[p], int(run["first"][p]), int(run["second"][p])))
     for name, column in ordered.items():
         column[start:stop] = run[name][order]
-    new[start : stop - 1] = [values[a] != values[b] for a, b in zip(order[:-1], order[1:], strict=True)]
+    new[start : stop - 1] = [values[a] != values[b] for a, b in pairwise(order)]
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ def provenance(
     seconds: float,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The attributes of every result: command, models, matrices, sha256, settings, versions, devices, seconds, fingerprint.
+    """The attributes of every result: what it was made from, by what, how, in how many seconds of wall time.
 
-    `settings` holds plain JSON values; `seconds` is the wall time. They travel as JSON text where they are not flat.
+    `settings` holds plain JSON values; they and the versions are kept as JSON text.
     """
     settings = dict(settings or {})
     return {
@@ -57,7 +57,7 @@ def provenance(
 
 
 def existing(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> xr.Dataset | None:
-    """The result at `path` where it was made by the same command from the same input and settings, None where nothing is.
+    """The result at `path` if the same command made it from the same input and settings; None if nothing is there.
 
     `attrs` holds `fingerprint`, `command`, `sha256` and `settings` of `provenance`.
 
@@ -109,7 +109,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     if not Path(path, "zarr.json").is_file():
         raise InputError(f"no result at {path}: name the folder that --out wrote")
-    dataset = xr.open_zarr(path, consolidated=False)
+    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False)
     if "fingerprint" not in dataset.attrs:
         raise InputError(f"{path} is not a result of embgeom")
     return dataset

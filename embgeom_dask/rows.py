@@ -62,7 +62,7 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array) -> RowFacts:
     values = rows.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         size = np.abs(values)
-        bad = ~(size <= _LARGEST).all(axis=1)
+        bad = np.asarray(~(size <= _LARGEST).all(axis=1))
         if rows.dtype == np.float64:
             bad |= ((size > 0) & (size < _SMALLEST)).any(axis=1)
         values -= centre

@@ -18,7 +18,7 @@ from embgeom_dask import metrics, progress, results, stores
 from embgeom_dask.blocks import Source, forget
 from embgeom_dask.cluster import connect
 from embgeom_dask.errors import InputError
-from embgeom_dask.execute import execute, exactly
+from embgeom_dask.execute import exactly, execute
 from embgeom_dask.plan import TILE, Plan, Settings
 from embgeom_dask.reductions import Extreme, Histogram, Neighbors, Reduction
 from embgeom_dask.rows import RowFacts, centre_of, distance_bound, inspect, row_set

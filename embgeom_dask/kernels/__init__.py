@@ -40,8 +40,8 @@ def select(
     -------
     i, j (p,) int64, ordered by i then j, and their bound (p,) of the product's dtype
     """
-    passes = cpu if product.device.type == "cpu" else device
-    return passes.select(product, row, column, factor, row_limit, column_limit, diagonal)
+    work = cpu.select if product.device.type == "cpu" else device.select
+    return work(product, row, column, factor, row_limit, column_limit, diagonal)
 
 
 def bin_pairs(
@@ -58,5 +58,5 @@ def bin_pairs(
     -------
     counts (bins,) int64, sums (m, 4) int64 (per row, see `Bins`), and i, j (p,) int64 of the pairs left undecided
     """
-    passes = cpu if product.device.type == "cpu" else device
-    return passes.bin_pairs(product, row, column, weights, bins, diagonal)
+    work = cpu.bin_pairs if product.device.type == "cpu" else device.bin_pairs
+    return work(product, row, column, weights, bins, diagonal)

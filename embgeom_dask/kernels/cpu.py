@@ -106,9 +106,25 @@ def bin_pairs(
         sums = np.zeros((stop - start, 4), np.int64)
         capacity = (stop - start) * p.shape[1]
         i, j = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-        scalars = (bins.first, bins.per_unit, bins.error, bins.quantum, bins.half)
         left = _bin_pairs(
-            p, row, column, *weights, bins.lower, bins.upper, *scalars, diagonal, start, stop, counts, sums, i, j
+            p,
+            row,
+            column,
+            *weights,
+            bins.lower,
+            bins.upper,
+            bins.first,
+            bins.per_unit,
+            bins.error,
+            bins.quantum,
+            bins.half,
+            diagonal,
+            start,
+            stop,
+            counts,
+            sums,
+            i,
+            j,
         )
         return counts, sums, i[:left].astype(np.int64), j[:left].astype(np.int64)
 

@@ -76,12 +76,9 @@ def _group(rows: RowSet, position: int, most: int) -> Array:
 
 
 def _across(a: Array, b: Array, k: int) -> Array:
-    """The pairs of a member of `a` and one of `b`, those that the first k can hold: the r-th and the q-th, r q <= k."""
-    i, j = (
-        np.nonzero(np.arange(1, a.size + 1)[:, None] * np.arange(1, b.size + 1) <= k) if a.size * b.size > 1 else (0, 0)
-    )
-    pair = np.stack([np.atleast_1d(a[i]), np.atleast_1d(b[j])], axis=1)
-    return np.sort(pair, axis=1)
+    """The pairs of the r-th member of `a` and the q-th of `b` that the first k can hold: those with r q <= k."""
+    i, j = np.nonzero(np.outer(np.arange(1, a.size + 1), np.arange(1, b.size + 1)) <= k)
+    return np.sort(np.stack([a[i], b[j]], axis=1), axis=1)
 
 
 def _identical(rows: RowSet, k: int) -> Array:
@@ -102,4 +99,5 @@ def _identical(rows: RowSet, k: int) -> Array:
 def _count_up(sizes: Array) -> Array:
     """0, 1, ... restarting for each size."""
     ends = np.cumsum(sizes)
-    return np.arange(ends[-1] if ends.size else 0) - np.repeat(ends - sizes, sizes)
+    starts: Array = np.repeat(ends - sizes, sizes)
+    return np.arange(starts.size) - starts

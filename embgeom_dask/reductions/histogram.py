@@ -95,9 +95,9 @@ class Histogram:
         return {
             "histogram_count": (("bin",), count),
             "bin_edge": (("edge",), self.edges),
-            "pair_count": ((), np.int64(pairs)),
-            "distance_mean": ((), np.float64(mean)),
-            "distance_std": ((), np.float64(np.nan if variance is None else sqrt(variance))),
+            "pair_count": ((), np.array(pairs)),
+            "distance_mean": ((), np.array(mean)),
+            "distance_std": ((), np.array(np.nan if variance is None else sqrt(variance))),
         }
 
     def _in_points(self, tile: Tile, exact: Exact) -> Bins:
@@ -108,7 +108,7 @@ class Histogram:
         return Bins(lower, upper, 0.0, per_unit, tile.error, 2.0 ** (self.bits - 1), (self.bits + 1) // 2)
 
     def _locate(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
-        """The bin (p,) and the distance (p,) of each pair, by differences; by keys and integers where it lies on an edge."""
+        """The bin (p,) and the distance (p,) of each pair: by differences; on an edge by keys, then integers."""
         squared = exact.squared(first, second)
         slack = (direct_error(exact.width) + 4 * UNIT) * squared
         edges = np.square(self.edges)
@@ -131,7 +131,7 @@ class Histogram:
     def _below(self, pairs: Pairs, index: Array, exact: Exact) -> Array:
         """Whether each pair lies below the lower edge of bin `index`, in exact arithmetic."""
         high, low = (part[index] for part in self._edge_keys)
-        below = (pairs["high"] < high) | ((pairs["high"] == high) & (pairs["low"] < low))
+        below: Array = (pairs["high"] < high) | ((pairs["high"] == high) & (pairs["low"] < low))
         gap = np.abs((pairs["high"] - high) + (pairs["low"] - low))
         for p in np.flatnonzero(~pairs["exact"] & (gap <= 2 * key_error(exact.width) * high)).tolist():
             x, y = exact.rows(pairs["first"][p : p + 1])[0], exact.rows(pairs["second"][p : p + 1])[0]
