@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -74,12 +74,14 @@ def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str,
     }
 
 
-def _windowed(client: Client, plan: Future, panels: Iterable[Panel], hints: Future) -> Iterable[tuple[Any, int]]:
+def _windowed(
+    client: Client, plan: Future[Plan], panels: Iterable[Panel], hints: Future[dict[str, Any]]
+) -> Iterator[tuple[Any, int]]:
     """Yield each panel's result and its number of tiles, in order of completion."""
     waiting = iter(panels)
-    tiles: dict[str, int] = {}
+    tiles: dict[Any, int] = {}
 
-    def submit() -> list[Future]:
+    def submit() -> list[Future[Any]]:
         panel = next(waiting, None)
         if panel is None:
             return []

@@ -36,7 +36,7 @@ class Extreme:
 
     def empty(self, hint: Array | None = None) -> State:
         """No pairs; `hint` is the limit that other panels reached."""
-        return {**empty_pairs(), "limit": np.float64(np.inf) if hint is None else hint}
+        return {**empty_pairs(), "limit": np.array(np.inf) if hint is None else hint}
 
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile."""
@@ -50,7 +50,7 @@ class Extreme:
             column,
             -2.0 * sign,
             limit,
-            np.full(len(column), -np.inf, tile.dtype),
+            np.full_like(column, -np.inf),
             diagonal=tile.diagonal,
         )
         most = least.astype(np.float64) + (row_high - row_low)[i] + (column_high - column_low)[j]
@@ -91,9 +91,9 @@ class Extreme:
 
     def _best(self, states: list[State], exact: Exact) -> State:
         ordered, _ = exact.sort(concat_pairs(states), descending=self.farthest)
-        kept = take_pairs(ordered, np.s_[: self.k])
+        kept = take_pairs(ordered, slice(self.k))
         limit = min(float(state["limit"]) for state in states)
         if kept["high"].size == self.k:
             high = kept["high"][-1]
             limit = min(limit, float((-high if self.farthest else high) + 2.0**-51 * high))
-        return {**kept, "limit": np.float64(limit)}
+        return {**kept, "limit": np.array(limit)}
