@@ -1,8 +1,9 @@
 """The zarr v3 data type `bfloat16` of zarr-extensions, as numpy's `ml_dtypes.bfloat16`.
 
-Importing this module registers the type with zarr-python. Two entry points name it: `zarr.data_type`, and
-`zarr.buffer`, which zarr-python 3.1 loads before it reads any metadata. So `zarr.open` and `xarray.open_zarr` read such
-an array in a process that never imports this package. Only numpy, ml_dtypes and zarr are imported here.
+Importing this module registers the type with zarr-python. The entry point `zarr.data_type` is meant for that, but
+zarr-python 3.1 never loads it; the group `zarr.buffer` it does load, when it opens a group. So `xarray.open_zarr` and
+`zarr.open_group` read such an array in a process that never imports this package; `zarr.open_array` of the array's own
+path needs this import first. Only numpy, ml_dtypes and zarr are imported here.
 
 Data type: https://github.com/zarr-developers/zarr-extensions/tree/main/data-types/bfloat16
 """
@@ -89,7 +90,7 @@ class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
         """Write a fill value: a number where it is finite, else its bits in hexadecimal."""
         value = self.cast_scalar(data)
         (bits,) = struct.unpack("=H", value.tobytes())
-        return float(value) if np.isfinite(value) else f"0x{bits:04x}"
+        return f"0x{bits:04x}" if bits & 0x7F80 == 0x7F80 else float(value)
 
     @property
     def item_size(self) -> int:
