@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 
 import numpy as np
 import xarray as xr
@@ -17,7 +18,7 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.scan import scan
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.survey import check_finite, mean_row, summarize
-from embgeom_dask.tokens import Selection, read_cluster
+from embgeom_dask.tokens import Cluster, Selection, read_cluster
 
 Vector = NDArray[np.float64]
 
@@ -40,13 +41,13 @@ def outliers(
     are euclidean, all is float64, and distances are taken from differences. The dimensions are `side` (A, B), `vertex`
     (A, B, C), `segment` (AB, BC, CA) and `hidden`:
 
-    - `farthest_distance`, `farthest_token_id (side)` with `farthest_token (side)` and `farthest_text (side)`;
+    - `farthest_distance`, `farthest_token_id (side)`, `farthest_token (side)`;
     - `norm (side)`, from the origin; `centroid_distance (side)`; `norm_ratio (side)`, the norm over `centroid_norm`
-      (infinite where the centroid is zero);
+      (NaN where the centroid is zero);
     - `segment_length (segment)`, `angle_law_of_cosines (vertex)` and `angle_dot_product (vertex)` in degrees (see
       `triangle`);
-    - `outlier_token_id` with `outlier_token` and `outlier_text`: of A and B the farther from the centroid, A where
-      neither is;
+    - `outlier_token_id`, `outlier_token`: of A and B the one with the greater `centroid_distance`, A where they are
+      equal;
     - `norm_min`, `norm_max`, `norm_median`, `norm_mean`, and `centroid_distance_min` ... `centroid_distance_mean`:
       over the selection; `token_count`;
     - `centroid (hidden)`, `centroid_norm`.
@@ -61,44 +62,35 @@ def outliers(
     """
     started = time.perf_counter()
     source = stores.find_matrix(store, matrix)
-    cluster = read_cluster(tokens, source.vocab_size)
-    if cluster.token_ids.size < 2:
-        raise InputError(f"outliers needs two tokens or more, the selection has only {cluster.token_ids[0]}")
-    if cluster.centroid is not None and cluster.centroid.size != source.hidden_size:
-        raise InputError(
-            f"the centroid in {tokens} has {cluster.centroid.size} components, {source.name} of {source.model} has "
-            f"{source.hidden_size}: choose the cluster's own model and matrix"
-        )
-    norms, mean = _norms_and_mean(source, cluster.token_ids)
-    centroid = mean if cluster.centroid is None else cluster.centroid
+    cluster = _read(tokens, source)
+    norms, centroid = _norms_and_centroid(source, cluster)
     distances = np.concatenate([summarize(rows - centroid, "cpu").norms for rows in _blocks(source, cluster.token_ids)])
-
     scanned = scan(
         store, which=matrix, tokens=cluster.token_ids, farthest=1, device=device, client=client, scheduler=scheduler
     )
     pair = scanned["farthest_token_id"].values[0]
     at = np.searchsorted(cluster.token_ids, pair)
-    dataset = xr.Dataset(
-        {
-            "farthest_distance": scanned["farthest_distance"].values[0],
-            "farthest_token_id": ("side", pair),
-            "outlier_token_id": pair[np.argmax(distances[at])],
-            "norm": ("side", norms[at]),
-            "centroid_distance": ("side", distances[at]),
-            **_spread("norm", norms),
-            **_spread("centroid_distance", distances),
-            "token_count": cluster.token_ids.size,
-            "centroid": ("hidden", centroid),
-            "centroid_norm": math.sqrt(math.fsum(centroid**2)),
-        }
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        dataset["norm_ratio"] = dataset["norm"] / dataset["centroid_norm"]
-    dataset = dataset.merge(triangle(*source.take(pair).astype(np.float64), centroid))
-    dataset = _label(dataset, source)
-    dataset.attrs = results.provenance("outliers", [source], scanned.attrs["devices"], time.perf_counter() - started)
-    dataset.attrs["centroid_source"] = "mean" if cluster.centroid is None else "file"
-    return dataset
+    a, b = source.take(pair).astype(np.float64)
+    length = _length(centroid)
+    variables = {
+        "farthest_distance": scanned["farthest_distance"].values[0],
+        "farthest_token_id": ("side", pair),
+        "outlier_token_id": pair[np.argmax(distances[at])],
+        "norm": ("side", norms[at]),
+        "centroid_distance": ("side", distances[at]),
+        "norm_ratio": ("side", norms[at] / length if length else np.full(2, np.nan)),
+        **_spread("norm", norms),
+        **_spread("centroid_distance", distances),
+        "token_count": cluster.token_ids.size,
+        "centroid": ("hidden", centroid),
+        "centroid_norm": length,
+    }
+    settings = {"tokens": _digest(cluster.token_ids), "centroid": _digest(centroid)}
+    seconds = time.perf_counter() - started
+    attrs = results.provenance("outliers", [source], scanned.attrs["devices"], seconds, settings)
+    attrs["centroid_source"] = "mean" if cluster.centroid is None else "file"
+    dataset = xr.Dataset(variables, {"side": _names("A", "B")}, attrs).merge(triangle(a, b, centroid))
+    return results.with_tokens(dataset, source.store)
 
 
 def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:
@@ -112,25 +104,24 @@ def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:
     Raises
     ------
     EmbgeomError
-        where the two cosines differ by more than rounding explains, 8 (d + 8) eps (|AB|^2 + |CA|^2 + |BC|^2) /
-        (2 |AB| |CA|); in a needle-thin triangle the law of cosines cancels, and this allows for it.
+        where the two cosines differ by more than rounding explains: 32 eps (|AB|^2 + |CA|^2 + |BC|^2) / (2 |AB| |CA|),
+        which allows for the cancellation of the law of cosines in a needle.
     """
     points = (a, b, c)
     by_law, by_dot = np.full(3, np.nan), np.full(3, np.nan)
     for vertex in range(3):
-        left, right = (points[(vertex + step) % 3] - points[vertex] for step in (1, 2))
-        across = points[(vertex + 1) % 3] - points[(vertex + 2) % 3]
+        following, last = points[(vertex + 1) % 3], points[(vertex + 2) % 3]
+        left, right, across = following - points[vertex], last - points[vertex], following - last
         sides = _length(left) * _length(right)
         if sides == 0:
             continue
-        squares = [_length(edge) ** 2 for edge in (left, right, across)]
-        by_law[vertex] = (squares[0] + squares[1] - squares[2]) / (2 * sides)
-        by_dot[vertex] = math.fsum(left * right) / sides
-        tolerance = 8 * (a.size + 8) * np.finfo(np.float64).eps * sum(squares) / (2 * sides)
-        if not abs(by_law[vertex] - by_dot[vertex]) <= tolerance:
+        by_law[vertex] = (_dot(left, left) + _dot(right, right) - _dot(across, across)) / (2 * sides)
+        by_dot[vertex] = _dot(left, right) / sides
+        scale = (_dot(left, left) + _dot(right, right) + _dot(across, across)) / (2 * sides)
+        if not abs(by_law[vertex] - by_dot[vertex]) <= 32 * np.finfo(np.float64).eps * scale:
             raise EmbgeomError(
                 f"the cosine at {'ABC'[vertex]} is {by_law[vertex]} by the law of cosines and {by_dot[vertex]} by dot "
-                "product: the rows are too large or too small for float64"
+                "product: the rows are too small for squares in float64"
             )
     return xr.Dataset(
         {
@@ -138,12 +129,28 @@ def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:
             "angle_law_of_cosines": ("vertex", np.degrees(np.arccos(np.clip(by_law, -1, 1)))),
             "angle_dot_product": ("vertex", np.degrees(np.arccos(np.clip(by_dot, -1, 1)))),
         },
-        coords={"segment": ["AB", "BC", "CA"], "vertex": ["A", "B", "C"]},
+        coords={"segment": _names("AB", "BC", "CA"), "vertex": _names("A", "B", "C")},
     )
 
 
+def _dot(left: Vector, right: Vector) -> float:
+    return math.fsum(left * right)
+
+
 def _length(vector: Vector) -> float:
-    return math.sqrt(math.fsum(vector**2))
+    return math.sqrt(_dot(vector, vector))
+
+
+def _read(tokens: Selection, matrix: Matrix) -> Cluster:
+    cluster = read_cluster(tokens, matrix.vocab_size)
+    if cluster.token_ids.size < 2:
+        raise InputError(f"outliers needs two tokens or more, the selection has only {cluster.token_ids[0]}")
+    if cluster.centroid is not None and cluster.centroid.size != matrix.hidden_size:
+        raise InputError(
+            f"the centroid in {tokens} has {cluster.centroid.size} components, {matrix.name} of {matrix.model} has "
+            f"{matrix.hidden_size}: choose the cluster's own model and matrix"
+        )
+    return cluster
 
 
 def _blocks(matrix: Matrix, token_ids: NDArray[np.int64]) -> Iterator[Vector]:
@@ -152,22 +159,20 @@ def _blocks(matrix: Matrix, token_ids: NDArray[np.int64]) -> Iterator[Vector]:
         yield matrix.take(token_ids[start : start + step]).astype(np.float64)
 
 
-def _norms_and_mean(matrix: Matrix, token_ids: NDArray[np.int64]) -> tuple[Vector, Vector]:
-    summaries = [summarize(rows, "cpu") for rows in _blocks(matrix, token_ids)]
+def _norms_and_centroid(matrix: Matrix, cluster: Cluster) -> tuple[Vector, Vector]:
+    summaries = [summarize(rows, "cpu") for rows in _blocks(matrix, cluster.token_ids)]
     norms = np.concatenate([block.norms for block in summaries])
-    check_finite(matrix, token_ids, norms)
-    return norms, mean_row(summaries)
+    check_finite(matrix, cluster.token_ids, norms)
+    return norms, mean_row(summaries) if cluster.centroid is None else cluster.centroid
 
 
 def _spread(name: str, values: Vector) -> dict[str, float]:
     return {f"{name}_{how.__name__}": float(how(values)) for how in (np.min, np.max, np.median, np.mean)}
 
 
-def _label(dataset: xr.Dataset, matrix: Matrix) -> xr.Dataset:
-    """Add the token strings of every `*_token_id`."""
-    for role in ("farthest", "outlier"):
-        ids = dataset[f"{role}_token_id"]
-        found = stores.labels(matrix.store, np.atleast_1d(ids.values))
-        for name in ("token", "text"):
-            dataset = dataset.assign_coords({f"{role}_{name}": (ids.dims, found[name].values.reshape(ids.shape))})
-    return dataset.assign_coords(side=["A", "B"])
+def _names(*names: str) -> NDArray[np.generic]:
+    return np.array(names, dtype=np.dtypes.StringDType())
+
+
+def _digest(values: NDArray[np.generic]) -> str:
+    return sha256(values.tobytes()).hexdigest()
