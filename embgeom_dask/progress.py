@@ -32,7 +32,7 @@ def bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
         total=total,
         desc=what,
         unit=f" {unit}",
-        unit_scale=total >= 100_000,
+        unit_scale=total >= 10_000,
         file=sys.stderr,
         mininterval=interval,
         maxinterval=interval + 10,

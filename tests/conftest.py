@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from embgeom_dask import progress
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    missing = {
+        "cuda": "" if torch.cuda.is_available() else "no CUDA device on this machine",
+        "mps": "" if torch.backends.mps.is_available() else "no Apple mps device on this machine",
+        "slow": "" if config.getoption("--slow") else "runs with --slow",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _hidden_bars() -> None:
+    progress.show(False)
