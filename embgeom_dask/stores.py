@@ -290,10 +290,15 @@ def write_model(
         for name, source in matrices.items():
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
             _write_matrix(group, name, source, hidden, str(attrs["model"]))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Consolidated metadata")
-            zarr.consolidate_metadata(aside)
+        consolidate(aside)
     return str(target)
+
+
+def consolidate(path: str | os.PathLike[str]) -> None:
+    """Write a finished group's consolidated metadata, without zarr's warning that format 3 has none yet."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        zarr.consolidate_metadata(os.fspath(path))
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -352,6 +357,7 @@ def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, 
             block = source.read(start, stop)
             digest.update(block.view(np.uint8).data)
             array[start:stop] = block
+            del block  # before the next one is read
             advance(stop - start)
     array.attrs.put(
         {
