@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from embgeom_dask.clusters import outliers
     from embgeom_dask.errors import EmbgeomError, InputError
     from embgeom_dask.results import open_result
-    from embgeom_dask.scan import scan
+    from embgeom_dask.scans import scan
     from embgeom_dask.stores import list_models, open_model
-    from embgeom_dask.survey import survey
+    from embgeom_dask.surveys import survey
 
 __version__ = "0.1.0"
 
@@ -25,8 +25,8 @@ _HOME = {
     "open_model": "stores",
     "open_result": "results",
     "outliers": "clusters",
-    "scan": "scan",
-    "survey": "survey",
+    "scan": "scans",
+    "survey": "surveys",
     "EmbgeomError": "errors",
     "InputError": "errors",
 }

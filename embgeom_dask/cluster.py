@@ -38,7 +38,7 @@ def connect(client: Client | None = None, scheduler: str | None = None) -> Itera
                 n_workers=max(1, torch.cuda.device_count()),
                 threads_per_worker=1,
                 processes=torch.cuda.device_count() > 1,
-                dashboard_address=None,
+                dashboard_address=":0",
                 memory_limit=0,
                 silence_logs=40,
             ) as cluster,

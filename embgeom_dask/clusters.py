@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask import results, stores
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.scan import scan
+from embgeom_dask.scans import scan
 from embgeom_dask.stores import Matrix, Role
-from embgeom_dask.survey import check_finite, mean_row, summarize
+from embgeom_dask.surveys import check_finite, mean_row, summarize
 from embgeom_dask.tokens import Cluster, Selection, read_cluster
 
 Vector = NDArray[np.float64]

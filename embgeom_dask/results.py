@@ -97,6 +97,7 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     existing(path, dataset.attrs)
     with stores.replacing(Path(path), overwrite=True) as aside:
         dataset.to_zarr(aside, zarr_format=3, consolidated=False)
+        stores.consolidate(aside)
 
 
 def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -109,7 +110,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     if not Path(path, "zarr.json").is_file():
         raise InputError(f"no result at {path}: name the folder that --out wrote")
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False)
+    dataset: xr.Dataset = xr.open_zarr(path, consolidated=True)
     if "fingerprint" not in dataset.attrs:
         raise InputError(f"{path} is not a result of embgeom")
     return dataset
@@ -119,7 +120,7 @@ def with_tokens(dataset: xr.Dataset, store: str) -> xr.Dataset:
     """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims."""
     token = stores.labels(store)["token"].to_numpy()
     found = {
-        str(name).removesuffix("_id"): (array.dims, token[array.to_numpy()])
+        str(name).removesuffix("_id"): (array.dims, np.asarray(token[array.to_numpy()], token.dtype))
         for name, array in dataset.variables.items()
         if str(name).endswith("token_id") and array.dtype == np.int64
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,13 @@ def row_set(matrix: Matrix, token_id: Array, facts: list[RowFacts], centre: Arra
 
 
 def distance_bound(facts: list[RowFacts]) -> float:
-    """A bound of the largest distance: the two largest distances from the centre, added and rounded up."""
+    """A bound of the largest distance: the two largest distances from the centre, added, rounded up to three digits.
+
+    Where there is nothing to bound it is 1.
+    """
     norms = np.sort(np.sqrt(np.concatenate([part.squared_norm for part in facts])))
-    return float(norms[-2:].sum() * (1 + 1e-9))
+    bound = float(norms[-2:].sum() * (1 + 1e-9))
+    if not bound > 0:
+        return 1.0
+    exponent = floor(log10(bound)) - 2
+    return float(f"{ceil(bound / 10.0**exponent)}e{exponent}")

@@ -84,7 +84,7 @@ def list_text(dataset: xr.Dataset) -> str:
 
 def survey_text(dataset: xr.Dataset) -> str:
     """The numbers of a survey: a column a model, or a line a model where they are many."""
-    from embgeom_dask.survey import table
+    from embgeom_dask.surveys import table
 
     frame = table(dataset)
     if len(frame.columns) > _MODELS_ACROSS:

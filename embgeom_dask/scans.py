@@ -25,6 +25,9 @@ from embgeom_dask.rows import RowFacts, centre_of, distance_bound, inspect, row_
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
 
+_PART = 2048
+"""Rows looked at together before the scan."""
+
 
 def scan(
     matrix: str | os.PathLike[str] | xr.DataArray,
@@ -52,8 +55,9 @@ def scan(
     metric : `euclidean`
     farthest, nearest : number of pairs to keep, of largest and of smallest distance; identical rows are at distance 0
     neighbors : number of nearest rows to keep for every row
-    histogram : number of equal bins from 0 to a bound of the largest distance (the sum of the two largest distances
-        from the mean of a sample); half-open, [edge, next edge). Adds mean, standard deviation (n - 1), min and max.
+    histogram : number of equal bins, half-open [edge, next edge), from 0 to a bound of the largest distance: the sum of
+        the two largest distances from the mean of the first rows, rounded up to three digits. Adds the mean, standard
+        deviation (n - 1), smallest and largest of the distances.
     out : where to save the result; the same result there is opened instead of computed again
     device : `auto`, `cpu`, `cuda` or `mps`, on each worker
     tile : rows of a tile; no result depends on it
@@ -122,8 +126,8 @@ def _check_counts(**counts: int | None) -> None:
 
 def _plan(client: Client, matrix: Matrix, token_id: np.ndarray, settings: Settings, device: str, tile: int) -> Plan:
     """Look at every row once, on the cluster, then fix grid and reductions."""
-    centre = centre_of(matrix.take(token_id[:tile]))
-    parts = [token_id[start : start + TILE] for start in range(0, token_id.size, TILE)]
+    centre = centre_of(matrix.take(token_id[:_PART]))
+    parts = [token_id[start : start + _PART] for start in range(0, token_id.size, _PART)]
     facts: list[RowFacts] = client.gather([client.submit(inspect, matrix, part, centre, pure=False) for part in parts])
     rows = row_set(matrix, token_id, facts, centre)
     count = rows.token_id.size
@@ -135,7 +139,7 @@ def _plan(client: Client, matrix: Matrix, token_id: np.ndarray, settings: Settin
     if settings.neighbors:
         reductions["neighbors"] = Neighbors(settings.neighbors, count)
     if settings.histogram:
-        reductions["histogram"] = Histogram(settings.histogram, distance_bound(facts) or 1.0, rows.weights)
+        reductions["histogram"] = Histogram(settings.histogram, distance_bound(facts), rows.weights)
     source = Source(matrix, rows, tile, double=settings.histogram is not None, key=uuid4().hex)
     return Plan(source, reductions, device)
 

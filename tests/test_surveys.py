@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from embgeom_dask import devices, progress, stores
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.survey import mean_row, summarize, survey, table
+from embgeom_dask.surveys import mean_row, summarize, survey, table
 from embgeom_dask.testing import make_store
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
@@ -177,7 +177,7 @@ def test_saved_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert opened.attrs["sha256"] == [stores.find_matrix(path).sha256]
     with pytest.raises(InputError, match="result from other settings"):
         survey(make_store(tmp_path / "n.zarr", cloud(100, 16)), out=out)
-    monkeypatch.setattr("embgeom_dask.survey.summarize", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("embgeom_dask.surveys.summarize", lambda *_: pytest.fail("computed again"))
     xr.testing.assert_equal(survey(path, out=out).load(), found)
 
 
