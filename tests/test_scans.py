@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import pdist, squareform
+from typer.testing import CliRunner
+
+from embgeom_dask import execute, metrics
+from embgeom_dask.cli import app
+from embgeom_dask.errors import InputError
+from embgeom_dask.scans import scan
+from embgeom_dask.stores import open_model
+from embgeom_dask.testing import make_store
+from tests.reference import DTYPES, Truth, matrices, truth
+
+slow_examples = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def check(result: xr.Dataset, expected: Truth, tokens: np.ndarray) -> None:
+    """Compare everything a scan found with brute force."""
+    for name in ("farthest", "nearest"):
+        if f"{name}_distance" in result:
+            k = result.sizes[name]
+            ids, distance = expected.best(k, farthest=name == "farthest")
+            np.testing.assert_array_equal(result[f"{name}_token_id"], ids)
+            np.testing.assert_allclose(result[f"{name}_distance"], distance, rtol=1e-12)
+            assert [f"t{i}" for i in ids.ravel()] == result[f"{name}_token"].values.ravel().tolist()
+    if "neighbor_distance" in result:
+        np.testing.assert_array_equal(result["token_id"], tokens)
+        for row, token in enumerate(tokens.tolist()):
+            ids, distance = expected.neighbors(token, result.sizes["neighbor"])
+            assert result["neighbor_token_id"].values[row].tolist() == ids
+            np.testing.assert_allclose(result["neighbor_distance"].values[row], distance, rtol=1e-12)
+    if "histogram_count" in result:
+        np.testing.assert_array_equal(result["histogram_count"], expected.counts(result["bin_edge"].values))
+        assert int(result["pair_count"]) == expected.i.size
+        if expected.i.size:
+            np.testing.assert_allclose(result["distance_mean"], expected.distance.mean(), rtol=1e-12)
+            np.testing.assert_allclose(result["distance_max"], expected.distance.max(), rtol=1e-12)
+            np.testing.assert_allclose(result["distance_min"], expected.distance.min(), rtol=1e-12)
+        if expected.i.size > 1:
+            std, largest = expected.distance.std(ddof=1), float(expected.distance.max())
+            np.testing.assert_allclose(result["distance_std"], std, rtol=1e-9, atol=1e-13 * largest)
+
+
+@slow_examples
+@given(
+    rows=matrices(),
+    tile=st.sampled_from([1, 3, 16, 2048]),
+    k=st.integers(1, 30),
+    bins=st.integers(1, 64),
+    two=st.booleans(),
+    wanted=st.sets(st.sampled_from(["farthest", "nearest", "neighbors", "histogram"]), min_size=1),
+)
+def test_adversarial_rows_equal_integer_brute_force(
+    rows: np.ndarray,
+    tile: int,
+    k: int,
+    bins: int,
+    two: bool,
+    wanted: set[str],
+    client: Client,
+    local: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    tile = max(tile, len(rows) // 8)
+    store = make_store(tmp_path_factory.mktemp("scan") / "m.zarr", output=rows)
+    asked = {name: bins if name == "histogram" else k for name in wanted}
+    result = scan(store, tile=tile, client=client if two else local, **asked)
+    expected = truth(rows)
+    if "farthest" in wanted:
+        assert result.sizes["farthest"] == min(k, expected.i.size)
+    if "neighbors" in wanted:
+        assert result.sizes["neighbor"] == min(k, len(rows) - 1)
+    check(result, expected, np.arange(len(rows)))
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_the_command_equals_brute_force_for_any_tile_and_workers(dtype: str, client: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(300, 24))
+    direction = rng.normal(size=24)
+    rows[:80] = 0.37 * direction / np.linalg.norm(direction) + 1e-3 / 5 * rng.normal(size=(80, 24))
+    rows = rows.astype(DTYPES[dtype])
+    rows[200:230] = rows[199]
+    rows[240:245] = 0
+    rows[280] = (rows[280].astype(float) * 1000).astype(rows.dtype)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    expected = truth(rows)
+    documents = []
+    wanted = ["--farthest", "40", "--nearest", "600", "--neighbors", "12", "--histogram", "300"]
+    for extra in (["--tile", "2048"], ["--tile", "97"], ["--tile", "128", "--scheduler", client.scheduler.address]):
+        run = CliRunner().invoke(app, ["scan", store, "--json", *wanted, *extra])
+        assert run.exit_code == 0, run.output
+        documents.append(json.loads(run.stdout))
+    first = {name: np.array(value) for name, value in documents[0].items() if name not in ("attrs", "dims")}
+    for document in documents[1:]:
+        for name, value in first.items():
+            np.testing.assert_array_equal(np.array(document[name]), value, err_msg=name)
+    for name, k in (("farthest", 40), ("nearest", 600)):
+        ids, distance = expected.best(k, farthest=name == "farthest")
+        np.testing.assert_array_equal(first[f"{name}_token_id"], ids)
+        np.testing.assert_allclose(first[f"{name}_distance"], distance, rtol=1e-12)
+    for row in range(len(rows)):
+        assert first["neighbor_token_id"][row].tolist() == expected.neighbors(row, 12)[0]
+    np.testing.assert_array_equal(first["histogram_count"], expected.counts(first["bin_edge"]))
+    np.testing.assert_allclose(first["distance_mean"], expected.distance.mean(), rtol=1e-12)
+
+
+def test_three_thousand_rows_equal_scipy(local: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    rows = (rng.normal(size=(3000, 24)) * rng.uniform(0.1, 3, size=(3000, 1))).astype(ml_dtypes.bfloat16)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    result = scan(store, farthest=5, nearest=5, neighbors=7, histogram=100, tile=512, client=local)
+    distance = pdist(rows.astype(np.float64))
+    i, j = np.triu_indices(3000, 1)
+    order = np.argsort(distance, kind="stable")
+    np.testing.assert_array_equal(result["nearest_token_id"], np.stack([i, j], 1)[order[:5]])
+    np.testing.assert_allclose(result["farthest_distance"], distance[order[::-1][:5]], rtol=1e-12)
+    square = squareform(distance)
+    np.fill_diagonal(square, np.inf)
+    np.testing.assert_array_equal(result["neighbor_token_id"], np.argsort(square, axis=1, kind="stable")[:, :7])
+    np.testing.assert_array_equal(result["histogram_count"], np.histogram(distance, result["bin_edge"])[0])
+    np.testing.assert_allclose(result["distance_std"], distance.std(ddof=1), rtol=1e-12)
+
+
+def test_a_selection_and_a_sliced_array_scan_only_their_rows(local: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(90, 6)).astype(np.float32)
+    rows[50:60] = rows[3]
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    tokens = np.array([2, 3, 4, 10, 11, 40, *range(48, 70)])
+    expected = truth(rows[tokens], tokens)
+    kept = {"farthest": 9, "nearest": 60, "neighbors": 15, "histogram": 20}
+    by_ids = scan(store, tokens="2:5,10,11,40,48:70", client=local, tile=8, **kept)
+    by_array = scan(open_model(store).output_embedding.isel(token_id=tokens), client=local, tile=8, **kept)
+    check(by_ids, expected, tokens)
+    assert by_ids.drop_attrs().identical(by_array.drop_attrs())
+
+
+def test_a_result_opens_with_xarray_alone_and_is_not_computed_twice(local: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(2).normal(size=(40, 5)).astype(np.float32)
+    store, out = make_store(tmp_path / "m.zarr", output=rows), tmp_path / "r.zarr"
+    result = scan(store, farthest=3, neighbors=2, out=out, client=local)
+    saved = xr.open_zarr(out)
+    for name in [*result.variables]:
+        np.testing.assert_array_equal(saved[name], result[name])
+    assert saved.attrs["sha256"] == result.attrs["sha256"]
+    assert saved.attrs["devices"] == ["cpu"]
+    again = scan(store, farthest=3, neighbors=2, out=out, client=local)
+    assert again.attrs["seconds"] == result.attrs["seconds"]
+    with pytest.raises(InputError, match="farthest is 3 there and 4 here"):
+        scan(store, farthest=4, neighbors=2, out=out, client=local)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zarr", "r.zarr"]
+
+
+def test_refusals_are_one_line_and_leave_nothing(local: Client, tmp_path: Path) -> None:
+    rows = np.ones((4, 3), np.float32)
+    rows[2, 1] = np.nan
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    for kept, words in (
+        ({"farthest": 1}, "token ids 2"),
+        ({}, "nothing to keep"),
+        ({"nearest": 0}, "at least 1"),
+        ({"nearest": 1, "metric": "manhattan"}, "choose one of euclidean"),
+        ({"nearest": 1, "tokens": "7"}, "7"),
+        ({"nearest": 1, "device": "tpu"}, "tpu"),
+    ):
+        with pytest.raises(InputError, match=words) as refusal:
+            scan(store, out=tmp_path / "r.zarr", client=local, **kept)
+        assert "\n" not in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
+    assert int(scan(store, tokens="0,1,3", nearest=1, client=local)["nearest_token_id"][0, 1]) == 1
+
+
+def test_a_bound_that_is_too_small_loses_pairs(monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    rows = (rng.normal(size=(1, 2048)) + 1e-4 * rng.normal(size=(400, 2048))).astype(np.float32)
+    rows[0] = 1e4
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    honest = scan(store, nearest=20, client=local, tile=100)
+    monkeypatch.setattr(metrics, "relative_error", lambda *_, **__: 1e-12)
+    wrong = scan(store, nearest=20, client=local, tile=100)
+    distance = pdist(rows.astype(np.float64))
+    np.testing.assert_allclose(honest["nearest_distance"], np.sort(distance)[:20], rtol=1e-12)
+    assert not np.array_equal(honest["nearest_token_id"], wrong["nearest_token_id"])
+
+
+def test_a_failing_panel_ends_the_run_and_frees_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the tile is broken")
+
+    monkeypatch.setattr(execute.metrics, "tile", broken)
+    store = make_store(tmp_path / "m.zarr", output=np.eye(50, dtype=np.float32))
+    with pytest.raises(RuntimeError, match="the tile is broken"):
+        scan(store, nearest=1, tile=4, out=tmp_path / "r.zarr", client=local)
+    assert not (tmp_path / "r.zarr").exists()
+    local.sync(local.cancel, list(local.futures))
+    assert local.submit(lambda: 1).result(timeout=20) == 1
+
+
+def test_the_extremes_of_one_row_and_of_two(local: Client, tmp_path: Path) -> None:
+    for n in (1, 2):
+        rows = np.arange(n * 3, dtype=np.float32).reshape(n, 3)
+        store = make_store(tmp_path / f"{n}.zarr", output=rows)
+        result = scan(store, farthest=2, nearest=2, neighbors=2, histogram=4, client=local)
+        check(result, truth(rows), np.arange(n))
+        assert result.sizes["nearest"] == n - 1
+        assert np.isnan(result["distance_mean"]) == (n == 1)
