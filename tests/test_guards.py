@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from guards import NoFloat64
+
+from tests.guards import NoFloat64
 
 
 @pytest.mark.parametrize(
