@@ -36,10 +36,10 @@ class Source:
     def _load(self, index: int, device: torch.device) -> Block:
         start = index * self.tile
         stored = self.matrix.take(self.rows.token_id[start : start + self.tile])
-        points = torch.from_numpy((stored.astype(np.float64) - self.rows.centre) * self.rows.scale)
-        points = points if self.double else points.float()
-        squared_norm = points.double().square().sum(1).numpy()
-        return Block(start, stored, points.to(device), squared_norm)
+        points = (stored.astype(np.float64) - self.rows.centre) * self.rows.scale
+        points = points.astype(np.float64 if self.double else np.float32, copy=False)
+        squared_norm = np.einsum("ij,ij->i", points, points, dtype=np.float64)
+        return Block(start, stored, devices.to_tensor(points, device), squared_norm)
 
     def values(self, positions: Array, device: torch.device) -> Array:
         """The rows at `positions` as stored, float64 (positions, d)."""

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embgeom_dask.exact import Exact, concat_pairs, direct_error, key_error, squared_integer
+from tests.reference import matrices, truth
+
+
+def exactly(rows: np.ndarray) -> Exact:
+    values = rows.astype(np.float64)
+    return Exact(lambda positions: values[positions], values.shape[1], 1.0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(matrices(max_rows=16))
+def test_every_level_keeps_its_bound(rows: np.ndarray) -> None:
+    exact, expected = exactly(rows), truth(rows)
+    keys = exact.keys(expected.i, expected.j)
+    squared = exact.squared(expected.i, expected.j)
+    width = rows.shape[1]
+    for p, square in enumerate(expected.square.tolist()):
+        true = Fraction(square, 1 << 2148)
+        key = Fraction(keys["high"][p]) + Fraction(keys["low"][p])
+        assert abs(Fraction(squared[p]) - true) <= Fraction(direct_error(width)) * true
+        assert abs(key - true) <= (0 if keys["exact"][p] else Fraction(key_error(width)) * true)
+        values = rows.astype(np.float64)
+        assert squared_integer(values[expected.i[p]], values[expected.j[p]]) == square
+
+
+@settings(deadline=None, max_examples=60)
+@given(matrices(max_rows=16), st.booleans(), st.integers(0, 100))
+def test_sorting_equals_sorting_integers(rows: np.ndarray, descending: bool, seed: int) -> None:
+    exact, expected = exactly(rows), truth(rows)
+    shuffled = np.random.default_rng(seed).permutation(expected.i.size)
+    ordered, rank = exact.sort(exact.keys(expected.i[shuffled], expected.j[shuffled]), descending=descending)
+    ids, _ = expected.best(expected.i.size, farthest=descending)
+    np.testing.assert_array_equal(np.stack([ordered["first"], ordered["second"]], 1), ids.reshape(-1, 2))
+    square = {(i, j): s for i, j, s in zip(expected.i.tolist(), expected.j.tolist(), expected.square, strict=True)}
+    values = [square[pair] for pair in zip(ordered["first"].tolist(), ordered["second"].tolist(), strict=True)]
+    assert rank.tolist() == [sorted(set(values), reverse=descending).index(value) for value in values]
+
+
+def test_ties_that_only_integers_resolve_are_resolved() -> None:
+    large, small, tiny = 1.0, 2.0**-100, 2.0**-200
+    rows = np.array([[0, 0, 0], [large, small, tiny], [large, small, 0], [tiny, small, large]])
+    exact = exactly(rows)
+    pairs = exact.keys(np.array([0, 0, 0]), np.array([1, 2, 3]))
+    assert pairs["high"].tolist() == [1.0, 1.0, 1.0]
+    assert not pairs["exact"].all()
+    ordered, rank = exact.sort(pairs, descending=True)
+    assert ordered["second"].tolist() == [1, 3, 2]
+    assert rank.tolist() == [0, 0, 1]
+    ordered, rank = exact.sort(pairs)
+    assert ordered["second"].tolist() == [2, 1, 3]
+
+
+def test_sorting_parts_and_joining_them_is_sorting_the_whole() -> None:
+    rows = np.random.default_rng(0).integers(-2, 3, size=(30, 3)).astype(np.float64)
+    exact, expected = exactly(rows), truth(rows)
+    keys = exact.keys(expected.i, expected.j)
+    whole, _ = exact.sort(keys)
+    half = expected.i.size // 2
+    parts = [exact.sort(exact.keys(expected.i[part], expected.j[part]))[0] for part in (np.s_[half:], np.s_[:half])]
+    joined, _ = exact.sort(concat_pairs(parts))
+    for name, column in whole.items():
+        np.testing.assert_array_equal(joined[name], column)
+
+
+def test_rows_are_gathered_in_bounded_parts(monkeypatch: object) -> None:
+    import embgeom_dask.exact as module
+
+    rows = np.random.default_rng(0).normal(size=(50, 4))
+    asked: list[int] = []
+
+    def read(positions: np.ndarray) -> np.ndarray:
+        asked.append(positions.size)
+        return rows[positions]
+
+    i, j = np.triu_indices(50, 1)
+    monkeypatch.setattr(module, "_GATHER", 40)  # type: ignore[attr-defined]
+    squared = Exact(read, 4, 1.0).squared(i, j)
+    np.testing.assert_allclose(squared, ((rows[i] - rows[j]) ** 2).sum(1), rtol=1e-14)
+    assert max(asked) <= 10
