@@ -5,13 +5,14 @@ The layout is documented in `stores/README.md`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
 
 from embgeom_dask import progress
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
@@ -141,6 +143,18 @@ def labels(store: str | os.PathLike[str], ids: np.ndarray | None = None) -> xr.D
     return xr.Dataset(coords={name: ("token_id", np.asarray(cast(Any, group[name])[:])[rows]) for name in names})
 
 
+def make_labels(token: Sequence[str], text: Sequence[str], has_token: Sequence[bool]) -> xr.Dataset:
+    """Return labels as the function `labels` does: `token[i]`, `text[i]` and `has_token[i]` belong to token id i."""
+    strings = np.dtypes.StringDType()
+    coords = {
+        "token": np.array(token, strings),
+        "text": np.array(text, strings),
+        "has_token": np.array(has_token, bool),
+    }
+    ids = {"token_id": np.arange(len(token), dtype=np.int64)}
+    return xr.Dataset(coords={**ids, **{name: ("token_id", values) for name, values in coords.items()}})
+
+
 def find_matrix(source: str | os.PathLike[str] | xr.DataArray, matrix: Role | None = None) -> Matrix:
     """Find the stored matrix that `source` names: a store's path, or a matrix of `open_model`, whole or row-selected.
 
@@ -148,9 +162,7 @@ def find_matrix(source: str | os.PathLike[str] | xr.DataArray, matrix: Role | No
     matrix. Raises InputError where there is no such store or matrix, or where a DataArray is not what the store holds.
     """
     if isinstance(source, xr.DataArray):
-        _check_is_stored(source)
-        matrix = matrix or cast(Role, str(source.name).removesuffix("_embedding"))
-        source = source.attrs["store"]
+        return _find_stored(source, matrix)
     if matrix not in (None, "input", "output"):
         raise InputError(f"no matrix {matrix!r}: choose input or output")
     path, attrs = _model_attrs(source)
@@ -173,12 +185,16 @@ def find_matrix(source: str | os.PathLike[str] | xr.DataArray, matrix: Role | No
     )
 
 
-def _check_is_stored(source: xr.DataArray) -> None:
-    """Refuse an array of other values than the store's: xarray keeps `attrs["store"]` through arithmetic."""
+def _find_stored(source: xr.DataArray, matrix: Role | None) -> Matrix:
+    """Find the matrix of a DataArray; refuse one of other values: xarray keeps `attrs["store"]` through arithmetic."""
     layers = getattr(getattr(source.data, "dask", None), "layers", {"computed": None})
     selected = ("original-open_dataset-", "open_dataset-", "getitem-", "rechunk-")
-    if "store" not in source.attrs or not all(str(layer).startswith(selected) for layer in layers):
-        raise InputError("a matrix is given as open_model(store).output_embedding, whole or with rows selected")
+    if "store" in source.attrs and all(str(layer).startswith(selected) for layer in layers):
+        role = matrix or cast(Role, str(source.name).removesuffix("_embedding"))
+        found = find_matrix(source.attrs["store"], role)
+        if source.ndim == 2 and source.shape[1] == found.hidden_size:
+            return found
+    raise InputError("a matrix is given as open_model(store).output_embedding, whole or with rows selected")
 
 
 def list_models(stores: str | os.PathLike[str] = "stores") -> xr.Dataset:
@@ -190,32 +206,22 @@ def list_models(stores: str | os.PathLike[str] = "stores") -> xr.Dataset:
     folder = Path(stores)
     if not folder.is_dir():
         raise InputError(f"no folder of stores at {folder}: embgeom convert makes one")
-    rows = []
-    for path in sorted(folder.glob("*.zarr")):
-        if not is_store(path):
-            continue
-        matrix, (_, attrs) = find_matrix(path), _model_attrs(path)
-        stored = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or (path / name).is_dir()]
-        rows.append(
-            {
-                "model": matrix.model,
-                "store": str(path),
-                "dtype": matrix.dtype,
-                "vocab_size": matrix.vocab_size,
-                "hidden_size": matrix.hidden_size,
-                "tied": matrix.tied,
-                "matrices": ", ".join(stored),
-                "revision": attrs.get("revision", ""),
-                "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
-            }
-        )
-    rows.sort(key=lambda row: str(row["model"]))
-    kinds = {"vocab_size": np.int64, "hidden_size": np.int64, "tied": np.bool_, "bytes": np.int64}
-    names = ("model", "store", "dtype", "vocab_size", "hidden_size", "tied", "matrices", "revision", "bytes")
-    columns = {
-        name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.dtypes.StringDType())) for name in names
+    text = np.dtypes.StringDType()
+    kinds: dict[str, Any] = {
+        **{"model": text, "store": text, "dtype": text, "vocab_size": np.int64, "hidden_size": np.int64},
+        **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},
     }
+    rows = sorted(_description(path) for path in folder.glob("*.zarr") if is_store(path))
+    columns = {name: np.array([row[i] for row in rows], dtype=kind) for i, (name, kind) in enumerate(kinds.items())}
     return xr.Dataset({name: ("model", column) for name, column in columns.items()}).set_coords("model")
+
+
+def _description(path: Path) -> tuple[str | int | bool, ...]:
+    matrix, (_, attrs) = find_matrix(path), _model_attrs(path)
+    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or (path / name).is_dir()]
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
+    return (matrix.model, str(path), *facts, ", ".join(roles), attrs.get("revision", ""), size)
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -271,15 +277,7 @@ def write_model(
     check_writable(target, overwrite=overwrite)
     rows = _check_matrices(matrices, tied)
     if labels is None:
-        none = np.zeros(rows, dtype=np.dtypes.StringDType())
-        labels = xr.Dataset(
-            coords={
-                "token_id": np.arange(rows),
-                "token": ("token_id", none),
-                "text": ("token_id", none),
-                "has_token": ("token_id", np.zeros(rows, dtype=bool)),
-            }
-        )
+        labels = make_labels([""] * rows, [""] * rows, [False] * rows)
     if labels.sizes["token_id"] != rows:
         raise InputError(f"{labels.sizes['token_id']} labels for {rows} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
@@ -305,10 +303,9 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raise InputError where writing a store to `path` would replace a store unasked, or anything else at all."""
     target = Path(path)
     if os.path.lexists(target) and not (overwrite and is_store(target)):
-        hint = (
-            "is not a store: move it away" if overwrite or not is_store(target) else "exists: --overwrite replaces it"
+        raise InputError(
+            f"{target} " + ("exists: --overwrite replaces it" if is_store(target) else "is not a store: move it away")
         )
-        raise InputError(f"{target} {hint}")
 
 
 def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:
@@ -391,5 +388,12 @@ def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise EmbgeomError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
+        sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+async def _writes_in_flight() -> None:
+    tasks = asyncio.all_tasks() - {cast(Any, asyncio.current_task())}
+    if tasks:
+        await asyncio.wait(tasks)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from safetensors.numpy import save_file
 
 from embgeom_dask import stores
@@ -53,15 +52,8 @@ def make_store(
     given = {"input_embedding": input, "output_embedding": output}
     matrices = {name: ArrayRows(array, name) for name, array in given.items() if array is not None}
     rows = next(iter(matrices.values())).shape[0]
-    pieces = np.array([f"t{i}" for i in range(rows)] if tokens is None else tokens, dtype=np.dtypes.StringDType())
-    labels = xr.Dataset(
-        coords={
-            "token_id": np.arange(rows),
-            "token": ("token_id", pieces),
-            "text": ("token_id", pieces),
-            "has_token": ("token_id", np.ones(rows, dtype=bool)),
-        }
-    )
+    pieces = [f"t{i}" for i in range(rows)] if tokens is None else tokens
+    labels = stores.make_labels(pieces, pieces, [True] * rows)
     return stores.write_model(path, matrices, labels=labels, attrs={"model": model}, tied=tied, overwrite=True)
 
 

@@ -6,10 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from embgeom_dask.checkpoints.quiet import quiet
+from embgeom_dask.stores import make_labels
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 
@@ -33,16 +33,10 @@ def token_labels(directory: Path, rows: int) -> xr.Dataset | None:
         return None
     pieces = _pieces(tokenizer, rows)
     known = [i for i, piece in enumerate(pieces) if piece is not None]
-    text = np.zeros(rows, dtype=np.dtypes.StringDType())
-    text[known] = _clean(_texts(tokenizer, pieces, known))
-    return xr.Dataset(
-        coords={
-            "token_id": np.arange(rows),
-            "token": ("token_id", _clean([piece or "" for piece in pieces])),
-            "text": ("token_id", text),
-            "has_token": ("token_id", np.array([piece is not None for piece in pieces])),
-        }
-    )
+    text = [""] * rows
+    for i, decoded in zip(known, _texts(tokenizer, pieces, known), strict=True):
+        text[i] = _clean(decoded)
+    return make_labels([_clean(piece or "") for piece in pieces], text, [piece is not None for piece in pieces])
 
 
 def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
@@ -69,7 +63,6 @@ def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int]) -> list[str
     return [text.removeprefix("A") for text in decode([[anchor, i] for i in ids])]
 
 
-def _clean(strings: list[str]) -> np.ndarray:
-    """Return strings as numpy's StringDType; a lone surrogate, which UTF-8 cannot hold, becomes `?`."""
-    encoded = [string.encode("utf-8", "replace").decode() for string in strings]
-    return np.array(encoded, dtype=np.dtypes.StringDType())
+def _clean(string: str) -> str:
+    """Return a string that UTF-8 can hold: a lone surrogate becomes `?`."""
+    return string.encode("utf-8", "replace").decode()
