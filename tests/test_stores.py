@@ -58,8 +58,13 @@ def test_bits_survive_and_are_hashed(tmp_path: Path, dtype: np.dtype) -> None:
     assert (matrix.vocab_size, matrix.hidden_size, matrix.dtype) == (3_000, 700, dtype.name)
     assert bits(matrix.read(0, 3_000)) == bits(array)
     assert bits(stores.open_model(store).output_embedding.values) == bits(array)
-    driver = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{store}/output_embedding"}}
-    assert bits(tensorstore.open(driver).result().read().result()) == bits(array)
+    for name, expected in {
+        "output_embedding": array,
+        "token_id": np.arange(3_000),
+        "has_token": np.ones(3_000, bool),
+    }.items():
+        driver = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{store}/{name}"}}
+        assert bits(tensorstore.open(driver).result().read().result()) == bits(expected)
 
 
 def test_a_chunk_of_negative_zeros_stays_negative(tmp_path: Path) -> None:
