@@ -12,7 +12,6 @@ from typing import Any
 
 import dask.system
 import distributed.system
-import numba
 import numpy as np
 import psutil
 import torch
@@ -33,7 +32,6 @@ PACKAGES = (
 )
 
 _INITIAL_THREADS = min(torch.get_num_threads(), dask.system.CPU_COUNT)
-_NUMBA_THREADS = numba.get_num_threads()
 
 
 def available() -> list[torch.device]:
@@ -93,24 +91,21 @@ def compute_threads() -> int:
 def session(device: torch.device) -> Iterator[torch.device]:
     """Compute on `device` inside a task: this thread's share of the cores, full precision in every product.
 
-    Thread counts of torch and numba belong to the calling thread, so this is entered inside each task; they are put
-    back on exit. The precision pins are of the whole process and stay: float32 products are float32 (no TF32), and
-    bfloat16 and float16 products are summed in float32.
+    Torch's thread count belongs to the calling thread, so this is entered inside each task; it is put back on exit. The
+    precision pins are of the whole process and stay: float32 products are float32 (no TF32), and bfloat16 and float16
+    products are summed in float32.
     """
-    threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cudnn.allow_tf32 = False
-    count = compute_threads()
-    torch.set_num_threads(count)
-    numba.set_num_threads(min(count, _NUMBA_THREADS))
+    torch.set_num_threads(compute_threads())
     try:
         yield device
     finally:
         torch.set_num_threads(threads)
-        numba.set_num_threads(numba_threads)
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
