@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.metrics import METRICS
 from embgeom_dask.rows import RowSet
 from embgeom_dask.stores import Matrix
 
@@ -21,10 +22,17 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a scan come from, and in which precision its products are made. Small enough to travel."""
+    """Where the rows of one side of a scan come from and how they become points. Small enough to travel.
+
+    `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball;
+    `double` makes float64 points.
+    """
 
     matrix: Matrix
     rows: RowSet
+    metric: str
+    centre: Array
+    scale: float
     tile: int
     double: bool
     key: str
@@ -36,10 +44,9 @@ class Source:
     def _load(self, index: int, device: torch.device) -> Block:
         start = index * self.tile
         stored = self.matrix.take(self.rows.token_id[start : start + self.tile])
-        points = (stored.astype(np.float64) - self.rows.centre) * self.rows.scale
-        points = points.astype(np.float64 if self.double else np.float32, copy=False)
-        squared_norm = np.einsum("ij,ij->i", points, points, dtype=np.float64)
-        return Block(start, stored, devices.to_tensor(points, device), squared_norm)
+        values = (stored.astype(np.float64) - self.centre) * self.scale
+        points = METRICS[self.metric].points(values, double=self.double)
+        return Block(start, stored, devices.to_tensor(points.values, device), points.norm)
 
     def values(self, positions: Array, device: torch.device) -> Array:
         """The rows at `positions` as stored, float64 (positions, d)."""
@@ -56,14 +63,14 @@ class Source:
 class Block:
     """Rows from position `start` on.
 
-    `stored` (b, d) in the stored dtype; `points` (b, d) float32 or float64 on the device, the rows centred and scaled;
-    `squared_norm` (b,) float64, of the points.
+    `stored` (b, d) in the stored dtype; `points` (b, d) float32 or float64 on the device, the rows as the metric's
+    tiles take them; `norm` (b,) float64, the metric's norm of the points.
     """
 
     start: int
     stored: Array
     points: torch.Tensor
-    squared_norm: Array
+    norm: Array
 
     @property
     def size(self) -> int:
@@ -73,7 +80,7 @@ class Block:
     @cached_property
     def nbytes(self) -> int:
         """Bytes held on host and device."""
-        return int(self.stored.nbytes + self.points.nbytes + self.squared_norm.nbytes)
+        return int(self.stored.nbytes + self.points.nbytes + self.norm.nbytes)
 
 
 class _Cache:

@@ -90,7 +90,7 @@ def outliers(
     attrs = results.provenance("outliers", [source], scanned.attrs["devices"], seconds, settings)
     attrs["centroid_source"] = "mean" if cluster.centroid is None else "file"
     dataset = xr.Dataset(variables, {"side": _names("A", "B")}, attrs).merge(triangle(a, b, centroid))
-    return results.with_tokens(dataset, source.store)
+    return results.with_tokens(dataset, [source])
 
 
 def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from distributed import Client, Future, as_completed
 
-from embgeom_dask import devices, metrics
+from embgeom_dask import devices, tiles
 from embgeom_dask.exact import Exact
 from embgeom_dask.grid import Panel
 from embgeom_dask.plan import Plan
@@ -22,11 +22,12 @@ _AHEAD = 2
 def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> tuple[dict[str, State], str]:
     """Compute the states of one panel on this worker's device; returns them and the device's name."""
     with devices.session(_device(plan)) as device:
-        exact = exactly(plan, device)
+        exact = plan.exact(device)
         states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
-        rows = plan.source.block(panel.row, device)
+        rows = plan.sides[0].block(panel.row, device)
         for column in range(panel.start, panel.stop):
-            tile = metrics.tile(rows, plan.source.block(column, device))
+            diagonal = plan.symmetric and column == panel.row
+            tile = tiles.multiply(plan.metric, rows, plan.sides[1].block(column, device), diagonal=diagonal)
             for name, reduction in plan.reductions.items():
                 states[name] = reduction.update(states[name], tile, exact)
         return {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}, str(device)
@@ -35,33 +36,27 @@ def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> tuple[dict[str
 def _device(plan: Plan) -> torch.device:
     """This worker's device; its cpu where the plan needs float64 and the device has none."""
     device = devices.choose(plan.device)
-    return torch.device("cpu") if plan.source.double and device.type == "mps" else device
-
-
-def exactly(plan: Plan, device: torch.device) -> Exact:
-    """Exact answers about the plan's rows, read through this process's blocks."""
-    source = plan.source
-    return Exact(lambda positions: source.values(positions, device), source.matrix.hidden_size, source.rows.scale)
+    return torch.device("cpu") if plan.sides[0].double and device.type == "mps" else device
 
 
 def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> tuple[dict[str, State], set[str]]:
     """Run every panel of `plan`; returns the merged state of each reduction and the devices that were used.
 
-    The tiles on the diagonal go first: they tell the others how little they need to keep. `advance` is called with the
-    number of tiles of each panel that is done. Whatever ends this early cancels what was submitted.
+    One tile of every row block goes first: these tell the others how little they need to keep. `advance` is
+    called with the number of tiles of each panel that is done. Whatever ends this early cancels what was submitted.
     """
-    exact = exactly(plan, torch.device("cpu"))
+    exact = plan.exact(torch.device("cpu"))
     merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
     used: set[str] = set()
     shared = client.submit(_same, plan, pure=False)
-    for panels in (plan.grid.diagonal(), plan.grid.upper()):
+    for panels in (plan.grid.first(), plan.grid.rest()):
         hints = {name: reduction.hint(merged[name], exact) for name, reduction in plan.reductions.items()}
         hinted = client.submit(_same, hints, pure=False)
         collected: list[dict[str, State]] = []
-        for (states, device), tiles in _windowed(client, shared, panels, hinted):
+        for (states, device), count in _windowed(client, shared, panels, hinted):
             used.add(device)
             collected.append(states)
-            advance(tiles)
+            advance(count)
             if len(collected) == 32:
                 merged, collected = _merge(plan, [merged, *collected], exact), []
         merged = _merge(plan, [merged, *collected], exact)
@@ -79,14 +74,14 @@ def _windowed(
 ) -> Iterator[tuple[Any, int]]:
     """Yield each panel's result and its number of tiles, in order of completion."""
     waiting = iter(panels)
-    tiles: dict[Any, int] = {}
+    counts: dict[Any, int] = {}
 
     def submit() -> list[Future[Any]]:
         panel = next(waiting, None)
         if panel is None:
             return []
         future = client.submit(run_panel, plan, panel, hints, pure=False)
-        tiles[future.key] = panel.stop - panel.start
+        counts[future.key] = panel.stop - panel.start
         return [future]
 
     window = _AHEAD * max(1, sum(client.nthreads().values()))
@@ -94,7 +89,7 @@ def _windowed(
     try:
         for future in futures:
             result = future.result()
-            yield result, tiles.pop(future.key)
+            yield result, counts.pop(future.key)
             future.release()
             for following in submit():
                 futures.add(following)

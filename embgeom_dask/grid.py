@@ -17,32 +17,36 @@ class Panel:
 
 @dataclass(frozen=True)
 class Grid:
-    """The upper triangle of the pairs of `rows` rows, in tiles of `tile` x `tile` rows, `run` tiles to a panel."""
+    """The pairs of `rows` rows and `columns` rows in tiles of `tile` x `tile`, `run` tiles to a panel.
+
+    Where `symmetric`, both sides are one and only the tiles on and above the diagonal count.
+    """
 
     rows: int
+    columns: int
     tile: int
     run: int
-
-    @property
-    def blocks(self) -> int:
-        """The number of blocks."""
-        return -(-self.rows // self.tile)
+    symmetric: bool
 
     @property
     def tiles(self) -> int:
-        """The number of tiles on and above the diagonal."""
-        return self.blocks * (self.blocks + 1) // 2
+        """The number of tiles."""
+        height, width = self._blocks(self.rows), self._blocks(self.columns)
+        return height * (height + 1) // 2 if self.symmetric else height * width
 
-    def bounds(self, block: int) -> tuple[int, int]:
-        """The half-open range of positions in a block."""
-        return block * self.tile, min((block + 1) * self.tile, self.rows)
+    def first(self) -> list[Panel]:
+        """One tile for each row block, the one on the diagonal: what they find lets the others keep little."""
+        width = self._blocks(self.columns)
+        return [Panel(row, row % width, row % width + 1) for row in range(self._blocks(self.rows))] if width else []
 
-    def diagonal(self) -> list[Panel]:
-        """The tiles on the diagonal, each a panel: what they find lets the other panels keep little."""
-        return [Panel(block, block, block + 1) for block in range(self.blocks)]
+    def rest(self) -> Iterator[Panel]:
+        """All other tiles, in panels of at most `run`."""
+        width = self._blocks(self.columns)
+        for panel in self.first():
+            parts = [(panel.stop, width)] if self.symmetric else [(0, panel.start), (panel.stop, width)]
+            for begin, end in parts:
+                for start in range(begin, end, self.run):
+                    yield Panel(panel.row, start, min(start + self.run, end))
 
-    def upper(self) -> Iterator[Panel]:
-        """The tiles above the diagonal, in panels of at most `run`."""
-        for row in range(self.blocks):
-            for start in range(row + 1, self.blocks, self.run):
-                yield Panel(row, start, min(start + self.run, self.blocks))
+    def _blocks(self, rows: int) -> int:
+        return -(-rows // self.tile)

@@ -5,13 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from distributed import Client
 
 from embgeom_dask.blocks import Source
+from embgeom_dask.errors import InputError
+from embgeom_dask.exact import Exact
 from embgeom_dask.grid import Grid
-from embgeom_dask.reductions import Reduction
+from embgeom_dask.metrics import METRICS, Metric
+from embgeom_dask.reductions import Extreme, Histogram, Neighbors, Reduction
+from embgeom_dask.rows import RowFacts, centre_of, distance_bound, inspect, join, row_set, scale_of
+from embgeom_dask.stores import Matrix
+
+Selected = tuple[Matrix, np.ndarray]
+"""A matrix and the token ids, int64 (n,) ascending, of the rows to compare."""
 
 TILE = 2048
 RUN = 8
+_PART = 2048  # rows looked at together
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,7 @@ class Settings:
     neighbors: int | None
     histogram: int | None
     tokens: str | None
+    against: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that were given."""
@@ -34,11 +49,82 @@ class Settings:
 class Plan:
     """All that a worker needs for any panel."""
 
-    source: Source
+    sides: tuple[Source, Source]
     reductions: dict[str, Reduction]
     device: str
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether a matrix is compared with itself."""
+        return self.sides[0].key == self.sides[1].key
+
+    @property
+    def metric(self) -> Metric:
+        """The metric."""
+        return METRICS[self.sides[0].metric]
 
     @cached_property
     def grid(self) -> Grid:
         """The tiles."""
-        return Grid(self.source.rows.token_id.size, self.source.tile, RUN)
+        first, second = (side.rows.token_id.size for side in self.sides)
+        return Grid(first, second, self.sides[0].tile, RUN, self.symmetric)
+
+    def exact(self, device: torch.device) -> Exact:
+        """Exact answers about the rows, read through this process's blocks."""
+        first, second = self.sides
+        return Exact(
+            self.metric,
+            lambda positions: first.values(positions, device),
+            lambda positions: second.values(positions, device),
+            first.matrix.hidden_size,
+            first.scale,
+        )
+
+
+def make_plan(client: Client, sides: list[Selected], settings: Settings, device: str, tile: int) -> Plan:
+    """Look at every row once, on the cluster, then fix centre, scale, grid and reductions.
+
+    Raises
+    ------
+    InputError
+        where a row has no distance to any other (NaN, infinity, out of range), or none is left to compare.
+    """
+    metric = METRICS[settings.metric]
+    matrix, token_id = sides[0]
+    centre = centre_of(matrix.take(token_id[:_PART])) if metric.shifts else np.zeros(matrix.hidden_size)
+    facts = [_look(client, *side, centre, settings.metric) for side in sides]
+    rows = [row_set(*side, found, zeros=metric.name != "cosine") for side, found in zip(sides, facts, strict=True)]
+    for (matrix, _), distinct in zip(sides, rows, strict=True):
+        if not distinct.members.size:
+            raise InputError(
+                f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
+            )
+    largest = np.sort(np.concatenate([found.radius for found in facts]))[-2:].tolist()
+    scale, double = scale_of(largest[-1]), settings.histogram is not None
+    double |= any(side.dtype == "float64" for side, _ in sides)
+    sources = [
+        Source(matrix, distinct, metric.name, centre, scale, tile, double, uuid4().hex)
+        for (matrix, _), distinct in zip(sides, rows, strict=True)
+    ]
+    reductions = _reductions(settings, rows[0].token_id.size, symmetric=len(sides) == 1)
+    if settings.histogram:
+        top = distance_bound(metric, largest)
+        weights = rows[0].weights, rows[-1].weights
+        reductions["histogram"] = Histogram(settings.histogram, top, weights)
+    return Plan((sources[0], sources[-1]), reductions, device)
+
+
+def _look(client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str) -> RowFacts:
+    parts = [token_id[start : start + _PART] for start in range(0, token_id.size, _PART)]
+    return join(client.gather([client.submit(inspect, matrix, part, centre, metric, pure=False) for part in parts]))
+
+
+def _reductions(settings: Settings, rows: int, *, symmetric: bool) -> dict[str, Reduction]:
+    reductions: dict[str, Reduction] = {}
+    if settings.farthest or settings.histogram:
+        reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
+    if settings.nearest or settings.histogram:
+        reductions["nearest"] = Extreme(settings.nearest or 1, farthest=False)
+    if settings.neighbors:
+        reductions["neighbors"] = Neighbors(settings.neighbors, rows, mutual=symmetric)
+    return reductions

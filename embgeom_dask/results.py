@@ -116,12 +116,18 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     return dataset
 
 
-def with_tokens(dataset: xr.Dataset, store: str) -> xr.Dataset:
-    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims."""
-    token = stores.labels(store)["token"].to_numpy()
-    found = {
-        str(name).removesuffix("_id"): (array.dims, np.asarray(token[array.to_numpy()], token.dtype))
-        for name, array in dataset.variables.items()
-        if str(name).endswith("token_id") and array.dtype == np.int64
-    }
+def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
+    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims.
+
+    Of two matrices the second names side 1 of pairs, and neighbours.
+    """
+    tokens = [stores.labels(matrix.store)["token"].to_numpy() for matrix in matrices]
+    found = {}
+    for name, array in dataset.variables.items():
+        if str(name).endswith("token_id") and array.dtype == np.int64:
+            ids = array.to_numpy()
+            strings = tokens[-1 if name == "neighbor_token_id" else 0][ids]
+            if "side" in array.dims:
+                strings = np.stack([tokens[0][ids[..., 0]], tokens[-1][ids[..., 1]]], axis=-1)
+            found[str(name).removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
     return dataset.assign_coords(found)

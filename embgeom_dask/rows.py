@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
+from embgeom_dask.metrics import Metric, find_metric
 from embgeom_dask.stores import Matrix
 
 Array = NDArray[Any]
@@ -21,12 +22,16 @@ _SMALLEST, _LARGEST = 2.0**-400, 2.0**400
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What one pass over some rows finds: `digest` (rows, 16) uint8 of the bits, `squared_norm` (rows,) float64 of
-    the row minus the centre, `bad` (rows,) bool where a value is NaN, infinite or out of range."""
+    """What one pass over some rows finds.
+
+    `digest` (rows, 16) uint8 of the bits; `radius` (rows,) float64, the metric's distance from the centre; and (rows,)
+    bool each: `bad`, where a value is NaN, infinite or out of range, and `zero`, where all values are 0.
+    """
 
     digest: Array
-    squared_norm: Array
+    radius: Array
     bad: Array
+    zero: Array
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,24 @@ class RowSet:
     """Distinct rows by position, and the tokens that have them.
 
     `token_id` (rows,) int64 ascending, the lowest id of each group; `members` (tokens,) int64, the groups one after
-    the other, ids ascending; group g is `members[offsets[g]:offsets[g + 1]]`; `centre` (d,) float64 and `scale`, a
-    power of two, bring the rows near the origin and into the unit ball.
+    the other, ids ascending; group g is `members[offsets[g]:offsets[g + 1]]`. `left_out` (n,) int64 are the tokens
+    that have no distance in this metric.
     """
 
     token_id: Array
     members: Array
     offsets: Array
-    centre: Array
-    scale: float
+    left_out: Array
 
     @property
     def weights(self) -> Array:
         """How many tokens share each row: (rows,) int64."""
         return np.diff(self.offsets)
+
+    @property
+    def tokens(self) -> Array:
+        """The tokens that are compared, ascending: (tokens,) int64."""
+        return np.sort(self.members)
 
 
 def centre_of(rows: Array) -> Array:
@@ -57,7 +66,7 @@ def centre_of(rows: Array) -> Array:
     return values.mean(axis=0) if len(values) else np.zeros(rows.shape[1])
 
 
-def inspect(matrix: Matrix, token_id: Array, centre: Array) -> RowFacts:
+def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str) -> RowFacts:
     """Read the rows of `token_id` and say what a scan must know of them; runs on a worker."""
     rows = matrix.take(token_id)
     values = rows.astype(np.float64)
@@ -66,46 +75,55 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array) -> RowFacts:
         bad = np.asarray(~(size <= _LARGEST).all(axis=1))
         if rows.dtype == np.float64:
             bad |= ((size > 0) & (size < _SMALLEST)).any(axis=1)
-        values -= centre
-        squared_norm = np.einsum("ij,ij->i", values, values)
+        radius = find_metric(metric).radius(values - centre)
     bits = rows.view(f"u{rows.dtype.itemsize}")
     bits = np.where(bits == 1 << (8 * rows.dtype.itemsize - 1), 0, bits).astype(bits.dtype)  # -0 is 0
     digest = b"".join(blake2b(row, digest_size=16).digest() for row in bits)
-    return RowFacts(np.frombuffer(digest, np.uint8).reshape(-1, 16), squared_norm, bad)
+    return RowFacts(np.frombuffer(digest, np.uint8).reshape(-1, 16), radius, bad, ~np.any(bits, axis=1))
 
 
-def row_set(matrix: Matrix, token_id: Array, facts: list[RowFacts], centre: Array) -> RowSet:
-    """Group identical rows and choose the scale.
+def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) -> RowSet:
+    """Group identical rows; rows of zeros are left out unless `zeros`.
 
     Raises
     ------
     InputError
         where a row holds NaN, infinity, or a float64 value whose square cannot be held; it names the first ids.
     """
-    bad = token_id[np.concatenate([part.bad for part in facts])]
+    bad = token_id[facts.bad]
     if bad.size:
         first = ", ".join(map(str, bad[:5].tolist())) + (", ..." if bad.size > 5 else "")
         raise InputError(
             f"{matrix.model}: {bad.size} of {token_id.size} rows of {matrix.name} hold NaN, infinity or a value beyond "
             f"2^+-400 (token ids {first}): leave them out with --tokens"
         )
-    digest = np.ascontiguousarray(np.concatenate([part.digest for part in facts])).view("V16").ravel()
+    keep = np.ones(token_id.size, np.bool_) if zeros else ~facts.zero
+    left_out, token_id = token_id[~keep], token_id[keep]
+    digest = np.ascontiguousarray(facts.digest[keep]).view("V16").ravel()
     _, first_of, group = np.unique(digest, return_index=True, return_inverse=True)
     order = np.lexsort((token_id, first_of[group]))
-    sizes = np.bincount(group)[np.argsort(first_of)]
-    norm = float(np.sqrt(max(part.squared_norm.max() for part in facts)))
-    scale = float(2.0 ** -np.ceil(np.log2(norm * (1 + 1e-9)))) if norm > 0 else 1.0
-    return RowSet(token_id[np.sort(first_of)], token_id[order], np.concatenate([[0], np.cumsum(sizes)]), centre, scale)
+    sizes = np.bincount(group, minlength=first_of.size)[np.argsort(first_of)]
+    return RowSet(
+        token_id[np.sort(first_of)], token_id[order], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), left_out
+    )
 
 
-def distance_bound(facts: list[RowFacts]) -> float:
-    """A bound of the largest distance: the two largest distances from the centre, added, rounded up to three digits.
+def join(parts: list[RowFacts]) -> RowFacts:
+    """The facts of several parts, one after the other."""
+    return RowFacts(
+        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("digest", "radius", "bad", "zero"))
+    )
 
-    Where there is nothing to bound it is 1.
-    """
-    norms = np.sort(np.sqrt(np.concatenate([part.squared_norm for part in facts])))
-    bound = float(norms[-2:].sum() * (1 + 1e-9))
+
+def distance_bound(metric: Metric, largest: list[float]) -> float:
+    """A bound of every distance between rows of these radii, rounded up to three digits; 1 where all are 0."""
+    bound = metric.bound(sum(largest) * (1 + 1e-9))
     if not bound > 0:
         return 1.0
     exponent = floor(log10(bound)) - 2
     return float(f"{ceil(bound / 10.0**exponent)}e{exponent}")
+
+
+def scale_of(radius: float) -> float:
+    """The power of two that brings rows of this radius into the unit ball."""
+    return float(2.0 ** -np.ceil(np.log2(radius * (1 + 1e-9)))) if radius > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Scan all pairs of rows of a matrix: from the store to the labelled result."""
+"""Scan all pairs of rows: from the store to the labelled result."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import os
 from collections.abc import Iterable
 from hashlib import sha256
 from time import perf_counter
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
 
 import numpy as np
 import torch
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask import metrics, progress, results, stores
-from embgeom_dask.blocks import Source, forget
+from embgeom_dask import progress, results, stores
+from embgeom_dask.blocks import forget
 from embgeom_dask.cluster import connect
 from embgeom_dask.errors import InputError
-from embgeom_dask.execute import exactly, execute
-from embgeom_dask.plan import TILE, Plan, Settings
-from embgeom_dask.reductions import Extreme, Histogram, Neighbors, Reduction
-from embgeom_dask.rows import RowFacts, centre_of, distance_bound, inspect, row_set
+from embgeom_dask.execute import execute
+from embgeom_dask.metrics import find_metric
+from embgeom_dask.plan import TILE, Plan, Settings, make_plan
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
 
-_PART = 2048
-"""Rows looked at together before the scan."""
+MatrixLike = str | os.PathLike[str] | xr.DataArray
 
 
 def scan(
-    matrix: str | os.PathLike[str] | xr.DataArray,
+    matrix: MatrixLike,
     *,
     which: Role | None = None,
+    against: MatrixLike | None = None,
     tokens: str | Iterable[int] | None = None,
     metric: str = "euclidean",
     farthest: int | None = None,
@@ -45,19 +43,21 @@ def scan(
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
-    """Compare every pair of rows of a matrix, once, and keep what is asked for; the answers are exact.
+    """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
 
     Parameters
     ----------
     matrix : a store, or a matrix of `open_model`; of the latter the rows that are left
     which : `input` or `output`, where `matrix` is a store; default output, or input where there is no output matrix
-    tokens : the rows to compare, as `tokens.parse_tokens` reads them; default all
-    metric : `euclidean`
+    tokens : the rows of `matrix` to compare, as `tokens.parse_tokens` reads them; default all
+    against : another matrix of the same width, whose every row each row is compared with; `STORE:input` and
+        `STORE:output` name one of a store's, else `which` does
+    metric : `euclidean`, `cosine`, `chebyshev` or `cityblock`. Rows of zeros have no cosine and are left out.
     farthest, nearest : number of pairs to keep, of largest and of smallest distance; identical rows are at distance 0
     neighbors : number of nearest rows to keep for every row
     histogram : number of equal bins, half-open [edge, next edge), from 0 to a bound of the largest distance: the sum of
-        the two largest distances from the mean of the first rows, rounded up to three digits. Adds the mean, standard
-        deviation (n - 1), smallest and largest of the distances.
+        the two largest distances from the mean of the first rows (euclidean) or from the origin, rounded up to three
+        digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
     out : where to save the result; the same result there is opened instead of computed again
     device : `auto`, `cpu`, `cuda` or `mps`, on each worker
     tile : rows of a tile; no result depends on it
@@ -69,35 +69,39 @@ def scan(
         Distances float64, token ids and counts int64, token strings as coordinates. `farthest_distance (farthest)`,
         `farthest_token_id (farthest, side)`, the same for nearest; `neighbor_distance` and `neighbor_token_id
         (token_id, neighbor)`; `histogram_count (bin)`, `bin_edge (edge)`, `distance_mean`, `distance_std`,
-        `distance_min`, `distance_max`, `pair_count`. Ties go to the lowest ids. Where there are fewer pairs than asked
-        for, all of them are given.
+        `distance_min`, `distance_max`, `pair_count`; `left_out_token_id (left_out)` where rows were left out. Side 1 is
+        the matrix `against`, if any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them
+        are given.
 
     Raises
     ------
     InputError
-        for a store, matrix, selection, metric or device that is not there, a row with NaN or infinity, a result at
-        `out` from other settings, or nothing to keep.
+        for a store, matrix, selection, metric or device that is not there, matrices of two widths, a row with NaN or
+        infinity, a result at `out` from other settings, or nothing to keep.
     """
     started = perf_counter()
-    found, token_id = _rows_of(matrix, which, tokens)
-    metrics.check(metric)
-    selected = None if token_id.size == found.vocab_size else sha256(token_id.tobytes()).hexdigest()
-    settings = Settings(metric, farthest, nearest, neighbors, histogram, selected)
+    find_metric(metric)
     _check_counts(farthest=farthest, nearest=nearest, neighbors=neighbors, histogram=histogram, tile=tile)
-    attrs = results.provenance("scan", [found], [], 0.0, settings.as_dict())
+    sides = [_rows_of(matrix, which, tokens)]
+    if against is not None:
+        sides.append(_rows_of(*_split_role(against, which), None))
+        _check_widths(sides[0][0], sides[1][0])
+    matrices = [found for found, _ in sides]
+    settings = Settings(metric, farthest, nearest, neighbors, histogram, _selection(*sides[0]), _selection(*sides[-1]))
+    attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
     with connect(client, scheduler) as cluster:
-        plan = _plan(cluster, found, token_id, settings, device, tile)
         try:
-            with progress.bar(plan.grid.tiles, f"{found.model} scan", "tiles") as advance:
+            plan = make_plan(cluster, sides, settings, device, tile)
+            with progress.bar(plan.grid.tiles, f"{matrices[0].model} scan", "tiles") as advance:
                 states, used = execute(plan, cluster, advance)
             variables = _finalize(plan, states, settings)
         finally:
             cluster.run(forget)
     attrs |= {"devices": sorted(used), "seconds": round(perf_counter() - started, 3)}
-    dataset = xr.Dataset(variables, {"token_id": token_id} if neighbors else {}, attrs)
-    dataset = results.with_tokens(dataset, found.store)
+    dataset = xr.Dataset(variables, {"token_id": plan.sides[0].rows.tokens} if neighbors else {}, attrs)
+    dataset = results.with_tokens(dataset, matrices)
     if out is not None:
         results.save(dataset, out)
     return dataset
@@ -124,36 +128,40 @@ def _check_counts(**counts: int | None) -> None:
             raise InputError(f"--{name} {count}: give a number of at least 1")
 
 
-def _plan(client: Client, matrix: Matrix, token_id: np.ndarray, settings: Settings, device: str, tile: int) -> Plan:
-    """Look at every row once, on the cluster, then fix grid and reductions."""
-    centre = centre_of(matrix.take(token_id[:_PART]))
-    parts = [token_id[start : start + _PART] for start in range(0, token_id.size, _PART)]
-    facts: list[RowFacts] = client.gather([client.submit(inspect, matrix, part, centre, pure=False) for part in parts])
-    rows = row_set(matrix, token_id, facts, centre)
-    count = rows.token_id.size
-    reductions: dict[str, Reduction] = {}
-    if settings.farthest or settings.histogram:
-        reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
-    if settings.nearest or settings.histogram:
-        reductions["nearest"] = Extreme(settings.nearest or 1, farthest=False)
-    if settings.neighbors:
-        reductions["neighbors"] = Neighbors(settings.neighbors, count)
-    if settings.histogram:
-        reductions["histogram"] = Histogram(settings.histogram, distance_bound(facts), rows.weights)
-    source = Source(matrix, rows, tile, double=settings.histogram is not None, key=uuid4().hex)
-    return Plan(source, reductions, device)
+def _split_role(against: MatrixLike, which: Role | None) -> tuple[MatrixLike, Role | None]:
+    """Take `:input` or `:output` off the name of a store."""
+    path, _, role = str(against).rpartition(":")
+    if not isinstance(against, xr.DataArray) and path and role in ("input", "output"):
+        return path, cast(Role, role)
+    return against, which
+
+
+def _check_widths(first: Matrix, second: Matrix) -> None:
+    if first.hidden_size != second.hidden_size:
+        raise InputError(
+            f"{first.model} {first.name} has {first.hidden_size} columns and {second.model} {second.name} has "
+            f"{second.hidden_size}: only matrices of one width can be compared"
+        )
+
+
+def _selection(matrix: Matrix, token_id: np.ndarray) -> str | None:
+    return None if token_id.size == matrix.vocab_size else sha256(token_id.tobytes()).hexdigest()
 
 
 def _finalize(plan: Plan, states: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other."""
-    exact = exactly(plan, torch.device("cpu"))
+    exact = plan.exact(torch.device("cpu"))
+    first, second = (side.rows for side in plan.sides)
+    sides = (first, first if plan.symmetric else second)
     variables: dict[str, Any] = {}
     for name, reduction in plan.reductions.items():
-        variables |= reduction.finalize(states[name], plan.source.rows, exact)
+        variables |= reduction.finalize(states[name], sides, exact)
     if settings.histogram:
         for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
             distance = variables[f"{extreme}_distance"][1]
             variables[name] = ((), distance[0] if distance.size else np.nan)
             if getattr(settings, extreme) is None:
                 del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
+    if first.left_out.size:
+        variables["left_out_token_id"] = (("left_out",), first.left_out)
     return variables

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import ml_dtypes
@@ -24,45 +27,78 @@ def integers(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Truth:
-    """All pairs i < j of `ids`, with their exact squared distance (object integers) and float64 distance."""
+    """Pairs of ids, with a number that grows with their distance without error, and the distance in float64.
+
+    `mutual` says that either row is a neighbour of the other.
+    """
 
     i: np.ndarray
     j: np.ndarray
-    square: np.ndarray
+    order: np.ndarray
     distance: np.ndarray
+    order_of: Callable[[float], Fraction]
+    mutual: bool
 
     def best(self, k: int, *, farthest: bool) -> tuple[np.ndarray, np.ndarray]:
         """Ids (k, 2) and distances (k,) of the k farthest or nearest, ties by ids."""
         sign = -1 if farthest else 1
-        keys = zip((sign * self.square).tolist(), self.i.tolist(), self.j.tolist(), strict=True)
+        keys = zip((sign * self.order).tolist(), self.i.tolist(), self.j.tolist(), strict=True)
         order = [p for _, p in sorted(zip(keys, range(self.i.size), strict=True))][:k]
         return np.stack([self.i[order], self.j[order]], axis=1), self.distance[order]
 
     def neighbors(self, token: int, k: int) -> tuple[list[int], list[float]]:
         """Ids and distances of the k nearest of a token."""
         found = []
-        for mine, other in ((self.i, self.j), (self.j, self.i)):
+        for mine, other in ((self.i, self.j), (self.j, self.i))[: 2 if self.mutual else 1]:
             here = np.flatnonzero(mine == token)
-            found += zip(self.square[here].tolist(), other[here].tolist(), self.distance[here].tolist(), strict=True)
+            found += zip(self.order[here].tolist(), other[here].tolist(), self.distance[here].tolist(), strict=True)
         found.sort()
         return [other for _, other, _ in found[:k]], [distance for _, _, distance in found[:k]]
 
     def counts(self, edges: np.ndarray) -> np.ndarray:
-        """Pairs in each bin [edge, next edge), the last closed; compared as integers."""
-        squares = integers(edges) ** 2
-        bins = np.searchsorted(squares, self.square, side="right") - 1
-        return np.bincount(np.minimum(bins, edges.size - 2).astype(int), minlength=edges.size - 1)
+        """Pairs in each bin [edge, next edge), the last closed; compared without error."""
+        bounds = [self.order_of(edge) for edge in edges.tolist()]
+        bins = [min(bisect_right(bounds, value) - 1, edges.size - 2) for value in self.order.tolist()]
+        return np.bincount(np.array(bins, int), minlength=edges.size - 1)
 
 
-def truth(rows: np.ndarray, ids: np.ndarray | None = None) -> Truth:
-    """Compare every pair of rows; `ids` (default: their positions) name them."""
+def _cosine_order(dot: int, xx: int, yy: int) -> Fraction:
+    return Fraction(-dot * abs(dot), xx * yy)
+
+
+def truth(
+    rows: np.ndarray,
+    ids: np.ndarray | None = None,
+    metric: str = "euclidean",
+    against: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Truth:
+    """Compare every pair of rows, or every row with every row of `against` (rows, ids); `ids` default to positions."""
     values = rows.astype(np.float64)
-    i, j = np.triu_indices(len(values), 1)
-    exact = integers(values)
-    square = np.array([((exact[a] - exact[b]) ** 2).sum() for a, b in zip(i.tolist(), j.tolist(), strict=True)], object)
-    distance = np.sqrt(((values[i] - values[j]) ** 2).sum(axis=1))
     names = np.arange(len(values)) if ids is None else ids
-    return Truth(names[i], names[j], square, distance)
+    if against is None:
+        other, other_names = values, names
+        i, j = np.triu_indices(len(values), 1)
+    else:
+        other, other_names = against[0].astype(np.float64), against[1]
+        i, j = np.indices((len(values), len(other))).reshape(2, -1)
+    x, y = integers(values), integers(other)
+    pairs = list(zip(i.tolist(), j.tolist(), strict=True))
+    difference = np.abs(values[i] - other[j])
+    one = Fraction(2**1074)
+    if metric == "euclidean":
+        order = [Fraction(((x[a] - y[b]) ** 2).sum()) for a, b in pairs]
+        distance, order_of = np.sqrt((difference**2).sum(axis=1)), lambda edge: (Fraction(edge) * one) ** 2
+    elif metric == "cosine":
+        xx, yy = (x**2).sum(axis=1), (y**2).sum(axis=1)
+        order = [_cosine_order((x[a] * y[b]).sum(), xx[a], yy[b]) for a, b in pairs]
+        unit, other_unit = (v / np.sqrt((v**2).sum(axis=1))[:, None] for v in (values, other))
+        distance = 0.5 * ((unit[i] - other_unit[j]) ** 2).sum(axis=1)
+        order_of = lambda edge: -(1 - Fraction(edge)) * abs(1 - Fraction(edge))  # noqa: E731
+    else:
+        total = np.max if metric == "chebyshev" else np.sum
+        order = [Fraction(total(np.abs(x[a] - y[b]))) for a, b in pairs]
+        distance, order_of = total(difference, axis=1), lambda edge: Fraction(edge) * one
+    return Truth(names[i], other_names[j], np.array(order, object), distance, order_of, against is None)
 
 
 @st.composite

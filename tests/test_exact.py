@@ -1,46 +1,75 @@
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embgeom_dask.exact import Exact, concat_pairs, direct_error, key_error, squared_integer
+from embgeom_dask.exact import Exact, concat_pairs
+from embgeom_dask.metrics import METRICS
 from tests.reference import matrices, truth
 
 
-def exactly(rows: np.ndarray) -> Exact:
+def exactly(rows: np.ndarray, metric: str = "euclidean") -> Exact:
     values = rows.astype(np.float64)
-    return Exact(lambda positions: values[positions], values.shape[1], 1.0)
+
+    def read(positions: np.ndarray) -> np.ndarray:
+        return values[positions]
+
+    return Exact(METRICS[metric], read, read, values.shape[1], 1.0)
+
+
+def without_zeros(rows: np.ndarray) -> np.ndarray:
+    return rows[rows.astype(float).any(axis=1)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(matrices(max_rows=16), st.sampled_from(["euclidean", "chebyshev", "cityblock"]))
+def test_every_level_keeps_its_bound(rows: np.ndarray, metric: str) -> None:
+    exact, expected = exactly(rows, metric), truth(rows, metric=metric)
+    unit = Fraction(1, 1 << (2148 if metric == "euclidean" else 1074))
+    keys = exact.keys(expected.i, expected.j)
+    values, slack = exact.values(expected.i, expected.j)
+    key_slack = exact.metric.key_slack(keys["high"], rows.shape[1])
+    for p, order in enumerate(expected.order.tolist()):
+        true = order * unit
+        key = Fraction(keys["high"][p]) + Fraction(keys["low"][p])
+        assert abs(Fraction(values[p]) - true) <= Fraction(slack[p]) * Fraction(1 + 2**-40)
+        assert abs(key - true) <= (0 if keys["exact"][p] else Fraction(key_slack[p]))
+    assert exact.order(keys) == expected.order.tolist()
 
 
 @settings(deadline=None, max_examples=60)
 @given(matrices(max_rows=16))
-def test_every_level_keeps_its_bound(rows: np.ndarray) -> None:
-    exact, expected = exactly(rows), truth(rows)
+def test_cosine_keeps_its_bounds(rows: np.ndarray) -> None:
+    rows = without_zeros(rows)
+    exact, expected = exactly(rows, "cosine"), truth(rows, metric="cosine")
     keys = exact.keys(expected.i, expected.j)
-    squared = exact.squared(expected.i, expected.j)
-    width = rows.shape[1]
-    for p, square in enumerate(expected.square.tolist()):
-        true = Fraction(square, 1 << 2148)
-        key = Fraction(keys["high"][p]) + Fraction(keys["low"][p])
-        assert abs(Fraction(squared[p]) - true) <= Fraction(direct_error(width)) * true
-        assert abs(key - true) <= (0 if keys["exact"][p] else Fraction(key_error(width)) * true)
-        values = rows.astype(np.float64)
-        assert squared_integer(values[expected.i[p]], values[expected.j[p]]) == square
+    values, slack = exact.values(expected.i, expected.j)
+    key_slack = exact.metric.key_slack(keys["high"], rows.shape[1])
+    with localcontext() as context:
+        context.prec = 60
+        for p, order in enumerate(expected.order.tolist()):
+            cosine = (Decimal(abs(order.numerator)) / Decimal(order.denominator)).sqrt().copy_sign(-order.numerator)
+            true = 1 - cosine
+            key = Decimal(keys["high"][p].item()) + Decimal(keys["low"][p].item())
+            assert abs(Decimal(values[p].item()) - true) <= Decimal(slack[p].item()) * Decimal("1.000001")
+            assert abs(key - true) <= (Decimal("1e-55") if keys["exact"][p] else Decimal(key_slack[p].item()))
 
 
-@settings(deadline=None, max_examples=60)
-@given(matrices(max_rows=16), st.booleans(), st.integers(0, 100))
-def test_sorting_equals_sorting_integers(rows: np.ndarray, descending: bool, seed: int) -> None:
-    exact, expected = exactly(rows), truth(rows)
+@settings(deadline=None, max_examples=80)
+@given(matrices(max_rows=16), st.booleans(), st.integers(0, 100), st.sampled_from(sorted(METRICS)))
+def test_sorting_equals_sorting_rationals(rows: np.ndarray, descending: bool, seed: int, metric: str) -> None:
+    rows = without_zeros(rows)
+    exact, expected = exactly(rows, metric), truth(rows, metric=metric)
     shuffled = np.random.default_rng(seed).permutation(expected.i.size)
     ordered, rank = exact.sort(exact.keys(expected.i[shuffled], expected.j[shuffled]), descending=descending)
     ids, _ = expected.best(expected.i.size, farthest=descending)
     np.testing.assert_array_equal(np.stack([ordered["first"], ordered["second"]], 1), ids.reshape(-1, 2))
-    square = {(i, j): s for i, j, s in zip(expected.i.tolist(), expected.j.tolist(), expected.square, strict=True)}
-    values = [square[pair] for pair in zip(ordered["first"].tolist(), ordered["second"].tolist(), strict=True)]
+    order = {(i, j): v for i, j, v in zip(expected.i.tolist(), expected.j.tolist(), expected.order, strict=True)}
+    values = [order[pair] for pair in zip(ordered["first"].tolist(), ordered["second"].tolist(), strict=True)]
     assert rank.tolist() == [sorted(set(values), reverse=descending).index(value) for value in values]
 
 
@@ -82,6 +111,6 @@ def test_rows_are_gathered_in_bounded_parts(monkeypatch: object) -> None:
 
     i, j = np.triu_indices(50, 1)
     monkeypatch.setattr(module, "_GATHER", 40)  # type: ignore[attr-defined]
-    squared = Exact(read, 4, 1.0).squared(i, j)
-    np.testing.assert_allclose(squared, ((rows[i] - rows[j]) ** 2).sum(1), rtol=1e-14)
+    values, _ = Exact(METRICS["euclidean"], read, read, 4, 1.0).values(i, j)
+    np.testing.assert_allclose(values, ((rows[i] - rows[j]) ** 2).sum(1), rtol=1e-14)
     assert max(asked) <= 10

@@ -7,19 +7,16 @@ from hypothesis import strategies as st
 
 from embgeom_dask.grid import Grid
 
+sizes = st.integers(1, 300)
 
-@given(rows=st.integers(1, 300), tile=st.integers(1, 64), run=st.integers(1, 9))
-def test_panels_cover_every_tile_of_the_upper_triangle_once(rows: int, tile: int, run: int) -> None:
-    grid = Grid(rows, tile, run)
-    panels = [*grid.diagonal(), *grid.upper()]
+
+@given(rows=sizes, columns=st.none() | sizes, tile=st.integers(1, 64), run=st.integers(1, 9))
+def test_panels_cover_every_tile_once(rows: int, columns: int | None, tile: int, run: int) -> None:
+    grid = Grid(rows, columns or rows, tile, run, symmetric=columns is None)
+    panels = [*grid.first(), *grid.rest()]
     seen = Counter((panel.row, column) for panel in panels for column in range(panel.start, panel.stop))
-    assert seen == {(i, j): 1 for i in range(grid.blocks) for j in range(i, grid.blocks)}
+    height, width = -(-rows // tile), -(-(columns or rows) // tile)
+    assert seen == {(i, j): 1 for i in range(height) for j in range(width) if columns or j >= i}
     assert sum(panel.stop - panel.start for panel in panels) == grid.tiles
-    assert max(panel.stop - panel.start for panel in panels) <= max(run, 1)
-
-
-@given(rows=st.integers(1, 300), tile=st.integers(1, 64))
-def test_blocks_split_the_rows(rows: int, tile: int) -> None:
-    grid = Grid(rows, tile, 1)
-    positions = [position for block in range(grid.blocks) for position in range(*grid.bounds(block))]
-    assert positions == list(range(rows))
+    assert max(panel.stop - panel.start for panel in panels) <= run
+    assert [panel.row for panel in grid.first()] == list(range(height))

@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embgeom_dask import devices, metrics
+from embgeom_dask import devices, tiles
 from embgeom_dask.blocks import Block
 from embgeom_dask.kernels import Bins, cpu, device, select
+from embgeom_dask.metrics import METRICS, Terms
+from embgeom_dask.tiles import upper_bounds
 from tests.guards import NoFloat64
 from tests.reference import matrices, truth
 
@@ -19,45 +21,57 @@ DEVICES = [
 ]
 
 
-def block(points: np.ndarray, start: int, where: str = "cpu") -> Block:
-    norms = np.einsum("ij,ij->i", points, points, dtype=np.float64)
-    return Block(start, points, devices.to_tensor(points, torch.device(where)), norms)
+def block(rows: np.ndarray, start: int, metric: str, where: str = "cpu") -> Block:
+    points = METRICS[metric].points(rows.astype(np.float64), double=rows.dtype == np.float64)
+    return Block(start, rows, devices.to_tensor(points.values, torch.device(where)), points.norm)
+
+
+def distances(metric: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if metric == "cosine":
+        return 1 - (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    difference = np.abs(x - y)
+    return difference.max(-1) if metric == "chebyshev" else (difference ** (1 + (metric == "euclidean"))).sum(-1)
 
 
 @pytest.mark.parametrize("where", DEVICES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_bound_of_every_pair_holds(where: str, dtype: type) -> None:
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_the_bounds_of_every_pair_hold(where: str, dtype: type, metric: str) -> None:
     if where == "mps" and dtype is np.float64:
         pytest.skip("mps has no float64")
     rng = np.random.default_rng(0)
     for width in (1, 7, 640):
-        points = (rng.normal(size=(60, width)) * rng.uniform(1e-8, 1, size=(60, 1)) / width).astype(dtype)
-        points[10:20] = points[9] * (1 + 1e-7 * rng.normal(size=(10, width)))
-        rows, columns = block(points[:25], 0, where), block(points[25:], 25, where)
-        tile = metrics.tile(rows, columns)
-        (row_low, row_high), (column_low, column_high) = tile.bounds(rows), tile.bounds(columns)
+        rows = (rng.normal(size=(60, width)) * rng.uniform(1e-8, 1, size=(60, 1)) / width).astype(dtype)
+        rows[10:20] = rows[9] * (1 + 1e-7 * rng.normal(size=(10, width)))
+        first, second = block(rows[:25], 0, metric, where), block(rows[25:], 25, metric, where)
+        tile = tiles.multiply(METRICS[metric], first, second, diagonal=False)
+        low, high = tile.terms
+        i, j = np.indices((25, 35)).reshape(2, -1)
         product = tile.product.cpu().numpy()
-        low = row_low[:, None] + column_low - dtype(2) * product
-        high = row_high[:, None] + column_high - dtype(2) * product
-        exact = np.longdouble(points[:25, None]) - np.longdouble(points[None, 25:])
-        square = (exact**2).sum(-1)
-        assert (low <= square).all()
-        assert (high >= square).all()
+        least = (low.row[:, None] + low.column + dtype(low.factor) * product).ravel()
+        most = (high.row[:, None] + high.column + dtype(high.factor) * product).ravel()
+        x, y = np.longdouble(rows[:25])[i], np.longdouble(rows[25:])[j]
+        true = distances(metric, x, y)
+        assert (least <= true).all()
+        assert (most >= true).all()
+        assert (upper_bounds(tile.product, low, high, i, j, least) >= true).all()
 
 
 @settings(deadline=None, max_examples=30)
-@given(matrices(max_rows=30), st.floats(0, 4), st.floats(0, 4), st.booleans(), st.sampled_from([-2.0, 2.0]))
+@given(matrices(max_rows=30), st.floats(0, 4), st.floats(0, 4), st.booleans(), st.sampled_from([0.0, 0.25]))
 def test_both_passes_select_the_same_pairs(
-    rows: np.ndarray, row_limit: float, column_limit: float, diagonal: bool, factor: float
+    rows: np.ndarray, row_limit: float, column_limit: float, diagonal: bool, bend: float
 ) -> None:
     points = rows.astype(np.float64)
     points = (points / max(1e-300, np.sqrt((points**2).sum(1).max()))).astype(np.float32)
     product = torch.from_numpy(points) @ torch.from_numpy(points).T
     norms = (points**2).sum(1)
     limits = np.full(len(points), row_limit, np.float32), np.linspace(-1, column_limit, len(points), dtype=np.float32)
-    fast = cpu.select(product, norms, norms, factor, *limits, diagonal)
-    plain = device.select(product, norms, norms, factor, *limits, diagonal)
-    bound = norms[:, None] + norms + np.float32(factor) * product.numpy()
+    terms = Terms(norms, norms, -2.0, bend)
+    fast = cpu.select(product, terms, *limits, diagonal)
+    plain = device.select(product, terms, *limits, diagonal)
+    p = product.numpy()
+    bound = norms[:, None] + norms - np.float32(2) * p + np.float32(bend) * np.abs(p)
     hit = bound <= np.maximum(limits[0][:, None], limits[1])
     i, j = np.nonzero(np.triu(hit, 1) if diagonal else hit)
     for found in (fast, plain):
@@ -66,11 +80,11 @@ def test_both_passes_select_the_same_pairs(
         np.testing.assert_array_equal(found[2], bound[i, j])
 
 
-def bins_of(count: int, error: float) -> Bins:
+def bins_of(count: int) -> Bins:
     squared = np.linspace(0, 2, count + 1) ** 2
     lower, upper = squared[:-1].copy(), squared[1:].copy()
     lower[0], upper[-1] = -np.inf, np.inf
-    return Bins(lower, upper, 0.0, count / 2, error, 2.0**40, 21)
+    return Bins(lower, upper, True, 0.0, count / 2, 1.0, 2.0**40, 21)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -81,9 +95,10 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
     points[7] = points[3] * (1 + 1e-9)
     norms, weights = (points**2).sum(1), rng.integers(1, 4, size=150)
     product = torch.from_numpy(points @ points.T)
-    bins = bins_of(40, 1e-4)
-    fast = cpu.bin_pairs(product, norms, norms, (weights, weights), bins, diagonal)
-    plain = device.bin_pairs(product, norms, norms, (weights, weights), bins, diagonal)
+    bins = bins_of(40)
+    terms = Terms(norms * (1 - 1e-4), norms * (1 - 1e-4), -2.0), Terms(norms * (1 + 1e-4), norms * (1 + 1e-4), -2.0)
+    fast = cpu.bin_pairs(product, terms, (weights, weights), bins, diagonal)
+    plain = device.bin_pairs(product, terms, (weights, weights), bins, diagonal)
     for a, b in zip(fast, plain, strict=True):
         np.testing.assert_array_equal(a, b)
     counts, sums, i, j = fast
@@ -105,12 +120,14 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
 
 def test_the_tile_of_a_device_without_float64_makes_none() -> None:
     points = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    rows = block(points, 0)
-    with NoFloat64():
-        tile = metrics.tile(rows, rows)
-        low, _ = tile.bounds(rows)
-        limit = np.full(20, 3.0, np.float32)
-        i, _, _ = device.select(tile.product, low, low, -2.0, limit, limit, True)
-    assert i.size == select(tile.product, low, low, -2.0, limit, limit, diagonal=True)[0].size > 0
-    expected = truth(points)
-    assert i.size == int((expected.distance**2 <= 3).sum())
+    limit = np.full(20, 3.0, np.float32)
+    for metric in METRICS:
+        rows = block(points, 0, metric)
+        with NoFloat64():
+            tile = tiles.multiply(METRICS[metric], rows, rows, diagonal=True)
+            low, high = tile.terms
+            i, j, least = device.select(tile.product, low, limit, limit, True)
+            upper_bounds(tile.product, low, high, i, j, least)
+        np.testing.assert_array_equal(i, select(tile.product, low, limit, limit, diagonal=True)[0])
+        expected = truth(points, metric=metric)
+        assert i.size == int((expected.distance ** (2 if metric == "euclidean" else 1) <= 3).sum()) > 0

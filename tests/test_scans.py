@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from typer.testing import CliRunner
 
-from embgeom_dask import execute, metrics
+from embgeom_dask import execute
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
+from embgeom_dask.metrics import METRICS, euclidean
 from embgeom_dask.scans import scan
 from embgeom_dask.stores import open_model
 from embgeom_dask.testing import make_store
@@ -54,21 +55,21 @@ def check(result: xr.Dataset, expected: Truth, tokens: np.ndarray) -> None:
             k = result.sizes[name]
             ids, distance = expected.best(k, farthest=name == "farthest")
             np.testing.assert_array_equal(result[f"{name}_token_id"], ids)
-            np.testing.assert_allclose(result[f"{name}_distance"], distance, rtol=1e-12)
+            np.testing.assert_allclose(result[f"{name}_distance"], distance, rtol=1e-12, atol=1e-28)
             assert [f"t{i}" for i in ids.ravel()] == result[f"{name}_token"].values.ravel().tolist()
     if "neighbor_distance" in result:
         np.testing.assert_array_equal(result["token_id"], tokens)
         for row, token in enumerate(tokens.tolist()):
             ids, distance = expected.neighbors(token, result.sizes["neighbor"])
             assert result["neighbor_token_id"].values[row].tolist() == ids
-            np.testing.assert_allclose(result["neighbor_distance"].values[row], distance, rtol=1e-12)
+            np.testing.assert_allclose(result["neighbor_distance"].values[row], distance, rtol=1e-12, atol=1e-28)
     if "histogram_count" in result:
         np.testing.assert_array_equal(result["histogram_count"], expected.counts(result["bin_edge"].values))
         assert int(result["pair_count"]) == expected.i.size
         if expected.i.size:
             np.testing.assert_allclose(result["distance_mean"], expected.distance.mean(), rtol=1e-12)
             np.testing.assert_allclose(result["distance_max"], expected.distance.max(), rtol=1e-12)
-            np.testing.assert_allclose(result["distance_min"], expected.distance.min(), rtol=1e-12)
+            np.testing.assert_allclose(result["distance_min"], expected.distance.min(), rtol=1e-12, atol=1e-28)
         if expected.i.size > 1:
             std, largest = expected.distance.std(ddof=1), float(expected.distance.max())
             np.testing.assert_allclose(result["distance_std"], std, rtol=1e-9, atol=1e-13 * largest)
@@ -77,33 +78,49 @@ def check(result: xr.Dataset, expected: Truth, tokens: np.ndarray) -> None:
 @slow_examples
 @given(
     rows=matrices(),
+    metric=st.sampled_from(sorted(METRICS)),
     tile=st.sampled_from([1, 3, 16, 2048]),
     k=st.integers(1, 30),
     bins=st.integers(1, 64),
     two=st.booleans(),
+    cut=st.none() | st.integers(0, 40),
     wanted=st.sets(st.sampled_from(["farthest", "nearest", "neighbors", "histogram"]), min_size=1),
 )
-def test_adversarial_rows_equal_integer_brute_force(
+def test_adversarial_rows_equal_rational_brute_force(
     rows: np.ndarray,
+    metric: str,
     tile: int,
     k: int,
     bins: int,
     two: bool,
+    cut: int | None,
     wanted: set[str],
     client: Client,
     local: Client,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    tile = max(tile, len(rows) // 8)
-    store = make_store(tmp_path_factory.mktemp("scan") / "m.zarr", output=rows)
-    asked = {name: bins if name == "histogram" else k for name in wanted}
-    result = scan(store, tile=tile, client=client if two else local, **asked)
-    expected = truth(rows)
+    ids = np.arange(len(rows))
+    has_distance = rows.astype(float).any(axis=1) if metric == "cosine" else np.ones(len(rows), bool)
+    folder = tmp_path_factory.mktemp("scan")
+    store = make_store(folder / "m.zarr", output=rows)
+    first = rows if cut is None or cut >= len(rows) else rows[cut:]
+    against = None if cut is None else make_store(folder / "n.zarr", output=first)
+    kept = {name: bins if name == "histogram" else k for name in wanted}
+    asked = {"metric": metric, "tile": max(tile, len(rows) // 8), "client": client if two else local, **kept}
+    left = ids[has_distance]
+    other = ids[: len(first)][first.astype(float).any(axis=1) | (metric != "cosine")]
+    if not left.size or not other.size:
+        with pytest.raises(InputError, match="no row"):
+            scan(store, against=against, **asked)
+        return
+    result = scan(store, against=against, **asked)
+    expected = truth(rows[left], left, metric, None if against is None else (first[other], other))
     if "farthest" in wanted:
         assert result.sizes["farthest"] == min(k, expected.i.size)
     if "neighbors" in wanted:
-        assert result.sizes["neighbor"] == min(k, len(rows) - 1)
-    check(result, expected, np.arange(len(rows)))
+        assert result.sizes["neighbor"] == min(k, other.size - (against is None))
+    check(result, expected, left)
+    np.testing.assert_array_equal(result.get("left_out_token_id", []), ids[~has_distance])
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
@@ -192,7 +209,7 @@ def test_refusals_are_one_line_and_leave_nothing(local: Client, tmp_path: Path) 
         ({"farthest": 1}, "token ids 2"),
         ({}, "nothing to keep"),
         ({"nearest": 0}, "at least 1"),
-        ({"nearest": 1, "metric": "manhattan"}, "choose one of euclidean"),
+        ({"nearest": 1, "metric": "manhattan"}, "choose one of euclidean, cosine"),
         ({"nearest": 1, "tokens": "7"}, "7"),
         ({"nearest": 1, "device": "tpu"}, "tpu"),
     ):
@@ -209,7 +226,7 @@ def test_a_bound_that_is_too_small_loses_pairs(monkeypatch: pytest.MonkeyPatch, 
     rows[0] = 1e4
     store = make_store(tmp_path / "m.zarr", output=rows)
     honest = scan(store, nearest=20, client=local, tile=100)
-    monkeypatch.setattr(metrics, "relative_error", lambda *_, **__: 1e-12)
+    monkeypatch.setattr(euclidean, "product_error", lambda *_, **__: 1e-12)
     wrong = scan(store, nearest=20, client=local, tile=100)
     distance = pdist(rows.astype(np.float64))
     np.testing.assert_allclose(honest["nearest_distance"], np.sort(distance)[:20], rtol=1e-12)
@@ -219,10 +236,10 @@ def test_a_bound_that_is_too_small_loses_pairs(monkeypatch: pytest.MonkeyPatch, 
 def test_a_failing_panel_ends_the_run_and_frees_the_cluster(
     monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the tile is broken")
 
-    monkeypatch.setattr(execute.metrics, "tile", broken)
+    monkeypatch.setattr(execute.tiles, "multiply", broken)
     store = make_store(tmp_path / "m.zarr", output=np.eye(50, dtype=np.float32))
     with pytest.raises(RuntimeError, match="the tile is broken"):
         scan(store, nearest=1, tile=4, out=tmp_path / "r.zarr", client=local)
@@ -239,3 +256,23 @@ def test_the_extremes_of_one_row_and_of_two(local: Client, tmp_path: Path) -> No
         check(result, truth(rows), np.arange(n))
         assert result.sizes["nearest"] == n - 1
         assert np.isnan(result["distance_mean"]) == (n == 1)
+
+
+def test_input_against_output_names_both_sides(local: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    tokens = [f"w{i}" for i in range(30)]
+    rows = {name: rng.normal(size=(30, 5)).astype(np.float32) for name in ("input", "output")}
+    store = make_store(tmp_path / "m.zarr", **rows, tokens=tokens)
+    by_name = scan(store, which="input", against=f"{store}:output", nearest=4, neighbors=2, client=local)
+    model = open_model(store)
+    by_array = scan(model.input_embedding, against=model.output_embedding, nearest=4, neighbors=2, client=local)
+    expected = truth(rows["input"], against=(rows["output"], np.arange(30)))
+    ids, distance = expected.best(4, farthest=False)
+    for result in (by_name, by_array):
+        np.testing.assert_array_equal(result["nearest_token_id"], ids)
+        np.testing.assert_allclose(result["nearest_distance"], distance, rtol=1e-12)
+        assert result["nearest_token"].values.tolist() == [[f"w{i}", f"w{j}"] for i, j in ids.tolist()]
+        assert result.attrs["matrix"] == ["input_embedding", "output_embedding"]
+    narrow = make_store(tmp_path / "n.zarr", output=np.ones((4, 3), np.float32))
+    with pytest.raises(InputError, match=r"5 columns .* 3"):
+        scan(store, against=narrow, nearest=1, client=local)

@@ -1,8 +1,4 @@
-"""The passes over a product tile: numba on the CPU, torch's own operations on every other device.
-
-A tile holds a linear bound of each pair, `row[i] + column[j] + factor * product[i, j]`; the rounding of this very
-expression is part of the bound.
-"""
+"""The passes over a product tile: numba on the CPU, torch's own operations on every other device."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels import cpu, device
 from embgeom_dask.kernels.bins import Bins
+from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
 
@@ -20,20 +17,14 @@ __all__ = ["Bins", "bin_pairs", "select"]
 
 
 def select(
-    product: torch.Tensor,
-    row: Array,
-    column: Array,
-    factor: float,
-    row_limit: Array,
-    column_limit: Array,
-    *,
-    diagonal: bool,
+    product: torch.Tensor, terms: Terms, row_limit: Array, column_limit: Array, *, diagonal: bool
 ) -> tuple[Array, Array, Array]:
     """Find the pairs whose bound is at most the larger of their two limits.
 
     Parameters
     ----------
-    product : (m, n) float32 or float64; `row`, `row_limit` (m,) and `column`, `column_limit` (n,) of the same dtype
+    product : (m, n) float32 or float64
+    terms : the bound; its arrays, `row_limit` (m,) and `column_limit` (n,) have the product's dtype
     diagonal : the tile lies on the diagonal of the pair matrix: only pairs with i < j
 
     Returns
@@ -41,17 +32,18 @@ def select(
     i, j (p,) int64, ordered by i then j, and their bound (p,) of the product's dtype
     """
     work = cpu.select if product.device.type == "cpu" else device.select
-    return work(product, row, column, factor, row_limit, column_limit, diagonal)
+    return work(product, terms, row_limit, column_limit, diagonal)
 
 
 def bin_pairs(
-    product: torch.Tensor, row: Array, column: Array, weights: tuple[Array, Array], bins: Bins, *, diagonal: bool
+    product: torch.Tensor, terms: tuple[Terms, Terms], weights: tuple[Array, Array], bins: Bins, *, diagonal: bool
 ) -> tuple[Array, Array, Array, Array]:
     """Count the pairs in bins and sum their distances, but for those that the float64 product cannot decide.
 
     Parameters
     ----------
-    product : (m, n) float64 products of the scaled rows; `row` (m,) and `column` (n,) their squared norms
+    product : (m, n) float64
+    terms : lower and upper bound of the values
     weights : (m,) and (n,) int64, how many tokens share each row
 
     Returns
@@ -59,4 +51,4 @@ def bin_pairs(
     counts (bins,) int64, sums (m, 4) int64 (per row, see `Bins`), and i, j (p,) int64 of the pairs left undecided
     """
     work = cpu.bin_pairs if product.device.type == "cpu" else device.bin_pairs
-    return work(product, row, column, weights, bins, diagonal)
+    return work(product, terms, weights, bins, diagonal)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.bins import CLOSE, Bins
+from embgeom_dask.kernels.bins import Bins
+from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
 
@@ -39,20 +40,20 @@ def share_out(work: Callable[[int, int], Any], size: int, least: int = 64) -> li
 
 def select(
     product: torch.Tensor,
-    row: Array,
-    column: Array,
-    factor: float,
+    terms: Terms,
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
 ) -> tuple[Array, Array, Array]:
     """See `embgeom_dask.kernels.select`."""
     p = product.numpy()
+    factor, bend = p.dtype.type(terms.factor), p.dtype.type(terms.bend)
 
     def work(start: int, stop: int) -> tuple[Array, Array, Array]:
         capacity = (stop - start) * p.shape[1]
         out = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, p.dtype)
-        count = _select(p, row, column, p.dtype.type(factor), row_limit, column_limit, diagonal, start, stop, *out)
+        limits = row_limit, column_limit
+        count = _select(p, terms.row, terms.column, factor, bend, *limits, diagonal, start, stop, *out)
         return out[0][:count].astype(np.int64), out[1][:count].astype(np.int64), out[2][:count].copy()
 
     parts = share_out(work, p.shape[0])
@@ -66,6 +67,7 @@ def _select(
     row: Array,
     column: Array,
     factor: Any,
+    bend: Any,
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
@@ -83,11 +85,12 @@ def _select(
             end = min(strip + _STRIP, columns)
             hit = False
             for j in range(strip, end):  # no branch: this loop is a vector one
-                hit |= r + column[j] + factor * product[i, j] <= max(limit, column_limit[j])
+                value = r + column[j] + factor * product[i, j] + bend * abs(product[i, j])
+                hit |= (value <= limit) | (value <= column_limit[j])
             if hit:
                 for j in range(strip, end):
-                    value = r + column[j] + factor * product[i, j]
-                    if value <= max(limit, column_limit[j]):
+                    value = r + column[j] + factor * product[i, j] + bend * abs(product[i, j])
+                    if value <= limit or value <= column_limit[j]:
                         out_i[count] = i
                         out_j[count] = j
                         out_value[count] = value
@@ -96,36 +99,25 @@ def _select(
 
 
 def bin_pairs(
-    product: torch.Tensor, row: Array, column: Array, weights: tuple[Array, Array], bins: Bins, diagonal: bool
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    weights: tuple[Array, Array],
+    bins: Bins,
+    diagonal: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """See `embgeom_dask.kernels.bin_pairs`."""
     p = product.numpy()
+    low, high = terms
+    bounds = low.row, low.column, low.factor, low.bend, high.row, high.column, high.factor, high.bend
+    scalars = bins.root, bins.first, bins.per_unit, bins.digits, bins.quantum, bins.half
 
     def work(start: int, stop: int) -> tuple[Array, Array, Array, Array]:
         counts = np.zeros(bins.lower.size, np.int64)
         sums = np.zeros((stop - start, 4), np.int64)
         capacity = (stop - start) * p.shape[1]
         i, j = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-        left = _bin_pairs(
-            p,
-            row,
-            column,
-            *weights,
-            bins.lower,
-            bins.upper,
-            bins.first,
-            bins.per_unit,
-            bins.error,
-            bins.quantum,
-            bins.half,
-            diagonal,
-            start,
-            stop,
-            counts,
-            sums,
-            i,
-            j,
-        )
+        out = counts, sums, i, j
+        left = _bin_pairs(p, bounds, weights, (bins.lower, bins.upper), scalars, diagonal, start, stop, out)
         return counts, sums, i[:left].astype(np.int64), j[:left].astype(np.int64)
 
     counts, sums, i, j = zip(*share_out(work, p.shape[0]), strict=True)
@@ -135,37 +127,33 @@ def bin_pairs(
 @numba.njit(nogil=True, cache=True)
 def _bin_pairs(
     product: Array,
-    row: Array,
-    column: Array,
-    row_weight: Array,
-    column_weight: Array,
-    lower: Array,
-    upper: Array,
-    first: float,
-    per_unit: float,
-    error: float,
-    quantum: float,
-    half: int,
+    bounds: Any,
+    weights: Any,
+    edges: Any,
+    scalars: Any,
     diagonal: bool,
     start: int,
     stop: int,
-    counts: Array,
-    sums: Array,
-    out_i: Array,
-    out_j: Array,
+    out: Any,
 ) -> int:  # pragma: no cover (compiled)
+    low_row, low_column, low_factor, low_bend, high_row, high_column, high_factor, high_bend = bounds
+    row_weight, column_weight = weights
+    lower, upper = edges
+    root, first, per_unit, digits, quantum, half = scalars
+    counts, sums, out_i, out_j = out
     left = 0
     last = lower.size - 1
     mask = (1 << half) - 1
     for i in range(start, stop):
-        linear, high, cross, low = 0, 0, 0, 0
+        linear, square_high, cross, square_low = 0, 0, 0, 0
         for j in range(i + 1 if diagonal else 0, product.shape[1]):
-            base = row[i] + column[j]
-            squared = base - 2.0 * product[i, j]
-            slack = error * base
-            distance = np.sqrt(max(squared, 0.0))
+            p = product[i, j]
+            low = low_row[i] + low_column[j] + low_factor * p + low_bend * abs(p)
+            high = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
+            value = max(0.5 * (low + high), 0.0)
+            distance = np.sqrt(value) if root else value
             b = min(max(int((distance - first) * per_unit), 0), last)
-            if squared <= CLOSE * base or squared - slack < lower[b] or squared + slack >= upper[b]:
+            if value <= digits * (high - low) or low < lower[b] or high >= upper[b]:
                 out_i[left] = i
                 out_j[left] = j
                 left += 1
@@ -175,11 +163,11 @@ def _bin_pairs(
                 t = int(np.rint(distance * quantum))
                 t_high, t_low = t >> half, t & mask
                 linear += w * t
-                high += w * (t_high * t_high)
+                square_high += w * (t_high * t_high)
                 cross += w * (t_high * t_low)
-                low += w * (t_low * t_low)
+                square_low += w * (t_low * t_low)
         sums[i - start, 0] = linear
-        sums[i - start, 1] = high
+        sums[i - start, 1] = square_high
         sums[i - start, 2] = cross
-        sums[i - start, 3] = low
+        sums[i - start, 3] = square_low
     return left

@@ -1,8 +1,9 @@
 """What is kept of the distances: each reduction is an immutable specification with pure functions on states.
 
-`empty(rows)` starts a panel from a hint of what others found, `update(state, tile)` adds a tile, `finish(state)` keeps
-what leaves the worker, `merge(states)` joins panels, `hint(state)` tells later panels what they need not keep. A state
-is a plain dict of numpy arrays; no result depends on hints, order or grouping.
+`empty(hint)` starts a panel, knowing what others found; `update(state, tile, exact)` adds a tile;
+`finish(state, exact)` keeps what leaves the worker; `merge(states, exact)` joins panels; `hint(state, exact)` tells
+later panels what they need not keep; `finalize(state, sides, exact)` names the result. A state is a plain dict of numpy
+arrays; no result depends on hints, order or grouping.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,64 +12,66 @@ from embgeom_dask.exact import Pairs
 from embgeom_dask.rows import RowSet
 
 Array = NDArray[Any]
+Sides = tuple[RowSet, RowSet]
+"""The rows of either side; the same object twice where a matrix is compared with itself."""
 
 
-def expand_pairs(ordered: Pairs, rank: Array, rows: RowSet, k: int, *, zeros_first: bool) -> tuple[Array, Array]:
+def expand_pairs(ordered: Pairs, rank: Array, sides: Sides, k: int, *, farthest: bool) -> tuple[Array, Array]:
     """The best `k` pairs of tokens from the best k pairs of distinct rows.
 
-    Returns token ids (pairs, 2) int64, lower id first, and squared distances (pairs,) float64, in order of rank and
-    then of the ids; pairs of identical tokens come first with `zeros_first`, else last.
+    Returns token ids (pairs, 2) int64 and values (pairs,) float64, in order of rank and then of the ids; within one
+    matrix the lower id comes first, and identical tokens are pairs of value 0.
     """
-    tokens: list[Array] = []
-    squared: list[Array] = []
-    count = 0
+    first, second = sides
+    zeros = _identical(first, k) if first is second else np.empty((0, 2), np.int64)
+    classes: list[tuple[float, Array]] = []
     bounds = np.flatnonzero(np.concatenate([[True], np.diff(rank) != 0, [True]])) if rank.size else np.zeros(1, int)
-    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        if count >= k:
+    for start, stop in pairwise(bounds.tolist()):
+        if sum(len(tied) for _, tied in classes) >= k:
             break
-        pairs = ordered["first"][start:stop].tolist(), ordered["second"][start:stop].tolist()
-        tied = np.concatenate([_across(_group(rows, a, k), _group(rows, b, k), k) for a, b in zip(*pairs, strict=True)])
-        tokens.append(tied[np.lexsort((tied[:, 1], tied[:, 0]))])
-        squared.append(np.full(len(tied), ordered["high"][start]))
-        count += len(tied)
-    zeros = _identical(rows, k)
-    at = 0 if zeros_first else len(tokens)
-    tokens.insert(at, zeros)
-    squared.insert(at, np.zeros(len(zeros)))
-    return np.concatenate(tokens)[:k], np.concatenate(squared)[:k]
+        pairs = zip(ordered["first"][start:stop].tolist(), ordered["second"][start:stop].tolist(), strict=True)
+        tied = np.concatenate([_across(_group(first, a, k), _group(second, b, k), k) for a, b in pairs])
+        classes.append((float(ordered["high"][start]), np.sort(tied, axis=1) if first is second else tied))
+    at = -1 if farthest else 0
+    if classes and classes[at][0] == 0:
+        classes[at] = 0.0, np.concatenate([classes[at][1], zeros])
+    else:
+        classes.insert(len(classes) if farthest else 0, (0.0, zeros))
+    tokens = np.concatenate([tied[np.lexsort((tied[:, 1], tied[:, 0]))] for _, tied in classes])
+    return tokens[:k], np.concatenate([np.full(len(tied), value) for value, tied in classes])[:k]
 
 
 def expand_neighbors(
-    source: Array, target: Array, rank: Array, squared: Array, rows: RowSet, k: int
+    source: Array, target: Array, rank: Array, values: Array, sides: Sides, k: int
 ) -> tuple[Array, Array]:
-    """The `k` nearest tokens of every token, from the k nearest distinct rows of every distinct row.
+    """The `k` nearest tokens of every token of the first side, from the k nearest distinct rows of every distinct row.
 
-    `source`, `target` (positions), `rank` and `squared` (p,) are sorted by source. Returns token ids and squared
-    distances (tokens, min(k, tokens - 1)), tokens in ascending order of their id.
+    `source` and `target` (p,) are positions, `rank` and `values` (p,) those of the pairs. Returns token ids and values
+    (tokens, k), tokens in ascending order of their id; k is at most the number of other tokens.
     """
-    k = min(k, rows.members.size - 1)
-    size = rows.weights[target]
-    token = rows.members[np.repeat(rows.offsets[target], size) + _count_up(size)]
-    source, rank, squared = np.repeat(source, size), np.repeat(rank, size), np.repeat(squared, size)
+    first, second = sides
+    k = min(k, second.members.size - (first is second))
+    size = second.weights[target]
+    token = second.members[np.repeat(second.offsets[target], size) + _count_up(size)]
+    source, rank, values = (np.repeat(column, size) for column in (source, rank, values))
     order = np.lexsort((token, rank, source))
-    source, token, squared = source[order], token[order], squared[order]
-    start = np.searchsorted(source, np.arange(rows.token_id.size + 1))
-    out_token = np.empty((rows.members.size, k), np.int64)
-    out_squared = np.zeros((rows.members.size, k))
-    place = np.argsort(np.argsort(rows.members))
-    alone = rows.weights == 1
-    nearest = start[:-1][alone][:, None] + np.arange(k)
-    out_token[place[rows.offsets[:-1][alone]]] = token[nearest]
-    out_squared[place[rows.offsets[:-1][alone]]] = squared[nearest]
-    for position in np.flatnonzero(~alone).tolist():
-        group = rows.members[rows.offsets[position] : rows.offsets[position + 1]]
-        here = slice(start[position], start[position] + k)
-        for member in range(group.size):
-            same = np.delete(group[: k + 1], member)[:k] if member <= k else group[:k]
-            row = place[rows.offsets[position] + member]
-            out_token[row] = np.concatenate([same, token[here]])[:k]
-            out_squared[row, same.size :] = squared[here][: k - same.size]
-    return out_token, out_squared
+    source, token, values = source[order], token[order], values[order]
+    start = np.searchsorted(source, np.arange(first.token_id.size + 1))
+    position = np.repeat(np.arange(first.token_id.size), first.weights)
+    place = np.argsort(np.argsort(first.members))
+    out_token, out_values = np.empty((place.size, k), np.int64), np.zeros((place.size, k))
+    grouped = (first.weights > 1)[position] & (first is second)
+    plain = start[position[~grouped]][:, None] + np.arange(k)
+    out_token[place[~grouped]], out_values[place[~grouped]] = token[plain], values[plain]
+    for member in np.flatnonzero(grouped).tolist():
+        here = slice(start[position[member]], start[position[member] + 1])
+        group = _group(first, position[member], k + 1)
+        same = np.concatenate([group[group != first.members[member]], token[here][values[here] == 0]])
+        same.sort()
+        rest = values[here] > 0
+        out_token[place[member]] = np.concatenate([same, token[here][rest]])[:k]
+        out_values[place[member], same.size :] = values[here][rest][: max(0, k - same.size)]
+    return out_token, out_values
 
 
 def _group(rows: RowSet, position: int, most: int) -> Array:
@@ -78,7 +81,7 @@ def _group(rows: RowSet, position: int, most: int) -> Array:
 def _across(a: Array, b: Array, k: int) -> Array:
     """The pairs of the r-th member of `a` and the q-th of `b` that the first k can hold: those with r q <= k."""
     i, j = np.nonzero(np.outer(np.arange(1, a.size + 1), np.arange(1, b.size + 1)) <= k)
-    return np.sort(np.stack([a[i], b[j]], axis=1), axis=1)
+    return np.stack([a[i], b[j]], axis=1)
 
 
 def _identical(rows: RowSet, k: int) -> Array:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.exact import Exact, concat_pairs, direct_error, empty_pairs, take_pairs
+from embgeom_dask.exact import Exact, concat_pairs, empty_pairs, take_pairs
 from embgeom_dask.kernels import select
-from embgeom_dask.metrics import Tile, round_up
-from embgeom_dask.reductions.expand import expand_pairs
-from embgeom_dask.rows import RowSet
+from embgeom_dask.reductions.expand import Sides, expand_pairs
+from embgeom_dask.tiles import Tile, round_up, upper_bounds
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -22,8 +21,8 @@ State = dict[str, Array]
 class Extreme:
     """The `k` pairs of largest (`farthest`) or smallest distance; ties go to the lowest ids.
 
-    State: a table of at most k pairs with their keys, in order, and `limit` () float64. The value of a pair is its
-    squared distance, negated for farthest; no pair whose value is above `limit` is among the k.
+    State: a table of at most k pairs with their keys, in order, and `limit` () float64: no pair whose value (negated
+    for farthest) is above it is among the k.
     """
 
     k: int
@@ -41,24 +40,15 @@ class Extreme:
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile."""
         sign = -1.0 if self.farthest else 1.0
-        (row_low, row_high), (column_low, column_high) = tile.bounds(tile.rows), tile.bounds(tile.columns)
-        row, column = (-row_high, -column_high) if self.farthest else (row_low, column_low)
-        limit = round_up(np.full(len(row), state["limit"] * exact.scale**2), tile.dtype)
-        i, j, least = select(
-            tile.product,
-            row,
-            column,
-            -2.0 * sign,
-            limit,
-            np.full_like(column, -np.inf),
-            diagonal=tile.diagonal,
-        )
-        most = least.astype(np.float64) + (row_high - row_low)[i] + (column_high - column_low)[j]
-        keep = least <= self._cutoff(most)
+        low, high = tile.terms
+        if self.farthest:
+            low, high = -high, -low
+        limit = round_up(np.full(len(low.row), state["limit"] * exact.unit), tile.dtype)
+        i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
+        keep = least <= self._cutoff(upper_bounds(tile.product, low, high, i, j, least))
         first, second = tile.rows.start + i[keep], tile.columns.start + j[keep]
-        squared = exact.squared(first, second)
-        slack = direct_error(exact.width) * squared
-        keep = sign * squared - slack <= min(self._cutoff(sign * squared + slack), float(state["limit"]))
+        values, slack = exact.values(first, second)
+        keep = sign * values - slack <= min(self._cutoff(sign * values + slack), float(state["limit"]))
         if not keep.any():
             return state
         found = exact.keys(first[keep], second[keep])
@@ -76,12 +66,12 @@ class Extreme:
         """The limit."""
         return state["limit"]
 
-    def finalize(self, state: State, rows: RowSet, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name distances and token ids: `<name>_distance (<name>)` and `<name>_token_id (<name>, side)`."""
         ordered, rank = exact.sort(state, descending=self.farthest)
-        token_id, squared = expand_pairs(ordered, rank, rows, self.k, zeros_first=not self.farthest)
+        token_id, values = expand_pairs(ordered, rank, sides, self.k, farthest=self.farthest)
         return {
-            f"{self.name}_distance": ((self.name,), np.sqrt(squared)),
+            f"{self.name}_distance": ((self.name,), exact.metric.distance(values)),
             f"{self.name}_token_id": ((self.name, "side"), token_id),
         }
 
@@ -94,6 +84,7 @@ class Extreme:
         kept = take_pairs(ordered, slice(self.k))
         limit = min(float(state["limit"]) for state in states)
         if kept["high"].size == self.k:
-            high = kept["high"][-1]
-            limit = min(limit, float((-high if self.farthest else high) + 2.0**-51 * high))
+            last = kept["high"][-1:]
+            slack = 2.0**-51 * np.abs(last) + exact.metric.key_slack(np.abs(last), exact.width)
+            limit = min(limit, ((-last if self.farthest else last) + slack).item())
         return {**kept, "limit": np.array(limit)}

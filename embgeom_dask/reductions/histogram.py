@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.exact import UNIT, Exact, Pairs, direct_error, key_error, squared_integer
+from embgeom_dask.double_double import UNIT
+from embgeom_dask.exact import Exact, Pairs, take_pairs
 from embgeom_dask.kernels import Bins, bin_pairs
-from embgeom_dask.metrics import Tile
-from embgeom_dask.rows import RowSet
+from embgeom_dask.metrics import Metric
+from embgeom_dask.reductions.expand import Sides
+from embgeom_dask.tiles import Tile
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -26,14 +28,14 @@ _LIMB, _LIMBS = 40, 4
 class Histogram:
     """Counts of all pairs of tokens in equal bins from 0 to `top`, which bounds every distance.
 
-    Bins are half-open, [edge, next edge). `weights` (rows,) int64 is the number of tokens that share each row.
+    Bins are half-open, [edge, next edge). `weights` (rows,) int64, for either side, is how many tokens share each row.
     State: `count` (bins,) int64; `total` and `square` (4,) int64, the sums of the distances and of their squares in
     fixed point, as limbs of 40 bits. Integers add up to the same sums in any order.
     """
 
     bins: int
     top: float
-    weights: Array
+    weights: tuple[Array, Array]
     name = "histogram"
 
     @cached_property
@@ -44,7 +46,7 @@ class Histogram:
     @cached_property
     def bits(self) -> int:
         """Bits of a distance in fixed point: a row of them, weighed, adds up inside int64."""
-        return int(min(50, 62 - int(self.weights.sum()).bit_length()))
+        return int(min(50, 62 - int(max(side.sum() for side in self.weights)).bit_length()))
 
     def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
         """Zeros."""
@@ -53,10 +55,13 @@ class Histogram:
 
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile."""
-        bins = self._in_points(tile, exact)
-        weights = tuple(self.weights[block.start : block.start + block.size] for block in (tile.rows, tile.columns))
-        norms = tile.rows.squared_norm, tile.columns.squared_norm
-        counts, sums, i, j = bin_pairs(tile.product, *norms, (weights[0], weights[1]), bins, diagonal=tile.diagonal)
+        bins = self._in_points(exact)
+        rows, columns = tile.rows, tile.columns
+        weights = (
+            self.weights[0][rows.start : rows.start + rows.size],
+            self.weights[1][columns.start : columns.start + columns.size],
+        )
+        counts, sums, i, j = bin_pairs(tile.product, tile.terms, weights, bins, diagonal=tile.diagonal)
         linear, high, cross, low = (_dot(weights[0], column) for column in sums.T)
         total = linear
         square = (high << 2 * bins.half) + (cross << bins.half + 1) + low
@@ -64,7 +69,7 @@ class Histogram:
             weight = weights[0][i] * weights[1][j]
             index, distance = self._locate(tile.rows.start + i, tile.columns.start + j, exact)
             np.add.at(counts, index, weight)
-            t = np.rint(distance * (exact.scale * bins.quantum)).astype(np.int64).tolist()
+            t = np.rint(distance * (_length(exact) * bins.quantum)).astype(np.int64).tolist()
             total += sum(w * x for w, x in zip(weight.tolist(), t, strict=True))
             square += sum(w * x * x for w, x in zip(weight.tolist(), t, strict=True))
         found = {"count": counts, "total": _limbs(total), "square": _limbs(square)}
@@ -82,13 +87,14 @@ class Histogram:
         """Nothing: every pair counts."""
         return
 
-    def finalize(self, state: State, rows: RowSet, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name counts, edges, `distance_mean`, `distance_std` (n - 1) and `pair_count`, identical tokens included."""
-        tokens = rows.members.size
-        pairs = tokens * (tokens - 1) // 2
-        count = state["count"].copy()
-        count[0] += int((rows.weights * (rows.weights - 1) // 2).sum())
-        unit = Fraction(1, 1 << self.bits - 1) / Fraction(exact.scale)
+        first, second = sides
+        pairs, count = first.members.size * second.members.size, state["count"].copy()
+        if first is second:
+            pairs = pairs * (first.members.size - 1) // (2 * max(1, first.members.size))
+            count[0] += int((first.weights * (first.weights - 1) // 2).sum())
+        unit = Fraction(1, 1 << self.bits - 1) / Fraction(_length(exact))
         total, square = _number(state["total"]), _number(state["square"])
         mean = float(unit * total / pairs) if pairs else np.nan
         variance = unit**2 * (square - Fraction(total**2, pairs)) / (pairs - 1) if pairs > 1 else None
@@ -100,44 +106,59 @@ class Histogram:
             "distance_std": ((), np.array(np.nan if variance is None else sqrt(variance))),
         }
 
-    def _in_points(self, tile: Tile, exact: Exact) -> Bins:
-        squared = np.square(self.edges * exact.scale)
-        lower, upper = squared[:-1] * (1 + 8 * UNIT), squared[1:] * (1 - 8 * UNIT)
+    def _in_points(self, exact: Exact) -> Bins:
+        values = self._edge_keys(exact.metric)[0] * exact.unit
+        lower, upper = values[:-1] * (1 + 8 * UNIT), values[1:] * (1 - 8 * UNIT)
         lower[0], upper[-1] = -np.inf, np.inf
-        per_unit = self.bins / (self.top * exact.scale) if self.top else 0.0
-        return Bins(lower, upper, 0.0, per_unit, tile.error, 2.0 ** (self.bits - 1), (self.bits + 1) // 2)
+        return Bins(
+            lower,
+            upper,
+            root=exact.metric.root,
+            first=0.0,
+            per_unit=self.bins / (self.top * _length(exact)),
+            digits=2.0**-13 / ((2 * exact.width + 20) * UNIT),
+            quantum=2.0 ** (self.bits - 1),
+            half=(self.bits + 1) // 2,
+        )
 
     def _locate(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
-        """The bin (p,) and the distance (p,) of each pair: by differences; on an edge by keys, then integers."""
-        squared = exact.squared(first, second)
-        slack = (direct_error(exact.width) + 4 * UNIT) * squared
-        edges = np.square(self.edges)
-        index = np.clip(np.searchsorted(edges, squared + slack, side="right") - 1, 0, self.bins - 1)
-        lowest = np.clip(np.searchsorted(edges, squared - slack, side="right") - 1, 0, self.bins - 1)
+        """The bin (p,) and the distance (p,) of each pair: by differences; on an edge by keys, then without error."""
+        values, slack = exact.values(first, second)
+        slack += 4 * UNIT * values
+        edges = self._edge_keys(exact.metric)[0]
+        index, lowest = (
+            np.clip(np.searchsorted(edges, bound, side="right") - 1, 0, self.bins - 1)
+            for bound in (values + slack, values - slack)
+        )
         (unsure,) = np.nonzero(lowest < index)
         if unsure.size:
             pairs = exact.keys(first[unsure], second[unsure])
             while (below := self._below(pairs, index[unsure], exact) & (lowest[unsure] < index[unsure])).any():
                 index[unsure[below]] -= 1
-        return index, np.sqrt(squared)
+        return index, exact.metric.distance(values)
 
-    @cached_property
-    def _edge_keys(self) -> tuple[Array, Array]:
-        """The squares of the edges in double-double."""
-        high = np.square(self.edges)
-        exact = zip(self.edges.tolist(), high.tolist(), strict=True)
-        return high, np.array([float(Fraction(edge) ** 2 - Fraction(square)) for edge, square in exact])
+    def _edge_keys(self, metric: Metric) -> tuple[Array, Array]:
+        """The values of the edges in double-double."""
+        exact = [metric.value_of(edge) for edge in self.edges.tolist()]
+        high = [float(value) for value in exact]
+        return np.array(high), np.array([float(a - Fraction(b)) for a, b in zip(exact, high, strict=True)])
 
     def _below(self, pairs: Pairs, index: Array, exact: Exact) -> Array:
-        """Whether each pair lies below the lower edge of bin `index`, in exact arithmetic."""
-        high, low = (part[index] for part in self._edge_keys)
+        """Whether each pair lies below the lower edge of bin `index`."""
+        high, low = (part[index] for part in self._edge_keys(exact.metric))
         below: Array = (pairs["high"] < high) | ((pairs["high"] == high) & (pairs["low"] < low))
         gap = np.abs((pairs["high"] - high) + (pairs["low"] - low))
-        for p in np.flatnonzero(~pairs["exact"] & (gap <= 2 * key_error(exact.width) * high)).tolist():
-            x, y = exact.rows(pairs["first"][p : p + 1])[0], exact.rows(pairs["second"][p : p + 1])[0]
-            edge = np.array([self.edges[index[p]]])
-            below[p] = squared_integer(x, y) < squared_integer(edge, np.zeros(1))
+        doubtful = ~pairs["exact"] & (gap <= 2 * exact.metric.key_slack(high, exact.width))
+        if doubtful.any():
+            order = exact.order(take_pairs(pairs, doubtful))
+            edges = [exact.metric.order_of(edge) for edge in self.edges[index[doubtful]].tolist()]
+            below[doubtful] = [a < b for a, b in zip(order, edges, strict=True)]
         return below
+
+
+def _length(exact: Exact) -> float:
+    """What a distance is multiplied by when the rows become points."""
+    return float(exact.metric.distance(np.array(exact.unit)))
 
 
 def _dot(weights: Array, sums: Array) -> int:

@@ -1,0 +1,197 @@
+"""Sums of differences and of products of float64 rows, plain and in double-double, compiled for the CPU.
+
+Error-free transformations of Knuth (sum) and Dekker (product); every device gets the same bits because all of this runs
+on the CPU. The functions take rows x (m, d) and y (n, d), float64, and pairs by index, i and j (p,). Double-double ones
+return `high` and `low` (p,) float64, `high` the float64 nearest to their sum, and `exact` (p,) bool: nothing was
+rounded, so equal values have equal parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Keys = tuple[Array, Array, Array]
+
+UNIT = 2.0**-53
+_SPLIT = 134217729.0
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def squared_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
+    """Sum (x[i] - y[j])^2 in some order: (p,) float64."""
+    out = np.empty(i.size)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        total = 0.0
+        for k in range(a.size):
+            t = a[k] - b[k]
+            total += t * t
+        out[p] = total
+    return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def absolute_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
+    """Sum |x[i] - y[j]| in some order: (p,) float64."""
+    out = np.empty(i.size)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        total = 0.0
+        for k in range(a.size):
+            total += abs(a[k] - b[k])
+        out[p] = total
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def largest_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
+    """The largest |x[i] - y[j]|: (p,) float64."""
+    out = np.empty(i.size)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        largest = 0.0
+        for k in range(a.size):
+            largest = max(largest, abs(a[k] - b[k]))
+        out[p] = largest
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
+    """The rounded sum of two numbers and its error."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+@numba.njit(nogil=True, cache=True)
+def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
+    """The rounded product of two numbers and its error."""
+    q = a * b
+    c = _SPLIT * a
+    a_high = c - (c - a)
+    a_low = a - a_high
+    c = _SPLIT * b
+    b_high = c - (c - b)
+    b_low = b - b_high
+    return q, ((a_high * b_high - q) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@numba.njit(nogil=True, cache=True)
+def squared_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """Sum (x[i] - y[j])^2 in double-double."""
+    high, low = np.empty(i.size), np.empty(i.size)
+    exact = np.empty(i.size, np.bool_)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        total, rest, lost = 0.0, 0.0, 0.0
+        for k in range(a.size):
+            t, e = two_sum(a[k], -b[k])
+            q, r = two_product(t, t)
+            total, z = two_sum(total, q)
+            w, lost_here = two_sum(z, r)
+            lost += abs(lost_here)
+            if e != 0.0:
+                w += 2.0 * t * e
+                lost += abs(e)
+            rest, lost_here = two_sum(rest, w)
+            lost += abs(lost_here)
+        high[p], low[p] = two_sum(total, rest)
+        exact[p] = lost == 0.0
+    return high, low, exact
+
+
+@numba.njit(nogil=True, cache=True)
+def absolute_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """Sum |x[i] - y[j]| in double-double."""
+    high, low = np.empty(i.size), np.empty(i.size)
+    exact = np.empty(i.size, np.bool_)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        total, rest, lost = 0.0, 0.0, 0.0
+        for k in range(a.size):
+            t, e = two_sum(a[k], -b[k])
+            if t < 0.0:
+                t, e = -t, -e
+            total, z = two_sum(total, t)
+            w, lost_here = two_sum(z, e)
+            lost += abs(lost_here)
+            rest, lost_here = two_sum(rest, w)
+            lost += abs(lost_here)
+        high[p], low[p] = two_sum(total, rest)
+        exact[p] = lost == 0.0
+    return high, low, exact
+
+
+@numba.njit(nogil=True, cache=True)
+def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """The largest |x[i] - y[j]| in double-double; always exact."""
+    high, low = np.zeros(i.size), np.zeros(i.size)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        for k in range(a.size):
+            t, e = two_sum(a[k], -b[k])
+            if t < 0.0:
+                t, e = -t, -e
+            if t > high[p] or (t == high[p] and e > low[p]):
+                high[p], low[p] = t, e
+    return high, low, np.ones(i.size, np.bool_)
+
+
+@numba.njit(nogil=True, cache=True)
+def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """Sum x[i] y[j] in double-double."""
+    high, low = np.empty(i.size), np.empty(i.size)
+    exact = np.empty(i.size, np.bool_)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        total, rest, lost = 0.0, 0.0, 0.0
+        for k in range(a.size):
+            q, r = two_product(a[k], b[k])
+            total, z = two_sum(total, q)
+            w, lost_here = two_sum(z, r)
+            lost += abs(lost_here)
+            rest, lost_here = two_sum(rest, w)
+            lost += abs(lost_here)
+        high[p], low[p] = two_sum(total, rest)
+        exact[p] = lost == 0.0
+    return high, low, exact
+
+
+def fixed(values: Array) -> list[int]:
+    """Float64 values (d,) as integers, in units of 2^-1074."""
+    ratios = (value.as_integer_ratio() for value in values.tolist())
+    return [numerator << (1075 - denominator.bit_length()) for numerator, denominator in ratios]
+
+
+@numba.njit(nogil=True, cache=True)
+def _times(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:  # pragma: no cover (compiled)
+    q, r = two_product(a, b)
+    return two_sum(q, r + (a * b_low + a_low * b))
+
+
+@numba.njit(nogil=True, cache=True)
+def one_minus_ratio(
+    dot: Array, dot_low: Array, xx: Array, xx_low: Array, yy: Array, yy_low: Array
+) -> tuple[Array, Array]:  # pragma: no cover (compiled)
+    """1 - dot / sqrt(xx yy) in double-double, by one Newton step from the float64 quotient."""
+    high, low = np.empty(dot.size), np.empty(dot.size)
+    for p in range(dot.size):
+        scale_x, scale_y = np.sqrt(xx[p]), np.sqrt(yy[p])
+        x_res, x_res_low = _times(scale_x, 0.0, scale_x, 0.0)
+        y_res, y_res_low = _times(scale_y, 0.0, scale_y, 0.0)
+        x_root, x_low = two_sum(scale_x, ((xx[p] - x_res) + (xx_low[p] - x_res_low)) / (2.0 * scale_x))
+        y_root, y_low = two_sum(scale_y, ((yy[p] - y_res) + (yy_low[p] - y_res_low)) / (2.0 * scale_y))
+        norm, norm_low = _times(x_root, x_low, y_root, y_low)
+        ratio = dot[p] / norm
+        back, back_low = _times(ratio, 0.0, norm, norm_low)
+        ratio_low = ((dot[p] - back) + (dot_low[p] - back_low)) / norm
+        ratio, ratio_low = two_sum(ratio, ratio_low)
+        difference, error = two_sum(1.0, -ratio)
+        high[p], low[p] = two_sum(difference, error - ratio_low)
+    return high, low

@@ -1,0 +1,19 @@
+"""The metrics, by scipy's names: what a tile computes for each, and the bound that makes it a safe filter."""
+
+from __future__ import annotations
+
+from embgeom_dask.errors import InputError
+from embgeom_dask.metrics.base import Metric, Points, Terms
+from embgeom_dask.metrics.differences import Chebyshev, Cityblock
+from embgeom_dask.metrics.euclidean import Cosine, Euclidean
+
+__all__ = ["METRICS", "Metric", "Points", "Terms", "find_metric"]
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (Euclidean(), Cosine(), Chebyshev(), Cityblock())}
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric of that name, or raise InputError naming those that exist."""
+    if name not in METRICS:
+        raise InputError(f"no metric {name!r}: choose one of {', '.join(METRICS)}")
+    return METRICS[name]

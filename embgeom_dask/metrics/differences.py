@@ -1,0 +1,120 @@
+"""Chebyshev and cityblock distance: no product gives them, so tiles compare the rows element by element."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask.double_double import (
+    UNIT,
+    Keys,
+    absolute_difference_keys,
+    absolute_differences,
+    fixed,
+    largest_difference_keys,
+    largest_differences,
+)
+from embgeom_dask.metrics.base import UNDERFLOW, Metric, Points, Terms
+
+Array = NDArray[Any]
+
+
+class _Differences(Metric):
+    """Values are distances; points are exact, so that errors are relative to the value."""
+
+    def unit(self, scale: float) -> float:
+        """`scale`."""
+        return scale
+
+    def points(self, values: Array, *, double: bool) -> Points:
+        """The rows as they are; no norms are needed."""
+        return Points(values.astype(np.float64 if double else np.float32), np.zeros(len(values)))
+
+    def terms(self, rows: Array, columns: Array, width: int, dtype: Any, *, cpu: bool) -> tuple[Terms, Terms]:  # noqa: ARG002
+        """The product within (d + 8) u of itself."""
+        error = (width + 8) * float(np.finfo(dtype).eps) / 2
+        tiny = UNDERFLOW[np.dtype(dtype)]
+
+        def bound(sign: int) -> Terms:
+            row, column = (np.full(len(norm), sign * tiny, dtype) for norm in (rows, columns))
+            return Terms(row, column, 1.0 + sign * error)
+
+        return bound(-1), bound(1)
+
+    def order_of(self, distance: float) -> Fraction:
+        """The distance in units of 2^-1074."""
+        return Fraction(distance) * 2**1074
+
+
+class Chebyshev(_Differences):
+    """The L-infinity distance: the largest |x - y|."""
+
+    name = "chebyshev"
+
+    def radius(self, values: Array) -> Array:
+        """The largest absolute value."""
+        radius: Array = np.abs(values).max(axis=1)
+        return radius
+
+    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The distances of the points."""
+        return torch.cdist(rows, columns, p=float("inf"))
+
+    def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """The largest |x - y|."""
+        return largest_differences(x, y, i, j)
+
+    def direct_slack(self, values: Array, width: int) -> Array:  # noqa: ARG002
+        """One rounded difference."""
+        return 2 * UNIT * values
+
+    def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
+        """The largest |x - y|, always exact."""
+        return largest_difference_keys(x, y, i, j)
+
+    def key_slack(self, values: Array, width: int) -> Array:  # noqa: ARG002
+        """None."""
+        return np.zeros_like(values)
+
+    def order(self, x: Array, y: Array) -> Fraction:
+        """The distance in units of 2^-1074."""
+        return Fraction(max(abs(a - b) for a, b in zip(fixed(x), fixed(y), strict=True)))
+
+
+class Cityblock(_Differences):
+    """The L1 distance: the sum of |x - y|."""
+
+    name = "cityblock"
+
+    def radius(self, values: Array) -> Array:
+        """The sum of the absolute values."""
+        radius: Array = np.abs(values).sum(axis=1)
+        return radius
+
+    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The distances of the points."""
+        return torch.cdist(rows, columns, p=1.0)
+
+    def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """Sum |x - y|."""
+        return absolute_differences(x, y, i, j)
+
+    def direct_slack(self, values: Array, width: int) -> Array:
+        """d u in any order of summation, and the difference."""
+        return (width + 4) * UNIT * values
+
+    def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
+        """Sum |x - y|."""
+        return absolute_difference_keys(x, y, i, j)
+
+    def key_slack(self, values: Array, width: int) -> Array:
+        """Of d terms each loses at most 3 d u^2 of the sum."""
+        return 4.0 * (width + 1) ** 2 * UNIT**2 * values
+
+    def order(self, x: Array, y: Array) -> Fraction:
+        """The distance in units of 2^-1074."""
+        return Fraction(sum(abs(a - b) for a, b in zip(fixed(x), fixed(y), strict=True)))

@@ -1,0 +1,193 @@
+"""Euclidean and cosine distance: from one matrix product."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask.double_double import (
+    UNIT,
+    Keys,
+    dot_keys,
+    fixed,
+    one_minus_ratio,
+    squared_difference_keys,
+    squared_differences,
+)
+from embgeom_dask.metrics.base import UNDERFLOW, Metric, Points, Terms
+
+Array = NDArray[Any]
+
+
+def product_error(width: int, dtype: Any, *, cpu: bool) -> float:
+    """Bound the error of the product of two points relative to the product of their norms, and that of using it.
+
+    With u the unit roundoff, a product of rows errs by at most d u |x| |y| in any order of summation (Jeannerod and
+    Rump, SIAM J. Matrix Anal. Appl. 34, 2013), 3 d u where tensor cores truncate. 16 u more: rounding the points (4),
+    the bound itself (1) and the sum of its terms (3), with slack; and the norms, which are float64 sums.
+    """
+    unit = float(np.finfo(dtype).eps) / 2
+    return ((1 if cpu else 3) * width + 16) * unit + (width + 4) * UNIT
+
+
+class Euclidean(Metric):
+    """The L2 distance; the value is its square: |x|^2 + |y|^2 - 2 x.y in tiles, the sum of (x - y)^2 elsewhere."""
+
+    name = "euclidean"
+    root = True
+    shifts = True
+
+    def unit(self, scale: float) -> float:
+        """The square of `scale`."""
+        return scale**2
+
+    def radius(self, values: Array) -> Array:
+        """The L2 norm."""
+        return l2_norm(values)
+
+    def points(self, values: Array, *, double: bool) -> Points:
+        """The rows as they are; norms are squared."""
+        points = values.astype(np.float64 if double else np.float32)
+        return Points(points, squared_norm(points))
+
+    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The matrix product."""
+        return torch.mm(rows, columns.T)
+
+    def terms(self, rows: Array, columns: Array, width: int, dtype: Any, *, cpu: bool) -> tuple[Terms, Terms]:
+        """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error."""
+        error, tiny = product_error(width, dtype, cpu=cpu), UNDERFLOW[np.dtype(dtype)]
+
+        def bound(sign: int) -> Terms:
+            row, column = ((norm * (1 + sign * error) + sign * tiny).astype(dtype) for norm in (rows, columns))
+            return Terms(row, column, -2.0)
+
+        return bound(-1), bound(1)
+
+    def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """Sum (x - y)^2."""
+        return squared_differences(x, y, i, j)
+
+    def direct_slack(self, values: Array, width: int) -> Array:
+        """(d + 3) u in any order of summation: the sum (Jeannerod and Rump), the difference and its square."""
+        return (width + 8) * UNIT * values
+
+    def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
+        """Sum (x - y)^2."""
+        return squared_difference_keys(x, y, i, j)
+
+    def key_slack(self, values: Array, width: int) -> Array:
+        """Of d terms each loses at most 3 d u^2 of the sum."""
+        return 4.0 * (width + 1) ** 2 * UNIT**2 * values
+
+    def order(self, x: Array, y: Array) -> Fraction:
+        """The squared distance in units of 2^-2148."""
+        return Fraction(sum((a - b) ** 2 for a, b in zip(fixed(x), fixed(y), strict=True)))
+
+    def order_of(self, distance: float) -> Fraction:
+        """The square in units of 2^-2148."""
+        return Fraction(distance) ** 2 * 2**2148
+
+
+class Cosine(Metric):
+    """One minus the cosine of the angle between two rows; rows of zeros have none and must be left out.
+
+    Points are unit vectors. Values are distances; by differences they are |x/|x| - y/|y||^2 / 2.
+    """
+
+    name = "cosine"
+
+    def unit(self, scale: float) -> float:  # noqa: ARG002
+        """1: no distance changes when rows are scaled."""
+        return 1.0
+
+    def radius(self, values: Array) -> Array:
+        """The L2 norm; distances are bounded by 2 all the same."""
+        return l2_norm(values)
+
+    def bound(self, largest: float) -> float:  # noqa: ARG002
+        """2, for opposite rows."""
+        return 2.0
+
+    def points(self, values: Array, *, double: bool) -> Points:
+        """Unit vectors; their norms are not needed."""
+        return Points(_unit(values).astype(np.float64 if double else np.float32), np.ones(len(values)))
+
+    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The matrix product."""
+        return torch.mm(rows, columns.T)
+
+    def terms(self, rows: Array, columns: Array, width: int, dtype: Any, *, cpu: bool) -> tuple[Terms, Terms]:
+        """1 - x.y; the points were normalised in float64, which errs by (d + 4) u of float64."""
+        error = product_error(width, dtype, cpu=cpu) + 2 * (width + 4) * UNIT
+
+        def bound(sign: int) -> Terms:
+            row, column = (np.full(len(norm), 0.5 * (1 + sign * error), dtype) for norm in (rows, columns))
+            return Terms(row, column, -1.0)
+
+        return bound(-1), bound(1)
+
+    def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """Half the squared difference of the unit vectors."""
+        values: Array = 0.5 * squared_differences(_unit(x), _unit(y), i, j)
+        return values
+
+    def direct_slack(self, values: Array, width: int) -> Array:
+        """Each unit vector is off by at most e = (d / 2 + 4) u; 2 sqrt(2 v) e + 4 e^2 + (d + 8) u v."""
+        error = (0.5 * width + 4) * UNIT
+        slack: Array = 2 * np.sqrt(2 * values) * error + 4 * error**2 + (width + 8) * UNIT * values
+        return slack
+
+    def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
+        """1 - x.y / sqrt(x.x y.y); exact where the rows are orthogonal or parallel."""
+        dot = dot_keys(x, y, i, j)
+        mine, other = np.arange(len(x)), np.arange(len(y))
+        squares = dot_keys(x, x, mine, mine), dot_keys(y, y, other, other)
+        high, low = one_minus_ratio(
+            *dot[:2], *(part[i] for part in squares[0][:2]), *(part[j] for part in squares[1][:2])
+        )
+        exact = dot[2] & (dot[0] == 0)
+        for p in np.flatnonzero(high <= self.key_slack(high, x.shape[1])).tolist():
+            if self.order(x[i[p]], y[j[p]]) == -1:
+                high[p], low[p], exact[p] = 0.0, 0.0, True
+        return high, low, exact
+
+    def key_slack(self, values: Array, width: int) -> Array:
+        """Absolute: three double-double sums of d terms each, relative to |x| |y|, and twenty operations more."""
+        return np.full_like(values, (12.0 * (width + 1) ** 2 + 200) * UNIT**2)
+
+    def order(self, x: Array, y: Array) -> Fraction:
+        """Minus the signed square of the cosine."""
+        a, b = fixed(x), fixed(y)
+        dot = sum(p * q for p, q in zip(a, b, strict=True))
+        return Fraction(-dot * abs(dot), sum(p * p for p in a) * sum(q * q for q in b))
+
+    def order_of(self, distance: float) -> Fraction:
+        """Minus the signed square of the cosine."""
+        cosine = 1 - Fraction(distance)
+        return -cosine * abs(cosine)
+
+    def distance(self, values: Array) -> Array:
+        """The values; a key of parallel rows may be a hair below zero before it is found to be zero."""
+        return np.maximum(values, 0.0)
+
+
+def squared_norm(values: Array) -> Array:
+    """The squared L2 norm (b,) float64 of rows (b, d)."""
+    out: Array = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+    return out
+
+
+def l2_norm(values: Array) -> Array:
+    """The L2 norm (b,) float64 of rows (b, d)."""
+    out: Array = np.sqrt(squared_norm(values))
+    return out
+
+
+def _unit(values: Array) -> Array:
+    out: Array = values / l2_norm(values)[:, None]
+    return out
