@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.kernels.rows import norms
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.rows import RowSet
 from embgeom_dask.stores import Matrix
@@ -24,8 +25,9 @@ Array = NDArray[Any]
 class Source:
     """Where the rows of one side of a scan come from and how they become points. Small enough to travel.
 
-    `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball;
-    `double` makes float64 points.
+    `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball. Products
+    are made of `element`s: `bfloat16` rows are points as they are stored, with no centre and scale 1. With `ranked`
+    the rows of a block come in order of their distance from the centre, farthest first.
     """
 
     matrix: Matrix
@@ -34,7 +36,8 @@ class Source:
     centre: Array
     scale: float
     tile: int
-    double: bool
+    element: str
+    ranked: bool
     key: str
 
     def block(self, index: int, device: torch.device) -> Block:
@@ -42,11 +45,19 @@ class Source:
         return _cache.get((self.key, index, str(device)), lambda: self._load(index, device))
 
     def _load(self, index: int, device: torch.device) -> Block:
-        start = index * self.tile
-        stored = self.matrix.take(self.rows.token_id[start : start + self.tile])
+        positions = np.arange(index * self.tile, min((index + 1) * self.tile, self.rows.token_id.size))
+        stored = self.matrix.take(self.rows.token_id[positions])
+        radius = np.zeros(positions.size)
+        if self.ranked:
+            radius = np.sqrt(norms(stored, self.centre)[:, 1]) * self.scale * (1 + 1e-9)
+            order = np.argsort(-radius)
+            positions, stored, radius = positions[order], stored[order], radius[order]
+        if self.element == "bfloat16":
+            norm = norms(stored, np.zeros_like(self.centre))[:, 1]
+            return Block(positions, stored, devices.to_tensor(stored, device), norm, radius)
         values = (stored.astype(np.float64) - self.centre) * self.scale
-        points = METRICS[self.metric].points(values, double=self.double)
-        return Block(start, stored, devices.to_tensor(points.values, device), points.norm)
+        points = METRICS[self.metric].points(values, np.dtype(self.element))
+        return Block(positions, stored, devices.to_tensor(points.values, device), points.norm, radius)
 
     def values(self, positions: Array, device: torch.device) -> Array:
         """The rows at `positions` as stored, float64 (positions, d)."""
@@ -55,32 +66,46 @@ class Source:
         for index in np.unique(of_block).tolist():
             here = of_block == index
             block = self.block(index, device)
-            out[here] = block.stored[positions[here] - block.start]
+            out[here] = block.stored[block.place[positions[here] - index * self.tile]]
         return out
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows from position `start` on.
+    """Rows read together.
 
-    `stored` (b, d) in the stored dtype; `points` (b, d) float32 or float64 on the device, the rows as the metric's
-    tiles take them; `norm` (b,) float64, the metric's norm of the points.
+    `positions` (b,) int64; `stored` (b, d) in the stored dtype; `points` (b, d) on the device, the rows as the metric's
+    tiles take them; `norm` (b,) float64, the metric's norm of the points; `radius` (b,) float64, where the rows are
+    ranked by it, a bound of the distance of the points from the centre.
     """
 
-    start: int
+    positions: Array
     stored: Array
     points: torch.Tensor
     norm: Array
+    radius: Array
 
     @property
     def size(self) -> int:
         """The number of rows."""
-        return len(self.stored)
+        return len(self.positions)
 
     @cached_property
+    def place(self) -> Array:
+        """Where the rows are in this block, by position from the block's first."""
+        return np.argsort(self.positions)
+
+    @property
     def nbytes(self) -> int:
         """Bytes held on host and device."""
-        return int(self.stored.nbytes + self.points.nbytes + self.norm.nbytes)
+        shared = self.points.device.type == "cpu" and self.points.data_ptr() == self.stored.ctypes.data
+        return int(self.stored.nbytes + (0 if shared else self.points.nbytes) + self.norm.nbytes + self.radius.nbytes)
+
+    def part(self, start: int, stop: int) -> Block:
+        """Rows `start` to `stop` of the block, without copying them."""
+        part = slice(start, stop)
+        columns = (self.positions, self.stored, self.points, self.norm, self.radius)
+        return Block(*(column[part] for column in columns))  # type: ignore[arg-type]
 
 
 class _Cache:

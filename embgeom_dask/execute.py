@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,18 +26,28 @@ def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> tuple[dict[str
         exact = plan.exact(device)
         states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
         rows = plan.sides[0].block(panel.row, device)
-        for column in range(panel.start, panel.stop):
-            diagonal = plan.symmetric and column == panel.row
-            tile = tiles.multiply(plan.metric, rows, plan.sides[1].block(column, device), diagonal=diagonal)
-            for name, reduction in plan.reductions.items():
-                states[name] = reduction.update(states[name], tile, exact)
+        for index in range(panel.start, panel.stop):
+            columns = plan.sides[1].block(index, device)
+            diagonal = plan.symmetric and index == panel.row
+            parts: Iterable[tiles.Tile] = (tiles.multiply(plan.metric, rows, columns, diagonal=diagonal),)
+            if plan.sides[0].ranked:
+                reach = partial(_reach, states, exact)
+                parts = tiles.ranked_parts(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
+            for tile in parts:
+                for name, reduction in plan.reductions.items():
+                    states[name] = reduction.update(states[name], tile, exact)
         return {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}, str(device)
+
+
+def _reach(states: dict[str, State], exact: Exact) -> float:
+    """The value, of points, that a pair needs to be among the farthest."""
+    return -float(states["farthest"]["limit"]) * exact.unit
 
 
 def _device(plan: Plan) -> torch.device:
     """This worker's device; its cpu where the plan needs float64 and the device has none."""
     device = devices.choose(plan.device)
-    return torch.device("cpu") if plan.sides[0].double and device.type == "mps" else device
+    return torch.device("cpu") if plan.sides[0].element == "float64" and device.type == "mps" else device
 
 
 def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> tuple[dict[str, State], set[str]]:
@@ -50,17 +61,33 @@ def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> tuple
     used: set[str] = set()
     shared = client.submit(_same, plan, pure=False)
     for panels in (plan.grid.first(), plan.grid.rest()):
-        hints = {name: reduction.hint(merged[name], exact) for name, reduction in plan.reductions.items()}
-        hinted = client.submit(_same, hints, pure=False)
+        hints = _Hints(client, plan, merged, exact)
         collected: list[dict[str, State]] = []
-        for (states, device), count in _windowed(client, shared, panels, hinted):
+        for (states, device), count in _windowed(client, shared, panels, hints):
             used.add(device)
             collected.append(states)
             advance(count)
-            if len(collected) == 32:
+            if sum(map(_size, collected)) >= _size(merged):
                 merged, collected = _merge(plan, [merged, *collected], exact), []
+                hints.renew(merged)
         merged = _merge(plan, [merged, *collected], exact)
     return merged, used
+
+
+class _Hints:
+    """What panels submitted from now on are told, kept on the cluster."""
+
+    def __init__(self, client: Client, plan: Plan, merged: dict[str, State], exact: Exact) -> None:
+        self._client, self._plan, self._exact = client, plan, exact
+        self.renew(merged)
+
+    def renew(self, merged: dict[str, State]) -> None:
+        hints = {name: reduction.hint(merged[name], self._exact) for name, reduction in self._plan.reductions.items()}
+        self.future: Future[dict[str, Any]] = self._client.submit(_same, hints, pure=False)
+
+
+def _size(states: dict[str, State]) -> int:
+    return sum(column.nbytes for state in states.values() for column in state.values())
 
 
 def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str, State]:
@@ -69,9 +96,7 @@ def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str,
     }
 
 
-def _windowed(
-    client: Client, plan: Future[Plan], panels: Iterable[Panel], hints: Future[dict[str, Any]]
-) -> Iterator[tuple[Any, int]]:
+def _windowed(client: Client, plan: Future[Plan], panels: Iterable[Panel], hints: _Hints) -> Iterator[tuple[Any, int]]:
     """Yield each panel's result and its number of tiles, in order of completion."""
     waiting = iter(panels)
     counts: dict[Any, int] = {}
@@ -80,7 +105,7 @@ def _windowed(
         panel = next(waiting, None)
         if panel is None:
             return []
-        future = client.submit(run_panel, plan, panel, hints, pure=False)
+        future = client.submit(run_panel, plan, panel, hints.future, pure=False)
         counts[future.key] = panel.stop - panel.start
         return [future]
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from distributed import Client
 
+from embgeom_dask import devices
 from embgeom_dask.blocks import Source
 from embgeom_dask.errors import InputError
 from embgeom_dask.exact import Exact
@@ -100,18 +101,31 @@ def make_plan(client: Client, sides: list[Selected], settings: Settings, device:
                 f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
             )
     largest = np.sort(np.concatenate([found.radius for found in facts]))[-2:].tolist()
-    scale, double = scale_of(largest[-1]), settings.histogram is not None
-    double |= any(side.dtype == "float64" for side, _ in sides)
+    reductions = _reductions(settings, rows[0].token_id.size, symmetric=len(sides) == 1)
+    fast = client.submit(devices.fast_bfloat16, device, pure=False).result()
+    element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
+    scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
+    ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     sources = [
-        Source(matrix, distinct, metric.name, centre, scale, tile, double, uuid4().hex)
+        Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, uuid4().hex)
         for (matrix, _), distinct in zip(sides, rows, strict=True)
     ]
-    reductions = _reductions(settings, rows[0].token_id.size, symmetric=len(sides) == 1)
     if settings.histogram:
         top = distance_bound(metric, largest)
         weights = rows[0].weights, rows[-1].weights
         reductions["histogram"] = Histogram(settings.histogram, top, weights)
     return Plan((sources[0], sources[-1]), reductions, device)
+
+
+def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, radius: float, *, fast: bool) -> str:
+    """What products are made of: float64 where every distance is summed, else the fastest that filters well."""
+    dtypes = {matrix.dtype for matrix in matrices}
+    if settings.histogram or "float64" in dtypes:
+        return "float64"
+    offset = float(np.linalg.norm(centre))
+    near_origin = offset <= radius and 2.0**-10 <= offset + radius <= 2.0**10
+    as_stored = dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored
+    return "bfloat16" if fast and as_stored and near_origin else "float32"
 
 
 def _look(client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str) -> RowFacts:

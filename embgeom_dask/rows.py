@@ -8,10 +8,14 @@ from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from embgeom_dask import devices
 from embgeom_dask.errors import InputError
-from embgeom_dask.metrics import Metric, find_metric
+from embgeom_dask.kernels.cpu import share_out
+from embgeom_dask.kernels.rows import norms
+from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.stores import Matrix
 
 Array = NDArray[Any]
@@ -68,18 +72,26 @@ def centre_of(rows: Array) -> Array:
 
 def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str) -> RowFacts:
     """Read the rows of `token_id` and say what a scan must know of them; runs on a worker."""
-    rows = matrix.take(token_id)
-    values = rows.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        size = np.abs(values)
-        bad = np.asarray(~(size <= _LARGEST).all(axis=1))
+    with devices.session(torch.device("cpu")):
+        rows = matrix.take(token_id)
+        one, two, largest = norms(rows, centre).T
+        about_zero = largest if not centre.any() else norms(rows, np.zeros_like(centre))[:, 2]
+        bad = np.asarray(~((largest <= _LARGEST) & np.isfinite(one)))
         if rows.dtype == np.float64:
-            bad |= ((size > 0) & (size < _SMALLEST)).any(axis=1)
-        radius = find_metric(metric).radius(values - centre)
+            bad |= ((rows != 0) & (np.abs(rows) < _SMALLEST)).any(axis=1)
+        return RowFacts(_digests(rows), METRICS[metric].radius(one, two, largest), bad, about_zero == 0)
+
+
+def _digests(rows: Array) -> Array:
     bits = rows.view(f"u{rows.dtype.itemsize}")
-    bits = np.where(bits == 1 << (8 * rows.dtype.itemsize - 1), 0, bits).astype(bits.dtype)  # -0 is 0
-    digest = b"".join(blake2b(row, digest_size=16).digest() for row in bits)
-    return RowFacts(np.frombuffer(digest, np.uint8).reshape(-1, 16), radius, bad, ~np.any(bits, axis=1))
+    negative_zero = bits.dtype.type(1 << (8 * rows.dtype.itemsize - 1))
+    if (bits == negative_zero).any():
+        bits = np.where(bits == negative_zero, bits.dtype.type(0), bits)
+
+    def work(start: int, stop: int) -> bytes:
+        return b"".join(blake2b(row, digest_size=16).digest() for row in bits[start:stop])
+
+    return np.frombuffer(b"".join(share_out(work, len(bits))), np.uint8).reshape(-1, 16)
 
 
 def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) -> RowSet:

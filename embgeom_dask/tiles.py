@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.blocks import Block
-from embgeom_dask.metrics import Metric, Terms
+from embgeom_dask.metrics import Metric, Precision, Terms
 
 Array = NDArray[Any]
+
+_SLAB = 256
+"""Rows of a part of a ranked tile."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,41 @@ class Tile:
     diagonal: bool
 
     @property
-    def dtype(self) -> Any:
-        """The numpy dtype in which bounds are evaluated."""
-        return np.float64 if self.product.dtype == torch.float64 else np.float32
+    def precision(self) -> Precision:
+        """How the product was made."""
+        return Precision(str(self.product.dtype).removeprefix("torch."), self.product.device.type == "cpu")
 
     @cached_property
     def terms(self) -> tuple[Terms, Terms]:
         """Lower and upper bound of the value of each pair of points."""
-        width = self.rows.points.shape[1]
-        cpu = self.product.device.type == "cpu"
-        return self.metric.terms(self.rows.norm, self.columns.norm, width, self.dtype, cpu=cpu)
+        return self.metric.terms(self.rows.norm, self.columns.norm, self.rows.points.shape[1], self.precision)
+
+    def pairs(self, i: Array, j: Array) -> tuple[Array, Array]:
+        """The positions of pairs of this tile, within one matrix the lower first."""
+        first, second = self.rows.positions[i], self.columns.positions[j]
+        return (np.minimum(first, second), np.maximum(first, second)) if self.diagonal else (first, second)
 
 
 def multiply(metric: Metric, rows: Block, columns: Block, *, diagonal: bool) -> Tile:
     """Make the tile of two blocks."""
     return Tile(metric, rows, columns, metric.product(rows.points, columns.points), diagonal)
+
+
+def ranked_parts(
+    metric: Metric, rows: Block, columns: Block, *, diagonal: bool, reach: Callable[[], float]
+) -> Iterator[Tile]:
+    """Make only those parts of a tile of ranked blocks that may hold a pair whose value is at least `reach()`.
+
+    By the triangle inequality no distance exceeds the sum of the two radii. `reach` is asked before each part.
+    """
+    for start in range(0, rows.size, _SLAB):
+        value = reach()
+        distance = float(metric.distance(np.array(max(value, 0.0)))) * (1 - 1e-9)
+        count = int(np.searchsorted(-columns.radius, rows.radius[start] - distance, side="right"))
+        first = start if diagonal else 0
+        if count <= first:
+            return
+        yield multiply(metric, rows.part(start, start + _SLAB), columns.part(first, count), diagonal=diagonal)
 
 
 def round_up(values: Array, dtype: Any) -> Array:
@@ -54,7 +78,8 @@ def upper_bounds(product: torch.Tensor, low: Terms, high: Terms, i: Array, j: Ar
     """The upper bounds (p,) float64 of pairs whose lower bounds are `least`."""
     gap = (high.row - low.row)[i].astype(np.float64) + (high.column - low.column)[j]
     if (high.factor, high.bend) != (low.factor, low.bend):
-        p = product[torch.from_numpy(i), torch.from_numpy(j)].cpu().numpy().astype(np.float64)
+        picked = product[torch.from_numpy(i), torch.from_numpy(j)]
+        p = picked.to(torch.promote_types(picked.dtype, torch.float32)).cpu().numpy().astype(np.float64)
         gap += (high.factor - low.factor) * p + (high.bend - low.bend) * np.abs(p)
     most: Array = least + gap
     return most

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bins import Bins
+from embgeom_dask.kernels.widen import as_numba, value
 from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
@@ -46,19 +47,20 @@ def select(
     diagonal: bool,
 ) -> tuple[Array, Array, Array]:
     """See `embgeom_dask.kernels.select`."""
-    p = product.numpy()
-    factor, bend = p.dtype.type(terms.factor), p.dtype.type(terms.bend)
+    p = as_numba(product)
+    kind = terms.row.dtype.type
+    factor, bend = kind(terms.factor), kind(terms.bend)
 
     def work(start: int, stop: int) -> tuple[Array, Array, Array]:
         capacity = (stop - start) * p.shape[1]
-        out = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, p.dtype)
+        out = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, kind)
         limits = row_limit, column_limit
         count = _select(p, terms.row, terms.column, factor, bend, *limits, diagonal, start, stop, *out)
         return out[0][:count].astype(np.int64), out[1][:count].astype(np.int64), out[2][:count].copy()
 
     parts = share_out(work, p.shape[0])
-    i, j, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return i, j, value
+    i, j, bound = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return i, j, bound
 
 
 @numba.njit(nogil=True, cache=True)
@@ -75,25 +77,28 @@ def _select(
     stop: int,
     out_i: Array,
     out_j: Array,
-    out_value: Array,
+    out_bound: Array,
 ) -> int:  # pragma: no cover (compiled)
     count = 0
     columns = product.shape[1]
     for i in range(start, stop):
         r, limit = row[i], row_limit[i]
         for strip in range(i + 1 if diagonal else 0, columns, _STRIP):
-            end = min(strip + _STRIP, columns)
-            hit = False
-            for j in range(strip, end):  # no branch: this loop is a vector one
-                value = r + column[j] + factor * product[i, j] + bend * abs(product[i, j])
-                hit |= (value <= limit) | (value <= column_limit[j])
-            if hit:
-                for j in range(strip, end):
-                    value = r + column[j] + factor * product[i, j] + bend * abs(product[i, j])
-                    if value <= limit or value <= column_limit[j]:
+            hits = _STRIP
+            if strip + _STRIP <= columns:
+                hits = 0
+                for k in range(_STRIP):  # of fixed length and without branches: a vector loop
+                    p = value(product[i, strip + k])
+                    bound = r + column[strip + k] + factor * p + bend * abs(p)
+                    hits += (bound <= limit) | (bound <= column_limit[strip + k])
+            if hits:
+                for j in range(strip, min(strip + _STRIP, columns)):
+                    p = value(product[i, j])
+                    bound = r + column[j] + factor * p + bend * abs(p)
+                    if bound <= limit or bound <= column_limit[j]:
                         out_i[count] = i
                         out_j[count] = j
-                        out_value[count] = value
+                        out_bound[count] = bound
                         count += 1
     return count
 
@@ -150,10 +155,10 @@ def _bin_pairs(
             p = product[i, j]
             low = low_row[i] + low_column[j] + low_factor * p + low_bend * abs(p)
             high = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
-            value = max(0.5 * (low + high), 0.0)
-            distance = np.sqrt(value) if root else value
+            middle = max(0.5 * (low + high), 0.0)
+            distance = np.sqrt(middle) if root else middle
             b = min(max(int((distance - first) * per_unit), 0), last)
-            if value <= digits * (high - low) or low < lower[b] or high >= upper[b]:
+            if middle <= digits * (high - low) or low < lower[b] or high >= upper[b]:
                 out_i[left] = i
                 out_j[left] = j
                 left += 1

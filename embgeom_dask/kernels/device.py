@@ -33,6 +33,7 @@ def select(
 
 def _bound(product: torch.Tensor, terms: Terms) -> torch.Tensor:
     row, column = (torch.from_numpy(part).to(product.device) for part in (terms.row, terms.column))
+    product = product.to(row.dtype)
     value = row[:, None] + column + terms.factor * product
     return value + terms.bend * product.abs() if terms.bend else value
 

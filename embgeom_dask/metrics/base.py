@@ -15,9 +15,6 @@ from embgeom_dask.double_double import Keys
 
 Array = NDArray[Any]
 
-UNDERFLOW = {np.dtype(np.float32): 2.0**-100, np.dtype(np.float64): 2.0**-900}
-"""More than elements that underflow can add to a pair, where all points have norm 1 at most."""
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -44,6 +41,37 @@ class Points:
     norm: Array
 
 
+@dataclass(frozen=True)
+class Precision:
+    """How a product was made: elements `bfloat16`, `float32` or `float64`, summed in `dtype`, on a `cpu` or not.
+
+    A product of bfloat16 points is exact in float32; its sums are rounded to bfloat16 at the end.
+    """
+
+    element: str
+    cpu: bool
+
+    @property
+    def dtype(self) -> Any:
+        """The numpy dtype of sums and bounds."""
+        return np.float64 if self.element == "float64" else np.float32
+
+    @property
+    def unit(self) -> float:
+        """The unit roundoff of the sums."""
+        return float(np.finfo(self.dtype).eps) / 2
+
+    @property
+    def tiny(self) -> float:
+        """More than elements that underflow can add to a pair, where no point's norm is above 2^10."""
+        return 2.0**-900 if self.element == "float64" else 2.0**-100
+
+    @property
+    def rounding(self) -> float:
+        """What the last rounding may change, relative to the rounded element."""
+        return 2.0**-9 * (1 + 2.0**-7) if self.element == "bfloat16" else 0.0
+
+
 class Metric(ABC):
     """A distance between rows. Pairs are ordered by a *value* that grows with the distance.
 
@@ -56,29 +84,28 @@ class Metric(ABC):
     """Whether the distance is the square root of the value."""
     shifts: bool = False
     """Whether a centre may be subtracted from all rows."""
+    as_stored: bool = False
+    """Whether rows can be points as they are stored."""
 
     @abstractmethod
     def unit(self, scale: float) -> float:
         """What a value is multiplied by when the rows are multiplied by `scale`."""
 
     @abstractmethod
-    def radius(self, values: Array) -> Array:
-        """The distance (b,) of rows (b, d), float64, from the origin; no distance exceeds the sum of two of them."""
+    def radius(self, one: Array, two: Array, largest: Array) -> Array:
+        """The distance (b,) of rows from the centre, from their L1, squared L2 and L-infinity norm about it."""
 
     @abstractmethod
-    def points(self, values: Array, *, double: bool) -> Points:
-        """Make points of shifted and scaled rows (b, d), in float64 with `double`, else in float32."""
+    def points(self, values: Array, dtype: Any) -> Points:
+        """Make points of shifted and scaled float64 rows (b, d), in `dtype`: float32 or float64."""
 
     @abstractmethod
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The product (m, n) of the points of two blocks, on their device."""
 
     @abstractmethod
-    def terms(self, rows: Array, columns: Array, width: int, dtype: Any, *, cpu: bool) -> tuple[Terms, Terms]:
-        """Lower and upper bound of the values of all pairs, from the norms of two blocks of points.
-
-        `dtype` is that of the product; `cpu` says whether it was made on a CPU.
-        """
+    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
+        """Lower and upper bound of the values of all pairs, from the norms of two blocks of points."""
 
     @abstractmethod
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:

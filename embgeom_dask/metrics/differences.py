@@ -18,7 +18,7 @@ from embgeom_dask.double_double import (
     largest_difference_keys,
     largest_differences,
 )
-from embgeom_dask.metrics.base import UNDERFLOW, Metric, Points, Terms
+from embgeom_dask.metrics.base import Metric, Points, Precision, Terms
 
 Array = NDArray[Any]
 
@@ -30,17 +30,16 @@ class _Differences(Metric):
         """`scale`."""
         return scale
 
-    def points(self, values: Array, *, double: bool) -> Points:
+    def points(self, values: Array, dtype: Any) -> Points:
         """The rows as they are; no norms are needed."""
-        return Points(values.astype(np.float64 if double else np.float32), np.zeros(len(values)))
+        return Points(values.astype(dtype), np.zeros(len(values)))
 
-    def terms(self, rows: Array, columns: Array, width: int, dtype: Any, *, cpu: bool) -> tuple[Terms, Terms]:  # noqa: ARG002
+    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """The product within (d + 8) u of itself."""
-        error = (width + 8) * float(np.finfo(dtype).eps) / 2
-        tiny = UNDERFLOW[np.dtype(dtype)]
+        error = (width + 8) * precision.unit
 
         def bound(sign: int) -> Terms:
-            row, column = (np.full(len(norm), sign * tiny, dtype) for norm in (rows, columns))
+            row, column = (np.full(len(norm), sign * precision.tiny, precision.dtype) for norm in (rows, columns))
             return Terms(row, column, 1.0 + sign * error)
 
         return bound(-1), bound(1)
@@ -55,10 +54,9 @@ class Chebyshev(_Differences):
 
     name = "chebyshev"
 
-    def radius(self, values: Array) -> Array:
-        """The largest absolute value."""
-        radius: Array = np.abs(values).max(axis=1)
-        return radius
+    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
+        """The L-infinity norm."""
+        return largest
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The distances of the points."""
@@ -90,10 +88,9 @@ class Cityblock(_Differences):
 
     name = "cityblock"
 
-    def radius(self, values: Array) -> Array:
-        """The sum of the absolute values."""
-        radius: Array = np.abs(values).sum(axis=1)
-        return radius
+    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
+        """The L1 norm."""
+        return one
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The distances of the points."""

@@ -18,20 +18,19 @@ from embgeom_dask.double_double import (
     squared_difference_keys,
     squared_differences,
 )
-from embgeom_dask.metrics.base import UNDERFLOW, Metric, Points, Terms
+from embgeom_dask.metrics.base import Metric, Points, Precision, Terms
 
 Array = NDArray[Any]
 
 
-def product_error(width: int, dtype: Any, *, cpu: bool) -> float:
+def product_error(width: int, precision: Precision) -> float:
     """Bound the error of the product of two points relative to the product of their norms, and that of using it.
 
     With u the unit roundoff, a product of rows errs by at most d u |x| |y| in any order of summation (Jeannerod and
     Rump, SIAM J. Matrix Anal. Appl. 34, 2013), 3 d u where tensor cores truncate. 16 u more: rounding the points (4),
-    the bound itself (1) and the sum of its terms (3), with slack; and the norms, which are float64 sums.
+    the bound itself (1) and the sum of its terms (4), with slack; and the norms, which are float64 sums.
     """
-    unit = float(np.finfo(dtype).eps) / 2
-    return ((1 if cpu else 3) * width + 16) * unit + (width + 4) * UNIT
+    return ((1 if precision.cpu else 3) * width + 16) * precision.unit + (width + 4) * UNIT
 
 
 class Euclidean(Metric):
@@ -40,31 +39,34 @@ class Euclidean(Metric):
     name = "euclidean"
     root = True
     shifts = True
+    as_stored = True
 
     def unit(self, scale: float) -> float:
         """The square of `scale`."""
         return scale**2
 
-    def radius(self, values: Array) -> Array:
+    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
         """The L2 norm."""
-        return l2_norm(values)
+        return np.asarray(np.sqrt(two))
 
-    def points(self, values: Array, *, double: bool) -> Points:
+    def points(self, values: Array, dtype: Any) -> Points:
         """The rows as they are; norms are squared."""
-        points = values.astype(np.float64 if double else np.float32)
+        points = values.astype(dtype)
         return Points(points, squared_norm(points))
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The matrix product."""
-        return torch.mm(rows, columns.T)
+        return _product(rows, columns)
 
-    def terms(self, rows: Array, columns: Array, width: int, dtype: Any, *, cpu: bool) -> tuple[Terms, Terms]:
+    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error."""
-        error, tiny = product_error(width, dtype, cpu=cpu), UNDERFLOW[np.dtype(dtype)]
+        error = product_error(width, precision)
 
         def bound(sign: int) -> Terms:
-            row, column = ((norm * (1 + sign * error) + sign * tiny).astype(dtype) for norm in (rows, columns))
-            return Terms(row, column, -2.0)
+            row, column = (
+                (norm * (1 + sign * error) + sign * precision.tiny).astype(precision.dtype) for norm in (rows, columns)
+            )
+            return Terms(row, column, -2.0, sign * 2 * precision.rounding)
 
         return bound(-1), bound(1)
 
@@ -105,29 +107,30 @@ class Cosine(Metric):
         """1: no distance changes when rows are scaled."""
         return 1.0
 
-    def radius(self, values: Array) -> Array:
+    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
         """The L2 norm; distances are bounded by 2 all the same."""
-        return l2_norm(values)
+        return np.asarray(np.sqrt(two))
 
     def bound(self, largest: float) -> float:  # noqa: ARG002
         """2, for opposite rows."""
         return 2.0
 
-    def points(self, values: Array, *, double: bool) -> Points:
+    def points(self, values: Array, dtype: Any) -> Points:
         """Unit vectors; their norms are not needed."""
-        return Points(_unit(values).astype(np.float64 if double else np.float32), np.ones(len(values)))
+        return Points(_unit(values).astype(dtype), np.ones(len(values)))
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The matrix product."""
-        return torch.mm(rows, columns.T)
+        return _product(rows, columns)
 
-    def terms(self, rows: Array, columns: Array, width: int, dtype: Any, *, cpu: bool) -> tuple[Terms, Terms]:
+    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """1 - x.y; the points were normalised in float64, which errs by (d + 4) u of float64."""
-        error = product_error(width, dtype, cpu=cpu) + 2 * (width + 4) * UNIT
+        error = product_error(width, precision) + 2 * (width + 4) * UNIT
 
         def bound(sign: int) -> Terms:
-            row, column = (np.full(len(norm), 0.5 * (1 + sign * error), dtype) for norm in (rows, columns))
-            return Terms(row, column, -1.0)
+            half = 0.5 * (1 + sign * error)
+            row, column = (np.full(len(norm), half, precision.dtype) for norm in (rows, columns))
+            return Terms(row, column, -1.0, sign * precision.rounding)
 
         return bound(-1), bound(1)
 
@@ -174,6 +177,13 @@ class Cosine(Metric):
     def distance(self, values: Array) -> Array:
         """The values; a key of parallel rows may be a hair below zero before it is found to be zero."""
         return np.maximum(values, 0.0)
+
+
+def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """The matrix product; of bfloat16 in float32 where the device can (cuda), else rounded to bfloat16."""
+    if rows.dtype == torch.bfloat16 and rows.device.type == "cuda":
+        return torch.mm(rows, columns.T, out_dtype=torch.float32)
+    return torch.mm(rows, columns.T)
 
 
 def squared_norm(values: Array) -> Array:

@@ -43,10 +43,10 @@ class Extreme:
         low, high = tile.terms
         if self.farthest:
             low, high = -high, -low
-        limit = round_up(np.full(len(low.row), state["limit"] * exact.unit), tile.dtype)
+        limit = round_up(np.full(len(low.row), state["limit"] * exact.unit), tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
         keep = least <= self._cutoff(upper_bounds(tile.product, low, high, i, j, least))
-        first, second = tile.rows.start + i[keep], tile.columns.start + j[keep]
+        first, second = tile.pairs(i[keep], j[keep])
         values, slack = exact.values(first, second)
         keep = sign * values - slack <= min(self._cutoff(sign * values + slack), float(state["limit"]))
         if not keep.any():

@@ -56,18 +56,14 @@ class Histogram:
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile."""
         bins = self._in_points(exact)
-        rows, columns = tile.rows, tile.columns
-        weights = (
-            self.weights[0][rows.start : rows.start + rows.size],
-            self.weights[1][columns.start : columns.start + columns.size],
-        )
+        weights = self.weights[0][tile.rows.positions], self.weights[1][tile.columns.positions]
         counts, sums, i, j = bin_pairs(tile.product, tile.terms, weights, bins, diagonal=tile.diagonal)
         linear, high, cross, low = (_dot(weights[0], column) for column in sums.T)
         total = linear
         square = (high << 2 * bins.half) + (cross << bins.half + 1) + low
         if i.size:
             weight = weights[0][i] * weights[1][j]
-            index, distance = self._locate(tile.rows.start + i, tile.columns.start + j, exact)
+            index, distance = self._locate(*tile.pairs(i, j), exact)
             np.add.at(counts, index, weight)
             t = np.rint(distance * (_length(exact) * bins.quantum)).astype(np.int64).tolist()
             total += sum(w * x for w, x in zip(weight.tolist(), t, strict=True))

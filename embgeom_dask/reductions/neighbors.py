@@ -48,13 +48,13 @@ class Neighbors:
     def update(self, state: State, tile: Tile, exact: Exact) -> State:  # noqa: ARG002
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
         low, high = tile.terms
-        rows = slice(tile.rows.start, tile.rows.start + tile.rows.size)
-        columns = slice(tile.columns.start, tile.columns.start + tile.columns.size)
-        limit = round_up(state["limit"], tile.dtype)
-        column_limit = limit[columns] if self.mutual else np.full_like(low.column, -np.inf)
-        i, j, least = select(tile.product, low, limit[rows], column_limit, diagonal=tile.diagonal)
+        limit = round_up(state["limit"][tile.rows.positions], tile.precision.dtype)
+        column_limit = np.full_like(low.column, -np.inf)
+        if self.mutual:
+            column_limit = round_up(state["limit"][tile.columns.positions], tile.precision.dtype)
+        i, j, least = select(tile.product, low, limit, column_limit, diagonal=tile.diagonal)
         most = upper_bounds(tile.product, low, high, i, j, least)
-        return self._add(state, i + rows.start, j + columns.start, least.astype(np.float64), most)
+        return self._add(state, *tile.pairs(i, j), least.astype(np.float64), most)
 
     def finish(self, state: State, exact: Exact) -> State:
         """Recheck the candidates in float64, then give those that stay their keys."""

@@ -1,0 +1,46 @@
+"""bfloat16 inside numba, which has no such type: bits as uint16, widened to float32 where they are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+
+def as_numba(array: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
+    """The array as numba reads it: bfloat16 as its bits (uint16), float16 widened to float32, others as they are."""
+    if isinstance(array, torch.Tensor):
+        array = array.view(torch.uint16).numpy() if array.dtype == torch.bfloat16 else array.numpy()
+    if array.dtype.name == "bfloat16":
+        return array.view(np.uint16)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def value(element: Any) -> Any:
+    """The number that an element of `as_numba` stands for; called inside numba."""
+    raise TypeError(f"{element!r} is read outside numba")
+
+
+@intrinsic
+def _widen(typing_context: Any, bits: Any) -> Any:  # noqa: ARG001
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        wide = builder.zext(arguments[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(wide, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
+
+    return numba.float32(numba.uint16), build
+
+
+@overload(value)
+def _value(element: Any) -> Any:
+    def widened(element: Any) -> Any:
+        return _widen(element)  # type: ignore[call-arg]
+
+    def same(element: Any) -> Any:
+        return element
+
+    return widened if element == numba.uint16 else same
