@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.exact import Rows
 from embgeom_dask.kernels.rows import norms
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.rows import RowSet
@@ -46,37 +46,30 @@ class Source:
 
     def _load(self, index: int, device: torch.device) -> Block:
         positions = np.arange(index * self.tile, min((index + 1) * self.tile, self.rows.token_id.size))
-        stored = self.matrix.take(self.rows.token_id[positions])
+        stored = rows = self.matrix.take(self.rows.token_id[positions])
         radius = np.zeros(positions.size)
         if self.ranked:
-            radius = np.sqrt(norms(stored, self.centre)[:, 1]) * self.scale * (1 + 1e-9)
+            radius = METRICS[self.metric].radius(*norms(stored, self.centre).T) * self.scale * (1 + 1e-9)
             order = np.argsort(-radius)
-            positions, stored, radius = positions[order], stored[order], radius[order]
+            positions, rows, radius = positions[order], stored[order], radius[order]
         if self.element == "bfloat16":
-            norm = norms(stored, np.zeros_like(self.centre))[:, 1]
-            return Block(positions, stored, devices.to_tensor(stored, device), norm, radius)
-        values = (stored.astype(np.float64) - self.centre) * self.scale
+            return Block(positions, stored, devices.to_tensor(rows, device), norms(rows)[:, 1], radius)
+        values = (rows.astype(np.float64) - self.centre) * self.scale
         points = METRICS[self.metric].points(values, np.dtype(self.element))
         return Block(positions, stored, devices.to_tensor(points.values, device), points.norm, radius)
 
-    def values(self, positions: Array, device: torch.device) -> Array:
-        """The rows at `positions` as stored, float64 (positions, d)."""
-        out = np.empty((positions.size, self.matrix.hidden_size))
-        of_block = positions // self.tile
-        for index in np.unique(of_block).tolist():
-            here = of_block == index
-            block = self.block(index, device)
-            out[here] = block.stored[block.place[positions[here] - index * self.tile]]
-        return out
+    def read(self, device: torch.device) -> Rows:
+        """The rows as stored, read through this process's blocks."""
+        return Rows(self.tile, lambda index: self.block(index, device).stored)
 
 
 @dataclass(frozen=True)
 class Block:
     """Rows read together.
 
-    `positions` (b,) int64; `stored` (b, d) in the stored dtype; `points` (b, d) on the device, the rows as the metric's
-    tiles take them; `norm` (b,) float64, the metric's norm of the points; `radius` (b,) float64, where the rows are
-    ranked by it, a bound of the distance of the points from the centre.
+    `positions` (b,) int64; `stored` (b, d) in the stored dtype, in order of position; `points` (b, d) on the device,
+    the rows at `positions` as the metric's tiles take them; `norm` (b,) float64, the metric's norm of the points;
+    `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the centre.
     """
 
     positions: Array
@@ -89,11 +82,6 @@ class Block:
     def size(self) -> int:
         """The number of rows."""
         return len(self.positions)
-
-    @cached_property
-    def place(self) -> Array:
-        """Where the rows are in this block, by position from the block's first."""
-        return np.argsort(self.positions)
 
     @property
     def nbytes(self) -> int:

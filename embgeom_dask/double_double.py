@@ -14,22 +14,27 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask.kernels.widen import value
+
 Array = NDArray[Any]
 Keys = tuple[Array, Array, Array]
 
 UNIT = 2.0**-53
 _SPLIT = 134217729.0
+_LANES = 8
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def squared_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
-    """Sum (x[i] - y[j])^2 in some order: (p,) float64."""
+def squared_differences(
+    x: Array, y: Array, i: Array, j: Array, scale_x: Array, scale_y: Array
+) -> Array:  # pragma: no cover (compiled)
+    """Sum (scale_x[i] x[i] - scale_y[j] y[j])^2 in some order: (p,) float64. Scales are (m,) and (n,) float64."""
     out = np.empty(i.size)
     for p in range(i.size):
-        a, b = x[i[p]], y[j[p]]
+        a, b, scale_a, scale_b = x[i[p]], y[j[p]], scale_x[i[p]], scale_y[j[p]]
         total = 0.0
         for k in range(a.size):
-            t = a[k] - b[k]
+            t = np.float64(value(a[k])) * scale_a - np.float64(value(b[k])) * scale_b
             total += t * t
         out[p] = total
     return out
@@ -43,7 +48,7 @@ def absolute_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pr
         a, b = x[i[p]], y[j[p]]
         total = 0.0
         for k in range(a.size):
-            total += abs(a[k] - b[k])
+            total += abs(np.float64(value(a[k])) - np.float64(value(b[k])))
         out[p] = total
     return out
 
@@ -56,7 +61,7 @@ def largest_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pra
         a, b = x[i[p]], y[j[p]]
         largest = 0.0
         for k in range(a.size):
-            largest = max(largest, abs(a[k] - b[k]))
+            largest = max(largest, abs(np.float64(value(a[k])) - np.float64(value(b[k]))))
         out[p] = largest
     return out
 
@@ -82,27 +87,63 @@ def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover 
     return q, ((a_high * b_high - q) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _add(lanes: Array, lane: int, term: float, error: float) -> None:  # pragma: no cover (compiled)
+    """Add `term` + `error` to a lane: its total, the rest below it, and a bound of what was lost even there."""
+    total, below = two_sum(lanes[0, lane], term)
+    below, lost = two_sum(below, error)
+    rest, lost_too = two_sum(lanes[1, lane], below)
+    lanes[0, lane] = total
+    lanes[1, lane] = rest
+    lanes[2, lane] += abs(lost) + abs(lost_too)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _add_square(lanes: Array, lane: int, a: float, b: float) -> None:  # pragma: no cover (compiled)
+    t, e = two_sum(a, -b)
+    q, r = two_product(t, t)
+    _add(lanes, lane, q, r + 2.0 * t * e)
+    lanes[2, lane] += abs(e)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _add_absolute(lanes: Array, lane: int, a: float, b: float) -> None:  # pragma: no cover (compiled)
+    t, e = two_sum(a, -b)
+    sign = np.copysign(1.0, t)
+    _add(lanes, lane, sign * t, sign * e)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _add_product(lanes: Array, lane: int, a: float, b: float) -> None:  # pragma: no cover (compiled)
+    q, r = two_product(a, b)
+    _add(lanes, lane, q, r)
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(lanes: Array) -> tuple[float, float, bool]:  # pragma: no cover (compiled)
+    for lane in range(1, _LANES):
+        _add(lanes, 0, lanes[0, lane], lanes[1, lane])
+        lanes[2, 0] += lanes[2, lane]
+    high, low = two_sum(lanes[0, 0], lanes[1, 0])
+    return high, low, lanes[2, 0] == 0.0
+
+
 @numba.njit(nogil=True, cache=True)
 def squared_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
     """Sum (x[i] - y[j])^2 in double-double."""
     high, low = np.empty(i.size), np.empty(i.size)
     exact = np.empty(i.size, np.bool_)
+    lanes = np.empty((3, _LANES))
+    width = x.shape[1]
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
-        total, rest, lost = 0.0, 0.0, 0.0
-        for k in range(a.size):
-            t, e = two_sum(a[k], -b[k])
-            q, r = two_product(t, t)
-            total, z = two_sum(total, q)
-            w, lost_here = two_sum(z, r)
-            lost += abs(lost_here)
-            if e != 0.0:
-                w += 2.0 * t * e
-                lost += abs(e)
-            rest, lost_here = two_sum(rest, w)
-            lost += abs(lost_here)
-        high[p], low[p] = two_sum(total, rest)
-        exact[p] = lost == 0.0
+        lanes[:] = 0.0
+        for strip in range(0, width - width % _LANES, _LANES):
+            for lane in range(_LANES):  # of fixed length and without branches: a vector loop
+                _add_square(lanes, lane, np.float64(value(a[strip + lane])), np.float64(value(b[strip + lane])))
+        for k in range(width - width % _LANES, width):
+            _add_square(lanes, 0, np.float64(value(a[k])), np.float64(value(b[k])))
+        high[p], low[p], exact[p] = _gather(lanes)
     return high, low, exact
 
 
@@ -111,20 +152,17 @@ def absolute_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  #
     """Sum |x[i] - y[j]| in double-double."""
     high, low = np.empty(i.size), np.empty(i.size)
     exact = np.empty(i.size, np.bool_)
+    lanes = np.empty((3, _LANES))
+    width = x.shape[1]
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
-        total, rest, lost = 0.0, 0.0, 0.0
-        for k in range(a.size):
-            t, e = two_sum(a[k], -b[k])
-            if t < 0.0:
-                t, e = -t, -e
-            total, z = two_sum(total, t)
-            w, lost_here = two_sum(z, e)
-            lost += abs(lost_here)
-            rest, lost_here = two_sum(rest, w)
-            lost += abs(lost_here)
-        high[p], low[p] = two_sum(total, rest)
-        exact[p] = lost == 0.0
+        lanes[:] = 0.0
+        for strip in range(0, width - width % _LANES, _LANES):
+            for lane in range(_LANES):  # of fixed length and without branches: a vector loop
+                _add_absolute(lanes, lane, np.float64(value(a[strip + lane])), np.float64(value(b[strip + lane])))
+        for k in range(width - width % _LANES, width):
+            _add_absolute(lanes, 0, np.float64(value(a[k])), np.float64(value(b[k])))
+        high[p], low[p], exact[p] = _gather(lanes)
     return high, low, exact
 
 
@@ -135,7 +173,7 @@ def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # 
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
         for k in range(a.size):
-            t, e = two_sum(a[k], -b[k])
+            t, e = two_sum(np.float64(value(a[k])), -np.float64(value(b[k])))
             if t < 0.0:
                 t, e = -t, -e
             if t > high[p] or (t == high[p] and e > low[p]):
@@ -148,18 +186,17 @@ def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cove
     """Sum x[i] y[j] in double-double."""
     high, low = np.empty(i.size), np.empty(i.size)
     exact = np.empty(i.size, np.bool_)
+    lanes = np.empty((3, _LANES))
+    width = x.shape[1]
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
-        total, rest, lost = 0.0, 0.0, 0.0
-        for k in range(a.size):
-            q, r = two_product(a[k], b[k])
-            total, z = two_sum(total, q)
-            w, lost_here = two_sum(z, r)
-            lost += abs(lost_here)
-            rest, lost_here = two_sum(rest, w)
-            lost += abs(lost_here)
-        high[p], low[p] = two_sum(total, rest)
-        exact[p] = lost == 0.0
+        lanes[:] = 0.0
+        for strip in range(0, width - width % _LANES, _LANES):
+            for lane in range(_LANES):  # of fixed length and without branches: a vector loop
+                _add_product(lanes, lane, np.float64(value(a[strip + lane])), np.float64(value(b[strip + lane])))
+        for k in range(width - width % _LANES, width):
+            _add_product(lanes, 0, np.float64(value(a[k])), np.float64(value(b[k])))
+        high[p], low[p], exact[p] = _gather(lanes)
     return high, low, exact
 
 

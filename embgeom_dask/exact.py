@@ -14,17 +14,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.cpu import share_out
+from embgeom_dask.kernels.threads import share_out
+from embgeom_dask.kernels.widen import as_numba
 from embgeom_dask.metrics import Metric
 
 Array = NDArray[Any]
 Pairs = dict[str, Array]
 """Pairs of rows and the keys of their values: `first`, `second` (int64 positions), `high` + `low` (float64), `exact`
 (bool). Where a matrix is compared with itself, first < second."""
-Rows = Callable[[Array], Array]
-"""The rows at the given positions, float64 (positions, d)."""
 
-_GATHER = 2**22  # float64 values gathered at a time, for each side of the pairs
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one side: `block(b)` gives rows b * tile, b * tile + 1, ..., in the stored dtype."""
+
+    tile: int
+    block: Callable[[int], Array]
+
+    def __getitem__(self, positions: Array) -> Array:
+        """The rows at `positions` (p,), float64 (p, d)."""
+        found = [self.block(position // self.tile)[position % self.tile] for position in positions.tolist()]
+        return np.array(found).astype(np.float64)
 
 
 def empty_pairs() -> Pairs:
@@ -40,14 +50,14 @@ def concat_pairs(tables: list[Pairs]) -> Pairs:
 
 def take_pairs(pairs: Pairs, index: Array | slice) -> Pairs:
     """Select pairs by position, mask or slice."""
-    return {name: pairs[name][index] for name in empty_pairs()}
+    return {name: column[index] for name, column in pairs.items() if name != "limit"}
 
 
 @dataclass(frozen=True)
 class Exact:
     """Exact answers about pairs of rows given by position.
 
-    `first` and `second` read the rows of either side, `width` is d, and `scale` is what the tiles' points were
+    `first` and `second` are the rows of either side, `width` is d, and `scale` is what the tiles' points were
     multiplied by; `unit` turns values of rows into values of points.
     """
 
@@ -82,7 +92,7 @@ class Exact:
 
     def order(self, pairs: Pairs) -> list[Any]:
         """The rational number of each pair that grows with its distance."""
-        rows = zip(self.first(pairs["first"]), self.second(pairs["second"]), strict=True)
+        rows = zip(self.first[pairs["first"]], self.second[pairs["second"]], strict=True)
         return [self.metric.order(x, y) for x, y in rows]
 
     def sort(self, pairs: Pairs, *, descending: bool = False) -> tuple[Pairs, Array]:
@@ -117,13 +127,32 @@ class Exact:
             column[start:stop] = run[name][order]
         new[start : stop - 1] = [values[a] != values[b] for a, b in pairwise(order)]
 
+    def rank(self, first: Array, second: Array, values: Array) -> tuple[Array, Array]:
+        """Order pairs whose plain float64 values are known: index (p,) and rank (p,), as `sort` gives it.
+
+        Keys are made only for pairs whose values are too close to tell apart.
+        """
+        order = np.lexsort((second, first, values))
+        slack = self.metric.direct_slack(values[order], self.width)
+        new = np.diff(values[order]) > slack[1:] + slack[:-1]
+        alone = np.concatenate([[True], new]) & np.concatenate([new, [True]])
+        (close,) = np.nonzero(~alone)
+        if close.size:
+            pairs = self.keys(first[order[close]], second[order[close]])
+            pairs["index"] = order[close]
+            ordered, rank = self.sort(pairs)
+            order[close] = ordered["index"]
+            beside = np.diff(close) == 1
+            new[close[:-1][beside]] |= (np.diff(rank) != 0)[beside]
+        ranks = np.concatenate([[0], np.cumsum(new)]) if order.size else np.empty(0, np.int64)
+        return order, ranks.astype(np.int64)
+
     def _gather(self, first: Array, second: Array) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
-        """Yield index arrays into the pairs, the rows they need, and the place of each pair's rows among these."""
-        size = max(1, _GATHER // self.width)
-        chunk = (first // size) << 32 | second // size
+        """Yield index arrays into the pairs, the two blocks of rows that they need, and each pair's place in these."""
+        chunk = (first // self.first.tile) << 32 | second // self.second.tile
         order = np.argsort(chunk, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(chunk[order])) + 1):
             if part.size:
-                i, place_i = np.unique(first[part], return_inverse=True)
-                j, place_j = np.unique(second[part], return_inverse=True)
-                yield part, self.first(i), self.second(j), place_i, place_j
+                i, j = first[part], second[part]
+                x, y = self.first.block(int(i[0]) // self.first.tile), self.second.block(int(j[0]) // self.second.tile)
+                yield part, as_numba(x), as_numba(y), i % self.first.tile, j % self.second.tile

@@ -75,8 +75,8 @@ class Plan:
         first, second = self.sides
         return Exact(
             self.metric,
-            lambda positions: first.values(positions, device),
-            lambda positions: second.values(positions, device),
+            first.read(device),
+            second.read(device),
             first.matrix.hidden_size,
             first.scale,
         )

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
-from embgeom_dask.kernels.cpu import share_out
 from embgeom_dask.kernels.rows import norms
+from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.stores import Matrix
 
@@ -75,7 +75,7 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str) -> RowF
     with devices.session(torch.device("cpu")):
         rows = matrix.take(token_id)
         one, two, largest = norms(rows, centre).T
-        about_zero = largest if not centre.any() else norms(rows, np.zeros_like(centre))[:, 2]
+        about_zero = largest if not centre.any() else norms(rows)[:, 2]
         bad = np.asarray(~((largest <= _LARGEST) & np.isfinite(one)))
         if rows.dtype == np.float64:
             bad |= ((rows != 0) & (np.abs(rows) < _SMALLEST)).any(axis=1)

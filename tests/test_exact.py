@@ -7,18 +7,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embgeom_dask.exact import Exact, concat_pairs
+from embgeom_dask.exact import Exact, Rows, concat_pairs
 from embgeom_dask.metrics import METRICS
 from tests.reference import matrices, truth
 
 
 def exactly(rows: np.ndarray, metric: str = "euclidean") -> Exact:
-    values = rows.astype(np.float64)
-
-    def read(positions: np.ndarray) -> np.ndarray:
-        return values[positions]
-
-    return Exact(METRICS[metric], read, read, values.shape[1], 1.0)
+    blocks = Rows(5, lambda index: rows[5 * index : 5 * index + 5])
+    return Exact(METRICS[metric], blocks, blocks, rows.shape[1], 1.0)
 
 
 def without_zeros(rows: np.ndarray) -> np.ndarray:
@@ -99,18 +95,16 @@ def test_sorting_parts_and_joining_them_is_sorting_the_whole() -> None:
         np.testing.assert_array_equal(joined[name], column)
 
 
-def test_rows_are_gathered_in_bounded_parts(monkeypatch: object) -> None:
-    import embgeom_dask.exact as module
-
-    rows = np.random.default_rng(0).normal(size=(50, 4))
-    asked: list[int] = []
-
-    def read(positions: np.ndarray) -> np.ndarray:
-        asked.append(positions.size)
-        return rows[positions]
-
-    i, j = np.triu_indices(50, 1)
-    monkeypatch.setattr(module, "_GATHER", 40)  # type: ignore[attr-defined]
-    values, _ = Exact(METRICS["euclidean"], read, read, 4, 1.0).values(i, j)
-    np.testing.assert_allclose(values, ((rows[i] - rows[j]) ** 2).sum(1), rtol=1e-14)
-    assert max(asked) <= 10
+@settings(deadline=None, max_examples=60)
+@given(matrices(max_rows=16), st.integers(0, 100), st.sampled_from(sorted(METRICS)))
+def test_ranking_by_plain_values_equals_sorting_by_keys(rows: np.ndarray, seed: int, metric: str) -> None:
+    rows = without_zeros(rows)
+    exact = exactly(rows, metric)
+    i, j = np.triu_indices(len(rows), 1)
+    shuffled = np.random.default_rng(seed).permutation(i.size)
+    i, j = i[shuffled], j[shuffled]
+    ordered, expected = exact.sort(exact.keys(i, j))
+    order, rank = exact.rank(i, j, exact.values(i, j)[0])
+    np.testing.assert_array_equal(i[order], ordered["first"])
+    np.testing.assert_array_equal(j[order], ordered["second"])
+    np.testing.assert_array_equal(rank, expected)

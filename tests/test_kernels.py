@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -22,8 +23,31 @@ DEVICES = [
 
 
 def block(rows: np.ndarray, start: int, metric: str, where: str = "cpu") -> Block:
-    points = METRICS[metric].points(rows.astype(np.float64), double=rows.dtype == np.float64)
-    return Block(start, rows, devices.to_tensor(points.values, torch.device(where)), points.norm)
+    points = METRICS[metric].points(rows.astype(np.float64), rows.dtype)
+    positions = np.arange(start, start + len(rows))
+    return Block(positions, rows, devices.to_tensor(points.values, torch.device(where)), points.norm, positions * 0.0)
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_the_bounds_of_bfloat16_products_hold(where: str) -> None:
+    rng = np.random.default_rng(0)
+    for width in (1, 7, 640):
+        rows = (rng.normal(size=(60, width)) + 0.3).astype(ml_dtypes.bfloat16)
+        rows[10:20] = rows[9]
+        rows[12, 0] *= 1.01
+        points = devices.to_tensor(rows, torch.device(where))
+        sides = Block(np.arange(60), rows, points, (rows.astype(float) ** 2).sum(1), np.zeros(60))
+        tile = tiles.multiply(METRICS["euclidean"], sides, sides, diagonal=True)
+        low, high = tile.terms
+        p = tile.product.float().cpu().numpy()
+        least, most = (t.row[:, None] + t.column + t.factor * p + np.float32(t.bend) * np.abs(p) for t in (low, high))
+        true = ((rows[:, None].astype(float) - rows.astype(float)) ** 2).sum(-1)
+        assert (least <= true).all()
+        assert (most >= true).all()
+        i, j, bound = select(tile.product, low, np.full(60, 3, np.float32), np.full(60, 3, np.float32), diagonal=True)
+        expected = np.argwhere(np.triu(least <= 3, 1))
+        np.testing.assert_array_equal(np.stack([i, j], 1), expected)
+        assert (upper_bounds(tile.product, low, high, i, j, bound) >= true[i, j]).all()
 
 
 def distances(metric: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

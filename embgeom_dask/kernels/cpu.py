@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -14,29 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bins import Bins
+from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.kernels.widen import as_numba, value
-from embgeom_dask.metrics.base import Terms
+
+if TYPE_CHECKING:
+    from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
 
 _STRIP = 64
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="embgeom")
-
-
-def share_out(work: Callable[[int, int], Any], size: int, least: int = 64) -> list[Any]:
-    """Call `work(start, stop)` over range(size) in one part a thread of torch's; results in order.
-
-    A part is not smaller than `least`. `work` must release the GIL to run side by side.
-    """
-    parts = max(1, min(torch.get_num_threads(), size // least))
-    if parts == 1:
-        return [work(0, size)]
-    bounds = [size * part // parts for part in range(parts + 1)]
-    return list(_pool().map(work, bounds[:-1], bounds[1:]))
 
 
 def select(

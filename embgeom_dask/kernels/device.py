@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.metrics.base import Terms
+
+if TYPE_CHECKING:
+    from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
 

@@ -8,19 +8,20 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.cpu import share_out
+from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.kernels.widen import as_numba, value
 
 Array = NDArray[Any]
 
 
-def norms(stored: Array, centre: Array) -> Array:
-    """The L1, squared L2 and L-infinity norm (b, 3) float64 of rows (b, d), stored in any float dtype, minus `centre`.
+def norms(stored: Array, centre: Array | None = None) -> Array:
+    """The L1, squared L2 and L-infinity norm (b, 3) float64 of rows (b, d) of any float dtype, minus `centre` (d,).
 
     Sums are float64, in some order: within (d + 3) u of themselves, u = 2^-53.
     """
     rows = as_numba(stored)
-    return np.concatenate(share_out(lambda start, stop: _norms(rows[start:stop], centre), len(rows)))
+    origin = np.zeros(rows.shape[1]) if centre is None else centre
+    return np.concatenate(share_out(lambda start, stop: _norms(rows[start:stop], origin), len(rows)))
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})

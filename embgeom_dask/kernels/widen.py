@@ -21,6 +21,13 @@ def as_numba(array: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
+def as_float(array: NDArray[Any]) -> NDArray[Any]:
+    """The float64 numbers that an array of `as_numba` stands for."""
+    if array.dtype == np.uint16:
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float64)
+
+
 def value(element: Any) -> Any:
     """The number that an element of `as_numba` stands for; called inside numba."""
     raise TypeError(f"{element!r} is read outside numba")

@@ -69,7 +69,7 @@ class Precision:
     @property
     def rounding(self) -> float:
         """What the last rounding may change, relative to the rounded element."""
-        return 2.0**-9 * (1 + 2.0**-7) if self.element == "bfloat16" else 0.0
+        return 2.0**-8 * (1 + 2.0**-6) if self.element == "bfloat16" else 0.0
 
 
 class Metric(ABC):
@@ -109,7 +109,7 @@ class Metric(ABC):
 
     @abstractmethod
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
-        """The values (p,) of pairs of rows in plain float64."""
+        """The values (p,) in plain float64 of pairs of rows, stored in any float dtype (as `as_numba` gives them)."""
 
     @abstractmethod
     def direct_slack(self, values: Array, width: int) -> Array:

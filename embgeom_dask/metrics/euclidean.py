@@ -18,9 +18,13 @@ from embgeom_dask.double_double import (
     squared_difference_keys,
     squared_differences,
 )
+from embgeom_dask.kernels.rows import norms
+from embgeom_dask.kernels.widen import as_float
 from embgeom_dask.metrics.base import Metric, Points, Precision, Terms
 
 Array = NDArray[Any]
+
+_SMALLEST = 2.0**-1000
 
 
 def product_error(width: int, precision: Precision) -> float:
@@ -72,7 +76,7 @@ class Euclidean(Metric):
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
         """Sum (x - y)^2."""
-        return squared_differences(x, y, i, j)
+        return squared_differences(x, y, i, j, np.ones(len(x)), np.ones(len(y)))
 
     def direct_slack(self, values: Array, width: int) -> Array:
         """(d + 3) u in any order of summation: the sum (Jeannerod and Rump), the difference and its square."""
@@ -136,12 +140,13 @@ class Cosine(Metric):
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
         """Half the squared difference of the unit vectors."""
-        values: Array = 0.5 * squared_differences(_unit(x), _unit(y), i, j)
+        lengths = [np.maximum(norms(rows)[:, 1], _SMALLEST) for rows in (x, y)]
+        values: Array = 0.5 * squared_differences(x, y, i, j, *(1 / np.sqrt(length) for length in lengths))
         return values
 
     def direct_slack(self, values: Array, width: int) -> Array:
-        """Each unit vector is off by at most e = (d / 2 + 4) u; 2 sqrt(2 v) e + 4 e^2 + (d + 8) u v."""
-        error = (0.5 * width + 4) * UNIT
+        """Each unit vector is off by at most e = (d / 2 + 6) u; 2 sqrt(2 v) e + 4 e^2 + (d + 8) u v."""
+        error = (0.5 * width + 6) * UNIT
         slack: Array = 2 * np.sqrt(2 * values) * error + 4 * error**2 + (width + 8) * UNIT * values
         return slack
 
@@ -155,7 +160,7 @@ class Cosine(Metric):
         )
         exact = dot[2] & (dot[0] == 0)
         for p in np.flatnonzero(high <= self.key_slack(high, x.shape[1])).tolist():
-            if self.order(x[i[p]], y[j[p]]) == -1:
+            if self.order(as_float(x[i[p]]), as_float(y[j[p]])) == -1:
                 high[p], low[p], exact[p] = 0.0, 0.0, True
         return high, low, exact
 

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.exact import Exact, Pairs, concat_pairs, take_pairs
+from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import select
 from embgeom_dask.reductions.expand import Sides, expand_neighbors
 from embgeom_dask.tiles import Tile, round_up, upper_bounds
@@ -26,8 +26,8 @@ class Neighbors:
 
     State on a worker, while a panel runs: the candidates `first`, `second` (int64) and `least`, a lower bound of their
     value; `best` (rows, k) float32, the smallest upper bounds of each row; `limit` (rows,) float64, what a pair must
-    not exceed to be among the k of a row; bounds in units of the points. State that leaves it: a table of the pairs
-    among the k of a row, with their keys.
+    not exceed to be among the k of a row; bounds in units of the points. State that leaves it: the pairs that may be
+    among the k of a row, `first`, `second` and their `value` in plain float64.
     """
 
     k: int
@@ -57,54 +57,55 @@ class Neighbors:
         return self._add(state, *tile.pairs(i, j), least.astype(np.float64), most)
 
     def finish(self, state: State, exact: Exact) -> State:
-        """Recheck the candidates in float64, then give those that stay their keys."""
+        """Give the candidates their values in float64, and keep those that may be among the k of a row."""
         values, slack = exact.values(state["first"], state["second"])
-        fresh = {**self.empty(), "limit": state["limit"]}
+        fresh = {**self.empty(), "limit": state["limit"], "value": np.empty(0)}
         bounds = (values - slack) * exact.unit, (values + slack) * exact.unit
-        kept = self._add(fresh, state["first"], state["second"], *bounds)
-        return self._nearest(exact.keys(kept["first"], kept["second"]), exact)
+        kept = self._add(fresh, state["first"], state["second"], *bounds, values)
+        return {name: kept[name] for name in ("first", "second", "value")}
 
     def merge(self, states: list[State], exact: Exact) -> State:
         """Join the states of several panels."""
-        return self._nearest(concat_pairs(states), exact)
+        table = {name: np.concatenate([state[name] for state in states]) for name in ("first", "second", "value")}
+        order, rank = exact.rank(table["first"], table["second"], table["value"])
+        table = {name: column[order] for name, column in table.items()}
+        _, _, pair, place = self._directed(table, rank)
+        keep = np.zeros(rank.size, np.bool_)
+        keep[pair[place < self.k]] = True
+        return {name: column[keep] for name, column in table.items()}
 
     def hint(self, state: State, exact: Exact) -> Array:
         """The value of each row's k-th neighbour so far, rounded up, in units of the points."""
         limit = np.full(self.rows, np.inf)
-        ordered, rank = exact.sort(state)
-        source, _, pair, place = self._directed(ordered, rank)
+        order = np.argsort(state["value"], kind="stable")
+        table = {name: column[order] for name, column in state.items()}
+        source, _, pair, place = self._directed(table, np.arange(order.size))
         last = place == self.k - 1
-        high = ordered["high"][pair[last]]
-        slack = 2.0**-51 * np.abs(high) + exact.metric.key_slack(np.abs(high), exact.width)
-        limit[source[last]] = (high + slack) * exact.unit
+        value = table["value"][pair[last]]
+        limit[source[last]] = (value + exact.metric.direct_slack(value, exact.width)) * (1 + 2.0**-50) * exact.unit
         return limit
 
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
-        ordered, rank = exact.sort(state)
-        source, target, pair, _ = self._directed(ordered, rank)
-        token_id, values = expand_neighbors(source, target, rank[pair], ordered["high"][pair], sides, self.k)
+        order, rank = exact.rank(state["first"], state["second"], state["value"])
+        table = exact.keys(state["first"][order], state["second"][order])
+        source, target, pair, _ = self._directed(table, rank)
+        token_id, values = expand_neighbors(source, target, rank[pair], table["high"][pair], sides, self.k)
         dims = ("token_id", "neighbor")
         distance = exact.metric.distance(values)
         return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
 
-    def _add(self, state: State, first: Array, second: Array, least: Array, most: Array) -> State:
+    def _add(self, state: State, first: Array, second: Array, least: Array, most: Array, *more: Array) -> State:
+        """Add pairs to the columns of a state, tighten its limits in place, and drop what they rule out."""
         _tighten(state["best"], state["limit"], first, second, round_up(most, np.float32), self.mutual)
-        columns = [state["first"], first], [state["second"], second], [state["least"], least]
-        first, second, least = (np.concatenate(column) for column in columns)
-        keep = least <= state["limit"][first]
+        added = zip(("first", "second", "least", "value"), (first, second, least, *more), strict=False)
+        columns = {name: np.concatenate([state[name], column]) for name, column in added}
+        keep = columns["least"] <= state["limit"][columns["first"]]
         if self.mutual:
-            keep |= least <= state["limit"][second]
-        return {**state, "first": first[keep], "second": second[keep], "least": least[keep]}
+            keep |= columns["least"] <= state["limit"][columns["second"]]
+        return {**state, **{name: column[keep] for name, column in columns.items()}}
 
-    def _nearest(self, pairs: Pairs, exact: Exact) -> State:
-        ordered, rank = exact.sort(pairs)
-        _, _, pair, place = self._directed(ordered, rank)
-        keep = np.zeros(rank.size, np.bool_)
-        keep[pair[place < self.k]] = True
-        return take_pairs(ordered, keep)
-
-    def _directed(self, ordered: Pairs, rank: Array) -> tuple[Array, Array, Array, Array]:
+    def _directed(self, ordered: State, rank: Array) -> tuple[Array, Array, Array, Array]:
         """See each pair from its row, or both: source, target, index of the pair, place among the neighbours."""
         source, target, pair = ordered["first"], ordered["second"], np.arange(rank.size)
         if self.mutual:

@@ -1,0 +1,28 @@
+"""Work of one task shared out among the cores that it may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="embgeom")
+
+
+def share_out(work: Callable[[int, int], Any], size: int, least: int = 64) -> list[Any]:
+    """Call `work(start, stop)` over range(size) in one part a thread of torch's; results in order.
+
+    A part is not smaller than `least`. `work` must release the GIL to run side by side.
+    """
+    parts = max(1, min(torch.get_num_threads(), size // least))
+    if parts == 1:
+        return [work(0, size)]
+    bounds = [size * part // parts for part in range(parts + 1)]
+    return list(_pool().map(work, bounds[:-1], bounds[1:]))
