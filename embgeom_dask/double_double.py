@@ -21,7 +21,6 @@ Keys = tuple[Array, Array, Array]
 
 UNIT = 2.0**-53
 _SPLIT = 134217729.0
-_LANES = 8
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
@@ -87,82 +86,73 @@ def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover 
     return q, ((a_high * b_high - q) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _add(lanes: Array, lane: int, term: float, error: float) -> None:  # pragma: no cover (compiled)
-    """Add `term` + `error` to a lane: its total, the rest below it, and a bound of what was lost even there."""
-    total, below = two_sum(lanes[0, lane], term)
-    below, lost = two_sum(below, error)
-    rest, lost_too = two_sum(lanes[1, lane], below)
-    lanes[0, lane] = total
-    lanes[1, lane] = rest
-    lanes[2, lane] += abs(lost) + abs(lost_too)
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _add_square(lanes: Array, lane: int, a: float, b: float) -> None:  # pragma: no cover (compiled)
-    t, e = two_sum(a, -b)
-    q, r = two_product(t, t)
-    _add(lanes, lane, q, r + 2.0 * t * e)
-    lanes[2, lane] += abs(e)
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _add_absolute(lanes: Array, lane: int, a: float, b: float) -> None:  # pragma: no cover (compiled)
-    t, e = two_sum(a, -b)
-    sign = np.copysign(1.0, t)
-    _add(lanes, lane, sign * t, sign * e)
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _add_product(lanes: Array, lane: int, a: float, b: float) -> None:  # pragma: no cover (compiled)
-    q, r = two_product(a, b)
-    _add(lanes, lane, q, r)
-
-
 @numba.njit(nogil=True, cache=True)
-def _gather(lanes: Array) -> tuple[float, float, bool]:  # pragma: no cover (compiled)
-    for lane in range(1, _LANES):
-        _add(lanes, 0, lanes[0, lane], lanes[1, lane])
-        lanes[2, 0] += lanes[2, lane]
-    high, low = two_sum(lanes[0, 0], lanes[1, 0])
-    return high, low, lanes[2, 0] == 0.0
+def _sum(terms: Array, work: Array) -> tuple[float, float, bool]:  # pragma: no cover (compiled)
+    """Add up the columns of `terms` (3, d): numbers, their errors, and what was lost; by halves, in vector loops."""
+    count = terms.shape[1]
+    source, target = terms, work
+    while count > 1:
+        half = count // 2
+        for k in range(half):
+            total, below = two_sum(source[0, k], source[0, k + half])
+            rest, lost = two_sum(source[1, k], source[1, k + half])
+            rest, lost_too = two_sum(rest, below)
+            target[0, k] = total
+            target[1, k] = rest
+            target[2, k] = source[2, k] + source[2, k + half] + abs(lost) + abs(lost_too)
+        if count % 2:
+            target[:, half] = source[:, count - 1]
+        count -= half
+        source, target = target, source
+    high, low = two_sum(source[0, 0], source[1, 0])
+    return high, low, source[2, 0] == 0.0
 
 
 @numba.njit(nogil=True, cache=True)
 def squared_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
     """Sum (x[i] - y[j])^2 in double-double."""
-    high, low = np.empty(i.size), np.empty(i.size)
-    exact = np.empty(i.size, np.bool_)
-    lanes = np.empty((3, _LANES))
-    width = x.shape[1]
+    high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
+    terms, work = np.empty((3, x.shape[1])), np.empty((3, x.shape[1]))
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
-        lanes[:] = 0.0
-        for strip in range(0, width - width % _LANES, _LANES):
-            for lane in range(_LANES):  # of fixed length and without branches: a vector loop
-                _add_square(lanes, lane, np.float64(value(a[strip + lane])), np.float64(value(b[strip + lane])))
-        for k in range(width - width % _LANES, width):
-            _add_square(lanes, 0, np.float64(value(a[k])), np.float64(value(b[k])))
-        high[p], low[p], exact[p] = _gather(lanes)
+        for k in range(a.size):
+            t, e = two_sum(np.float64(value(a[k])), -np.float64(value(b[k])))
+            q, r = two_product(t, t)
+            terms[0, k] = q
+            terms[1, k] = r + 2.0 * t * e
+            terms[2, k] = abs(e)
+        high[p], low[p], exact[p] = _sum(terms, work)
     return high, low, exact
 
 
 @numba.njit(nogil=True, cache=True)
 def absolute_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
     """Sum |x[i] - y[j]| in double-double."""
-    high, low = np.empty(i.size), np.empty(i.size)
-    exact = np.empty(i.size, np.bool_)
-    lanes = np.empty((3, _LANES))
-    width = x.shape[1]
+    high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
+    terms, work = np.zeros((3, x.shape[1])), np.empty((3, x.shape[1]))
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
-        lanes[:] = 0.0
-        for strip in range(0, width - width % _LANES, _LANES):
-            for lane in range(_LANES):  # of fixed length and without branches: a vector loop
-                _add_absolute(lanes, lane, np.float64(value(a[strip + lane])), np.float64(value(b[strip + lane])))
-        for k in range(width - width % _LANES, width):
-            _add_absolute(lanes, 0, np.float64(value(a[k])), np.float64(value(b[k])))
-        high[p], low[p], exact[p] = _gather(lanes)
+        for k in range(a.size):
+            t, e = two_sum(np.float64(value(a[k])), -np.float64(value(b[k])))
+            sign = np.copysign(1.0, t)
+            terms[0, k] = sign * t
+            terms[1, k] = sign * e
+            terms[2, k] = 0.0
+        high[p], low[p], exact[p] = _sum(terms, work)
+    return high, low, exact
+
+
+@numba.njit(nogil=True, cache=True)
+def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """Sum x[i] y[j] in double-double."""
+    high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
+    terms, work = np.empty((3, x.shape[1])), np.empty((3, x.shape[1]))
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        for k in range(a.size):
+            terms[0, k], terms[1, k] = two_product(np.float64(value(a[k])), np.float64(value(b[k])))
+            terms[2, k] = 0.0
+        high[p], low[p], exact[p] = _sum(terms, work)
     return high, low, exact
 
 
@@ -179,25 +169,6 @@ def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # 
             if t > high[p] or (t == high[p] and e > low[p]):
                 high[p], low[p] = t, e
     return high, low, np.ones(i.size, np.bool_)
-
-
-@numba.njit(nogil=True, cache=True)
-def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
-    """Sum x[i] y[j] in double-double."""
-    high, low = np.empty(i.size), np.empty(i.size)
-    exact = np.empty(i.size, np.bool_)
-    lanes = np.empty((3, _LANES))
-    width = x.shape[1]
-    for p in range(i.size):
-        a, b = x[i[p]], y[j[p]]
-        lanes[:] = 0.0
-        for strip in range(0, width - width % _LANES, _LANES):
-            for lane in range(_LANES):  # of fixed length and without branches: a vector loop
-                _add_product(lanes, lane, np.float64(value(a[strip + lane])), np.float64(value(b[strip + lane])))
-        for k in range(width - width % _LANES, width):
-            _add_product(lanes, 0, np.float64(value(a[k])), np.float64(value(b[k])))
-        high[p], low[p], exact[p] = _gather(lanes)
-    return high, low, exact
 
 
 def fixed(values: Array) -> list[int]:
