@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -27,7 +28,8 @@ class Source:
 
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball. Products
     are made of `element`s: `bfloat16` rows are points as they are stored, with no centre and scale 1. With `ranked`
-    the rows of a block come in order of their distance from the centre, farthest first.
+    the rows of a block come in order of their distance from the centre, farthest first. A process keeps blocks for
+    later use up to `keep` bytes.
     """
 
     matrix: Matrix
@@ -38,11 +40,12 @@ class Source:
     tile: int
     element: str
     ranked: bool
+    keep: int
     key: str
 
     def block(self, index: int, device: torch.device) -> Block:
         """Load block `index`, or take it from this process's cache."""
-        return _cache.get((self.key, index, str(device)), lambda: self._load(index, device))
+        return _cache.get((self.key, index, str(device)), lambda: self._load(index, device), self.keep)
 
     def _load(self, index: int, device: torch.device) -> Block:
         positions = np.arange(index * self.tile, min((index + 1) * self.tile, self.rows.token_id.size))
@@ -54,7 +57,9 @@ class Source:
             positions, rows, radius = positions[order], stored[order], radius[order]
         if self.element == "bfloat16":
             return Block(positions, stored, devices.to_tensor(rows, device), norms(rows)[:, 1], radius)
-        values = (rows.astype(np.float64) - self.centre) * self.scale
+        values = rows.astype(np.float64)
+        values -= self.centre
+        values *= self.scale
         points = METRICS[self.metric].points(values, np.dtype(self.element))
         return Block(positions, stored, devices.to_tensor(points.values, device), points.norm, radius)
 
@@ -97,26 +102,25 @@ class Block:
 
 
 class _Cache:
-    """The blocks used last, up to a quarter of the memory that was free when the first one came."""
+    """The blocks used last, as many as may be kept."""
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[tuple[str, int, str], Block] = OrderedDict()
         self._lock = Lock()
         self._held = 0
-        self._limit = 0
 
-    def get(self, key: tuple[str, int, str], load: Any) -> Block:
+    def get(self, key: tuple[str, int, str], load: Callable[[], Block], keep: int) -> Block:
+        """The block of that key; `load` makes it, and then the oldest are dropped until at most `keep` bytes stay."""
         with self._lock:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
                 return self._blocks[key]
-        block: Block = load()
+        block = load()
         with self._lock:
             if key not in self._blocks:
-                self._limit = self._limit or devices.memory(torch.device("cpu"))[1] // 4
                 self._blocks[key] = block
                 self._held += block.nbytes
-                while self._held > self._limit and len(self._blocks) > 1:
+                while self._held > keep and self._blocks:
                     self._held -= self._blocks.popitem(last=False)[1].nbytes
         return block
 

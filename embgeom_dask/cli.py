@@ -94,12 +94,16 @@ def scan(
     device: Device = "auto",
     scheduler: Scheduler = None,
     tile: Annotated[int | None, typer.Option(metavar="ROWS", help="Rows of a tile; no result depends on it.")] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What a process may hold, like 2GiB."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare every pair of tokens once, exactly, and keep what is asked for."""
     from embgeom_dask import tables
 
-    tiles: dict[str, Any] = {} if tile is None else {"tile": tile}
     result = eg.scan(
         store,
         which=matrix,
@@ -112,7 +116,9 @@ def scan(
         out=out,
         device=device,
         scheduler=scheduler,
-        **tiles,
+        tile=tile,
+        memory_limit=memory_limit,
+        dry_run=dry_run,
     )
     _print(tables.to_json(result) if as_json else tables.scan_text(result))
 

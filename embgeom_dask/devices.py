@@ -179,15 +179,13 @@ def _fast_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu":
         return device.type == "cuda"
     with session(device):
-        points = torch.ones(512, 1024)
-        seconds = [_seconds(points.to(dtype)) for dtype in (torch.float32, torch.bfloat16)]
-    return seconds[1] < seconds[0]
+        points = [torch.ones(512, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+        rounds = [[_seconds(point) for point in points] for _ in range(12)]
+    single, half = map(min, zip(*rounds, strict=True))
+    return bool(half < single)
 
 
 def _seconds(points: torch.Tensor) -> float:
-    times = []
-    for _ in range(4):
-        start = perf_counter()
-        torch.mm(points, points.T)
-        times.append(perf_counter() - start)
-    return min(times)
+    start = perf_counter()
+    torch.mm(points, points.T)
+    return perf_counter() - start

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from distributed import Client
 
-from embgeom_dask import devices
+from embgeom_dask import devices, memory
 from embgeom_dask.blocks import Source
 from embgeom_dask.errors import InputError
 from embgeom_dask.exact import Exact
 from embgeom_dask.grid import Grid
+from embgeom_dask.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.reductions import Extreme, Histogram, Neighbors, Reduction
-from embgeom_dask.rows import RowFacts, centre_of, distance_bound, inspect, join, row_set, scale_of
+from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of
 from embgeom_dask.stores import Matrix
 
 Selected = tuple[Matrix, np.ndarray]
@@ -53,6 +54,30 @@ class Plan:
     sides: tuple[Source, Source]
     reductions: dict[str, Reduction]
     device: str
+    memory: Memory
+
+    def __str__(self) -> str:
+        """One line: rows, metric, tiles, products, and memory projected and allowed."""
+        rows = " x ".join(f"{side.rows.token_id.size:,}" for side in self.sides[: 1 if self.symmetric else 2])
+        first = self.sides[0]
+        return (
+            f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
+            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.element} products; "
+            f"memory: {memory.text(self.memory.projected)} projected, {memory.text(self.memory.allowed)} allowed"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a dry run says: rows, values, metric, tiles, tile, products, memory in bytes."""
+        return {
+            "rows": [side.rows.token_id.size for side in self.sides[: 1 if self.symmetric else 2]],
+            "values": self.sides[0].matrix.hidden_size,
+            "metric": self.metric.name,
+            "tiles": self.grid.tiles,
+            "tile": self.sides[0].tile,
+            "products": self.sides[0].element,
+            "memory_projected": self.memory.projected,
+            "memory_allowed": self.memory.allowed,
+        }
 
     @property
     def symmetric(self) -> bool:
@@ -82,14 +107,25 @@ class Plan:
         )
 
 
-def make_plan(client: Client, sides: list[Selected], settings: Settings, device: str, tile: int) -> Plan:
+def make_plan(
+    client: Client,
+    sides: list[Selected],
+    settings: Settings,
+    device: str,
+    tile: int | None = None,
+    memory_limit: str | int | None = None,
+) -> Plan:
     """Look at every row once, on the cluster, then fix centre, scale, grid and reductions.
+
+    Without `tile` tiles have 2,048 rows, or fewer where that takes more memory than is allowed.
 
     Raises
     ------
     InputError
-        where a row has no distance to any other (NaN, infinity, out of range), or none is left to compare.
+        where a row has no distance to any other (NaN, infinity, out of range), none is left to compare, or the scan
+        would take more memory than `memory_limit` allows.
     """
+    most = memory.allowed(memory_limit)
     metric = METRICS[settings.metric]
     matrix, token_id = sides[0]
     centre = centre_of(matrix.take(token_id[:_PART])) if metric.shifts else np.zeros(matrix.hidden_size)
@@ -106,15 +142,45 @@ def make_plan(client: Client, sides: list[Selected], settings: Settings, device:
     element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
     scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
-    sources = [
-        Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, uuid4().hex)
-        for (matrix, _), distinct in zip(sides, rows, strict=True)
-    ]
     if settings.histogram:
         top = distance_bound(metric, largest)
         weights = rows[0].weights, rows[-1].weights
         reductions["histogram"] = Histogram(settings.histogram, top, weights)
-    return Plan((sources[0], sources[-1]), reductions, device)
+    tile, needed = _fit([side for side, _ in sides], rows, reductions, element, tile, most)
+    sources = [
+        Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, needed.cache, uuid4().hex)
+        for (matrix, _), distinct in zip(sides, rows, strict=True)
+    ]
+    return Plan((sources[0], sources[-1]), reductions, device, needed)
+
+
+def _fit(
+    matrices: list[Matrix],
+    rows: list[RowSet],
+    reductions: dict[str, Reduction],
+    element: str,
+    tile: int | None,
+    most: int,
+) -> tuple[int, Memory]:
+    """Choose the rows of a tile, where the caller did not, so that the scan stays within `most` bytes."""
+    stored = max(matrix.itemsize for matrix in matrices)
+    for size in [tile] if tile else [TILE, TILE // 2, TILE // 4, TILE // 8]:
+        needed = memory.project(
+            rows=sum(distinct.members.size for distinct in rows),
+            width=matrices[0].hidden_size,
+            stored=stored,
+            element={"bfloat16": 2, "float32": 4, "float64": 8}[element],
+            tile=size,
+            as_stored=element == "bfloat16",
+            states=sum(reduction.nbytes for reduction in reductions.values()),
+            most=most,
+        )
+        if needed.projected <= most:
+            return size, needed
+    raise InputError(
+        f"this scan needs {memory.text(needed.projected)} and {memory.text(most)} are allowed: "
+        f"raise --memory-limit, ask for fewer neighbors, or scan fewer --tokens"
+    )
 
 
 def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, radius: float, *, fast: bool) -> str:

@@ -17,6 +17,12 @@ def show(on: bool) -> None:
     _shown = on
 
 
+def note(text: str) -> None:
+    """Print one line on stderr, where bars are shown."""
+    if _shown:
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
     """Yield `advance(n)`, which moves a bar titled `what` by `n` of `total` `unit`; bars may be nested.

@@ -19,7 +19,7 @@ from embgeom_dask.cluster import connect
 from embgeom_dask.errors import InputError
 from embgeom_dask.execute import execute
 from embgeom_dask.metrics import find_metric
-from embgeom_dask.plan import TILE, Plan, Settings, make_plan
+from embgeom_dask.plan import Plan, Settings, make_plan
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
 
@@ -39,7 +39,9 @@ def scan(
     histogram: int | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    tile: int = TILE,
+    tile: int | None = None,
+    memory_limit: str | int | None = None,
+    dry_run: bool = False,
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
@@ -60,7 +62,10 @@ def scan(
         digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
     out : where to save the result; the same result there is opened instead of computed again
     device : `auto`, `cpu`, `cuda` or `mps`, on each worker
-    tile : rows of a tile; no result depends on it
+    tile : rows of a tile; no result depends on it; default 2,048, or fewer where memory is short
+    memory_limit : what each worker's process may hold, "2GiB" or bytes; default 60% of what is free on top of what it
+        holds already
+    dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
     client, scheduler : the dask cluster; default one in this process
 
     Returns
@@ -93,7 +98,10 @@ def scan(
         return done
     with connect(client, scheduler) as cluster:
         try:
-            plan = make_plan(cluster, sides, settings, device, tile)
+            plan = make_plan(cluster, sides, settings, device, tile, memory_limit)
+            progress.note(str(plan))
+            if dry_run:
+                return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
             with progress.bar(plan.grid.tiles, f"{matrices[0].model} scan", "tiles") as advance:
                 states, used = execute(plan, cluster, advance)
             variables = _finalize(plan, states, settings)

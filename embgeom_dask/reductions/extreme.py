@@ -33,6 +33,11 @@ class Extreme:
         """The prefix of the result's names."""
         return "farthest" if self.farthest else "nearest"
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its states, on worker and client."""
+        return 4 * 33 * self.k
+
     def empty(self, hint: Array | None = None) -> State:
         """No pairs; `hint` is the limit that other panels reached."""
         return {**empty_pairs(), "limit": np.array(np.inf) if hint is None else hint}

@@ -48,6 +48,11 @@ class Histogram:
         """Bits of a distance in fixed point: a row of them, weighed, adds up inside int64."""
         return int(min(50, 62 - int(max(side.sum() for side in self.weights)).bit_length()))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its states, on worker and client, and of its edges."""
+        return 8 * 8 * self.bins
+
     def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
         """Zeros."""
         limbs = np.zeros(_LIMBS, np.int64)

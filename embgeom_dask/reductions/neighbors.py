@@ -35,6 +35,11 @@ class Neighbors:
     mutual: bool
     name = "neighbors"
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its states: limits and bounds on the worker, tables on the client while they are sorted."""
+        return self.rows * (16 + 4 * self.k + 6 * 24 * self.k)
+
     def empty(self, hint: Array | None = None) -> State:
         """No candidates; `hint` is the limit that other panels reached."""
         return {

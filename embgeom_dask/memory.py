@@ -1,0 +1,85 @@
+"""How much memory a scan takes, said before it starts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from embgeom_dask import devices
+from embgeom_dask.errors import InputError
+
+SHARE = 0.6
+"""Of the memory that is free, what a run may take where no limit is given."""
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
+_CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair to be rechecked
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a worker's process: `base` (it is there already), `rows` (ids, norms, groups), `blocks` (one of either
+    side, with what loading takes), `tiles` (products and candidates), `states`; all may come to `allowed`."""
+
+    base: int
+    rows: int
+    blocks: int
+    tiles: int
+    states: int
+    allowed: int
+
+    @property
+    def projected(self) -> int:
+        """The most that the process takes, before it keeps any block for later."""
+        return self.base + self.rows + self.blocks + self.tiles + self.states
+
+    @property
+    def cache(self) -> int:
+        """What is left to keep blocks in."""
+        return max(0, self.allowed - self.projected)
+
+
+def allowed(limit: str | int | None) -> int:
+    """The bytes that a process may hold: `limit` ("2GiB", "500MB" or bytes), or a share of what is free.
+
+    Raises
+    ------
+    InputError
+        where `limit` is no size.
+    """
+    if limit is None:
+        return int(psutil.Process().memory_info().rss) + int(SHARE * devices.memory(torch.device("cpu"))[1])
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?\s*", str(limit), re.IGNORECASE)
+    if not found:
+        raise InputError(f"--memory-limit {limit}: give a size like 2GiB or 500MB")
+    return int(float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()])
+
+
+def project(
+    *, rows: int, width: int, stored: int, element: int, tile: int, as_stored: bool, states: int, most: int
+) -> Memory:
+    """Project the memory of a scan of `rows` rows of `width` values.
+
+    `stored` and `element` are the bytes of a value in the store and in a product, `tile` the rows of a block, `states`
+    the bytes of the reductions' states, and `most` what is allowed.
+    """
+    values = tile * width
+    block = values * (2 * stored if as_stored else stored + element)
+    loading = values * (stored if as_stored else 8 + stored)
+    return Memory(
+        base=psutil.Process().memory_info().rss,
+        rows=100 * rows,
+        blocks=2 * block + loading + _READING,
+        tiles=tile * tile * (element + _CANDIDATE),
+        states=states,
+        allowed=most,
+    )
+
+
+def text(size: int) -> str:
+    """A size for a person: 1.5 GiB, 220 MiB."""
+    return f"{size / (1 << 30):.2f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
