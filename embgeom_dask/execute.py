@@ -10,6 +10,7 @@ import torch
 from distributed import Client, Future, as_completed
 
 from embgeom_dask import devices, tiles
+from embgeom_dask.blocks import Block
 from embgeom_dask.exact import Exact
 from embgeom_dask.grid import Panel
 from embgeom_dask.plan import Plan
@@ -29,14 +30,17 @@ def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> tuple[dict[str
         for index in range(panel.start, panel.stop):
             columns = plan.sides[1].block(index, device)
             diagonal = plan.symmetric and index == panel.row
-            parts: Iterable[tiles.Tile] = (tiles.multiply(plan.metric, rows, columns, diagonal=diagonal),)
-            if plan.sides[0].ranked:
-                reach = partial(_reach, states, exact)
-                parts = tiles.ranked_parts(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
-            for tile in parts:
+            for tile in _tiles(plan, rows, columns, diagonal, partial(_reach, states, exact)):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
         return {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}, str(device)
+
+
+def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:
+    if plan.sides[0].ranked:
+        yield from tiles.ranked_parts(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
+    else:
+        yield tiles.multiply(plan.metric, rows, columns, diagonal=diagonal)
 
 
 def _reach(states: dict[str, State], exact: Exact) -> float:

@@ -58,14 +58,18 @@ def ranked_parts(
 
     By the triangle inequality no distance exceeds the sum of the two radii. `reach` is asked before each part.
     """
-    for start in range(0, rows.size, _SLAB):
+    start = 0
+    while start < rows.size:
         value = reach()
         distance = float(metric.distance(np.array(max(value, 0.0)))) * (1 - 1e-9)
         count = int(np.searchsorted(-columns.radius, rows.radius[start] - distance, side="right"))
         first = start if diagonal else 0
         if count <= first:
             return
-        yield multiply(metric, rows.part(start, start + _SLAB), columns.part(first, count), diagonal=diagonal)
+        whole = value > 0 and rows.radius[-1] + columns.radius[-1] >= distance
+        stop = rows.size if whole else start + _SLAB
+        yield multiply(metric, rows.part(start, stop), columns.part(first, count), diagonal=diagonal)
+        start = stop
 
 
 def round_up(values: Array, dtype: Any) -> Array:
