@@ -100,6 +100,8 @@ def scan_text(dataset: xr.Dataset) -> str:
         parts.append(_neighbors(dataset))
     if "histogram_count" in dataset:
         parts.append(_histogram(dataset))
+    if "within_count" in dataset:
+        parts.append(_within(dataset))
     return "\n\n".join(parts)
 
 
@@ -135,6 +137,13 @@ def _histogram(dataset: xr.Dataset) -> str:
             align(["from", "to", "pairs", ""], zip(edges[starts], ends, merged, bars, strict=True)),
         )
     )
+
+
+def _within(dataset: xr.Dataset) -> str:
+    degrees = dataset["within_degree"].to_numpy()
+    columns = [function(degrees, axis=0) for function in (np.median, np.mean, np.max)]
+    header = ["within", "pairs", "median of a token", "mean", "greatest"]
+    return align(header, zip(dataset["radius"].to_numpy(), dataset["within_count"].to_numpy(), *columns, strict=True))
 
 
 def outliers_text(dataset: xr.Dataset) -> str:

@@ -106,9 +106,8 @@ def test_both_passes_select_the_same_pairs(
 
 def bins_of(count: int) -> Bins:
     squared = np.linspace(0, 2, count + 1) ** 2
-    lower, upper = squared[:-1].copy(), squared[1:].copy()
-    lower[0], upper[-1] = -np.inf, np.inf
-    return Bins(lower, upper, True, 0.0, count / 2, 1.0, 2.0**40, 21)
+    lower, upper = np.append(-np.inf, squared), np.append(squared, np.inf)
+    return Bins(lower, upper, True, 0.0, count / 2, np.empty((0, 2), np.int64), 1.0, 2.0**40, 21)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -134,7 +133,7 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
     distance = np.sqrt(((points[first] - points[second]) ** 2).sum(1))
     weight = weights[first] * weights[second]
     expected = np.histogram(distance, np.linspace(0, 2, 41), weights=weight)[0]
-    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(counts[1:-1], expected)
     assert 0 < i.size < first.size
     total = float(weights @ sums[:, 0]) / 2.0**40
     np.testing.assert_allclose(total, (weight * distance).sum(), rtol=1e-11)
