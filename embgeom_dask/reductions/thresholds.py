@@ -51,7 +51,8 @@ class Cuts:
         """The class (p,) int64 and the value (p,) of pairs: by differences; at a cut by keys, then without error."""
         values, slack = exact.values(first, second)
         slack += 4 * UNIT * values
-        index, lowest = (np.searchsorted(self.high, bound, side="right") for bound in (values + slack, values - slack))
+        index = np.searchsorted(self.high, values + slack, side="right")
+        lowest = np.searchsorted(self.high, values - slack, side="left")
         (unsure,) = np.nonzero(lowest < index)
         pairs = exact.keys(first[unsure], second[unsure])
         while unsure.size:
