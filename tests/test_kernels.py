@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embgeom_dask import devices, tiles
 from embgeom_dask.blocks import Block
-from embgeom_dask.exact import Exact
+from embgeom_dask.exact import Exact, Rows
 from embgeom_dask.kernels import Bins, cpu, device, select
 from embgeom_dask.metrics import METRICS, Terms
 from embgeom_dask.reductions import Cuts, Histogram
@@ -144,21 +144,26 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
 
 
 @settings(deadline=None, max_examples=30)
-@given(matrices(max_rows=30), st.sets(st.floats(0, 4), min_size=1, max_size=4), st.booleans(), st.booleans())
+@given(
+    matrices(max_rows=30),
+    st.sets(st.floats(0, 4), min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
+)
 def test_both_passes_count_what_is_certainly_within(
-    rows: np.ndarray, radii: set[float], diagonal: bool, double: bool
+    rows: np.ndarray, radii: set[float], diagonal: bool, element: torch.dtype
 ) -> None:
-    dtype = np.float64 if double else np.float32
+    dtype = np.float64 if element == torch.float64 else np.float32
     points = rows.astype(np.float64)
     points = (points / max(1e-300, np.sqrt((points**2).sum(1).max()))).astype(dtype)
-    product = torch.from_numpy(points) @ torch.from_numpy(points).T
+    product = (torch.from_numpy(points) @ torch.from_numpy(points).T).to(element)
     weights = np.arange(1, len(points) + 1), np.arange(3, len(points) + 3)
     norms = (points**2).sum(1)
     low, high = (Terms((norms * (1 + sign * 1e-2)).astype(dtype), norms, -2.0, sign * 1e-2) for sign in (-1, 1))
     cuts = np.array(sorted(radii), dtype)
     fast = cpu.count_within(product, (low, high), weights, cuts, cuts, diagonal)
     plain = device.count_within(product, (low, high), weights, cuts, cuts, diagonal)
-    p = product.numpy()
+    p = product.to(torch.from_numpy(norms).dtype).numpy()
     least, most = (t.row[:, None] + t.column - dtype(2) * p + dtype(t.bend) * np.abs(p) for t in (low, high))
     considered = np.triu(np.ones(p.shape, bool), 1) if diagonal else np.ones(p.shape, bool)
     unsure = considered & ((least[..., None] <= cuts) & (most[..., None] > cuts)).any(axis=-1)
@@ -174,14 +179,13 @@ def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndar
     points = np.random.default_rng(2).normal(size=(150, 8))
     points /= np.sqrt((points**2).sum(1).max())
     distance = np.sqrt(((points[:, None] - points) ** 2).sum(-1))[np.triu_indices(150, 1)]
-    terms = METRICS["euclidean"].terms((points**2).sum(1), (points**2).sum(1), 8, np.float64, cpu=True)
-    rows = np.arange(150)
-    exact = Exact(METRICS["euclidean"], lambda at: points[at], lambda at: points[at], 8, 1.0)
-    histogram = Histogram(Cuts.at(exact.metric, edges, closed=False), (np.ones_like(rows), np.ones_like(rows)))
-    bins = histogram._in_points(exact)
-    product = torch.from_numpy(points @ points.T)
-    fast = cpu.bin_pairs(product, terms, histogram.weights, bins, True)
-    plain = device.bin_pairs(product, terms, histogram.weights, bins, True)
+    rows, ones = block(points, 0, "euclidean"), np.ones(150, np.int64)
+    tile = tiles.multiply(METRICS["euclidean"], rows, rows, diagonal=True)
+    stored = Rows(150, lambda _: points)
+    exact = Exact(tile.metric, stored, stored, 8, 1.0)
+    bins = Histogram(Cuts.at(exact.metric, edges, closed=False), (ones, ones))._in_points(exact)
+    fast = cpu.bin_pairs(tile.product, tile.terms, (ones, ones), bins, True)
+    plain = device.bin_pairs(tile.product, tile.terms, (ones, ones), bins, True)
     for k in (0, 2, 3):
         np.testing.assert_array_equal(fast[k], plain[k])
     np.testing.assert_allclose(fast[1][:, 0], plain[1][:, 0], rtol=1e-15)
