@@ -21,7 +21,8 @@ from embgeom_dask.tiles import Tile
 Array = NDArray[Any]
 State = dict[str, Array]
 
-_LIMB, _LIMBS = 40, 4
+_LIMB, _LIMBS = 40, 6
+_FINE = 40  # more bits of distances that are small, or near an edge
 _CELLS = 8192  # of the table that finds the bin of a distance where bins differ in width
 
 
@@ -31,7 +32,7 @@ class Histogram:
 
     `edges` are the cuts between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either side,
     is how many tokens share each row. State: `count` (bins + 2,) int64, with the pairs below and above all bins;
-    `total` and `square` (4,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40 bits.
+    `total` and `square` (6,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40 bits.
     Integers add up to the same sums in any order.
     """
 
@@ -55,15 +56,16 @@ class Histogram:
         weights = self.weights[0][tile.rows.positions], self.weights[1][tile.columns.positions]
         counts, sums, i, j = bin_pairs(tile.product, tile.terms, weights, bins, diagonal=tile.diagonal)
         linear, high, cross, low = (_dot(weights[0], column) for column in sums.T)
-        total = linear
-        square = (high << 2 * bins.half) + (cross << bins.half + 1) + low
+        total = linear << _FINE
+        square = (high << 2 * bins.half) + (cross << bins.half + 1) + low << 2 * _FINE
         if i.size:
             weight = weights[0][i] * weights[1][j]
             index, values = self.edges.classify(*tile.pairs(i, j), exact)
             np.add.at(counts, index, weight)
-            t = np.rint(exact.metric.distance(values) * (_length(exact) * bins.quantum)).astype(np.int64).tolist()
-            total += sum(w * x for w, x in zip(weight.tolist(), t, strict=True))
-            square += sum(w * x * x for w, x in zip(weight.tolist(), t, strict=True))
+            t = np.rint(np.ldexp(exact.metric.distance(values) * (_length(exact) * bins.quantum), _FINE))
+            for w, x in zip(weight.tolist(), map(int, t.tolist()), strict=True):
+                total += w * x
+                square += w * x * x
         found = {"count": counts, "total": _limbs(total), "square": _limbs(square)}
         return self.merge([state, found], exact)
 
@@ -86,7 +88,7 @@ class Histogram:
         if first is second:
             pairs = pairs * (first.members.size - 1) // (2 * max(1, first.members.size))
             count[int(self.edges.distance[0] == 0)] += int((first.weights * (first.weights - 1) // 2).sum())
-        unit = Fraction(1, 1 << self.bits - 1) / Fraction(_length(exact))
+        unit = Fraction(1, 1 << self.bits - 1 + _FINE) / Fraction(_length(exact))
         total, square = _number(state["total"]), _number(state["square"])
         mean = float(unit * total / pairs) if pairs else np.nan
         variance = unit**2 * (square - Fraction(total**2, pairs)) / (pairs - 1) if pairs > 1 else None

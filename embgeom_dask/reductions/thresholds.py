@@ -44,7 +44,8 @@ class Cuts:
 
     def in_points(self, exact: Exact) -> tuple[Array, Array]:
         """Values of points (c,) float64: a pair below the first lies below the cut, one above the second above it."""
-        values = np.minimum(self.high * exact.unit, 2.0**64)  # beyond all points, and within float32
+        with np.errstate(over="ignore"):
+            values = np.minimum(self.high * exact.unit, 2.0**64)  # beyond all points, and within float32
         return np.nextafter(values * (1 - 8 * UNIT), -np.inf), np.nextafter(values * (1 + 8 * UNIT), np.inf)
 
     def classify(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
