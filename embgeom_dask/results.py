@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from embgeom_dask import stores
+from embgeom_dask import stores, versions
 from embgeom_dask.errors import InputError
 from embgeom_dask.stores import Matrix
-
-_PACKAGES = ("embgeom-dask", "dask", "distributed", "numpy", "torch", "xarray", "zarr")
 
 
 def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
@@ -49,7 +47,7 @@ def provenance(
         "matrix": [matrix.name for matrix in matrices],
         "sha256": [matrix.sha256 for matrix in matrices],
         "settings": json.dumps(settings, sort_keys=True),
-        "versions": json.dumps({name: version(name) for name in _PACKAGES}),
+        "versions": json.dumps(versions.installed()),
         "devices": sorted(set(devices)),
         "seconds": round(seconds, 3),
         "fingerprint": fingerprint(command, matrices, settings),
