@@ -104,7 +104,7 @@ def scan(
     attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    with connect(client, scheduler) as cluster:
+    with connect(client, scheduler, device) as cluster:
         try:
             plan = make_plan(cluster, sides, settings, device, tile)
             with progress.bar(plan.grid.tiles, f"{matrices[0].model} scan", "tiles") as advance:
