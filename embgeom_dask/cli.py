@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="A model's store, as convert wrote it.")]
+ManyStores = Annotated[list[str], typer.Argument(metavar="STORE...", help="Models' stores.")]
 Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores.")]
 Role = Annotated[
     Literal["input", "output"] | None,
@@ -66,7 +67,7 @@ def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
 
 @app.command()
 def survey(
-    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="Models' stores.")],
+    stores: ManyStores,
     matrix: Role = None,
     out: Out = None,
     device: Device = "auto",
@@ -78,6 +79,21 @@ def survey(
 
     result = eg.survey(stores, matrix, out=out, device=device, scheduler=scheduler)
     _print(tables.to_json(result) if as_json else tables.survey_text(result))
+
+
+@app.command()
+def duplicates(
+    stores: ManyStores,
+    matrix: Role = None,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Find the groups of identical rows: how many, how large and whose, for any number of models."""
+    from embgeom_dask import tables
+
+    result = eg.duplicates(stores, matrix, out=out, scheduler=scheduler)
+    _print(tables.to_json(result) if as_json else tables.duplicates_text(result))
 
 
 @app.command()

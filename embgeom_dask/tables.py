@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _HISTOGRAM_LINES = 16
 _BAR = 40
 _MODELS_ACROSS = 4
+_GROUP_LINES = 20
+_MEMBERS_ACROSS = 5
 
 
 def to_json(dataset: xr.Dataset) -> dict[str, Any]:
@@ -90,6 +92,32 @@ def survey_text(dataset: xr.Dataset) -> str:
     if len(frame.columns) > _MODELS_ACROSS:
         frame = frame.T
     return align(["model", *map(str, frame.columns)], frame.itertuples())
+
+
+def duplicates_text(dataset: xr.Dataset) -> str:
+    """The counts of each model, then the largest groups with their first members."""
+    counts = ("vocab_size", "unique_count", "removed_count", "group_count", "member_count")
+    parts = [_together(dataset, ("model", "matrix", *counts))]
+    groups = dataset.sizes["group"]
+    if groups:
+        parts.append(_groups(dataset))
+    if groups > _GROUP_LINES:
+        parts.append(f"{groups - _GROUP_LINES} more groups: --json prints all, --out saves them")
+    return "\n\n".join(parts)
+
+
+def _groups(dataset: xr.Dataset) -> str:
+    models = dataset["model"].to_numpy()[dataset["group_model"].to_numpy()]
+    population = dataset["group_population"].to_numpy()
+    first = np.cumsum(population) - population
+    members, tokens = dataset["member_token_id"].to_numpy(), dataset["member_token"].to_numpy()
+    rows = []
+    for group in np.argsort(-population, kind="stable")[:_GROUP_LINES]:
+        shown = slice(first[group], first[group] + min(population[group], _MEMBERS_ACROSS))
+        more = ["..."] if population[group] > _MEMBERS_ACROSS else []
+        cells = [", ".join([*map(str, members[shown]), *more]), " ".join([*filter(None, tokens[shown]), *more])]
+        rows.append([models[group], population[group], *cells])
+    return align(["model", "population", "ids", "tokens"], rows)
 
 
 def scan_text(dataset: xr.Dataset) -> str:
