@@ -9,7 +9,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client
 
 from embgeom_dask import cli, devices, testing
 from embgeom_dask.errors import EmbgeomError
@@ -102,8 +101,7 @@ def test_a_refusal_is_one_line_exit_2_and_leaves_everything_as_it_was(run, case)
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(run, monkeypatch):
-    impatient = lambda address, **options: Client(address, **{**options, "timeout": "1s"})  # noqa: E731
-    monkeypatch.setattr("embgeom_dask.cluster.Client", impatient)
+    monkeypatch.setattr("embgeom_dask.cluster._PATIENCE", 0.2)
     code, out, err = run("scan", A, "--nearest", "1", "--scheduler", "tcp://127.0.0.1:9")
     assert (code, out) == (2, "")
     assert err.startswith("error: no dask scheduler answers at 'tcp://127.0.0.1:9'")
