@@ -100,7 +100,13 @@ def duplicates(
 def scan(
     store: Store,
     matrix: Role = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="The distance: euclidean.")] = "euclidean",
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="STORE2", help="Compare with the rows of another: STORE2, STORE2:input, STORE2:output."),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")
+    ] = "euclidean",
     tokens: Annotated[str | None, _SELECTION] = None,
     out: Out = None,
     farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
@@ -113,13 +119,14 @@ def scan(
     tile: Annotated[int | None, typer.Option(metavar="ROWS", help="Rows of a tile; no result depends on it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every pair of tokens once, exactly, and keep what is asked for."""
+    """Compare every pair of tokens, or each with each of another matrix, exactly; keep what is asked for."""
     from embgeom_dask import tables
 
     tiles: dict[str, Any] = {} if tile is None else {"tile": tile}
     result = eg.scan(
         store,
         which=matrix,
+        against=against,
         tokens=tokens,
         metric=metric,
         farthest=farthest,

@@ -73,9 +73,9 @@ def scan(
         `farthest_token_id (farthest, side)`, the same for nearest; `neighbor_distance` and `neighbor_token_id
         (token_id, neighbor)`; `histogram_count (bin)`, `bin_edge (edge)`, `distance_mean`, `distance_std`,
         `distance_min`, `distance_max`, `pair_count`; `within_count (radius)`, and `within_degree (token_id, radius)`
-        without the token itself; `left_out_token_id (left_out)` where rows were left out. Side 1 is the matrix
-        `against`, if any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them
-        are given.
+        without the token itself; `left_out_token_id (left_out)` where rows were left out,
+        `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is the matrix `against`, if
+        any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them are given.
 
     Raises
     ------
@@ -169,6 +169,8 @@ def _finalize(plan: Plan, states: dict[str, Any], settings: Settings) -> dict[st
             variables[name] = ((), distance[0] if distance.size else np.nan)
             if getattr(settings, extreme) is None:
                 del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
-    if first.left_out.size:
-        variables["left_out_token_id"] = (("left_out",), first.left_out)
+    names = ("left_out",) if plan.symmetric else ("left_out", "against_left_out")
+    for name, rows in zip(names, (first, second), strict=False):
+        if rows.left_out.size:
+            variables[f"{name}_token_id"] = ((name,), rows.left_out)
     return variables
