@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import embgeom_dask as eg
-from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning
 
 app = typer.Typer(
     help="Exact geometry of language-model vocabularies.",
@@ -185,6 +185,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", EmbgeomWarning)
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
             code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False) or 0
     except (EmbgeomError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)

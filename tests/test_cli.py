@@ -274,6 +274,16 @@ def test_convert_then_list(run):
     assert run("list", "--stores", "elsewhere")[1].splitlines()[1].startswith("org/b  elsewhere/org--b.zarr  bfloat16")
 
 
+def test_a_tokenizer_that_cannot_be_loaded_is_warned_of_in_one_line(run):
+    testing.make_checkpoint("org/b", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
+    Path("org/b/tokenizer.json").write_text("{broken\n")
+    code, out, err = run("convert", "org/b", "--json")
+    assert (code, json.loads(out)) == (0, {"stores": ["stores/org--b.zarr"]})
+    warning, *bars = err.splitlines()
+    assert warning.startswith("warning: no token labels, the tokenizer of org/b cannot be loaded: ")
+    assert not any("arning" in line or "labels" in line for line in bars)
+
+
 def test_doctor(run):
     code, out, _ = run("doctor", "--json")
     assert code == 0
