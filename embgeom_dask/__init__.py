@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from embgeom_dask.checkpoints import convert
     from embgeom_dask.clusters import outliers
     from embgeom_dask.errors import EmbgeomError, InputError
+    from embgeom_dask.groups import duplicates
     from embgeom_dask.results import open_result
     from embgeom_dask.scans import scan
     from embgeom_dask.stores import list_models, open_model
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "convert": "checkpoints",
+    "duplicates": "groups",
     "list_models": "stores",
     "open_model": "stores",
     "open_result": "results",
@@ -35,6 +37,7 @@ __all__ = [
     "EmbgeomError",
     "InputError",
     "convert",
+    "duplicates",
     "list_models",
     "open_model",
     "open_result",

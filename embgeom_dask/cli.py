@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import embgeom_dask as eg
-from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning
 
 app = typer.Typer(
     help="Exact geometry of language-model vocabularies.",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="A model's store, as convert wrote it.")]
+ManyStores = Annotated[list[str], typer.Argument(metavar="STORE...", help="Models' stores.")]
 Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores.")]
 Role = Annotated[
     Literal["input", "output"] | None,
@@ -66,7 +67,7 @@ def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
 
 @app.command()
 def survey(
-    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="Models' stores.")],
+    stores: ManyStores,
     matrix: Role = None,
     out: Out = None,
     device: Device = "auto",
@@ -81,16 +82,38 @@ def survey(
 
 
 @app.command()
+def duplicates(
+    stores: ManyStores,
+    matrix: Role = None,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Find the groups of identical rows: how many, how large and whose, for any number of models."""
+    from embgeom_dask import tables
+
+    result = eg.duplicates(stores, matrix, out=out, scheduler=scheduler)
+    _print(tables.to_json(result) if as_json else tables.duplicates_text(result))
+
+
+@app.command()
 def scan(
     store: Store,
     matrix: Role = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="The distance: euclidean.")] = "euclidean",
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="STORE2", help="Compare with the rows of another: STORE2, STORE2:input, STORE2:output."),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")
+    ] = "euclidean",
     tokens: Annotated[str | None, _SELECTION] = None,
     out: Out = None,
     farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
     nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
     neighbors: Annotated[int | None, typer.Option(metavar="K", help="The K nearest tokens of every token.")] = None,
     histogram: Annotated[int | None, typer.Option(metavar="BINS", help="All distances in equal bins, moments.")] = None,
+    within: Annotated[str | None, typer.Option(metavar="R,R...", help="Count the pairs within radii.")] = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     tile: Annotated[int | None, typer.Option(metavar="ROWS", help="Rows of a tile; no result depends on it.")] = None,
@@ -101,18 +124,20 @@ def scan(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare every pair of tokens once, exactly, and keep what is asked for."""
+    """Compare every pair of tokens, or each with each of another matrix, exactly; keep what is asked for."""
     from embgeom_dask import tables
 
     result = eg.scan(
         store,
         which=matrix,
+        against=against,
         tokens=tokens,
         metric=metric,
         farthest=farthest,
         nearest=nearest,
         neighbors=neighbors,
         histogram=histogram,
+        within=within,
         out=out,
         device=device,
         scheduler=scheduler,
@@ -166,6 +191,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", EmbgeomWarning)
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
             code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False) or 0
     except (EmbgeomError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)

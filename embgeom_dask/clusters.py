@@ -14,6 +14,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import results, stores
+from embgeom_dask.cluster import connect
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.scans import scan
 from embgeom_dask.stores import Matrix, Role
@@ -63,11 +64,12 @@ def outliers(
     started = time.perf_counter()
     source = stores.find_matrix(store, matrix)
     cluster = _read(tokens, source)
-    norms, centroid = _norms_and_centroid(source, cluster)
-    distances = np.concatenate([summarize(rows - centroid, "cpu").norms for rows in _blocks(source, cluster.token_ids)])
-    scanned = scan(
-        store, which=matrix, tokens=cluster.token_ids, farthest=1, device=device, client=client, scheduler=scheduler
-    )
+    with connect(client, scheduler, device) as active:
+        norms, centroid = _norms_and_centroid(source, cluster)
+        distances = np.concatenate(
+            [summarize(rows - centroid, "cpu").norms for rows in _blocks(source, cluster.token_ids)]
+        )
+        scanned = scan(store, which=matrix, tokens=cluster.token_ids, farthest=1, device=device, client=active)
     pair = scanned["farthest_token_id"].values[0]
     at = np.searchsorted(cluster.token_ids, pair)
     a, b = source.take(pair).astype(np.float64)

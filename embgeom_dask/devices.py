@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any
 
@@ -19,19 +18,8 @@ import psutil
 import torch
 from distributed import Worker, get_worker
 
+from embgeom_dask import versions
 from embgeom_dask.errors import InputError
-
-PACKAGES = (
-    "embgeom-dask",
-    "torch",
-    "dask",
-    "distributed",
-    "zarr",
-    "xarray",
-    "numpy",
-    "numba",
-    "transformers",
-)
 
 _INITIAL_THREADS = min(torch.get_num_threads(), dask.system.CPU_COUNT)
 
@@ -149,7 +137,7 @@ def describe() -> dict[str, Any]:
         "cores": dask.system.CPU_COUNT,
         "threads": _INITIAL_THREADS,
         "platform": platform.platform(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions.installed(),
     }
 
 
@@ -160,13 +148,6 @@ def _describe(device: torch.device) -> dict[str, Any]:
     else:
         name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {"device": str(device), "name": name, "memory_total": total, "memory_free": free}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def fast_bfloat16(name: str = "auto") -> bool:

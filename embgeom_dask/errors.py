@@ -1,4 +1,4 @@
-"""The errors that a user sees: one line that says what, where and what to do."""
+"""The errors and warnings that a user sees: one line that says what, where and what to do."""
 
 from __future__ import annotations
 
@@ -13,3 +13,7 @@ class InputError(EmbgeomError, ValueError):
     """Wrong usage or input, found before anything was written. The command line exits with 2."""
 
     exit_code = 2
+
+
+class EmbgeomWarning(UserWarning):
+    """Something is missing and the work goes on without it. The command line prints the message as one line."""

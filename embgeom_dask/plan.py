@@ -18,8 +18,9 @@ from embgeom_dask.exact import Exact
 from embgeom_dask.grid import Grid
 from embgeom_dask.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric
-from embgeom_dask.reductions import Extreme, Histogram, Neighbors, Reduction
+from embgeom_dask.reductions import Cuts, Extreme, Histogram, Neighbors, Reduction, Within
 from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of
+from embgeom_dask.settings import Settings
 from embgeom_dask.stores import Matrix
 
 Selected = tuple[Matrix, np.ndarray]
@@ -28,23 +29,6 @@ Selected = tuple[Matrix, np.ndarray]
 TILE = 2048
 RUN = 8
 _PART = 2048  # rows looked at together
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the caller asked for: these decide the result, and nothing else does."""
-
-    metric: str
-    farthest: int | None
-    nearest: int | None
-    neighbors: int | None
-    histogram: int | None
-    tokens: str | None
-    against: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The settings that were given."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -137,15 +121,11 @@ def make_plan(
                 f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
             )
     largest = np.sort(np.concatenate([found.radius for found in facts]))[-2:].tolist()
-    reductions = _reductions(settings, rows[0].token_id.size, symmetric=len(sides) == 1)
+    reductions = _reductions(settings, metric, rows, distance_bound(metric, largest))
     fast = client.submit(devices.fast_bfloat16, device, pure=False).result()
     element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
     scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
-    if settings.histogram:
-        top = distance_bound(metric, largest)
-        weights = rows[0].weights, rows[-1].weights
-        reductions["histogram"] = Histogram(settings.histogram, top, weights)
     tile, needed = _fit([side for side, _ in sides], rows, reductions, element, tile, most)
     sources = [
         Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, needed.cache, uuid4().hex)
@@ -184,9 +164,9 @@ def _fit(
 
 
 def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, radius: float, *, fast: bool) -> str:
-    """What products are made of: float64 where every distance is summed, else the fastest that filters well."""
+    """What products are made of: float64 where few pairs may be left undecided, else the fastest that filters well."""
     dtypes = {matrix.dtype for matrix in matrices}
-    if settings.histogram or "float64" in dtypes:
+    if settings.double or "float64" in dtypes:
         return "float64"
     offset = float(np.linalg.norm(centre))
     near_origin = offset <= radius and 2.0**-10 <= offset + radius <= 2.0**10
@@ -199,12 +179,20 @@ def _look(client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarr
     return join(client.gather([client.submit(inspect, matrix, part, centre, metric, pure=False) for part in parts]))
 
 
-def _reductions(settings: Settings, rows: int, *, symmetric: bool) -> dict[str, Reduction]:
+def _reductions(settings: Settings, metric: Metric, rows: list[RowSet], top: float) -> dict[str, Reduction]:
+    """What to keep; `top` bounds every distance. A histogram comes with the extremes."""
     reductions: dict[str, Reduction] = {}
+    mutual, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
     if settings.farthest or settings.histogram:
         reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
     if settings.nearest or settings.histogram:
         reductions["nearest"] = Extreme(settings.nearest or 1, farthest=False)
     if settings.neighbors:
-        reductions["neighbors"] = Neighbors(settings.neighbors, rows, mutual=symmetric)
+        reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, mutual)
+    if settings.histogram:
+        edges = np.linspace(0.0, top, settings.histogram + 1)
+        closed = np.arange(edges.size) == settings.histogram
+        reductions["histogram"] = Histogram(Cuts.at(metric, edges, closed=closed), weights)
+    if settings.within:
+        reductions["within"] = Within(Cuts.at(metric, settings.within, closed=True), weights, mutual)
     return reductions

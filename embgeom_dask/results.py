@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from embgeom_dask import stores
+from embgeom_dask import stores, versions
 from embgeom_dask.errors import InputError
 from embgeom_dask.stores import Matrix
 
-_PACKAGES = ("embgeom-dask", "dask", "distributed", "numpy", "torch", "xarray", "zarr")
+_OF_SECOND = ("neighbor_token_id", "against_left_out_token_id")
 
 
 def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
@@ -49,7 +49,7 @@ def provenance(
         "matrix": [matrix.name for matrix in matrices],
         "sha256": [matrix.sha256 for matrix in matrices],
         "settings": json.dumps(settings, sort_keys=True),
-        "versions": json.dumps({name: version(name) for name in _PACKAGES}),
+        "versions": json.dumps(versions.installed()),
         "devices": sorted(set(devices)),
         "seconds": round(seconds, 3),
         "fingerprint": fingerprint(command, matrices, settings),
@@ -119,14 +119,14 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
 def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
     """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims.
 
-    Of two matrices the second names side 1 of pairs, and neighbours.
+    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
     """
     tokens = [stores.labels(matrix.store)["token"].to_numpy() for matrix in matrices]
     found = {}
     for name, array in dataset.variables.items():
         if str(name).endswith("token_id") and array.dtype == np.int64:
             ids = array.to_numpy()
-            strings = tokens[-1 if name == "neighbor_token_id" else 0][ids]
+            strings = tokens[-1 if name in _OF_SECOND else 0][ids]
             if "side" in array.dims:
                 strings = np.stack([tokens[0][ids[..., 0]], tokens[-1][ids[..., 1]]], axis=-1)
             found[str(name).removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))

@@ -22,6 +22,7 @@ Array = NDArray[Any]
 
 # Squares of float64 values (and their double-double errors) stay clear of underflow and overflow inside this range.
 _SMALLEST, _LARGEST = 2.0**-400, 2.0**400
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str) -> RowF
         bad = np.asarray(~((largest <= _LARGEST) & np.isfinite(one)))
         if rows.dtype == np.float64:
             bad |= ((rows != 0) & (np.abs(rows) < _SMALLEST)).any(axis=1)
-        return RowFacts(_digests(rows), METRICS[metric].radius(one, two, largest), bad, about_zero == 0)
+        return RowFacts(digest(rows), METRICS[metric].radius(one, two, largest), bad, about_zero == 0)
 
 
-def _digests(rows: Array) -> Array:
+def digest(rows: Array) -> Array:
+    """Name the bits of each row of (n, d), with -0 as 0: (n, 16) uint8, 128 bits of blake2b."""
     bits = rows.view(f"u{rows.dtype.itemsize}")
     negative_zero = bits.dtype.type(1 << (8 * rows.dtype.itemsize - 1))
     if (bits == negative_zero).any():
@@ -92,6 +94,14 @@ def _digests(rows: Array) -> Array:
         return b"".join(blake2b(row, digest_size=16).digest() for row in bits[start:stop])
 
     return np.frombuffer(b"".join(share_out(work, len(bits))), np.uint8).reshape(-1, 16)
+
+
+def group(token_id: Array, digests: Array, left_out: Array = _NONE) -> RowSet:
+    """Group the rows (n, 16) of one digest; `token_id` (n,) int64 are their tokens, ascending."""
+    _, first, number = np.unique(digests.view("V16").ravel(), return_index=True, return_inverse=True)
+    sizes = np.bincount(number)[np.argsort(first)]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return RowSet(token_id[np.sort(first)], token_id[np.argsort(first[number], kind="stable")], offsets, left_out)
 
 
 def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) -> RowSet:
@@ -110,14 +120,7 @@ def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) ->
             f"2^+-400 (token ids {first}): leave them out with --tokens"
         )
     keep = np.ones(token_id.size, np.bool_) if zeros else ~facts.zero
-    left_out, token_id = token_id[~keep], token_id[keep]
-    digest = np.ascontiguousarray(facts.digest[keep]).view("V16").ravel()
-    _, first_of, group = np.unique(digest, return_index=True, return_inverse=True)
-    order = np.lexsort((token_id, first_of[group]))
-    sizes = np.bincount(group, minlength=first_of.size)[np.argsort(first_of)]
-    return RowSet(
-        token_id[np.sort(first_of)], token_id[order], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), left_out
-    )
+    return group(token_id[keep], facts.digest[keep], token_id[~keep])
 
 
 def join(parts: list[RowFacts]) -> RowFacts:

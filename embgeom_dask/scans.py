@@ -19,7 +19,8 @@ from embgeom_dask.cluster import connect
 from embgeom_dask.errors import InputError
 from embgeom_dask.execute import execute
 from embgeom_dask.metrics import find_metric
-from embgeom_dask.plan import Plan, Settings, make_plan
+from embgeom_dask.plan import Plan, make_plan
+from embgeom_dask.settings import Numbers, Settings, at_least_one, parse_numbers
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
 
@@ -37,6 +38,7 @@ def scan(
     nearest: int | None = None,
     neighbors: int | None = None,
     histogram: int | None = None,
+    within: Numbers | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     tile: int | None = None,
@@ -60,6 +62,7 @@ def scan(
     histogram : number of equal bins, half-open [edge, next edge), from 0 to a bound of the largest distance: the sum of
         the two largest distances from the mean of the first rows (euclidean) or from the origin, rounded up to three
         digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
+    within : radii; counts, for each of them, the pairs at that distance at most, and those of every row
     out : where to save the result; the same result there is opened instead of computed again
     device : `auto`, `cpu`, `cuda` or `mps`, on each worker
     tile : rows of a tile; no result depends on it; default 2,048, or fewer where memory is short
@@ -74,9 +77,10 @@ def scan(
         Distances float64, token ids and counts int64, token strings as coordinates. `farthest_distance (farthest)`,
         `farthest_token_id (farthest, side)`, the same for nearest; `neighbor_distance` and `neighbor_token_id
         (token_id, neighbor)`; `histogram_count (bin)`, `bin_edge (edge)`, `distance_mean`, `distance_std`,
-        `distance_min`, `distance_max`, `pair_count`; `left_out_token_id (left_out)` where rows were left out. Side 1 is
-        the matrix `against`, if any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them
-        are given.
+        `distance_min`, `distance_max`, `pair_count`; `within_count (radius)`, and `within_degree (token_id, radius)`
+        without the token itself; `left_out_token_id (left_out)` where rows were left out,
+        `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is the matrix `against`, if
+        any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them are given.
 
     Raises
     ------
@@ -86,17 +90,26 @@ def scan(
     """
     started = perf_counter()
     find_metric(metric)
-    _check_counts(farthest=farthest, nearest=nearest, neighbors=neighbors, histogram=histogram, tile=tile)
+    at_least_one("tile", tile)
     sides = [_rows_of(matrix, which, tokens)]
     if against is not None:
         sides.append(_rows_of(*_split_role(against, which), None))
         _check_widths(sides[0][0], sides[1][0])
     matrices = [found for found, _ in sides]
-    settings = Settings(metric, farthest, nearest, neighbors, histogram, _selection(*sides[0]), _selection(*sides[-1]))
+    settings = Settings(
+        metric,
+        farthest=farthest,
+        nearest=nearest,
+        neighbors=neighbors,
+        histogram=histogram,
+        within=parse_numbers("within", within),
+        tokens=_selection(*sides[0]),
+        against=_selection(*sides[-1]),
+    )
     attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    with connect(client, scheduler) as cluster:
+    with connect(client, scheduler, device) as cluster:
         try:
             plan = make_plan(cluster, sides, settings, device, tile, memory_limit)
             progress.note(str(plan))
@@ -108,7 +121,9 @@ def scan(
         finally:
             cluster.run(forget)
     attrs |= {"devices": sorted(used), "seconds": round(perf_counter() - started, 3)}
-    dataset = xr.Dataset(variables, {"token_id": plan.sides[0].rows.tokens} if neighbors else {}, attrs)
+    dataset = xr.Dataset(variables, attrs=attrs)
+    if "token_id" in dataset.dims:
+        dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
     dataset = results.with_tokens(dataset, matrices)
     if out is not None:
         results.save(dataset, out)
@@ -126,14 +141,6 @@ def _rows_of(
         if not token_id.size:
             raise InputError("none of the tokens selected is a row of the array given")
     return found, token_id
-
-
-def _check_counts(**counts: int | None) -> None:
-    if all(count is None for name, count in counts.items() if name != "tile"):
-        raise InputError("nothing to keep: ask for --farthest, --nearest, --neighbors or --histogram")
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"--{name} {count}: give a number of at least 1")
 
 
 def _split_role(against: MatrixLike, which: Role | None) -> tuple[MatrixLike, Role | None]:
@@ -170,6 +177,8 @@ def _finalize(plan: Plan, states: dict[str, Any], settings: Settings) -> dict[st
             variables[name] = ((), distance[0] if distance.size else np.nan)
             if getattr(settings, extreme) is None:
                 del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
-    if first.left_out.size:
-        variables["left_out_token_id"] = (("left_out",), first.left_out)
+    names = ("left_out",) if plan.symmetric else ("left_out", "against_left_out")
+    for name, rows in zip(names, (first, second), strict=False):
+        if rows.left_out.size:
+            variables[f"{name}_token_id"] = ((name,), rows.left_out)
     return variables

@@ -139,7 +139,7 @@ def _summarize_all(
     owner = {block.key: matrix for matrix, own in zip(matrices, blocks, strict=True) for block in own}
     done: dict[str, BlockSummary] = {}
     total = sum({matrix: matrix.vocab_size for matrix in matrices}.values())
-    with connect(client, scheduler) as active, progress.bar(total, "survey", "rows") as advance:
+    with connect(client, scheduler, device) as active, progress.bar(total, "survey", "rows") as advance:
         wanted = {block.key: block for own in blocks for block in own}
         for future in as_completed(active.compute(list(wanted.values())), loop=active.loop):
             try:

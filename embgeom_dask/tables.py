@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _HISTOGRAM_LINES = 16
 _BAR = 40
 _MODELS_ACROSS = 4
+_GROUP_LINES = 20
+_MEMBERS_ACROSS = 5
+_LEFT_OUT_ACROSS = 10
 
 
 def to_json(dataset: xr.Dataset) -> dict[str, Any]:
@@ -92,30 +95,83 @@ def survey_text(dataset: xr.Dataset) -> str:
     return align(["model", *map(str, frame.columns)], frame.itertuples())
 
 
-def scan_text(dataset: xr.Dataset) -> str:
-    """The parts of a scan that are there: pairs, neighbor distances, histogram."""
-    parts = [", ".join(f"{dataset.attrs[name][0]}" for name in ("model", "matrix"))]
-    parts += [_pairs(dataset, name) for name in ("farthest", "nearest") if f"{name}_distance" in dataset]
-    if "neighbor_distance" in dataset:
-        parts.append(_neighbors(dataset))
-    if "histogram_count" in dataset:
-        parts.append(_histogram(dataset))
+def duplicates_text(dataset: xr.Dataset) -> str:
+    """The counts of each model, then the largest groups with their first members."""
+    counts = ("vocab_size", "unique_count", "removed_count", "group_count", "member_count")
+    parts = [_together(dataset, ("model", "matrix", *counts))]
+    groups = dataset.sizes["group"]
+    if groups:
+        parts.append(_groups(dataset))
+    if groups > _GROUP_LINES:
+        parts.append(f"{groups - _GROUP_LINES} more groups: --json prints all, --out saves them")
     return "\n\n".join(parts)
 
 
-def _pairs(dataset: xr.Dataset, name: str) -> str:
+def _groups(dataset: xr.Dataset) -> str:
+    models = dataset["model"].to_numpy()[dataset["group_model"].to_numpy()]
+    population = dataset["group_population"].to_numpy()
+    first = np.cumsum(population) - population
+    members, tokens = dataset["member_token_id"].to_numpy(), dataset["member_token"].to_numpy()
+    rows = []
+    for group in np.argsort(-population, kind="stable")[:_GROUP_LINES]:
+        shown = slice(first[group], first[group] + min(population[group], _MEMBERS_ACROSS))
+        more = ["..."] if population[group] > _MEMBERS_ACROSS else []
+        cells = [", ".join([*map(str, members[shown]), *more]), " ".join([*filter(None, tokens[shown]), *more])]
+        rows.append([models[group], population[group], *cells])
+    return align(["model", "population", "ids", "tokens"], rows)
+
+
+def scan_text(dataset: xr.Dataset) -> str:
+    """The parts of a scan that are there: pairs, neighbor distances, histogram."""
+    named = [", ".join(side) for side in zip(dataset.attrs["model"], dataset.attrs["matrix"], strict=True)]
+    sides = _sides(dataset)
+    parts = ["\n".join([" against ".join(named), *_left_out(dataset, named)])]
+    parts += [_pairs(dataset, name, sides) for name in ("farthest", "nearest") if f"{name}_distance" in dataset]
+    if "neighbor_distance" in dataset:
+        parts.append(_neighbors(dataset, sides[-1]))
+    if "histogram_count" in dataset:
+        parts.append(_histogram(dataset))
+    if "within_count" in dataset:
+        parts.append(_within(dataset))
+    return "\n\n".join(parts)
+
+
+def _sides(dataset: xr.Dataset) -> list[str]:
+    """What the columns of each side are called: the models, or the matrices of one; nothing where there is one side."""
+    models, matrices = dataset.attrs["model"], dataset.attrs["matrix"]
+    if len(models) == 1:
+        return ["", ""]
+    roles = [f"{matrix.removesuffix('_embedding')} " for matrix in matrices]
+    if models[0] == models[1]:
+        return roles
+    return [f"{model} {role if len(set(roles)) > 1 else ''}" for model, role in zip(models, roles, strict=True)]
+
+
+def _left_out(dataset: xr.Dataset, named: Sequence[str]) -> list[str]:
+    """A line for each side that has rows without a distance."""
+    lines = []
+    for name, side in zip(("left_out_token_id", "against_left_out_token_id"), named, strict=False):
+        if name in dataset:
+            ids = dataset[name].to_numpy().tolist()
+            first = ", ".join(map(str, ids[:_LEFT_OUT_ACROSS])) + (", ..." if len(ids) > _LEFT_OUT_ACROSS else "")
+            of = f" of {side}" if len(named) > 1 else ""
+            lines.append(f"left out{of}, rows of zeros: {len(ids)} (token ids {first})")
+    return lines
+
+
+def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
     columns = (dataset[f"{name}_{part}"].to_numpy() for part in ("distance", "token_id", "token"))
     rows = (
         [rank, distance, first, token, second, other]
         for rank, (distance, (first, second), (token, other)) in enumerate(zip(*columns, strict=True), start=1)
     )
-    return align([name, "distance", "id", "token", "id", "token"], rows)
+    return align([name, "distance", *(f"{side}{column}" for side in sides for column in ("id", "token"))], rows)
 
 
-def _neighbors(dataset: xr.Dataset) -> str:
+def _neighbors(dataset: xr.Dataset, side: str) -> str:
     distances = dataset["neighbor_distance"].to_numpy()
     columns = [function(distances, axis=0) for function in (np.min, np.median, np.mean, np.max)]
-    header = ["neighbor", "least distance", "median", "mean", "greatest"]
+    header = [f"{side}neighbor", "least distance", "median", "mean", "greatest"]
     return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
 
 
@@ -135,6 +191,13 @@ def _histogram(dataset: xr.Dataset) -> str:
             align(["from", "to", "pairs", ""], zip(edges[starts], ends, merged, bars, strict=True)),
         )
     )
+
+
+def _within(dataset: xr.Dataset) -> str:
+    degrees = dataset["within_degree"].to_numpy()
+    columns = [function(degrees, axis=0) for function in (np.median, np.mean, np.max)]
+    header = ["within", "pairs", "median of a token", "mean", "greatest"]
+    return align(header, zip(dataset["radius"].to_numpy(), dataset["within_count"].to_numpy(), *columns, strict=True))
 
 
 def outliers_text(dataset: xr.Dataset) -> str:

@@ -66,6 +66,11 @@ def _cosine_order(dot: int, xx: int, yy: int) -> Fraction:
     return Fraction(-dot * abs(dot), xx * yy)
 
 
+def _cosine_distance(order: Fraction) -> float:
+    """1 - cos from -cos |cos|, without cancellation: (1 - cos^2) / (1 + cos) where cos is positive."""
+    return float(1 + order) / (1 + float(-order) ** 0.5) if order < 0 else 1 + float(order) ** 0.5
+
+
 def truth(
     rows: np.ndarray,
     ids: np.ndarray | None = None,
@@ -91,8 +96,7 @@ def truth(
     elif metric == "cosine":
         xx, yy = (x**2).sum(axis=1), (y**2).sum(axis=1)
         order = [_cosine_order((x[a] * y[b]).sum(), xx[a], yy[b]) for a, b in pairs]
-        unit, other_unit = (v / np.sqrt((v**2).sum(axis=1))[:, None] for v in (values, other))
-        distance = 0.5 * ((unit[i] - other_unit[j]) ** 2).sum(axis=1)
+        distance = np.array([_cosine_distance(value) for value in order], float)
         order_of = lambda edge: -(1 - Fraction(edge)) * abs(1 - Fraction(edge))  # noqa: E731
     else:
         total = np.max if metric == "chebyshev" else np.sum

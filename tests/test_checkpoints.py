@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from embgeom_dask import checkpoints, stores
 from embgeom_dask.checkpoints.safetensors import read_header
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.testing import make_checkpoint
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -593,7 +593,7 @@ def test_without_a_tokenizer_there_are_no_labels(tmp_path: Path) -> None:
     )
     assert not stores.labels(checkpoints.convert(source, tmp_path)).has_token.values.any()
     (Path(source) / "tokenizer.json").write_text("{}")
-    with pytest.warns(UserWarning, match=r"no token labels, the tokenizer of .* cannot be loaded"):
+    with pytest.warns(EmbgeomWarning, match=r"no token labels, the tokenizer of .* cannot be loaded"):
         store = checkpoints.convert(source, tmp_path, overwrite=True)
     assert not stores.labels(store).has_token.values.any()
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 import xarray as xr
-from distributed import Client
 
 from embgeom_dask import cli, devices, testing
 from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.metrics import METRICS
 
 ROWS, WIDTH = 60, 8
 
@@ -36,6 +37,7 @@ def run(tmp_path, monkeypatch, capsys):
     bad = rows()
     bad[5, 2] = np.nan
     testing.make_store("stores/nan.zarr", input=bad, model="org/nan")
+    testing.make_store("stores/wide.zarr", output=np.eye(9, dtype=np.float32), model="org/wide")
 
     def call(*args: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -49,6 +51,7 @@ def tree() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
+MISSING = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
 A, NAN = "stores/a.zarr", "stores/nan.zarr"
 REFUSALS = {
     "no arguments that it knows": (["scan", A, "--nearst", "3"], "No such option: --nearst"),
@@ -68,6 +71,10 @@ REFUSALS = {
     "an id past, for outliers": (["outliers", A, "--tokens", "3,60"], "token id 60 is past"),
     "an id file that is missing": (["scan", A, "--tokens", "@ids.txt", "--nearest", "1"], "ids.txt"),
     "unknown metric": (["scan", A, "--metric", "taxi", "--nearest", "1"], "no metric 'taxi'"),
+    "a device that no worker has": (["scan", A, "--nearest", "1", "--device", MISSING], f"no device '{MISSING}' here"),
+    "another width": (["scan", A, "--against", "stores/wide.zarr", "--nearest", "1"], "only matrices of one width"),
+    "no such matrix against": (["scan", A, "--against", f"{A}:input", "--nearest", "1"], "has no input_embedding"),
+    "unknown path against": (["scan", A, "--against", "stores/b.zarr", "--nearest", "1"], "no store at stores/b.zarr"),
     "a number below one": (["scan", A, "--nearest", "0"], "--nearest 0"),
     "nothing to keep": (["scan", A], "--farthest, --nearest"),
     "NaN in a row, scan": (["scan", NAN, "--nearest", "1"], "(token ids 5)"),
@@ -102,8 +109,7 @@ def test_a_refusal_is_one_line_exit_2_and_leaves_everything_as_it_was(run, case)
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(run, monkeypatch):
-    impatient = lambda address, **options: Client(address, **{**options, "timeout": "1s"})  # noqa: E731
-    monkeypatch.setattr("embgeom_dask.cluster.Client", impatient)
+    monkeypatch.setattr("embgeom_dask.cluster._PATIENCE", 0.2)
     code, out, err = run("scan", A, "--nearest", "1", "--scheduler", "tcp://127.0.0.1:9")
     assert (code, out) == (2, "")
     assert err.startswith("error: no dask scheduler answers at 'tcp://127.0.0.1:9'")
@@ -139,6 +145,72 @@ def test_scan_table_names_the_pairs(run):
     assert f"tok{second}" in out
     assert f"pair_count {distances.size}" in " ".join(out.split())
     assert "scan: 100%" in err
+
+
+@pytest.fixture
+def zeros(run):
+    """Two stores with rows of zeros: c with 12 of 40, d with both matrices and 1 of 30; gives their output rows."""
+    random = np.random.default_rng(8)
+    c, d, other = (random.normal(size=(count, WIDTH)).astype(np.float32) for count in (40, 30, 30))
+    c[20:32] = 0
+    d[7] = -0.0
+    testing.make_store("stores/c.zarr", output=c, tokens=[f"c{i}" for i in range(40)], model="org/c")
+    testing.make_store("stores/d.zarr", output=d, input=other, tokens=[f"d{i}" for i in range(30)], model="org/d")
+    return c, d
+
+
+def test_scan_against_another_store_says_whose_rows_are_whose(run, zeros):
+    wanted = ("--metric", "cosine", "--nearest", "2", "--farthest", "1", "--neighbors", "1")
+    code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:output", *wanted)
+    x, y = (rows.astype(float) for rows in zeros)
+    with np.errstate(invalid="ignore"):
+        distance = 1 - (x @ y.T) / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(y, axis=1)
+    assert code == 0
+    title, farthest, nearest, neighbors = out.split("\n\n")
+    assert title.splitlines() == [
+        "org/c, output_embedding against org/d, output_embedding",
+        f"left out of org/c, output_embedding, rows of zeros: 12 (token ids {', '.join(map(str, range(20, 30)))}, ...)",
+        "left out of org/d, output_embedding, rows of zeros: 1 (token ids 7)",
+    ]
+    for table, flat in ((farthest, np.nanargmax(distance)), (nearest, np.nanargmin(distance))):
+        header, best = (line.split() for line in table.splitlines()[:2])
+        assert header[1:] == ["distance", "org/c", "id", "org/c", "token", "org/d", "id", "org/d", "token"]
+        i, j = np.unravel_index(flat, distance.shape)
+        assert best[2:] == [str(i), f"c{i}", str(j), f"d{j}"]
+        assert float(best[1]) == pytest.approx(distance[i, j], rel=1e-8)
+    assert neighbors.startswith("org/d neighbor  least distance")
+    code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:output", "--json", *wanted)
+    found = json.loads(out)
+    assert code == 0
+    assert found["left_out_token_id"] == [*range(20, 32)]
+    assert found["left_out_token"] == [f"c{i}" for i in range(20, 32)]
+    assert (found["against_left_out_token_id"], found["against_left_out_token"]) == ([7], ["d7"])
+    assert found["attrs"]["model"] == ["org/c", "org/d"]
+
+
+def test_scan_of_input_against_output_names_the_matrices(run, zeros):
+    args = ("scan", "stores/d.zarr", "--matrix", "input", "--against", "stores/d.zarr:output", "--nearest", "1")
+    code, out, _ = run(*args)
+    assert code == 0
+    assert out.startswith("org/d, input_embedding against org/d, output_embedding\n\n")
+    assert out.splitlines()[2].split("  ")[-4:] == ["input id", "input token", "output id", "output token"]
+    code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:input", "--nearest", "1")
+    assert code == 0
+    header = out.splitlines()[2]
+    assert header.endswith("org/c output id  org/c output token  org/d input id  org/d input token")
+
+
+def test_scan_alone_says_what_it_left_out(run, zeros):
+    code, out, _ = run("scan", "stores/d.zarr", "--metric", "cosine", "--nearest", "1")
+    assert code == 0
+    assert out.splitlines()[:3] == ["org/d, output_embedding", "left out, rows of zeros: 1 (token ids 7)", ""]
+    assert "left out" not in run("scan", "stores/d.zarr", "--nearest", "1")[1]
+
+
+def test_help_of_scan_names_every_metric(run):
+    code, out, _ = run("scan", "--help")
+    assert code == 0
+    assert all(name in out for name in METRICS)
 
 
 def test_results_are_saved_and_open_with_xarray(run):
@@ -200,6 +272,16 @@ def test_convert_then_list(run):
     assert json.loads(out)["model"] == ["org/b"]
     assert json.loads(out)["dtype"] == ["bfloat16"]
     assert run("list", "--stores", "elsewhere")[1].splitlines()[1].startswith("org/b  elsewhere/org--b.zarr  bfloat16")
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_warned_of_in_one_line(run):
+    testing.make_checkpoint("org/b", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
+    Path("org/b/tokenizer.json").write_text("{broken\n")
+    code, out, err = run("convert", "org/b", "--json")
+    assert (code, json.loads(out)) == (0, {"stores": ["stores/org--b.zarr"]})
+    warning, *bars = err.splitlines()
+    assert warning.startswith("warning: no token labels, the tokenizer of org/b cannot be loaded: ")
+    assert not any("arning" in line or "labels" in line for line in bars)
 
 
 def test_doctor(run):

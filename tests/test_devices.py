@@ -13,7 +13,7 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from embgeom_dask import devices
+from embgeom_dask import devices, versions
 from embgeom_dask.errors import InputError
 
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def test_describe_is_plain_json_with_devices_and_versions():
     assert all(0 < each["memory_free"] <= each["memory_total"] for each in found["devices"])
     assert found["versions"]["torch"] == torch.__version__
     assert found["versions"]["numpy"] == np.__version__
-    assert set(found["versions"]) == {"python", *devices.PACKAGES}
+    assert set(found["versions"]) == {"python", *versions.PACKAGES}
     assert found["cores"] >= found["threads"] >= 1
 
 

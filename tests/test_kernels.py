@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from embgeom_dask import devices, tiles
 from embgeom_dask.blocks import Block
+from embgeom_dask.exact import Exact, Rows
 from embgeom_dask.kernels import Bins, cpu, device, select
 from embgeom_dask.metrics import METRICS, Terms
+from embgeom_dask.reductions import Cuts, Histogram
 from embgeom_dask.tiles import upper_bounds
 from tests.guards import NoFloat64
 from tests.reference import matrices, truth
@@ -106,9 +108,8 @@ def test_both_passes_select_the_same_pairs(
 
 def bins_of(count: int) -> Bins:
     squared = np.linspace(0, 2, count + 1) ** 2
-    lower, upper = squared[:-1].copy(), squared[1:].copy()
-    lower[0], upper[-1] = -np.inf, np.inf
-    return Bins(lower, upper, True, 0.0, count / 2, 1.0, 2.0**40, 21)
+    lower, upper = np.append(-np.inf, squared), np.append(squared, np.inf)
+    return Bins(lower, upper, True, 0.0, count / 2, np.empty((0, 2), np.int64), 1.0, 2.0**40, 21)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -134,12 +135,64 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
     distance = np.sqrt(((points[first] - points[second]) ** 2).sum(1))
     weight = weights[first] * weights[second]
     expected = np.histogram(distance, np.linspace(0, 2, 41), weights=weight)[0]
-    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(counts[1:-1], expected)
     assert 0 < i.size < first.size
     total = float(weights @ sums[:, 0]) / 2.0**40
     np.testing.assert_allclose(total, (weight * distance).sum(), rtol=1e-11)
     square = weights @ (sums[:, 1].astype(float) * 2.0**42 + sums[:, 2] * 2.0**22 + sums[:, 3]) / 2.0**80
     np.testing.assert_allclose(square, (weight * distance**2).sum(), rtol=1e-11)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    matrices(max_rows=30),
+    st.sets(st.floats(0, 4), min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_both_passes_count_what_is_certainly_within(
+    rows: np.ndarray, radii: set[float], diagonal: bool, element: torch.dtype
+) -> None:
+    dtype = np.float64 if element == torch.float64 else np.float32
+    points = rows.astype(np.float64)
+    points = (points / max(1e-300, np.sqrt((points**2).sum(1).max()))).astype(dtype)
+    product = (torch.from_numpy(points) @ torch.from_numpy(points).T).to(element)
+    weights = np.arange(1, len(points) + 1), np.arange(3, len(points) + 3)
+    norms = (points**2).sum(1)
+    low, high = (Terms((norms * (1 + sign * 1e-2)).astype(dtype), norms, -2.0, sign * 1e-2) for sign in (-1, 1))
+    cuts = np.array(sorted(radii), dtype)
+    fast = cpu.count_within(product, (low, high), weights, cuts, cuts, diagonal)
+    plain = device.count_within(product, (low, high), weights, cuts, cuts, diagonal)
+    p = product.to(torch.from_numpy(norms).dtype).numpy()
+    least, most = (t.row[:, None] + t.column - dtype(2) * p + dtype(t.bend) * np.abs(p) for t in (low, high))
+    considered = np.triu(np.ones(p.shape, bool), 1) if diagonal else np.ones(p.shape, bool)
+    unsure = considered & ((least[..., None] <= cuts) & (most[..., None] > cuts)).any(axis=-1)
+    within = (considered & ~unsure)[..., None] & (most[..., None] <= cuts)
+    for found in (fast, plain):
+        np.testing.assert_array_equal(found[0], (within * weights[1][:, None]).sum(axis=1))
+        np.testing.assert_array_equal(found[1], (within * weights[0][:, None, None]).sum(axis=0))
+        np.testing.assert_array_equal(np.stack(found[2:], 1), np.argwhere(unsure))
+
+
+@pytest.mark.parametrize("edges", [np.geomspace(1e-3, 1.5, 60), np.array([0.3, 0.31, 1.0, 1.7])])
+def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndarray) -> None:
+    points = np.random.default_rng(2).normal(size=(150, 8))
+    points /= np.sqrt((points**2).sum(1).max())
+    distance = np.sqrt(((points[:, None] - points) ** 2).sum(-1))[np.triu_indices(150, 1)]
+    rows, ones = block(points, 0, "euclidean"), np.ones(150, np.int64)
+    tile = tiles.multiply(METRICS["euclidean"], rows, rows, diagonal=True)
+    stored = Rows(150, lambda _: points)
+    exact = Exact(tile.metric, stored, stored, 8, 1.0)
+    bins = Histogram(Cuts.at(exact.metric, edges, closed=False), (ones, ones))._in_points(exact)
+    fast = cpu.bin_pairs(tile.product, tile.terms, (ones, ones), bins, True)
+    plain = device.bin_pairs(tile.product, tile.terms, (ones, ones), bins, True)
+    for k in (0, 2, 3):
+        np.testing.assert_array_equal(fast[k], plain[k])
+    np.testing.assert_allclose(fast[1][:, 0], plain[1][:, 0], rtol=1e-15)
+    counts = np.histogram(distance, np.concatenate([[0], edges, [9]]))[0]
+    np.testing.assert_array_equal(fast[0], counts)
+    assert len(bins.table)
+    assert fast[2].size == 0
 
 
 def test_the_tile_of_a_device_without_float64_makes_none() -> None:

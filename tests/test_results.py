@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from embgeom_dask import results
+from embgeom_dask import devices, results
 from embgeom_dask.errors import InputError
 from embgeom_dask.stores import find_matrix
 from embgeom_dask.testing import make_store
@@ -25,6 +26,11 @@ def test_tokens_ride_along_and_survive_saving(tmp_path: Path) -> None:
     assert opened["farthest_token"].values.tolist() == [["a", "日本"]]
     assert opened["outlier_token"].item() == "Ġb"
     assert opened.attrs["settings"] == "{}"
+
+
+def test_provenance_has_the_versions_that_doctor_shows(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
+    assert json.loads(dataset(store).attrs["versions"]) == devices.describe()["versions"]
 
 
 def test_saving_replaces_the_same_result_and_refuses_another(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from embgeom_dask.checkpoints.quiet import quiet
+from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.stores import make_labels
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
@@ -29,7 +30,8 @@ def token_labels(directory: Path, rows: int) -> xr.Dataset | None:
             tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes for files that it does not understand
         reason = " ".join(str(error).split())[:200]
-        warnings.warn(f"no token labels, the tokenizer of {directory} cannot be loaded: {reason}", stacklevel=2)
+        message = f"no token labels, the tokenizer of {directory} cannot be loaded: {reason}"
+        warnings.warn(message, EmbgeomWarning, stacklevel=3)  # where convert was called
         return None
     pieces = _pieces(tokenizer, rows)
     known = [i for i, piece in enumerate(pieces) if piece is not None]

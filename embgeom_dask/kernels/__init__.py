@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-__all__ = ["Bins", "bin_pairs", "select"]
+__all__ = ["Bins", "bin_pairs", "count_within", "select"]
 
 
 def select(
@@ -54,3 +54,31 @@ def bin_pairs(
     """
     work = cpu.bin_pairs if product.device.type == "cpu" else device.bin_pairs
     return work(product, terms, weights, bins, diagonal)
+
+
+def count_within(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    weights: tuple[Array, Array],
+    inside: Array,
+    outside: Array,
+    *,
+    diagonal: bool,
+) -> tuple[Array, Array, Array, Array]:
+    """Count the pairs within each of several radii, but for those that the product cannot decide for all of them.
+
+    Parameters
+    ----------
+    product : (m, n) float32 or float64
+    terms : lower and upper bound of the values
+    weights : (m,) and (n,) int64, how many tokens share each row
+    inside, outside : (r,) of the product's dtype, ascending: a pair with an upper bound of at most inside[k] is within
+        radius k for certain, one with a lower bound above outside[k] is not
+
+    Returns
+    -------
+    row counts (m, r) and column counts (n, r) int64, weighed by the other side, and i, j (p,) int64 of the pairs left
+    undecided, ordered by i then j
+    """
+    work = cpu.count_within if product.device.type == "cpu" else device.count_within
+    return work(product, terms, weights, inside, outside, diagonal)

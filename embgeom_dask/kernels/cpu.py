@@ -96,6 +96,7 @@ def bin_pairs(
     p = product.numpy()
     low, high = terms
     bounds = low.row, low.column, low.factor, low.bend, high.row, high.column, high.factor, high.bend
+    edges = bins.lower, bins.upper, bins.table
     scalars = bins.root, bins.first, bins.per_unit, bins.digits, bins.quantum, bins.half
 
     def work(start: int, stop: int) -> tuple[Array, Array, Array, Array]:
@@ -104,7 +105,7 @@ def bin_pairs(
         capacity = (stop - start) * p.shape[1]
         i, j = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
         out = counts, sums, i, j
-        left = _bin_pairs(p, bounds, weights, (bins.lower, bins.upper), scalars, diagonal, start, stop, out)
+        left = _bin_pairs(p, bounds, weights, edges, scalars, diagonal, start, stop, out)
         return counts, sums, i[:left].astype(np.int64), j[:left].astype(np.int64)
 
     counts, sums, i, j = zip(*share_out(work, p.shape[0]), strict=True)
@@ -125,7 +126,7 @@ def _bin_pairs(
 ) -> int:  # pragma: no cover (compiled)
     low_row, low_column, low_factor, low_bend, high_row, high_column, high_factor, high_bend = bounds
     row_weight, column_weight = weights
-    lower, upper = edges
+    lower, upper, table = edges
     root, first, per_unit, digits, quantum, half = scalars
     counts, sums, out_i, out_j = out
     left = 0
@@ -139,7 +140,11 @@ def _bin_pairs(
             high = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
             middle = max(0.5 * (low + high), 0.0)
             distance = np.sqrt(middle) if root else middle
-            b = min(max(int((distance - first) * per_unit), 0), last)
+            cell = (distance - first) * per_unit
+            if len(table) == 0:
+                b = int(min(max(cell + 1.0, 0.0), last))
+            else:
+                b = _search(lower, middle, table[int(min(max(cell, 0.0), len(table) - 1.0))])
             if middle <= digits * (high - low) or low < lower[b] or high >= upper[b]:
                 out_i[left] = i
                 out_j[left] = j
@@ -157,4 +162,94 @@ def _bin_pairs(
         sums[i - start, 1] = square_high
         sums[i - start, 2] = cross
         sums[i - start, 3] = square_low
+    return left
+
+
+@numba.njit(nogil=True, cache=True)
+def _search(lower: Array, sought: float, within: Array) -> int:  # pragma: no cover (compiled)
+    """The last bin, of those from within[0] to within[1], whose lower end is at most `sought`."""
+    b, most = int(within[0]), int(within[1])
+    while b < most:
+        middle = (b + most + 1) // 2
+        if lower[middle] <= sought:
+            b = middle
+        else:
+            most = middle - 1
+    return b
+
+
+def count_within(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    weights: tuple[Array, Array],
+    inside: Array,
+    outside: Array,
+    diagonal: bool,
+) -> tuple[Array, Array, Array, Array]:
+    """See `embgeom_dask.kernels.count_within`."""
+    p, kind = as_numba(product), inside.dtype.type
+    bounds = [(bound.row, bound.column, kind(bound.factor), kind(bound.bend)) for bound in terms]
+
+    def work(start: int, stop: int) -> tuple[Array, Array, Array, Array]:
+        rows = np.zeros((stop - start, inside.size), np.int64)
+        columns = np.zeros((inside.size, p.shape[1]), np.int64)
+        capacity = (stop - start) * p.shape[1]
+        i, j = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+        out = rows, columns, i, j
+        left = _count_within(p, bounds[0], bounds[1], weights, inside, outside, diagonal, start, stop, out)
+        return rows, columns, i[:left].astype(np.int64), j[:left].astype(np.int64)
+
+    rows, columns, i, j = zip(*share_out(work, p.shape[0]), strict=True)
+    return np.concatenate(rows), np.sum(columns, axis=0).T, np.concatenate(i), np.concatenate(j)
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_within(
+    product: Array,
+    lower: Any,
+    upper: Any,
+    weights: Any,
+    inside: Array,
+    outside: Array,
+    diagonal: bool,
+    start: int,
+    stop: int,
+    out: Any,
+) -> int:  # pragma: no cover (compiled)
+    low_row, low_column, low_factor, low_bend = lower
+    high_row, high_column, high_factor, high_bend = upper
+    row_weight, column_weight = weights
+    row_count, column_count, out_i, out_j = out
+    left, radii, far = 0, inside.size, outside[-1]
+    low, high = np.empty(_STRIP, inside.dtype), np.empty(_STRIP, inside.dtype)
+    sure = np.empty(_STRIP, np.bool_)
+    for i in range(start, stop):
+        for strip in range(i + 1 if diagonal else 0, product.shape[1], _STRIP):
+            size = min(_STRIP, product.shape[1] - strip)
+            near = False
+            for k in range(size):  # no branches: these loops are vector ones
+                p = value(product[i, strip + k])
+                low[k] = low_row[i] + low_column[strip + k] + low_factor * p + low_bend * abs(p)
+                near |= low[k] <= far
+            if not near:
+                continue
+            for k in range(size):
+                p = value(product[i, strip + k])
+                high[k] = high_row[i] + high_column[strip + k] + high_factor * p + high_bend * abs(p)
+                sure[k] = True
+            for r in range(radii):
+                for k in range(size):
+                    sure[k] &= (low[k] > outside[r]) | (high[k] <= inside[r])
+            for r in range(radii):
+                total = 0
+                for k in range(size):
+                    counted = sure[k] & (high[k] <= inside[r])
+                    total += column_weight[strip + k] if counted else 0
+                    column_count[r, strip + k] += row_weight[i] if counted else 0
+                row_count[i - start, r] += total
+            for k in range(size):
+                if not sure[k]:
+                    out_i[left] = i
+                    out_j[left] = strip + k
+                    left += 1
     return left

@@ -55,10 +55,12 @@ def bin_pairs(
     low, high = (_bound(product, bound) for bound in terms)
     value = (0.5 * (low + high)).clamp(min=0)
     distance = value.sqrt() if bins.root else value
-    index = ((distance - bins.first) * bins.per_unit).long().clamp(0, bins.lower.size - 1)
-    undecided = (
-        (value <= bins.digits * (high - low)) | (low < put(bins.lower)[index]) | (high >= put(bins.upper)[index])
-    )
+    lower, upper = put(bins.lower), put(bins.upper)
+    if len(bins.table):
+        index = torch.searchsorted(lower, value, right=True) - 1
+    else:
+        index = ((distance - bins.first) * bins.per_unit + 1).clamp(0, bins.lower.size - 1).long()
+    undecided = (value <= bins.digits * (high - low)) | (low < lower[index]) | (high >= upper[index])
     weight = put(weights[1]).expand(product.shape) * ~undecided
     if diagonal:
         undecided, weight = undecided.triu(1), weight.triu(1)
@@ -69,3 +71,29 @@ def bin_pairs(
     sums = torch.stack([(weight * part).sum(1) for part in (t, t_high * t_high, t_high * t_low, t_low * t_low)], 1)
     i, j = undecided.nonzero(as_tuple=True)
     return counts.cpu().numpy(), sums.cpu().numpy(), i.cpu().numpy(), j.cpu().numpy()
+
+
+def count_within(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    weights: tuple[Array, Array],
+    inside: Array,
+    outside: Array,
+    diagonal: bool,
+) -> tuple[Array, Array, Array, Array]:
+    """See `embgeom_dask.kernels.count_within`."""
+    low, high = (_bound(product, bound) for bound in terms)
+    row_weight, column_weight = (torch.from_numpy(weight).to(product.device) for weight in weights)
+    sure = torch.ones_like(product, dtype=torch.bool)
+    for near, far in zip(inside.tolist(), outside.tolist(), strict=True):
+        sure &= (low > far) | (high <= near)
+    counted = sure.triu(1) if diagonal else sure
+    rows, columns = [], []
+    for near in inside.tolist():
+        within = counted & (high <= near)
+        rows.append((within * column_weight).sum(1))
+        columns.append((within * row_weight[:, None]).sum(0))
+    unsure = (~sure).triu(1) if diagonal else ~sure
+    i, j = unsure.nonzero(as_tuple=True)
+    row_count, column_count = (torch.stack(side, 1).cpu().numpy() for side in (rows, columns))
+    return row_count, column_count, i.cpu().numpy(), j.cpu().numpy()

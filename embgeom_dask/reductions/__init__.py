@@ -11,7 +11,9 @@ from __future__ import annotations
 from embgeom_dask.reductions.extreme import Extreme
 from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
+from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.reductions.within import Within
 
-__all__ = ["Extreme", "Histogram", "Neighbors", "Reduction"]
+__all__ = ["Cuts", "Extreme", "Histogram", "Neighbors", "Reduction", "Within"]
 
-Reduction = Extreme | Histogram | Neighbors
+Reduction = Extreme | Histogram | Neighbors | Within

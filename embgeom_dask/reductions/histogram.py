@@ -12,36 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.double_double import UNIT
-from embgeom_dask.exact import Exact, Pairs, take_pairs
+from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import Bins, bin_pairs
-from embgeom_dask.metrics import Metric
 from embgeom_dask.reductions.expand import Sides
+from embgeom_dask.reductions.thresholds import Cuts
 from embgeom_dask.tiles import Tile
 
 Array = NDArray[Any]
 State = dict[str, Array]
 
-_LIMB, _LIMBS = 40, 4
+_LIMB, _LIMBS = 40, 6
+_FINE = 40  # more bits of distances that are small, or near an edge
+_CELLS = 8192  # of the table that finds the bin of a distance where bins differ in width
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of all pairs of tokens in equal bins from 0 to `top`, which bounds every distance.
+    """Counts of all pairs of tokens in bins, and the sums of their distances.
 
-    Bins are half-open, [edge, next edge). `weights` (rows,) int64, for either side, is how many tokens share each row.
-    State: `count` (bins,) int64; `total` and `square` (4,) int64, the sums of the distances and of their squares in
-    fixed point, as limbs of 40 bits. Integers add up to the same sums in any order.
+    `edges` are the cuts between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either side,
+    is how many tokens share each row. State: `count` (bins + 2,) int64, with the pairs below and above all bins;
+    `total` and `square` (6,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40 bits.
+    Integers add up to the same sums in any order.
     """
 
-    bins: int
-    top: float
+    edges: Cuts
     weights: tuple[Array, Array]
     name = "histogram"
-
-    @cached_property
-    def edges(self) -> Array:
-        """The bin edges, (bins + 1,) float64."""
-        return np.linspace(0.0, self.top, self.bins + 1)
 
     @cached_property
     def bits(self) -> int:
@@ -51,12 +48,12 @@ class Histogram:
     @property
     def nbytes(self) -> int:
         """Bytes of its states, on worker and client, and of its edges."""
-        return 8 * 8 * self.bins
+        return 8 * 8 * self.edges.distance.size
 
     def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
         """Zeros."""
         limbs = np.zeros(_LIMBS, np.int64)
-        return {"count": np.zeros(self.bins, np.int64), "total": limbs, "square": limbs}
+        return {"count": np.zeros(self.edges.distance.size + 1, np.int64), "total": limbs, "square": limbs}
 
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile."""
@@ -64,15 +61,16 @@ class Histogram:
         weights = self.weights[0][tile.rows.positions], self.weights[1][tile.columns.positions]
         counts, sums, i, j = bin_pairs(tile.product, tile.terms, weights, bins, diagonal=tile.diagonal)
         linear, high, cross, low = (_dot(weights[0], column) for column in sums.T)
-        total = linear
-        square = (high << 2 * bins.half) + (cross << bins.half + 1) + low
+        total = linear << _FINE
+        square = (high << 2 * bins.half) + (cross << bins.half + 1) + low << 2 * _FINE
         if i.size:
             weight = weights[0][i] * weights[1][j]
-            index, distance = self._locate(*tile.pairs(i, j), exact)
+            index, values = self.edges.classify(*tile.pairs(i, j), exact)
             np.add.at(counts, index, weight)
-            t = np.rint(distance * (_length(exact) * bins.quantum)).astype(np.int64).tolist()
-            total += sum(w * x for w, x in zip(weight.tolist(), t, strict=True))
-            square += sum(w * x * x for w, x in zip(weight.tolist(), t, strict=True))
+            t = np.rint(np.ldexp(exact.metric.distance(values) * (_length(exact) * bins.quantum), _FINE))
+            for w, x in zip(weight.tolist(), map(int, t.tolist()), strict=True):
+                total += w * x
+                square += w * x * x
         found = {"count": counts, "total": _limbs(total), "square": _limbs(square)}
         return self.merge([state, found], exact)
 
@@ -94,67 +92,44 @@ class Histogram:
         pairs, count = first.members.size * second.members.size, state["count"].copy()
         if first is second:
             pairs = pairs * (first.members.size - 1) // (2 * max(1, first.members.size))
-            count[0] += int((first.weights * (first.weights - 1) // 2).sum())
-        unit = Fraction(1, 1 << self.bits - 1) / Fraction(_length(exact))
+            count[int(self.edges.distance[0] == 0)] += int((first.weights * (first.weights - 1) // 2).sum())
+        unit = Fraction(1, 1 << self.bits - 1 + _FINE) / Fraction(_length(exact))
         total, square = _number(state["total"]), _number(state["square"])
         mean = float(unit * total / pairs) if pairs else np.nan
         variance = unit**2 * (square - Fraction(total**2, pairs)) / (pairs - 1) if pairs > 1 else None
         return {
-            "histogram_count": (("bin",), count),
-            "bin_edge": (("edge",), self.edges),
+            "histogram_count": (("bin",), count[1:-1]),
+            "histogram_below": ((), count[0]),
+            "histogram_above": ((), count[-1]),
+            "bin_edge": (("edge",), self.edges.distance),
             "pair_count": ((), np.array(pairs)),
             "distance_mean": ((), np.array(mean)),
             "distance_std": ((), np.array(np.nan if variance is None else sqrt(variance))),
         }
 
     def _in_points(self, exact: Exact) -> Bins:
-        values = self._edge_keys(exact.metric)[0] * exact.unit
-        lower, upper = values[:-1] * (1 + 8 * UNIT), values[1:] * (1 - 8 * UNIT)
-        lower[0], upper[-1] = -np.inf, np.inf
+        below, above = self.edges.in_points(exact)
+        lower, upper = np.append(-np.inf, above), np.append(below, np.inf)
+        ends = np.minimum(self.edges.distance, 2.0**400) * _length(exact)
+        steps, first, span = np.diff(ends), float(ends[0]), max(float(ends[-1] - ends[0]), 1e-300)
+        equal = np.ptp(steps) <= 1e-9 * span / steps.size
+        cells = steps.size if equal else min(4 * steps.size, _CELLS)
+        grid = first + span / cells * np.arange(cells + 1)
+        grid = grid**2 if exact.metric.root else grid
+        left, right = (np.searchsorted(lower, grid * (1 + slip), side="right") - 1 for slip in (-1e-9, 1e-9))
+        left[0], right[-1] = 0, lower.size - 1
+        table = np.stack([left[:-1], right[1:]], axis=1)
         return Bins(
             lower,
             upper,
             root=exact.metric.root,
-            first=0.0,
-            per_unit=self.bins / (self.top * _length(exact)),
+            first=first,
+            per_unit=cells / span,
+            table=table[:0] if equal else table,
             digits=2.0**-13 / ((2 * exact.width + 20) * UNIT),
             quantum=2.0 ** (self.bits - 1),
             half=(self.bits + 1) // 2,
         )
-
-    def _locate(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
-        """The bin (p,) and the distance (p,) of each pair: by differences; on an edge by keys, then without error."""
-        values, slack = exact.values(first, second)
-        slack += 4 * UNIT * values
-        edges = self._edge_keys(exact.metric)[0]
-        index, lowest = (
-            np.clip(np.searchsorted(edges, bound, side="right") - 1, 0, self.bins - 1)
-            for bound in (values + slack, values - slack)
-        )
-        (unsure,) = np.nonzero(lowest < index)
-        if unsure.size:
-            pairs = exact.keys(first[unsure], second[unsure])
-            while (below := self._below(pairs, index[unsure], exact) & (lowest[unsure] < index[unsure])).any():
-                index[unsure[below]] -= 1
-        return index, exact.metric.distance(values)
-
-    def _edge_keys(self, metric: Metric) -> tuple[Array, Array]:
-        """The values of the edges in double-double."""
-        exact = [metric.value_of(edge) for edge in self.edges.tolist()]
-        high = [float(value) for value in exact]
-        return np.array(high), np.array([float(a - Fraction(b)) for a, b in zip(exact, high, strict=True)])
-
-    def _below(self, pairs: Pairs, index: Array, exact: Exact) -> Array:
-        """Whether each pair lies below the lower edge of bin `index`."""
-        high, low = (part[index] for part in self._edge_keys(exact.metric))
-        below: Array = (pairs["high"] < high) | ((pairs["high"] == high) & (pairs["low"] < low))
-        gap = np.abs((pairs["high"] - high) + (pairs["low"] - low))
-        doubtful = ~pairs["exact"] & (gap <= 2 * exact.metric.key_slack(high, exact.width))
-        if doubtful.any():
-            order = exact.order(take_pairs(pairs, doubtful))
-            edges = [exact.metric.order_of(edge) for edge in self.edges[index[doubtful]].tolist()]
-            below[doubtful] = [a < b for a, b in zip(order, edges, strict=True)]
-        return below
 
 
 def _length(exact: Exact) -> float:

@@ -1,0 +1,95 @@
+"""How many pairs, and how many of each token's, lie within given radii."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.exact import Exact
+from embgeom_dask.kernels import count_within
+from embgeom_dask.reductions.expand import Sides
+from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.tiles import Tile, round_up
+
+Array = NDArray[Any]
+State = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Within:
+    """Counts of the tokens at distance <= each radius; `radii` are closed cuts.
+
+    `weights` (rows,) int64, for either side, is how many tokens share each row. Where `mutual`, both rows of a pair
+    are counted. State: `row` (n,) int64, rows of the first side that have others within the largest radius, and
+    `degree` (n, radii) int64, how many tokens; while a panel runs, every row.
+    """
+
+    radii: Cuts
+    weights: tuple[Array, Array]
+    mutual: bool
+    name = "within"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its states, on worker and client."""
+        return 8 * self.weights[0].size * (4 * self.radii.distance.size + 2)
+
+    def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
+        """Zeros."""
+        rows = self.weights[0].size
+        return {"row": np.arange(rows), "degree": np.zeros((rows, self.radii.distance.size), np.int64)}
+
+    def update(self, state: State, tile: Tile, exact: Exact) -> State:
+        """Add the pairs of a tile, in place."""
+        rows, columns, dtype = tile.rows.positions, tile.columns.positions, tile.precision.dtype
+        weights = self.weights[0][rows], self.weights[1][columns]
+        inside, outside = self.radii.in_points(exact)
+        inside, outside = -round_up(-inside, dtype), round_up(outside, dtype)
+        near, near_columns, i, j = count_within(
+            tile.product, tile.terms, weights, inside, outside, diagonal=tile.diagonal
+        )
+        degree = state["degree"]
+        degree[rows] += near
+        if self.mutual:
+            degree[columns] += near_columns
+        first, second = tile.pairs(i, j)
+        place, _ = self.radii.classify(first, second, exact)
+        for k in range(self.radii.distance.size):
+            np.add.at(degree[:, k], first[place <= k], self.weights[1][second[place <= k]])
+            if self.mutual:
+                np.add.at(degree[:, k], second[place <= k], self.weights[0][first[place <= k]])
+        return state
+
+    def finish(self, state: State, exact: Exact) -> State:  # noqa: ARG002
+        """The rows that have others within a radius."""
+        keep = state["degree"].any(axis=1)
+        return {"row": state["row"][keep], "degree": state["degree"][keep]}
+
+    def merge(self, states: list[State], exact: Exact) -> State:
+        """Add the states of several panels."""
+        total = self.empty()
+        for state in states:
+            total["degree"][state["row"]] += state["degree"]
+        return self.finish(total, exact)
+
+    def hint(self, state: State, exact: Exact) -> None:  # noqa: ARG002
+        """Nothing: every pair counts."""
+        return
+
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:  # noqa: ARG002
+        """Name `within_count`, `within_degree` and `radius`, identical tokens included."""
+        first, second = sides
+        degree = np.zeros((first.token_id.size, self.radii.distance.size), np.int64)
+        degree[state["row"]] = state["degree"]
+        if first is second:
+            degree += first.weights[:, None] - 1
+        degree = np.repeat(degree, first.weights, axis=0)[np.argsort(first.members)]
+        pairs = degree.sum(axis=0)
+        return {
+            "radius": (("radius",), self.radii.distance),
+            "within_count": (("radius",), pairs // 2 if first is second else pairs),
+            "within_degree": (("token_id", "radius"), degree),
+        }

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed import Client, LocalCluster
+
+import embgeom_dask as eg
+from embgeom_dask import cluster
+from embgeom_dask.cluster import connect
+from embgeom_dask.errors import InputError
+from embgeom_dask.testing import make_store
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+        yield cluster
+
+
+def refused(address: str) -> None:
+    with pytest.raises(InputError, match=r"no dask scheduler answers at ") as caught, connect(scheduler=address):
+        pass
+    assert repr(address) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scheduler_that_runs_is_used(running: LocalCluster) -> None:
+    with connect(scheduler=running.scheduler_address) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    with Client(running, set_as_default=False) as own, connect(own, "foo") as client:
+        assert client is own
+
+
+@pytest.mark.parametrize("address", ["", "foo", "foo:bar", "http://127.0.0.1:8786", "tcp://"])
+def test_an_address_that_is_none(address: str) -> None:
+    refused(address)
+
+
+def test_an_address_where_no_scheduler_is(monkeypatch: pytest.MonkeyPatch, running: LocalCluster) -> None:
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.3)
+    refused(next(iter(running.workers.values())).address)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        refused(address)
+        answering = threading.Thread(target=lambda: server.accept()[0].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9))
+        answering.start()
+        refused(address)
+        answering.join()
+    refused(address)
+
+
+def test_the_command_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
+    command = [Path(sys.executable).with_name("embgeom"), "survey", store, "--scheduler", "foo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: no dask scheduler answers at 'foo': start one with `dask scheduler`, and give the address it prints"
+    ]
+
+
+def test_a_device_that_workers_lack_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: LocalCluster
+) -> None:
+    missing = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
+    store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
+    for work in ("scans.make_plan", "surveys.as_completed", "clusters._norms_and_centroid"):
+        monkeypatch.setattr(f"embgeom_dask.{work}", lambda *_, **__: pytest.fail("work was done"))
+    for command in (
+        lambda **how: eg.scan(store, nearest=1, **how),
+        lambda **how: eg.survey(store, **how),
+        lambda **how: eg.outliers(store, "0:3", **how),
+    ):
+        for where in ({}, {"scheduler": running.scheduler_address}):
+            with pytest.raises(InputError, match=rf"^no device '{missing}' here: choose auto or one of .*cpu$"):
+                command(device=missing, **where)
