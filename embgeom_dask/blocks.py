@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -94,11 +94,14 @@ class Block:
         shared = self.points.device.type == "cpu" and self.points.data_ptr() == self.stored.ctypes.data
         return int(self.stored.nbytes + (0 if shared else self.points.nbytes) + self.norm.nbytes + self.radius.nbytes)
 
-    def part(self, start: int, stop: int) -> Block:
-        """Rows `start` to `stop` of the block, without copying them."""
-        part = slice(start, stop)
-        columns = (self.positions, self.stored, self.points, self.norm, self.radius)
-        return Block(*(column[part] for column in columns))  # type: ignore[arg-type]
+    def take(self, rows: slice | Array) -> Block:
+        """Some rows of the block, for a tile of their own; a slice copies nothing."""
+        points = self.points[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
+        return Block(self.positions[rows], self.stored, points, self.norm[rows], self.radius[rows])
+
+    def doubled(self) -> Block:
+        """The same points in float64."""
+        return replace(self, points=self.points.double())
 
 
 class _Cache:

@@ -19,6 +19,9 @@ Array = NDArray[Any]
 _SLAB = 256
 """Rows of a part of a ranked tile."""
 
+_CROWD = 4
+"""One in so many pairs of a row or column left undecided is a crowd."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -46,6 +49,19 @@ class Tile:
         return (np.minimum(first, second), np.maximum(first, second)) if self.diagonal else (first, second)
 
 
+def crowded(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
+    """The rows and columns (bool each) of a tile of bfloat16 products in which a filter left many pairs, i and j.
+
+    A float64 product decides these for less than their pairs cost one by one. Only points as stored can be doubled.
+    """
+    m, n = tile.product.shape
+    if tile.precision.element != "bfloat16":
+        return np.zeros(m, np.bool_), np.zeros(n, np.bool_)
+    columns = np.bincount(j, minlength=n) > m // _CROWD
+    rows = np.bincount(i[~columns[j]], minlength=m) > n // _CROWD
+    return rows, columns
+
+
 def multiply(metric: Metric, rows: Block, columns: Block, *, diagonal: bool) -> Tile:
     """Make the tile of two blocks."""
     return Tile(metric, rows, columns, metric.product(rows.points, columns.points), diagonal)
@@ -68,7 +84,8 @@ def ranked_parts(
             return
         whole = value > 0 and rows.radius[-1] + columns.radius[-1] >= distance
         stop = rows.size if whole else start + _SLAB
-        yield multiply(metric, rows.part(start, stop), columns.part(first, count), diagonal=diagonal)
+        part, other = rows.take(slice(start, stop)), columns.take(slice(first, count))
+        yield multiply(metric, part, other, diagonal=diagonal)
         start = stop
 
 

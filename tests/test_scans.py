@@ -276,3 +276,20 @@ def test_input_against_output_names_both_sides(local: Client, tmp_path: Path) ->
     narrow = make_store(tmp_path / "n.zarr", output=np.ones((4, 3), np.float32))
     with pytest.raises(InputError, match=r"5 columns .* 3"):
         scan(store, against=narrow, nearest=1, client=local)
+
+
+def test_neighbors_among_a_crowd_of_hubs_equal_scipy(local: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    rows = rng.normal(size=(900, 256)) / 16
+    hub = 0.37 * rows[0] / np.linalg.norm(rows[0])
+    rows[rng.permutation(900)[:300]] = hub + 1e-3 / 16 * rng.normal(size=(300, 256))
+    rows = rows.astype(ml_dtypes.bfloat16)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    plan = scan(store, neighbors=5, tile=256, dry_run=True, client=local).attrs["plan"]
+    if plan["products"] != "bfloat16":
+        pytest.skip("bfloat16 products are not fast on this machine")
+    result = scan(store, neighbors=5, tile=256, client=local)
+    square = squareform(pdist(rows.astype(np.float64)))
+    np.fill_diagonal(square, np.inf)
+    np.testing.assert_array_equal(result["neighbor_token_id"], np.argsort(square, axis=1, kind="stable")[:, :5])
+    np.testing.assert_allclose(result["neighbor_distance"], np.sort(square, axis=1)[:, :5], rtol=1e-12)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import select
 from embgeom_dask.reductions.expand import Sides, expand_neighbors
-from embgeom_dask.tiles import Tile, round_up, upper_bounds
+from embgeom_dask.tiles import Tile, crowded, multiply, round_up, upper_bounds
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -52,14 +52,30 @@ class Neighbors:
 
     def update(self, state: State, tile: Tile, exact: Exact) -> State:  # noqa: ARG002
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
+        i, j, least, most = self._select(state, tile)
+        rows, columns = crowded(tile, i, j)
+        for part in _parts(rows, columns):
+            state = self._refine(state, tile, *part)
+        keep = ~(rows[i] | columns[j])
+        return self._add(state, *tile.pairs(i[keep], j[keep]), least[keep], most[keep])
+
+    def _select(self, state: State, tile: Tile) -> tuple[Array, Array, Array, Array]:
+        """The pairs of a tile that may be among the nearest of a row, and the bounds of their values, float64."""
         low, high = tile.terms
         limit = round_up(state["limit"][tile.rows.positions], tile.precision.dtype)
         column_limit = np.full_like(low.column, -np.inf)
         if self.mutual:
             column_limit = round_up(state["limit"][tile.columns.positions], tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, column_limit, diagonal=tile.diagonal)
-        most = upper_bounds(tile.product, low, high, i, j, least)
-        return self._add(state, *tile.pairs(i, j), least.astype(np.float64), most)
+        return i, j, least.astype(np.float64), upper_bounds(tile.product, low, high, i, j, least)
+
+    def _refine(self, state: State, tile: Tile, rows: Array, columns: Array) -> State:
+        """Add the pairs of some rows and columns of a tile, by a product in float64."""
+        blocks = tile.rows.take(rows).doubled(), tile.columns.take(columns).doubled()
+        i, j, least, most = self._select(state, multiply(tile.metric, *blocks, diagonal=False))
+        i, j = rows[i], columns[j]
+        keep = (i < j) | (not tile.diagonal)
+        return self._add(state, *tile.pairs(i[keep], j[keep]), least[keep], most[keep])
 
     def finish(self, state: State, exact: Exact) -> State:
         """Give the candidates their values in float64, and keep those that may be among the k of a row."""
@@ -120,6 +136,13 @@ class Neighbors:
         source, target, pair = source[order], target[order], pair[order]
         place = np.arange(source.size) - np.searchsorted(source, source)
         return source, target, pair, place
+
+
+def _parts(rows: Array, columns: Array) -> list[tuple[Array, Array]]:
+    """All rows with the marked columns, and the marked rows with the other columns."""
+    all_rows, marked = np.arange(rows.size), np.flatnonzero(columns)
+    parts = [(all_rows, marked), (np.flatnonzero(rows), np.flatnonzero(~columns))]
+    return [part for part in parts if part[0].size and part[1].size]
 
 
 @numba.njit(nogil=True, cache=True)
