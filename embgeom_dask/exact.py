@@ -6,8 +6,9 @@ Three levels, each used only where the one before cannot decide: plain float64, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -66,6 +67,8 @@ class Exact:
     second: Rows
     width: int
     scale: float
+    counts: Counter[str] = field(default_factory=Counter)
+    """How many pairs came to each level: `float64`, `double_double`, `rational`."""
 
     @property
     def unit(self) -> float:
@@ -75,6 +78,7 @@ class Exact:
     def values(self, first: Array, second: Array) -> tuple[Array, Array]:
         """Values (p,) float64, and how far each may be from the true one."""
         out = np.empty(first.size)
+        self.counts["float64"] += first.size
         for part, x, y, i, j in self._gather(first, second):
             found = share_out(lambda a, b: self.metric.direct(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
             out[part] = np.concatenate(found)
@@ -84,6 +88,7 @@ class Exact:
         """The pairs with their keys."""
         pairs = {name: np.empty(first.size, column.dtype) for name, column in empty_pairs().items()}
         pairs["first"], pairs["second"] = first, second
+        self.counts["double_double"] += first.size
         for part, x, y, i, j in self._gather(first, second):
             found = share_out(lambda a, b: self.metric.keys(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
             for name, columns in zip(("high", "low", "exact"), zip(*found, strict=True), strict=True):
@@ -92,6 +97,7 @@ class Exact:
 
     def order(self, pairs: Pairs) -> list[Any]:
         """The rational number of each pair that grows with its distance."""
+        self.counts["rational"] += pairs["first"].size
         rows = zip(self.first[pairs["first"]], self.second[pairs["second"]], strict=True)
         return [self.metric.order(x, y) for x, y in rows]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,8 +23,18 @@ _AHEAD = 2
 """Panels submitted for each thread of the cluster: one running, one waiting."""
 
 
-def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> tuple[dict[str, State], str]:
-    """Compute the states of one panel on this worker's device; returns them and the device's name."""
+@dataclass
+class Found:
+    """What one panel, or all of them, found: the state of each reduction, the devices used, and how many pairs each
+    level of exactness decided."""
+
+    states: dict[str, State]
+    devices: set[str]
+    counts: Counter[str]
+
+
+def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+    """Compute the states of one panel on this worker's device."""
     with devices.session(_device(plan)) as device:
         exact = plan.exact(device)
         states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
@@ -33,7 +45,8 @@ def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> tuple[dict[str
             for tile in _tiles(plan, rows, columns, diagonal, partial(_reach, states, exact)):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
-        return {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}, str(device)
+        states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
+        return Found(states, {str(device)}, exact.counts)
 
 
 def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:
@@ -54,28 +67,30 @@ def _device(plan: Plan) -> torch.device:
     return torch.device("cpu") if plan.sides[0].element == "float64" and device.type == "mps" else device
 
 
-def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> tuple[dict[str, State], set[str]]:
-    """Run every panel of `plan`; returns the merged state of each reduction and the devices that were used.
+def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> Found:
+    """Run every panel of `plan` and merge what they find.
 
     One tile of every row block goes first: these tell the others how little they need to keep. `advance` is
     called with the number of tiles of each panel that is done. Whatever ends this early cancels what was submitted.
     """
     exact = plan.exact(torch.device("cpu"))
     merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
-    used: set[str] = set()
+    total = Found(merged, set(), exact.counts)
     shared = client.submit(_same, plan, pure=False)
     for panels in (plan.grid.first(), plan.grid.rest()):
         hints = _Hints(client, plan, merged, exact)
         collected: list[dict[str, State]] = []
-        for (states, device), count in _windowed(client, shared, panels, hints):
-            used.add(device)
-            collected.append(states)
+        for found, count in _windowed(client, shared, panels, hints):
+            total.devices |= found.devices
+            total.counts.update(found.counts)
+            collected.append(found.states)
             advance(count)
             if sum(map(_size, collected)) >= _size(merged):
                 merged, collected = _merge(plan, [merged, *collected], exact), []
                 hints.renew(merged)
         merged = _merge(plan, [merged, *collected], exact)
-    return merged, used
+    total.states = merged
+    return total
 
 
 class _Hints:
@@ -100,7 +115,9 @@ def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str,
     }
 
 
-def _windowed(client: Client, plan: Future[Plan], panels: Iterable[Panel], hints: _Hints) -> Iterator[tuple[Any, int]]:
+def _windowed(
+    client: Client, plan: Future[Plan], panels: Iterable[Panel], hints: _Hints
+) -> Iterator[tuple[Found, int]]:
     """Yield each panel's result and its number of tiles, in order of completion."""
     waiting = iter(panels)
     counts: dict[Any, int] = {}

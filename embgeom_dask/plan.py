@@ -17,7 +17,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.exact import Exact
 from embgeom_dask.grid import Grid
 from embgeom_dask.memory import Memory
-from embgeom_dask.metrics import METRICS, Metric
+from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
 from embgeom_dask.reductions import Cuts, Extreme, Histogram, Neighbors, Reduction, Within
 from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of
 from embgeom_dask.settings import Settings
@@ -78,6 +78,13 @@ class Plan:
         """The tiles."""
         first, second = (side.rows.token_id.size for side in self.sides)
         return Grid(first, second, self.sides[0].tile, RUN, self.symmetric)
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """What products are made of, and the bound of their error that filters pairs, relative to |x| |y|, on a CPU."""
+        element, width = self.sides[0].element, self.sides[0].matrix.hidden_size
+        precision = Precision(element, cpu=True)
+        return {"products": element, "product_error": product_error(width, precision) + precision.rounding}
 
     def exact(self, device: torch.device) -> Exact:
         """Exact answers about the rows, read through this process's blocks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from hashlib import sha256
@@ -82,6 +83,9 @@ def scan(
         `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is the matrix `against`, if
         any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them are given.
 
+        The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
+        were decided in float64, in double-double and in rational numbers.
+
     Raises
     ------
     InputError
@@ -104,7 +108,7 @@ def scan(
         histogram=histogram,
         within=parse_numbers("within", within),
         tokens=_selection(*sides[0]),
-        against=_selection(*sides[-1]),
+        against=_selection(*sides[1]) if against is not None else None,
     )
     attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
     if out is not None and (done := results.existing(out, attrs)) is not None:
@@ -116,11 +120,12 @@ def scan(
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
             with progress.bar(plan.grid.tiles, f"{matrices[0].model} scan", "tiles") as advance:
-                states, used = execute(plan, cluster, advance)
-            variables = _finalize(plan, states, settings)
+                found = execute(plan, cluster, advance)
+            variables = _finalize(plan, found.states, settings)
         finally:
             cluster.run(forget)
-    attrs |= {"devices": sorted(used), "seconds": round(perf_counter() - started, 3)}
+    attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
+    attrs["certificate"] = json.dumps(plan.certificate | {f"{level}_pairs": n for level, n in found.counts.items()})
     dataset = xr.Dataset(variables, attrs=attrs)
     if "token_id" in dataset.dims:
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)

@@ -194,6 +194,10 @@ def test_a_result_opens_with_xarray_alone_and_is_not_computed_twice(local: Clien
         np.testing.assert_array_equal(saved[name], result[name])
     assert saved.attrs["sha256"] == result.attrs["sha256"]
     assert saved.attrs["devices"] == ["cpu"]
+    certificate = json.loads(saved.attrs["certificate"])
+    assert certificate["products"] == "float32"
+    assert 5 * 2**-24 < certificate["product_error"] < 50 * 2**-24
+    assert certificate["float64_pairs"] >= certificate["double_double_pairs"] > 0
     again = scan(store, farthest=3, neighbors=2, out=out, client=local)
     assert again.attrs["seconds"] == result.attrs["seconds"]
     with pytest.raises(InputError, match="farthest is 3 there and 4 here"):
