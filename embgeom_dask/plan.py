@@ -15,6 +15,7 @@ from embgeom_dask import devices, memory
 from embgeom_dask.blocks import Source
 from embgeom_dask.errors import InputError
 from embgeom_dask.exact import Exact
+from embgeom_dask.extents import narrow
 from embgeom_dask.grid import Grid
 from embgeom_dask.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
@@ -119,6 +120,9 @@ def make_plan(
     most = memory.allowed(memory_limit)
     metric = METRICS[settings.metric]
     matrix, token_id = sides[0]
+    if settings.kept == {"farthest"} and metric.name == "chebyshev" and len(sides) == 1:
+        token_id = narrow(client, matrix, _parts(token_id), settings.farthest or 1)
+        sides = [(matrix, token_id)]
     centre = centre_of(matrix.take(token_id[:_PART])) if metric.shifts else np.zeros(matrix.hidden_size)
     facts = [_look(client, *side, centre, settings.metric) for side in sides]
     rows = [row_set(*side, found, zeros=metric.name != "cosine") for side, found in zip(sides, facts, strict=True)]
@@ -182,8 +186,12 @@ def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, rad
 
 
 def _look(client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str) -> RowFacts:
-    parts = [token_id[start : start + _PART] for start in range(0, token_id.size, _PART)]
-    return join(client.gather([client.submit(inspect, matrix, part, centre, metric, pure=False) for part in parts]))
+    looks = [client.submit(inspect, matrix, part, centre, metric, pure=False) for part in _parts(token_id)]
+    return join(client.gather(looks))
+
+
+def _parts(token_id: np.ndarray) -> list[np.ndarray]:
+    return [token_id[start : start + _PART] for start in range(0, token_id.size, _PART)]
 
 
 def _reductions(settings: Settings, metric: Metric, rows: list[RowSet], top: float) -> dict[str, Reduction]:

@@ -36,11 +36,16 @@ class Settings:
     against: str | None = None
 
     def __post_init__(self) -> None:
-        if all(getattr(self, name) is None for name in _KEEP):
+        if not self.kept:
             options = [f"--{name}" for name in _KEEP]
             raise InputError(f"nothing to keep: ask for {', '.join(options[:-1])} or {options[-1]}")
         for name in ("farthest", "nearest", "neighbors", "histogram"):
             at_least_one(name, getattr(self, name))
+
+    @property
+    def kept(self) -> set[str]:
+        """What is to be kept."""
+        return {name for name in _KEEP if getattr(self, name) is not None}
 
     @property
     def double(self) -> bool:

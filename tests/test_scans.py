@@ -297,3 +297,28 @@ def test_neighbors_among_a_crowd_of_hubs_equal_scipy(local: Client, tmp_path: Pa
     np.fill_diagonal(square, np.inf)
     np.testing.assert_array_equal(result["neighbor_token_id"], np.argsort(square, axis=1, kind="stable")[:, :5])
     np.testing.assert_allclose(result["neighbor_distance"], np.sort(square, axis=1)[:, :5], rtol=1e-12)
+
+
+@slow_examples
+@given(rows=matrices(max_rows=60), k=st.integers(1, 12))
+def test_the_farthest_in_chebyshev_distance_are_found_among_few_rows(
+    rows: np.ndarray, k: int, local: Client, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = make_store(tmp_path_factory.mktemp("scan") / "m.zarr", output=rows)
+    result = scan(store, farthest=k, metric="chebyshev", client=local)
+    check(result, truth(rows, metric="chebyshev"), np.arange(len(rows)))
+    assert result.sizes["farthest"] == min(k, len(rows) * (len(rows) - 1) // 2)
+
+
+def test_the_farthest_in_chebyshev_distance_leave_most_rows_out(local: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(6).normal(size=(5000, 300)).astype(ml_dtypes.bfloat16)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    plan = scan(store, farthest=5, metric="chebyshev", client=local, dry_run=True).attrs["plan"]
+    result = scan(store, farthest=5, metric="chebyshev", client=local)
+    assert plan["rows"][0] < 1000
+    distance = pdist(rows.astype(np.float64), "chebyshev")
+    np.testing.assert_array_equal(result["farthest_distance"], np.sort(distance)[::-1][:5])
+    rows[77, 5] = np.nan
+    store = make_store(tmp_path / "n.zarr", output=rows)
+    with pytest.raises(InputError, match="token ids 77"):
+        scan(store, farthest=5, metric="chebyshev", client=local)
