@@ -30,6 +30,7 @@ Selected = tuple[Matrix, np.ndarray]
 TILE = 2048
 RUN = 8
 _PART = 2048  # rows looked at together
+_ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,13 @@ def _fit(
     most: int,
 ) -> tuple[int, Memory]:
     """Choose the rows of a tile, where the caller did not, so that the scan stays within `most` bytes."""
-    stored = max(matrix.itemsize for matrix in matrices)
+    stored = max(_ITEMSIZE[matrix.dtype] for matrix in matrices)
     for size in [tile] if tile else [TILE, TILE // 2, TILE // 4, TILE // 8]:
         needed = memory.project(
             rows=sum(distinct.members.size for distinct in rows),
             width=matrices[0].hidden_size,
             stored=stored,
-            element={"bfloat16": 2, "float32": 4, "float64": 8}[element],
+            element=_ITEMSIZE[element],
             tile=size,
             as_stored=element == "bfloat16",
             states=sum(reduction.nbytes for reduction in reductions.values()),

@@ -72,11 +72,6 @@ class Matrix:
     tied: bool
     chunk_rows: int
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a value."""
-        return {"float64": 8, "float32": 4}.get(self.dtype, 2)
-
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows start..stop-1 as (stop - start, hidden_size) in the stored dtype (ml_dtypes' bfloat16 for that).
 
