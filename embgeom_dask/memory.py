@@ -10,6 +10,7 @@ import torch
 
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
+from embgeom_dask.tiles import DOUBLED
 
 SHARE = 0.6
 """Of the memory that is free, what a run may take where no limit is given."""
@@ -69,7 +70,7 @@ def project(
     """
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
-    loading = values * (stored if as_stored else 8 + stored)
+    loading = max(values * stored, 16 * DOUBLED * width) if as_stored else values * (8 + stored)
     return Memory(
         base=psutil.Process().memory_info().rss,
         rows=100 * rows,

@@ -19,6 +19,9 @@ Array = NDArray[Any]
 _SLAB = 256
 """Rows of a part of a ranked tile."""
 
+DOUBLED = 512
+"""Rows of either side whose points are made float64 at a time."""
+
 _CROWD = 4
 """One in so many pairs of a row or column left undecided is a crowd."""
 

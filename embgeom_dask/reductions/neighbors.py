@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import select
 from embgeom_dask.reductions.expand import Sides, expand_neighbors
-from embgeom_dask.tiles import Tile, crowded, multiply, round_up, upper_bounds
+from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply, round_up, upper_bounds
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -138,11 +139,13 @@ class Neighbors:
         return source, target, pair, place
 
 
-def _parts(rows: Array, columns: Array) -> list[tuple[Array, Array]]:
-    """All rows with the marked columns, and the marked rows with the other columns."""
-    all_rows, marked = np.arange(rows.size), np.flatnonzero(columns)
-    parts = [(all_rows, marked), (np.flatnonzero(rows), np.flatnonzero(~columns))]
-    return [part for part in parts if part[0].size and part[1].size]
+def _parts(rows: Array, columns: Array) -> Iterator[tuple[Array, Array]]:
+    """All rows with the marked columns, and the marked rows with the other columns, `DOUBLED` at a time."""
+    sides = (np.arange(rows.size), np.flatnonzero(columns)), (np.flatnonzero(rows), np.flatnonzero(~columns))
+    for first, second in sides:
+        for i in range(0, first.size, DOUBLED):
+            for j in range(0, second.size, DOUBLED):
+                yield first[i : i + DOUBLED], second[j : j + DOUBLED]
 
 
 @numba.njit(nogil=True, cache=True)
