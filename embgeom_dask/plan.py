@@ -19,7 +19,8 @@ from embgeom_dask.extents import narrow
 from embgeom_dask.grid import Grid
 from embgeom_dask.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
-from embgeom_dask.reductions import Cuts, Extreme, Histogram, Neighbors, Reduction, Within
+from embgeom_dask.reductions import Cuts, Edges, Extreme, Histogram, Neighbors, Reduction, Within
+from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of
 from embgeom_dask.settings import Settings
 from embgeom_dask.stores import Matrix
@@ -199,16 +200,19 @@ def _reductions(settings: Settings, metric: Metric, rows: list[RowSet], top: flo
     """What to keep; `top` bounds every distance. A histogram comes with the extremes."""
     reductions: dict[str, Reduction] = {}
     mutual, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
-    if settings.farthest or settings.histogram:
+    if settings.farthest or settings.bins:
         reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
-    if settings.nearest or settings.histogram:
+    if settings.nearest or settings.bins:
         reductions["nearest"] = Extreme(settings.nearest or 1, farthest=False)
     if settings.neighbors:
         reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, mutual)
-    if settings.histogram:
-        edges = np.linspace(0.0, top, settings.histogram + 1)
-        closed = np.arange(edges.size) == settings.histogram
+    if settings.bins:
+        edges = settings.histogram_edges or bin_edges(settings.histogram or 1, top, settings.histogram_scale)
+        closed = np.arange(len(edges)) == len(edges) - 1
         reductions["histogram"] = Histogram(Cuts.at(metric, edges, closed=closed), weights)
     if settings.within:
         reductions["within"] = Within(Cuts.at(metric, settings.within, closed=True), weights, mutual)
+    if settings.edges is not None:
+        radius = Cuts.at(metric, [settings.edges], closed=True)
+        reductions["edges"] = Edges(radius, settings.edge_limit, weights, mutual)
     return reductions

@@ -21,7 +21,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execute import execute
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.plan import Plan, make_plan
-from embgeom_dask.settings import Numbers, Settings, at_least_one, parse_numbers
+from embgeom_dask.settings import EDGE_LIMIT, Numbers, Settings, at_least_one, parse_number, parse_numbers
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
 
@@ -39,7 +39,11 @@ def scan(
     nearest: int | None = None,
     neighbors: int | None = None,
     histogram: int | None = None,
+    histogram_scale: str = "linear",
+    histogram_edges: Numbers | None = None,
     within: Numbers | None = None,
+    edges: float | str | None = None,
+    edge_limit: int | None = None,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     tile: int | None = None,
@@ -63,7 +67,12 @@ def scan(
     histogram : number of equal bins, half-open [edge, next edge), from 0 to a bound of the largest distance: the sum of
         the two largest distances from the mean of the first rows (euclidean) or from the origin, rounded up to three
         digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
+    histogram_scale : `linear`, or `log` for bins that are equal in the logarithm, from a millionth of that bound
+    histogram_edges : edges of bins, at least two that ascend, instead of a number of bins; the last bin includes its
+        upper edge. `histogram_below` and `histogram_above` are the numbers of pairs outside the bins.
     within : radii; counts, for each of them, the pairs at that distance at most, and those of every row
+    edges : a radius; lists every pair at that distance at most
+    edge_limit : the most pairs that `edges` may list; default 10 million
     out : where to save the result; the same result there is opened instead of computed again
     device : `auto`, `cpu`, `cuda` or `mps`, on each worker
     tile : rows of a tile; no result depends on it; default 2,048, or fewer where memory is short
@@ -77,9 +86,10 @@ def scan(
     xr.Dataset
         Distances float64, token ids and counts int64, token strings as coordinates. `farthest_distance (farthest)`,
         `farthest_token_id (farthest, side)`, the same for nearest; `neighbor_distance` and `neighbor_token_id
-        (token_id, neighbor)`; `histogram_count (bin)`, `bin_edge (edge)`, `distance_mean`, `distance_std`,
-        `distance_min`, `distance_max`, `pair_count`; `within_count (radius)`, and `within_degree (token_id, radius)`
-        without the token itself; `left_out_token_id (left_out)` where rows were left out,
+        (token_id, neighbor)`; `histogram_count (bin)`, `bin_edge (edge)`, `histogram_below`, `histogram_above`,
+        `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`; `within_count (radius)`, and
+        `within_degree (token_id, radius)` without the token itself; `edge_radius`, `edge_distance (pair)` and
+        `edge_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)` where rows were left out,
         `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is the matrix `against`, if
         any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them are given.
 
@@ -90,7 +100,9 @@ def scan(
     ------
     InputError
         for a store, matrix, selection, metric or device that is not there, matrices of two widths, a row with NaN or
-        infinity, a result at `out` from other settings, or nothing to keep.
+        infinity, a number out of range, a result at `out` from other settings, or nothing to keep.
+    EmbgeomError
+        where more than `edge_limit` pairs lie within `edges`; it says how many.
     """
     started = perf_counter()
     find_metric(metric)
@@ -106,7 +118,11 @@ def scan(
         nearest=nearest,
         neighbors=neighbors,
         histogram=histogram,
+        histogram_scale=histogram_scale,
+        histogram_edges=parse_numbers("histogram_edges", histogram_edges, in_order=True),
         within=parse_numbers("within", within),
+        edges=parse_number("edges", edges),
+        edge_limit=EDGE_LIMIT if edge_limit is None else edge_limit,
         tokens=_selection(*sides[0]),
         against=_selection(*sides[1]) if against is not None else None,
     )
@@ -176,7 +192,7 @@ def _finalize(plan: Plan, states: dict[str, Any], settings: Settings) -> dict[st
     variables: dict[str, Any] = {}
     for name, reduction in plan.reductions.items():
         variables |= reduction.finalize(states[name], sides, exact)
-    if settings.histogram:
+    if settings.bins:
         for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
             distance = variables[f"{extreme}_distance"][1]
             variables[name] = ((), distance[0] if distance.size else np.nan)

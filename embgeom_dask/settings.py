@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import inf, isfinite
 from typing import Any
 
 from embgeom_dask.errors import InputError
 
 Numbers = str | float | Iterable[float]
 
-_KEEP = ("farthest", "nearest", "neighbors", "histogram", "within")
+EDGE_LIMIT = 10_000_000
+
+_KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "within", "edges")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a scan: these decide the result, and nothing else does.
+    """The settings of a scan: these decide the result, and nothing else does. `edge_limit` may only refuse it.
 
-    `within` ascends; `tokens` and `against` are digests of the rows that are compared, None for all.
+    `histogram_edges` and `within` ascend; `tokens` and `against` are digests of the rows compared, None for all.
 
     Raises
     ------
@@ -31,16 +34,34 @@ class Settings:
     nearest: int | None = None
     neighbors: int | None = None
     histogram: int | None = None
+    histogram_scale: str = "linear"
+    histogram_edges: tuple[float, ...] | None = None
     within: tuple[float, ...] | None = None
+    edges: float | None = None
+    edge_limit: int = EDGE_LIMIT
     tokens: str | None = None
     against: str | None = None
 
     def __post_init__(self) -> None:
         if not self.kept:
-            options = [f"--{name}" for name in _KEEP]
+            options = [_option(name) for name in _KEEP]
             raise InputError(f"nothing to keep: ask for {', '.join(options[:-1])} or {options[-1]}")
-        for name in ("farthest", "nearest", "neighbors", "histogram"):
+        for name in ("farthest", "nearest", "neighbors", "histogram", "edge_limit"):
             at_least_one(name, getattr(self, name))
+        if self.histogram_scale not in ("linear", "log"):
+            raise InputError(f"no scale {self.histogram_scale!r} of bins: choose linear or log")
+        if self.histogram is None and self.histogram_scale != "linear":
+            raise InputError("--bins log: give the number of bins with --histogram")
+        if self.histogram_edges is not None:
+            if self.histogram is not None:
+                raise InputError("give bins as a number with --histogram or as edges with --histogram-edges, not both")
+            if len(self.histogram_edges) < 2:
+                raise InputError("--histogram-edges: give two edges at least")
+
+    @property
+    def bins(self) -> bool:
+        """Whether all distances are counted in bins and summed."""
+        return self.histogram is not None or self.histogram_edges is not None
 
     @property
     def kept(self) -> set[str]:
@@ -50,26 +71,29 @@ class Settings:
     @property
     def double(self) -> bool:
         """Whether tiles are float64 products: in float32 too many pairs would lie near an edge or a radius."""
-        return self.histogram is not None or self.within is not None
+        return self.bins or self.within is not None or self.edges is not None
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that were given."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "edge_limit"}
+        return {name: value for name, value in given.items() if value != type(self).__dict__.get(name)}
 
 
 def at_least_one(name: str, number: int | None) -> None:
     """Refuse a number below 1."""
     if number is not None and number < 1:
-        raise InputError(f"--{name} {number}: give a number of at least 1")
+        raise InputError(f"{_option(name)} {number}: give a number of at least 1")
 
 
-def parse_numbers(name: str, given: Numbers | None, largest: float = float("inf")) -> tuple[float, ...] | None:
-    """Read numbers from 0 to `largest`: one, several, or text with commas between them; ascending.
+def parse_numbers(
+    name: str, given: Numbers | None, *, largest: float = inf, in_order: bool = False
+) -> tuple[float, ...] | None:
+    """Read different numbers from 0 to `largest`: one, several, or text with commas between them; they come ascending.
 
     Raises
     ------
     InputError
-        where there are none, one is given twice, or one is out of range.
+        where there are none, one is given twice or out of range, or, with `in_order`, they do not ascend.
     """
     if given is None:
         return None
@@ -77,13 +101,29 @@ def parse_numbers(name: str, given: Numbers | None, largest: float = float("inf"
     try:
         numbers = tuple(float(part) + 0.0 for part in parts)
     except (TypeError, ValueError) as error:
-        raise InputError(f"--{name} {given}: give numbers, with commas between them") from error
+        raise InputError(f"{_option(name)} {given}: give numbers, with commas between them") from error
     if not numbers:
-        raise InputError(f"--{name}: give one number at least")
+        raise InputError(f"{_option(name)}: give one number at least")
     for number in numbers:
         if not (isfinite(number) and 0 <= number <= largest):
-            limit = "or more" if largest == float("inf") else f"to {largest:g}"
-            raise InputError(f"--{name} {number:g}: give numbers of 0 {limit}")
-        if numbers.count(number) > 1:
-            raise InputError(f"--{name}: {number:.17g} is given more than once")
-    return tuple(sorted(numbers))
+            limit = "0 or more" if largest == inf else f"0 to {largest:g}"
+            raise InputError(f"{_option(name)} {number:g}: give numbers of {limit}")
+    ascending = tuple(sorted(numbers))
+    for number, following in pairwise(ascending):
+        if number == following:
+            raise InputError(f"{_option(name)}: {number!r} is given more than once")
+    if in_order and numbers != ascending:
+        raise InputError(f"{_option(name)}: give numbers that ascend")
+    return ascending
+
+
+def parse_number(name: str, given: float | str | None) -> float | None:
+    """Read one number, 0 or more."""
+    numbers = parse_numbers(name, given) or (None,)
+    if len(numbers) > 1:
+        raise InputError(f"{_option(name)} {given}: give one number")
+    return numbers[0]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

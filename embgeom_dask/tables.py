@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _HISTOGRAM_LINES = 16
+_EDGE_LINES = 20
 _BAR = 40
 _MODELS_ACROSS = 4
 _GROUP_LINES = 20
@@ -131,6 +132,8 @@ def scan_text(dataset: xr.Dataset) -> str:
         parts.append(_neighbors(dataset, sides[-1]))
     if "histogram_count" in dataset:
         parts.append(_histogram(dataset))
+    if "edge_distance" in dataset:
+        parts.append(_edges(dataset))
     if "within_count" in dataset:
         parts.append(_within(dataset))
     return "\n\n".join(parts)
@@ -176,7 +179,8 @@ def _neighbors(dataset: xr.Dataset, side: str) -> str:
 
 
 def _histogram(dataset: xr.Dataset) -> str:
-    moments = ("pair_count", "distance_mean", "distance_std", "distance_min", "distance_max")
+    moments = ["pair_count", "distance_mean", "distance_std", "distance_min", "distance_max"]
+    moments += [name for name in ("histogram_below", "histogram_above") if dataset.get(name, 0)]
     counts, edges = dataset["histogram_count"].to_numpy(), dataset["bin_edge"].to_numpy()
     filled = np.flatnonzero(counts)
     first, stop = (filled[0], filled[-1] + 1) if filled.size else (0, counts.size)
@@ -191,6 +195,12 @@ def _histogram(dataset: xr.Dataset) -> str:
             align(["from", "to", "pairs", ""], zip(edges[starts], ends, merged, bars, strict=True)),
         )
     )
+
+
+def _edges(dataset: xr.Dataset) -> str:
+    count, radius = dataset.sizes["pair"], dataset["edge_radius"].item()
+    shown = f", the first {_EDGE_LINES}:" if count > _EDGE_LINES else ""
+    return f"{count} pairs within {radius:.9g}{shown}\n" + _pairs(dataset.isel(pair=slice(_EDGE_LINES)), "edge")
 
 
 def _within(dataset: xr.Dataset) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,8 +10,10 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from embgeom_dask.errors import InputError
+from embgeom_dask.cli import app
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.scans import scan
 from embgeom_dask.testing import make_store
@@ -85,17 +89,108 @@ def test_counts_within_radii_equal_rational_brute_force(
     assert result["token"].values.tolist() == [f"t{i}" for i in range(len(case[0]))]
 
 
-def test_a_wrong_radius_is_refused_in_one_line(client: Client, tmp_path: Any) -> None:
+def test_wrong_numbers_are_refused_in_one_line(client: Client, tmp_path: Any) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
-    for within, words in (
-        ("1,x", "--within 1,x: give numbers"),
-        ([-0.5], "--within -0.5: give numbers of 0 or more"),
-        ("nan", "--within nan"),
-        (float("inf"), "--within inf"),
-        ([], "--within: give one number"),
-        ("1,2,1.0", "--within: 1 is given more than once"),
+    for kept, words in (
+        ({"within": "1,x"}, "--within 1,x: give numbers"),
+        ({"within": [-0.5]}, "--within -0.5: give numbers of 0 or more"),
+        ({"within": "nan"}, "--within nan"),
+        ({"within": float("inf")}, "--within inf"),
+        ({"within": []}, "--within: give one number"),
+        ({"within": "1,2,1.0"}, "--within: 1.0 is given more than once"),
+        ({"edges": "1,2"}, "--edges 1,2: give one number"),
+        ({"edges": -1}, "--edges -1: give numbers of 0 or more"),
+        ({"edges": 1, "edge_limit": 0}, "--edge-limit 0: give a number of at least 1"),
+        ({"histogram_edges": [1]}, "--histogram-edges: give two edges"),
+        ({"histogram_edges": "2,1"}, "--histogram-edges: give numbers that ascend"),
+        ({"histogram_edges": "1,1"}, "--histogram-edges: 1.0 is given more than once"),
+        ({"histogram_edges": "1,2", "histogram": 3}, "not both"),
+        ({"histogram_scale": "log", "nearest": 1}, "--bins log"),
+        ({"histogram_scale": "sqrt", "histogram": 1}, "no scale 'sqrt'"),
     ):
         with pytest.raises(InputError, match=words) as refusal:
-            scan(store, within=within, client=client)
+            scan(store, client=client, **kept)
         assert "\n" not in str(refusal.value)
     assert scan(store, within=1.5, client=client)["within_count"].values.tolist() == [3]
+
+
+def test_the_command_takes_and_shows_all_of_them(tmp_path: Any) -> None:
+    rows = np.array([[0, 0], [3, 4], [3, 4], [6, 8], [0, 100]], np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    asked = ["--within", "5,0", "--edges", "5", "--histogram-edges", "1,5,10"]
+    run = CliRunner().invoke(app, ["scan", store, *asked, "--json"])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert found["radius"] == [0, 5]
+    assert found["within_count"] == [1, 5]
+    assert found["within_degree"] == [[0, 2], [1, 3], [1, 3], [0, 2], [0, 0]]
+    assert found["edge_token_id"] == [[0, 1], [0, 2], [1, 2], [1, 3], [2, 3]]
+    assert found["edge_token"][1] == ["t0", "t2"]
+    assert found["edge_distance"] == [5, 5, 0, 5, 5]
+    assert found["histogram_count"] == [0, 5]
+    assert (found["histogram_below"], found["histogram_above"]) == (1, 4)
+    shown = CliRunner().invoke(app, ["scan", store, *asked]).stdout.splitlines()
+    words = [" ".join(line.split()) for line in shown]
+    assert "5 pairs within 5" in words
+    assert "2 5 0 t0 2 t2" in words
+    assert "5 5 2 2 3" in words
+    assert "histogram_below 1" in words
+    refused = CliRunner().invoke(app, ["scan", store, "--edges", "5", "--edge-limit", "4"])
+    assert refused.exception.exit_code == 1
+    assert str(refused.exception).startswith("5 pairs lie within 5, more than the limit of 4")
+    log = CliRunner().invoke(app, ["scan", store, "--histogram", "3", "--bins", "log", "--json"])
+    assert json.loads(log.stdout)["histogram_below"] == 1
+
+
+@slow_examples
+@given(case=cases(), seed=st.integers(0, 1000))
+def test_edges_equal_rational_brute_force(
+    case: tuple[np.ndarray, np.ndarray | None, str, int],
+    seed: int,
+    client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    expected, rng = true(case), np.random.default_rng(seed)
+    radius = rng.choice(among(expected.distance, rng, 2))
+    near = expected.order <= expected.order_of(radius)
+    folder, limit = tmp_path_factory.mktemp("edges"), max(1, near.sum() - rng.integers(0, 2))
+    if near.sum() > limit:
+        with pytest.raises(EmbgeomError, match=f"^{near.sum()} pairs lie within .* limit of {limit}: choose"):
+            compare(case, folder, client, edges=radius, edge_limit=limit)
+        return
+    result = compare(case, folder, client, edges=radius, edge_limit=limit)
+    ids = np.stack([expected.i[near], expected.j[near]], axis=1)
+    order = np.lexsort((ids[:, 1], ids[:, 0]))
+    np.testing.assert_array_equal(result["edge_token_id"], ids[order])
+    np.testing.assert_allclose(result["edge_distance"], expected.distance[near][order], rtol=1e-9, atol=1e-28)
+    assert result["edge_token"].values.tolist() == [[f"t{i}", f"t{j}"] for i, j in ids[order].tolist()]
+
+
+@slow_examples
+@given(case=cases(), seed=st.integers(0, 1000), kind=st.sampled_from(["given", "log", "linear"]))
+def test_histograms_equal_rational_brute_force(
+    case: tuple[np.ndarray, np.ndarray | None, str, int],
+    seed: int,
+    kind: str,
+    client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    expected, rng = true(case), np.random.default_rng(seed)
+    edges = among(expected.distance, rng, 6)
+    bins = int(rng.integers(1, 60))
+    asked = {"histogram_edges": edges} if kind == "given" else {"histogram": bins, "histogram_scale": kind}
+    result = compare(case, tmp_path_factory.mktemp("bins"), client, **asked)
+    found = result["bin_edge"].values
+    if kind == "given":
+        assert found.tolist() == edges
+    else:
+        top = found[-1]
+        first = 0 if kind == "linear" else top * 1e-6
+        np.testing.assert_allclose(found, (np.linspace if kind == "linear" else np.geomspace)(first, top, bins + 1))
+        assert int(result["histogram_above"]) == 0
+    bounds = [expected.order_of(edge) for edge in found.tolist()]
+    place = [bisect_right(bounds, value) - (value == bounds[-1]) for value in expected.order.tolist()]
+    counts = np.bincount(np.array(place, int), minlength=found.size + 1)
+    np.testing.assert_array_equal(result["histogram_count"], counts[1:-1])
+    assert [int(result["histogram_below"]), int(result["histogram_above"])] == [counts[0], counts[-1]]
+    assert int(result["pair_count"]) == counts.sum()

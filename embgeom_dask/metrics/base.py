@@ -131,10 +131,6 @@ class Metric(ABC):
     def order_of(self, distance: float) -> Fraction:
         """The same number for pairs at exactly `distance`."""
 
-    def value_of(self, distance: float) -> Fraction:
-        """The value of pairs at exactly `distance`."""
-        return Fraction(distance) ** 2 if self.root else Fraction(distance)
-
     def distance(self, values: Array) -> Array:
         """Distances of values."""
         return np.sqrt(values) if self.root else values

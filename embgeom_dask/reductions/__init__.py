@@ -8,12 +8,13 @@ arrays; no result depends on hints, order or grouping.
 
 from __future__ import annotations
 
+from embgeom_dask.reductions.edges import Edges
 from embgeom_dask.reductions.extreme import Extreme
 from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
 from embgeom_dask.reductions.thresholds import Cuts
 from embgeom_dask.reductions.within import Within
 
-__all__ = ["Cuts", "Extreme", "Histogram", "Neighbors", "Reduction", "Within"]
+__all__ = ["Cuts", "Edges", "Extreme", "Histogram", "Neighbors", "Reduction", "Within"]
 
-Reduction = Extreme | Histogram | Neighbors | Within
+Reduction = Edges | Extreme | Histogram | Neighbors | Within

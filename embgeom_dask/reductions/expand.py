@@ -74,6 +74,27 @@ def expand_neighbors(
     return out_token, out_values
 
 
+def expand_all(first: Array, second: Array, values: Array, sides: Sides) -> tuple[Array, Array]:
+    """All pairs of tokens of the pairs (p,) of distinct rows, and within one matrix all pairs of identical tokens.
+
+    Returns token ids (pairs, 2) int64 and values (pairs,) float64, ordered by the ids; within one matrix the lower id
+    comes first.
+    """
+    rows, others = sides
+    height, width = rows.weights[first], others.weights[second]
+    pair = np.repeat(np.arange(first.size), height * width)
+    across, down = _count_up(height * width) % width[pair], _count_up(height * width) // width[pair]
+    tokens = np.stack(
+        [rows.members[rows.offsets[first[pair]] + down], others.members[others.offsets[second[pair]] + across]], axis=1
+    )
+    values = values[pair]
+    if rows is others:
+        same = _identical(rows, int((rows.weights * (rows.weights - 1) // 2).sum()))
+        tokens, values = np.concatenate([np.sort(tokens, axis=1), same]), np.append(values, np.zeros(len(same)))
+    order = np.lexsort((tokens[:, 1], tokens[:, 0]))
+    return tokens[order], values[order]
+
+
 def _group(rows: RowSet, position: int, most: int) -> Array:
     return rows.members[rows.offsets[position] : rows.offsets[position + 1]][:most]
 

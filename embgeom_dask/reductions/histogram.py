@@ -26,6 +26,11 @@ _FINE = 40  # more bits of distances that are small, or near an edge
 _CELLS = 8192  # of the table that finds the bin of a distance where bins differ in width
 
 
+def bin_edges(bins: int, top: float, scale: str) -> Array:
+    """The edges (bins + 1,) float64 of equal bins from 0 to `top`, or of logarithmic ones from a millionth of it."""
+    return np.linspace(0.0, top, bins + 1) if scale == "linear" else np.geomspace(1e-6 * top, top, bins + 1)
+
+
 @dataclass(frozen=True)
 class Histogram:
     """Counts of all pairs of tokens in bins, and the sums of their distances.

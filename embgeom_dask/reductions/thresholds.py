@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.double_double import UNIT
+from embgeom_dask.double_double import UNIT, two_product
 from embgeom_dask.exact import Exact, Pairs, take_pairs
 from embgeom_dask.metrics import Metric
 
 Array = NDArray[Any]
 
-_LARGEST = Fraction(2**1000)
-"""Beyond every value: rows are within 2^400."""
+_LARGEST = 2.0**480
+"""Beyond every distance: rows are within 2^400. Its square and that square's error are float64."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,11 @@ class Cuts:
     def at(cls, metric: Metric, distances: Iterable[float], *, closed: bool | Array) -> Cuts:
         """Make cuts, all closed, none, or as an array (c,) says."""
         distance = np.array(list(distances), np.float64)
-        exact = [min(metric.value_of(each), _LARGEST) for each in distance.tolist()]
-        high = [float(value) for value in exact]
-        low = [float(value - Fraction(part)) for value, part in zip(exact, high, strict=True)]
-        return cls(distance, np.broadcast_to(closed, distance.shape), np.array(high), np.array(low))
+        shut = np.broadcast_to(closed, distance.shape)
+        if not metric.root:
+            return cls(distance, shut, distance, np.zeros(distance.size))
+        square, clipped = cast(Any, two_product), np.minimum(distance, _LARGEST)
+        return cls(distance, shut, *square(clipped, clipped))
 
     def in_points(self, exact: Exact) -> tuple[Array, Array]:
         """Values of points (c,) float64: a pair below the first lies below the cut, one above the second above it."""
