@@ -133,7 +133,7 @@ def scan_text(dataset: xr.Dataset) -> str:
     if "histogram_count" in dataset:
         parts.append(_histogram(dataset))
     if "edge_distance" in dataset:
-        parts.append(_edges(dataset))
+        parts.append(_edges(dataset, sides))
     if "within_count" in dataset:
         parts.append(_within(dataset))
     return "\n\n".join(parts)
@@ -197,10 +197,14 @@ def _histogram(dataset: xr.Dataset) -> str:
     )
 
 
-def _edges(dataset: xr.Dataset) -> str:
-    count, radius = dataset.sizes["pair"], dataset["edge_radius"].item()
-    shown = f", the first {_EDGE_LINES}:" if count > _EDGE_LINES else ""
-    return f"{count} pairs within {radius:.9g}{shown}\n" + _pairs(dataset.isel(pair=slice(_EDGE_LINES)), "edge")
+def _edges(dataset: xr.Dataset, sides: Sequence[str]) -> str:
+    count = dataset.sizes["pair"]
+    lines = [f"{count} pairs within {dataset['edge_radius'].item():.9g}"]
+    if count:
+        lines.append(_pairs(dataset.isel(pair=slice(_EDGE_LINES)), "edge", sides))
+    if count > _EDGE_LINES:
+        lines.append(f"{count - _EDGE_LINES} more pairs: --json prints all, --out saves them")
+    return "\n".join(lines)
 
 
 def _within(dataset: xr.Dataset) -> str:
