@@ -108,3 +108,12 @@ def test_ranking_by_plain_values_equals_sorting_by_keys(rows: np.ndarray, seed: 
     np.testing.assert_array_equal(i[order], ordered["first"])
     np.testing.assert_array_equal(j[order], ordered["second"])
     np.testing.assert_array_equal(rank, expected)
+
+
+def test_nearly_parallel_rows_are_not_at_distance_0() -> None:
+    rows = np.array([[0.3, 0.1], [np.nextafter(0.3, 1), np.nextafter(0.1, 1)], [0.6, 0.2]])
+    keys = exactly(rows, "cosine").keys(np.array([0, 0]), np.array([1, 2]))
+    expected = truth(rows, metric="cosine").distance[:2]
+    assert 0 < expected[0] < 1e-30
+    np.testing.assert_allclose(keys["high"], expected, rtol=1e-12)
+    assert keys["exact"].tolist() == [False, True]

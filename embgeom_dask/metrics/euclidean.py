@@ -151,7 +151,7 @@ class Cosine(Metric):
         return slack
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
-        """1 - x.y / sqrt(x.x y.y); exact where the rows are orthogonal or parallel."""
+        """1 - x.y / sqrt(x.x y.y); exact where rows are orthogonal or parallel, 0 only where they are parallel."""
         dot = dot_keys(x, y, i, j)
         mine, other = np.arange(len(x)), np.arange(len(y))
         squares = dot_keys(x, x, mine, mine), dot_keys(y, y, other, other)
@@ -160,8 +160,8 @@ class Cosine(Metric):
         )
         exact = dot[2] & (dot[0] == 0)
         for p in np.flatnonzero(high <= self.key_slack(high, x.shape[1])).tolist():
-            if self.order(as_float(x[i[p]]), as_float(y[j[p]])) == -1:
-                high[p], low[p], exact[p] = 0.0, 0.0, True
+            order = self.order(as_float(x[i[p]]), as_float(y[j[p]]))
+            high[p], low[p], exact[p] = float((1 + order) / 2), 0.0, order == -1  # (1 - cos^2) / (1 + cos)
         return high, low, exact
 
     def key_slack(self, values: Array, width: int) -> Array:
