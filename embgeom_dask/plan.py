@@ -172,7 +172,7 @@ def _fit(
             return size, needed
     raise InputError(
         f"this scan needs {memory.text(needed.projected)} and {memory.text(most)} are allowed: "
-        f"raise --memory-limit, ask for fewer neighbors, or scan fewer --tokens"
+        f"raise --memory-limit, ask for fewer neighbors, lower --edge-limit, or scan fewer --tokens"
     )
 
 

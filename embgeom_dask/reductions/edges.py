@@ -35,6 +35,11 @@ class Edges:
     mutual: bool
     name = "edges"
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its states, on worker and client, and of its result."""
+        return 200 * min(self.limit, int(self.weights[0].sum() * self.weights[1].sum()))
+
     def empty(self, hint: Array | None = None) -> State:
         """No pairs; `hint` is the room that other panels left."""
         return self._state(0, self.limit - self._identical if hint is None else int(hint))
