@@ -67,8 +67,8 @@ def check(result: xr.Dataset, expected: Truth, tokens: np.ndarray) -> None:
         np.testing.assert_array_equal(result["histogram_count"], expected.counts(result["bin_edge"].values))
         assert int(result["pair_count"]) == expected.i.size
         if expected.i.size:
-            np.testing.assert_allclose(result["distance_mean"], expected.distance.mean(), rtol=1e-12)
-            np.testing.assert_allclose(result["distance_max"], expected.distance.max(), rtol=1e-12)
+            np.testing.assert_allclose(result["distance_mean"], expected.distance.mean(), rtol=1e-12, atol=1e-28)
+            np.testing.assert_allclose(result["distance_max"], expected.distance.max(), rtol=1e-12, atol=1e-28)
             np.testing.assert_allclose(result["distance_min"], expected.distance.min(), rtol=1e-12, atol=1e-28)
         if expected.i.size > 1:
             std, largest = expected.distance.std(ddof=1), float(expected.distance.max())

@@ -21,8 +21,8 @@ from embgeom_dask.tiles import Tile
 Array = NDArray[Any]
 State = dict[str, Array]
 
-_LIMB, _LIMBS = 40, 6
-_FINE = 40  # more bits of distances that are small, or near an edge
+_LIMB, _LIMBS = 40, 8
+_FINE = 60  # more bits of distances that are small, or near an edge
 _CELLS = 8192  # of the table that finds the bin of a distance where bins differ in width
 
 
@@ -37,7 +37,7 @@ class Histogram:
 
     `edges` are the cuts between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either side,
     is how many tokens share each row. State: `count` (bins + 2,) int64, with the pairs below and above all bins;
-    `total` and `square` (6,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40 bits.
+    `total` and `square` (8,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40 bits.
     Integers add up to the same sums in any order.
     """
 
@@ -70,8 +70,11 @@ class Histogram:
         square = (high << 2 * bins.half) + (cross << bins.half + 1) + low << 2 * _FINE
         if i.size:
             weight = weights[0][i] * weights[1][j]
-            index, values = self.edges.classify(*tile.pairs(i, j), exact)
+            first, second = tile.pairs(i, j)
+            index, values = self.edges.classify(first, second, exact)
             np.add.at(counts, index, weight)
+            (poor,) = np.nonzero(exact.metric.direct_slack(values, exact.width) > 1e-9 * values)
+            values[poor] = exact.keys(first[poor], second[poor])["high"]
             t = np.rint(np.ldexp(exact.metric.distance(values) * (_length(exact) * bins.quantum), _FINE))
             for w, x in zip(weight.tolist(), map(int, t.tolist()), strict=True):
                 total += w * x
