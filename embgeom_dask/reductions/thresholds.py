@@ -16,7 +16,7 @@ from embgeom_dask.metrics import Metric
 Array = NDArray[Any]
 
 _LARGEST = 2.0**480
-"""Beyond every distance: rows are within 2^400. Its square and that square's error are float64."""
+"""Beyond every distance, and its inverse below every one but 0: rows are within 2^+-400. Their squares are float64."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cuts:
         shut = np.broadcast_to(closed, distance.shape)
         if not metric.root:
             return cls(distance, shut, distance, np.zeros(distance.size))
-        square, clipped = cast(Any, two_product), np.minimum(distance, _LARGEST)
+        square, clipped = cast(Any, two_product), np.clip(distance, 1 / _LARGEST, _LARGEST) * (distance > 0)
         return cls(distance, shut, *square(clipped, clipped))
 
     def in_points(self, exact: Exact) -> tuple[Array, Array]:
