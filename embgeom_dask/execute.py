@@ -19,6 +19,9 @@ from embgeom_dask.plan import Plan
 
 State = dict[str, Any]
 
+_MERGE = 2
+"""Panels are merged when their states come to so many times what was merged before."""
+
 _AHEAD = 2
 """Panels submitted for each thread of the cluster: one running, one waiting."""
 
@@ -85,7 +88,7 @@ def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> Found
             total.counts.update(found.counts)
             collected.append(found.states)
             advance(count)
-            if sum(map(_size, collected)) >= _size(merged):
+            if sum(map(_size, collected)) >= _MERGE * _size(merged):
                 merged, collected = _merge(plan, [merged, *collected], exact), []
                 hints.renew(merged)
         merged = _merge(plan, [merged, *collected], exact)

@@ -28,21 +28,18 @@ def select(
     column_limit: Array,
     diagonal: bool,
 ) -> tuple[Array, Array, Array]:
-    """See `embgeom_dask.kernels.select`."""
+    """See `embgeom_dask.kernels.select`.
+
+    In one thread: after a product torch's own threads keep the cores busy for longer than this takes.
+    """
     p = as_numba(product)
     kind = terms.row.dtype.type
     factor, bend = kind(terms.factor), kind(terms.bend)
 
-    def work(start: int, stop: int) -> tuple[Array, Array, Array]:
-        capacity = (stop - start) * p.shape[1]
-        out = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, kind)
-        limits = row_limit, column_limit
-        count = _select(p, terms.row, terms.column, factor, bend, *limits, diagonal, start, stop, *out)
-        return out[0][:count].astype(np.int64), out[1][:count].astype(np.int64), out[2][:count].copy()
-
-    parts = share_out(work, p.shape[0])
-    i, j, bound = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return i, j, bound
+    capacity = p.size
+    out = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, kind)
+    count = _select(p, terms.row, terms.column, factor, bend, row_limit, column_limit, diagonal, *out)
+    return out[0][:count].astype(np.int64), out[1][:count].astype(np.int64), out[2][:count].copy()
 
 
 @numba.njit(nogil=True, cache=True)
@@ -55,15 +52,13 @@ def _select(
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
-    start: int,
-    stop: int,
     out_i: Array,
     out_j: Array,
     out_bound: Array,
 ) -> int:  # pragma: no cover (compiled)
     count = 0
     columns = product.shape[1]
-    for i in range(start, stop):
+    for i in range(product.shape[0]):
         r, limit = row[i], row_limit[i]
         for strip in range(i + 1 if diagonal else 0, columns, _STRIP):
             hits = _STRIP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from embgeom_dask.metrics.base import Metric, Points, Precision, Terms
 Array = NDArray[Any]
 
 _SMALLEST = 2.0**-1000
+_local = local()
 
 
 def product_error(width: int, precision: Precision) -> float:
@@ -185,10 +187,19 @@ class Cosine(Metric):
 
 
 def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """The matrix product; of bfloat16 in float32 where the device can (cuda), else rounded to bfloat16."""
-    if rows.dtype == torch.bfloat16 and rows.device.type == "cuda":
-        return torch.mm(rows, columns.T, out_dtype=torch.float32)
-    return torch.mm(rows, columns.T)
+    """The matrix product; of bfloat16 in float32 where the device can (cuda), else rounded to bfloat16.
+
+    On a CPU the next product of the same dtype in the same thread takes its memory.
+    """
+    if rows.device.type != "cpu":
+        wide = rows.dtype == torch.bfloat16 and rows.device.type == "cuda"
+        return torch.mm(rows, columns.T, out_dtype=torch.float32) if wide else torch.mm(rows, columns.T)
+    size = len(rows) * len(columns)
+    buffers: dict[torch.dtype, torch.Tensor] = _local.__dict__.setdefault("buffers", {})
+    if rows.dtype not in buffers or buffers[rows.dtype].numel() < size:
+        buffers[rows.dtype] = torch.empty(size, dtype=rows.dtype)
+    out = buffers[rows.dtype][:size].view(len(rows), len(columns))
+    return torch.mm(rows, columns.T, out=out)
 
 
 def squared_norm(values: Array) -> Array:

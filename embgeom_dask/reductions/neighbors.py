@@ -18,6 +18,9 @@ from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply, round_up, upper
 Array = NDArray[Any]
 State = dict[str, Array]
 
+_MANY = 8
+"""Where one pair in so many of a tile passes, the limits are still wide: these pairs narrow them first."""
+
 
 @dataclass(frozen=True)
 class Neighbors:
@@ -54,6 +57,9 @@ class Neighbors:
     def update(self, state: State, tile: Tile, exact: Exact) -> State:  # noqa: ARG002
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
         i, j, least, most = self._select(state, tile)
+        if i.size > tile.product.numel() // _MANY:
+            keep = self._plausible(state, *tile.pairs(i, j), least, most)
+            i, j, least, most = i[keep], j[keep], least[keep], most[keep]
         rows, columns = crowded(tile, i, j)
         for part in _parts(rows, columns):
             state = self._refine(state, tile, *part)
@@ -69,6 +75,12 @@ class Neighbors:
             column_limit = round_up(state["limit"][tile.columns.positions], tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, column_limit, diagonal=tile.diagonal)
         return i, j, least.astype(np.float64), upper_bounds(tile.product, low, high, i, j, least)
+
+    def _plausible(self, state: State, first: Array, second: Array, least: Array, most: Array) -> Array:
+        """Which pairs stay once all of them have tightened a copy of the limits: (p,) bool."""
+        best, limit = state["best"].copy(), state["limit"].copy()
+        _tighten(best, limit, first, second, round_up(most, np.float32), self.mutual)
+        return np.asarray(least <= (np.maximum(limit[first], limit[second]) if self.mutual else limit[first]))
 
     def _refine(self, state: State, tile: Tile, rows: Array, columns: Array) -> State:
         """Add the pairs of some rows and columns of a tile, by a product in float64."""
