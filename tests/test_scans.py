@@ -155,6 +155,49 @@ def test_the_command_equals_brute_force_for_any_tile_and_workers(dtype: str, cli
     np.testing.assert_allclose(first["distance_mean"], expected.distance.mean(), rtol=1e-12)
 
 
+@settings(slow_examples, max_examples=8)
+@given(
+    n=st.integers(50, 3000),
+    dtype=st.sampled_from(["bfloat16", "float16", "float32"]),
+    seed=st.integers(0, 2**32 - 1),
+    tile=st.sampled_from(["200", "777", "2048"]),
+    two=st.booleans(),
+)
+def test_the_command_equals_float64_brute_force_on_random_matrices(
+    n: int, dtype: str, seed: int, tile: str, two: bool, client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, 16))
+    direction = rng.normal(size=16)
+    part = rng.permutation(n)
+    rows[part[: n // 5]] = 0.37 * direction / np.linalg.norm(direction) + 1e-3 / 4 * rng.normal(size=(n // 5, 16))
+    rows[part[n // 5]] *= 1000
+    rows = rows.astype(DTYPES[dtype])
+    rows[part[n // 4 : n // 3]] = rows[part[n // 4]]
+    rows[part[-3:]] = 0
+    store = make_store(tmp_path_factory.mktemp("scan") / "m.zarr", output=rows)
+    wanted = ["--farthest", "20", "--nearest", "50", "--neighbors", "3", "--histogram", "100"]
+    workers = ["--scheduler", client.scheduler.address] if two else []
+    run = CliRunner().invoke(app, ["scan", store, "--json", "--tile", tile, *wanted, *workers])
+    assert run.exit_code == 0, run.output
+    found = {name: np.array(value) for name, value in json.loads(run.stdout).items() if name not in ("attrs", "dims")}
+    distance = pdist(rows.astype(np.float64))
+    i, j = np.triu_indices(n, 1)
+    for name, order in (
+        ("farthest", np.lexsort((j, i, -distance))[:20]),
+        ("nearest", np.lexsort((j, i, distance))[:50]),
+    ):
+        np.testing.assert_array_equal(found[f"{name}_token_id"], np.stack([i, j], 1)[order])
+        np.testing.assert_allclose(found[f"{name}_distance"], distance[order], rtol=1e-12)
+    square = squareform(distance)
+    np.fill_diagonal(square, np.inf)
+    neighbors = np.argsort(square, axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(found["neighbor_token_id"], neighbors)
+    np.testing.assert_allclose(found["neighbor_distance"], np.take_along_axis(square, neighbors, 1), rtol=1e-12)
+    np.testing.assert_array_equal(found["histogram_count"], np.histogram(distance, found["bin_edge"])[0])
+    np.testing.assert_allclose(found["distance_mean"], distance.mean(), rtol=1e-12)
+
+
 def test_three_thousand_rows_equal_scipy(local: Client, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     rows = (rng.normal(size=(3000, 24)) * rng.uniform(0.1, 3, size=(3000, 1))).astype(ml_dtypes.bfloat16)
