@@ -1,0 +1,87 @@
+"""Distances of given rank, among the pairs of a few bins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.exact import Exact
+from embgeom_dask.kernels import count_within
+from embgeom_dask.reductions.expand import Sides
+from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.tiles import Tile, round_up
+
+Array = NDArray[Any]
+State = dict[str, Array]
+
+MOST = 1 << 21
+"""Pairs of tokens that the bins should not have more of, unless they are ties."""
+
+NBYTES = 100 * MOST
+"""Bytes of the states, on worker and client."""
+
+
+@dataclass(frozen=True)
+class OrderStatistics:
+    """The distances of rank `ranks` (q,) int64 among the pairs in the `classes` (ascending) of `cuts`.
+
+    Ranks count pairs of tokens from 1, nearest first; rank 0 is a pair of identical tokens. `weights` (rows,) int64,
+    for either side, is how many tokens share each row. State: one pair of rows of each distance, `first`, `second`
+    (int64) and `value`, and how many pairs of tokens have it, `weight` (int64).
+    """
+
+    cuts: Cuts
+    classes: tuple[int, ...]
+    ranks: Array
+    weights: tuple[Array, Array]
+    name = "quantiles"
+    nbytes = NBYTES
+
+    def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
+        """No pairs."""
+        dtypes = {"first": np.int64, "second": np.int64, "value": np.float64, "weight": np.int64}
+        return {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+
+    def update(self, state: State, tile: Tile, exact: Exact) -> State:
+        """Add the pairs of a tile that lie in one of the classes."""
+        dtype, classes = tile.precision.dtype, np.array(self.classes)
+        below, above = self.cuts.in_points(exact)
+        inside = -round_up(-np.append(-np.inf, below)[classes], dtype)
+        outside = round_up(np.append(above, np.inf)[classes], dtype)
+        nothing = np.zeros(tile.rows.size, np.int64), np.zeros(tile.columns.size, np.int64)
+        _, _, i, j = count_within(tile.product, tile.terms, nothing, inside, outside, diagonal=tile.diagonal)
+        first, second = tile.pairs(i, j)
+        place, values = self.cuts.classify(first, second, exact)
+        keep = np.isin(place, classes)
+        first, second, values = first[keep], second[keep], values[keep]
+        found = (first, second, values, self.weights[0][first] * self.weights[1][second])
+        return {name: np.concatenate([state[name], column]) for name, column in zip(state, found, strict=True)}
+
+    def finish(self, state: State, exact: Exact) -> State:
+        """One pair of each distance."""
+        order, rank = exact.rank(state["first"], state["second"], state["value"])
+        starts = np.flatnonzero(np.diff(rank, prepend=-1))
+        kept = {name: column[order][starts] for name, column in state.items()}
+        weight = state["weight"][order]
+        return {**kept, "weight": np.add.reduceat(weight, starts) if starts.size else weight}
+
+    def merge(self, states: list[State], exact: Exact) -> State:
+        """Join the states of several panels."""
+        joined = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+        return self.finish(joined, exact)
+
+    def hint(self, state: State, exact: Exact) -> None:  # noqa: ARG002
+        """Nothing: every pair counts."""
+        return
+
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:  # noqa: ARG002
+        """Name `quantile_distance (quantile)`."""
+        place = np.searchsorted(np.cumsum(state["weight"]), self.ranks)
+        distance = np.zeros(self.ranks.size)
+        (real,) = np.nonzero(self.ranks)
+        keys = exact.keys(state["first"][place[real]], state["second"][place[real]])
+        distance[real] = exact.metric.distance(keys["high"])
+        return {"quantile_distance": (("quantile",), distance)}
