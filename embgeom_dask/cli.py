@@ -117,6 +117,12 @@ def scan(
     histogram_edges: Annotated[
         str | None, typer.Option(metavar="E,E...", help="All distances in bins between these edges, moments.")
     ] = None,
+    quantiles: Annotated[
+        str | None, typer.Option(metavar="Q,Q...", help="Between which edges quantiles of all distances lie.")
+    ] = None,
+    exact_quantiles: Annotated[
+        bool, typer.Option("--exact-quantiles", help="Also the quantiles themselves, by a second pass.")
+    ] = False,
     within: Annotated[str | None, typer.Option(metavar="R,R...", help="Count the pairs within radii.")] = None,
     edges: Annotated[str | None, typer.Option(metavar="R", help="List the pairs within a radius.")] = None,
     edge_limit: Annotated[int | None, typer.Option(metavar="N", help="List no more; default 10 million.")] = None,
@@ -145,6 +151,8 @@ def scan(
         histogram=histogram,
         histogram_scale=bins,
         histogram_edges=histogram_edges,
+        quantiles=quantiles,
+        exact_quantiles=exact_quantiles,
         within=within,
         edges=edges,
         edge_limit=edge_limit,

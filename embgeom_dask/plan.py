@@ -21,6 +21,7 @@ from embgeom_dask.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
 from embgeom_dask.reductions import Cuts, Edges, Extreme, Histogram, Neighbors, Reduction, Within
 from embgeom_dask.reductions.histogram import bin_edges
+from embgeom_dask.reductions.order_statistics import NBYTES
 from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of
 from embgeom_dask.settings import Settings
 from embgeom_dask.stores import Matrix
@@ -139,7 +140,8 @@ def make_plan(
     element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
     scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
-    tile, needed = _fit([side for side, _ in sides], rows, reductions, element, tile, most)
+    states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
+    tile, needed = _fit([side for side, _ in sides], rows, states, element, tile, most)
     sources = [
         Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, needed.cache, uuid4().hex)
         for (matrix, _), distinct in zip(sides, rows, strict=True)
@@ -150,7 +152,7 @@ def make_plan(
 def _fit(
     matrices: list[Matrix],
     rows: list[RowSet],
-    reductions: dict[str, Reduction],
+    states: int,
     element: str,
     tile: int | None,
     most: int,
@@ -165,7 +167,7 @@ def _fit(
             element=_ITEMSIZE[element],
             tile=size,
             as_stored=element == "bfloat16",
-            states=sum(reduction.nbytes for reduction in reductions.values()),
+            states=states,
             most=most,
         )
         if needed.projected <= most:
@@ -200,14 +202,14 @@ def _reductions(settings: Settings, metric: Metric, rows: list[RowSet], top: flo
     """What to keep; `top` bounds every distance. A histogram comes with the extremes."""
     reductions: dict[str, Reduction] = {}
     mutual, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
-    if settings.farthest or settings.bins:
+    if settings.farthest or settings.summed:
         reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
-    if settings.nearest or settings.bins:
+    if settings.nearest or settings.summed:
         reductions["nearest"] = Extreme(settings.nearest or 1, farthest=False)
     if settings.neighbors:
         reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, mutual)
-    if settings.bins:
-        edges = settings.histogram_edges or bin_edges(settings.histogram or 1, top, settings.histogram_scale)
+    if settings.summed:
+        edges = settings.histogram_edges or bin_edges(settings.bins, top, settings.histogram_scale)
         closed = np.arange(len(edges)) == len(edges) - 1
         reductions["histogram"] = Histogram(Cuts.at(metric, edges, closed=closed), weights)
     if settings.within:

@@ -18,9 +18,10 @@ from embgeom_dask import progress, results, stores
 from embgeom_dask.blocks import forget
 from embgeom_dask.cluster import connect
 from embgeom_dask.errors import InputError
-from embgeom_dask.execute import execute
+from embgeom_dask.execute import Found, execute
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.plan import Plan, make_plan
+from embgeom_dask.quantiles import find as find_quantiles
 from embgeom_dask.settings import EDGE_LIMIT, Numbers, Settings, at_least_one, parse_number, parse_numbers
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
@@ -41,6 +42,8 @@ def scan(
     histogram: int | None = None,
     histogram_scale: str = "linear",
     histogram_edges: Numbers | None = None,
+    quantiles: Numbers | None = None,
+    exact_quantiles: bool = False,
     within: Numbers | None = None,
     edges: float | str | None = None,
     edge_limit: int | None = None,
@@ -70,6 +73,10 @@ def scan(
     histogram_scale : `linear`, or `log` for bins that are equal in the logarithm, from a millionth of that bound
     histogram_edges : edges of bins, at least two that ascend, instead of a number of bins; the last bin includes its
         upper edge. `histogram_below` and `histogram_above` are the numbers of pairs outside the bins.
+    quantiles : numbers from 0 to 1; for each of them, between which edges of the bins it lies for certain: those of the
+        histogram asked for, else of 4,096 equal ones. The quantile q of n distances is the one of rank ceil(q n), q as
+        a decimal number: numpy's `inverted_cdf`.
+    exact_quantiles : also find the quantiles themselves, by a second pass over the pairs in those bins
     within : radii; counts, for each of them, the pairs at that distance at most, and those of every row
     edges : a radius; lists every pair at that distance at most
     edge_limit : the most pairs that `edges` may list; default 10 million
@@ -87,11 +94,12 @@ def scan(
         Distances float64, token ids and counts int64, token strings as coordinates. `farthest_distance (farthest)`,
         `farthest_token_id (farthest, side)`, the same for nearest; `neighbor_distance` and `neighbor_token_id
         (token_id, neighbor)`; `histogram_count (bin)`, `bin_edge (edge)`, `histogram_below`, `histogram_above`,
-        `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`; `within_count (radius)`, and
-        `within_degree (token_id, radius)` without the token itself; `edge_radius`, `edge_distance (pair)` and
-        `edge_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)` where rows were left out,
-        `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is the matrix `against`, if
-        any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them are given.
+        `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`; `quantile_lower`,
+        `quantile_upper` and `quantile_distance (quantile)`; `within_count (radius)`, and `within_degree (token_id,
+        radius)` without the token itself; `edge_radius`, `edge_distance (pair)` and `edge_token_id (pair, side)`, in
+        order of the ids; `left_out_token_id (left_out)` where rows were left out, `against_left_out_token_id
+        (against_left_out)` where rows of `against` were. Side 1 is the matrix `against`, if any. Ties go to the lowest
+        ids. Where there are fewer pairs than asked for, all of them are given.
 
         The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
         were decided in float64, in double-double and in rational numbers.
@@ -120,6 +128,8 @@ def scan(
         histogram=histogram,
         histogram_scale=histogram_scale,
         histogram_edges=parse_numbers("histogram_edges", histogram_edges, in_order=True),
+        quantiles=parse_numbers("quantiles", quantiles, largest=1.0),
+        exact_quantiles=exact_quantiles,
         within=parse_numbers("within", within),
         edges=parse_number("edges", edges),
         edge_limit=EDGE_LIMIT if edge_limit is None else edge_limit,
@@ -135,9 +145,8 @@ def scan(
             progress.note(str(plan))
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
-            with progress.bar(plan.grid.tiles, f"{matrices[0].model} scan", "tiles") as advance:
-                found = execute(plan, cluster, advance)
-            variables = _finalize(plan, found.states, settings)
+            found = _run(plan, cluster, "scan")
+            variables = _finalize(plan, found, settings, cluster)
         finally:
             cluster.run(forget)
     attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
@@ -184,20 +193,43 @@ def _selection(matrix: Matrix, token_id: np.ndarray) -> str | None:
     return None if token_id.size == matrix.vocab_size else sha256(token_id.tobytes()).hexdigest()
 
 
-def _finalize(plan: Plan, states: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Name the variables of the result. A histogram's extremes are pairs, exact like every other."""
+def _run(plan: Plan, client: Client, what: str) -> Found:
+    """Make a pass over all tiles."""
+    with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.model} {what}", "tiles") as advance:
+        return execute(plan, client, advance)
+
+
+def _finalize(plan: Plan, found: Found, settings: Settings, client: Client) -> dict[str, Any]:
+    """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
+
+    Exact quantiles take more passes, which add to what `found` says of devices and counts.
+    """
+
+    def again(changed: Plan) -> Found:
+        more = _run(changed, client, "quantiles")
+        found.devices |= more.devices
+        found.counts.update(more.counts)
+        return more
+
     exact = plan.exact(torch.device("cpu"))
     first, second = (side.rows for side in plan.sides)
     sides = (first, first if plan.symmetric else second)
     variables: dict[str, Any] = {}
     for name, reduction in plan.reductions.items():
-        variables |= reduction.finalize(states[name], sides, exact)
-    if settings.bins:
+        variables |= reduction.finalize(found.states[name], sides, exact)
+    if settings.summed:
         for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
             distance = variables[f"{extreme}_distance"][1]
             variables[name] = ((), distance[0] if distance.size else np.nan)
             if getattr(settings, extreme) is None:
                 del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
+    if settings.quantiles:
+        pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
+        count, run = found.states["histogram"]["count"], again if settings.exact_quantiles else None
+        variables |= find_quantiles(plan, count, settings.quantiles, pairs, largest, run)
+    if settings.summed and not settings.binned:
+        for name in ("histogram_count", "histogram_below", "histogram_above", "bin_edge"):
+            del variables[name]
     names = ("left_out",) if plan.symmetric else ("left_out", "against_left_out")
     for name, rows in zip(names, (first, second), strict=False):
         if rows.left_out.size:

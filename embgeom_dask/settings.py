@@ -9,19 +9,21 @@ from math import inf, isfinite
 from typing import Any
 
 from embgeom_dask.errors import InputError
+from embgeom_dask.reductions.histogram import FINE
 
 Numbers = str | float | Iterable[float]
 
 EDGE_LIMIT = 10_000_000
 
-_KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "within", "edges")
+_KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "quantiles", "within", "edges")
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a scan: these decide the result, and nothing else does. `edge_limit` may only refuse it.
 
-    `histogram_edges` and `within` ascend; `tokens` and `against` are digests of the rows compared, None for all.
+    `histogram_edges`, `quantiles` and `within` ascend; `tokens` and `against` are digests of the rows compared, None
+    for all.
 
     Raises
     ------
@@ -36,6 +38,8 @@ class Settings:
     histogram: int | None = None
     histogram_scale: str = "linear"
     histogram_edges: tuple[float, ...] | None = None
+    quantiles: tuple[float, ...] | None = None
+    exact_quantiles: bool = False
     within: tuple[float, ...] | None = None
     edges: float | None = None
     edge_limit: int = EDGE_LIMIT
@@ -57,11 +61,23 @@ class Settings:
                 raise InputError("give bins as a number with --histogram or as edges with --histogram-edges, not both")
             if len(self.histogram_edges) < 2:
                 raise InputError("--histogram-edges: give two edges at least")
+        if self.exact_quantiles and self.quantiles is None:
+            raise InputError("--exact-quantiles: say which with --quantiles")
 
     @property
-    def bins(self) -> bool:
-        """Whether all distances are counted in bins and summed."""
+    def binned(self) -> bool:
+        """Whether the histogram is kept."""
         return self.histogram is not None or self.histogram_edges is not None
+
+    @property
+    def bins(self) -> int:
+        """The number of bins, where no edges are given."""
+        return self.histogram or (FINE if self.exact_quantiles else 4096)
+
+    @property
+    def summed(self) -> bool:
+        """Whether all distances are counted in bins and summed."""
+        return self.binned or self.quantiles is not None
 
     @property
     def kept(self) -> set[str]:
@@ -71,7 +87,7 @@ class Settings:
     @property
     def double(self) -> bool:
         """Whether tiles are float64 products: in float32 too many pairs would lie near an edge or a radius."""
-        return self.bins or self.within is not None or self.edges is not None
+        return self.summed or self.within is not None or self.edges is not None
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that were given."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _HISTOGRAM_LINES = 16
 _EDGE_LINES = 20
+_QUANTILES = ("quantile_lower", "quantile_upper", "quantile_distance")
 _BAR = 40
 _MODELS_ACROSS = 4
 _GROUP_LINES = 20
@@ -132,6 +133,11 @@ def scan_text(dataset: xr.Dataset) -> str:
         parts.append(_neighbors(dataset, sides[-1]))
     if "histogram_count" in dataset:
         parts.append(_histogram(dataset))
+    elif "distance_mean" in dataset:
+        parts.append(_moments(dataset))
+    if "quantile" in dataset:
+        columns = [name for name in ("quantile", *_QUANTILES) if name in dataset]
+        parts.append(_together(dataset, columns))
     if "edge_distance" in dataset:
         parts.append(_edges(dataset, sides))
     if "within_count" in dataset:
@@ -178,9 +184,13 @@ def _neighbors(dataset: xr.Dataset, side: str) -> str:
     return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
 
 
+def _moments(dataset: xr.Dataset) -> str:
+    names = ["pair_count", "distance_mean", "distance_std", "distance_min", "distance_max"]
+    names += [name for name in ("histogram_below", "histogram_above") if dataset.get(name, 0)]
+    return align(["distances", ""], ([name, dataset[name].item()] for name in names))
+
+
 def _histogram(dataset: xr.Dataset) -> str:
-    moments = ["pair_count", "distance_mean", "distance_std", "distance_min", "distance_max"]
-    moments += [name for name in ("histogram_below", "histogram_above") if dataset.get(name, 0)]
     counts, edges = dataset["histogram_count"].to_numpy(), dataset["bin_edge"].to_numpy()
     filled = np.flatnonzero(counts)
     first, stop = (filled[0], filled[-1] + 1) if filled.size else (0, counts.size)
@@ -191,7 +201,7 @@ def _histogram(dataset: xr.Dataset) -> str:
     bars = ("#" * round(_BAR * count / max(1, merged.max())) for count in merged.tolist())
     return "\n\n".join(
         (
-            align(["distances", ""], ([name, dataset[name].item()] for name in moments)),
+            _moments(dataset),
             align(["from", "to", "pairs", ""], zip(edges[starts], ends, merged, bars, strict=True)),
         )
     )

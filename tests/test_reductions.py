@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
+from embgeom_dask import quantiles
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.metrics import METRICS
@@ -106,6 +110,8 @@ def test_wrong_numbers_are_refused_in_one_line(client: Client, tmp_path: Any) ->
         ({"histogram_edges": "1,1"}, "--histogram-edges: 1.0 is given more than once"),
         ({"histogram_edges": "1,2", "histogram": 3}, "not both"),
         ({"histogram_scale": "log", "nearest": 1}, "--bins log"),
+        ({"quantiles": "0.5,1.5"}, "--quantiles 1.5: give numbers of 0 to 1"),
+        ({"exact_quantiles": True, "nearest": 1}, "--exact-quantiles: say which"),
         ({"histogram_scale": "sqrt", "histogram": 1}, "no scale 'sqrt'"),
     ):
         with pytest.raises(InputError, match=words) as refusal:
@@ -194,3 +200,64 @@ def test_histograms_equal_rational_brute_force(
     np.testing.assert_array_equal(result["histogram_count"], counts[1:-1])
     assert [int(result["histogram_below"]), int(result["histogram_above"])] == [counts[0], counts[-1]]
     assert int(result["pair_count"]) == counts.sum()
+
+
+@slow_examples
+@given(
+    case=cases(),
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(["own", "one bin", "log", "given"]),
+    most=st.sampled_from([4, 10000]),
+    fine=st.sampled_from([2000, 60000]),
+)
+def test_quantiles_equal_sorted_rationals(
+    case: tuple[np.ndarray, np.ndarray | None, str, int],
+    seed: int,
+    kind: str,
+    most: int,
+    fine: int,
+    client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    expected, rng = true(case), np.random.default_rng(seed)
+    wanted = sorted({0.0, 1.0, 0.1, 0.5, round(rng.random(), 3)})
+    asked = {
+        "own": {},
+        "one bin": {"histogram": 1},
+        "log": {"histogram": 20, "histogram_scale": "log"},
+        "given": {"histogram_edges": among(expected.distance, rng, 3)},
+    }[kind]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantiles, "MOST", most)
+        patch.setattr(quantiles, "FINE", fine)
+        folder = tmp_path_factory.mktemp("quantiles")
+        result = compare(case, folder, client, quantiles=wanted, exact_quantiles=True, **asked)
+    assert ("histogram_count" in result) == (kind != "own")
+    assert result["quantile"].values.tolist() == wanted
+    if not expected.i.size:
+        assert np.isnan(result["quantile_distance"]).all()
+        return
+    order = np.sort(expected.order)
+    values = [order[max(1, ceil(Fraction(str(share)) * order.size)) - 1] for share in wanted]
+    places = [np.flatnonzero(expected.order == value)[0] for value in values]
+    np.testing.assert_allclose(result["quantile_distance"], expected.distance[places], rtol=1e-12, atol=1e-28)
+    for value, lower, upper in zip(values, result["quantile_lower"], result["quantile_upper"], strict=True):
+        assert expected.order_of(float(lower)) <= value
+        assert value <= expected.order_of(float(upper)) or value == order[-1]
+
+
+def test_quantiles_are_those_of_numpy(client: Client, tmp_path: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    wanted = [0.01, 0.25, 0.5, 0.99]
+    result = scan(store, quantiles="0.5,0.01,0.25,0.99", client=client)
+    distance = pdist(rows.astype(np.float64))
+    expected = np.quantile(distance, wanted, method="inverted_cdf")
+    assert (result["quantile_lower"] <= expected).all()
+    assert (result["quantile_upper"] >= expected).all()
+    assert float((result["quantile_upper"] - result["quantile_lower"]).max()) < 1e-2
+    assert "quantile_distance" not in result
+    run = CliRunner().invoke(app, ["scan", store, "--quantiles", "0.01,0.25,0.5,0.99", "--exact-quantiles"])
+    table = [line.split() for line in run.stdout.split("quantile_distance\n")[1].splitlines()]
+    np.testing.assert_allclose([float(line[3]) for line in table], expected, rtol=1e-8)
+    assert "pair_count" in run.stdout

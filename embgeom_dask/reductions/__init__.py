@@ -12,9 +12,10 @@ from embgeom_dask.reductions.edges import Edges
 from embgeom_dask.reductions.extreme import Extreme
 from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
+from embgeom_dask.reductions.order_statistics import OrderStatistics
 from embgeom_dask.reductions.thresholds import Cuts
 from embgeom_dask.reductions.within import Within
 
-__all__ = ["Cuts", "Edges", "Extreme", "Histogram", "Neighbors", "Reduction", "Within"]
+__all__ = ["Cuts", "Edges", "Extreme", "Histogram", "Neighbors", "OrderStatistics", "Reduction", "Within"]
 
-Reduction = Edges | Extreme | Histogram | Neighbors | Within
+Reduction = Edges | Extreme | Histogram | Neighbors | OrderStatistics | Within

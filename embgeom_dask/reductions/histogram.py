@@ -21,6 +21,9 @@ from embgeom_dask.tiles import Tile
 Array = NDArray[Any]
 State = dict[str, Array]
 
+FINE = 1 << 16
+"""Bins that hold few enough pairs of a vocabulary to collect them."""
+
 _LIMB, _LIMBS = 40, 8
 _FINE = 60  # more bits of distances that are small, or near an edge
 _CELLS = 8192  # of the table that finds the bin of a distance where bins differ in width
@@ -97,10 +100,10 @@ class Histogram:
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name counts, edges, `distance_mean`, `distance_std` (n - 1) and `pair_count`, identical tokens included."""
         first, second = sides
-        pairs, count = first.members.size * second.members.size, state["count"].copy()
+        pairs, count = first.members.size * second.members.size, state["count"]
         if first is second:
             pairs = pairs * (first.members.size - 1) // (2 * max(1, first.members.size))
-            count[int(self.edges.distance[0] == 0)] += int((first.weights * (first.weights - 1) // 2).sum())
+            count = self.with_zeros(count, int((first.weights * (first.weights - 1) // 2).sum()))
         unit = Fraction(1, 1 << self.bits - 1 + _FINE) / Fraction(_length(exact))
         total, square = _number(state["total"]), _number(state["square"])
         mean = float(unit * total / pairs) if pairs else np.nan
@@ -114,6 +117,12 @@ class Histogram:
             "distance_mean": ((), np.array(mean)),
             "distance_std": ((), np.array(np.nan if variance is None else sqrt(variance))),
         }
+
+    def with_zeros(self, count: Array, zeros: int) -> Array:
+        """The counts with so many pairs at distance 0 added."""
+        count = count.copy()
+        count[int(self.edges.distance[0] == 0)] += zeros
+        return count
 
     def _in_points(self, exact: Exact) -> Bins:
         below, above = self.edges.in_points(exact)

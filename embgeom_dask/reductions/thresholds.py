@@ -42,6 +42,10 @@ class Cuts:
         square, clipped = cast(Any, two_product), np.clip(distance, 1 / _LARGEST, _LARGEST) * (distance > 0)
         return cls(distance, shut, *square(clipped, clipped))
 
+    def take(self, index: Array) -> Cuts:
+        """Some of the cuts."""
+        return Cuts(self.distance[index], self.closed[index], self.high[index], self.low[index])
+
     def in_points(self, exact: Exact) -> tuple[Array, Array]:
         """Values of points (c,) float64: a pair below the first lies below the cut, one above the second above it."""
         with np.errstate(over="ignore"):
