@@ -55,9 +55,9 @@ def rank(quantile: float, pairs: int) -> int:
 def bounds(histogram: Histogram, count: Array, ranks: Array, largest: float) -> Array:
     """The edges (q, 2) of the bins that hold the distances of rank `ranks`, among those of `count` (bins + 2,).
 
-    Below all edges 0 is one, and above them the largest distance.
+    Below all edges 0 is one, and above them the number after the largest distance, which is itself rounded.
     """
-    edges = np.concatenate([[0.0], histogram.edges.distance, [largest]])
+    edges = np.concatenate([[0.0], histogram.edges.distance, [np.nextafter(largest, np.inf)]])
     place = np.searchsorted(np.cumsum(count), ranks)
     return np.stack([edges[place], edges[place + 1]], axis=1)
 
