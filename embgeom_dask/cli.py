@@ -126,6 +126,9 @@ def scan(
     within: Annotated[str | None, typer.Option(metavar="R,R...", help="Count the pairs within radii.")] = None,
     edges: Annotated[str | None, typer.Option(metavar="R", help="List the pairs within a radius.")] = None,
     edge_limit: Annotated[int | None, typer.Option(metavar="N", help="List no more; default 10 million.")] = None,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="Leave identical rows out of --nearest and --neighbors.")
+    ] = False,
     device: Device = "auto",
     scheduler: Scheduler = None,
     tile: Annotated[int | None, typer.Option(metavar="ROWS", help="Rows of a tile; no result depends on it.")] = None,
@@ -156,6 +159,7 @@ def scan(
         within=within,
         edges=edges,
         edge_limit=edge_limit,
+        distinct=distinct,
         out=out,
         device=device,
         scheduler=scheduler,

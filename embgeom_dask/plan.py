@@ -22,7 +22,7 @@ from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
 from embgeom_dask.reductions import Cuts, Edges, Extreme, Histogram, Neighbors, Reduction, Within
 from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.reductions.order_statistics import NBYTES
-from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of
+from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of, twins
 from embgeom_dask.settings import Settings
 from embgeom_dask.stores import Matrix
 
@@ -127,7 +127,9 @@ def make_plan(
         token_id = narrow(client, matrix, _parts(token_id), settings.farthest or 1)
         sides = [(matrix, token_id)]
     centre = centre_of(matrix.take(token_id[:_PART])) if metric.shifts else np.zeros(matrix.hidden_size)
-    facts = [_look(client, *side, centre, settings.metric) for side in sides]
+    dtypes = {matrix.dtype for matrix, _ in sides}
+    alike = matrix.dtype if len(dtypes) == 1 else "float64"
+    facts = [_look(client, *side, centre, settings.metric, alike) for side in sides]
     rows = [row_set(*side, found, zeros=metric.name != "cosine") for side, found in zip(sides, facts, strict=True)]
     for (matrix, _), distinct in zip(sides, rows, strict=True):
         if not distinct.members.size:
@@ -135,7 +137,8 @@ def make_plan(
                 f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
             )
     largest = np.sort(np.concatenate([found.radius for found in facts]))[-2:].tolist()
-    reductions = _reductions(settings, metric, rows, distance_bound(metric, largest))
+    twin = _twins(sides, facts, rows) if settings.distinct else None
+    reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
     fast = client.submit(devices.fast_bfloat16, device, pure=False).result()
     element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
     scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
@@ -189,25 +192,38 @@ def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, rad
     return "bfloat16" if fast and as_stored and near_origin else "float32"
 
 
-def _look(client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str) -> RowFacts:
-    looks = [client.submit(inspect, matrix, part, centre, metric, pure=False) for part in _parts(token_id)]
+def _look(
+    client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str, dtype: str
+) -> RowFacts:
+    looks = [client.submit(inspect, matrix, part, centre, metric, dtype, pure=False) for part in _parts(token_id)]
     return join(client.gather(looks))
+
+
+def _twins(sides: list[Selected], facts: list[RowFacts], rows: list[RowSet]) -> np.ndarray:
+    """The position on the second side of the row identical to each of the first, -1 where there is none."""
+    digests = [
+        found.digest[np.searchsorted(token_id, distinct.token_id)]
+        for (_, token_id), found, distinct in zip(sides, facts, rows, strict=True)
+    ]
+    return twins(digests[0], digests[-1])
 
 
 def _parts(token_id: np.ndarray) -> list[np.ndarray]:
     return [token_id[start : start + _PART] for start in range(0, token_id.size, _PART)]
 
 
-def _reductions(settings: Settings, metric: Metric, rows: list[RowSet], top: float) -> dict[str, Reduction]:
+def _reductions(
+    settings: Settings, metric: Metric, rows: list[RowSet], top: float, twin: np.ndarray | None
+) -> dict[str, Reduction]:
     """What to keep; `top` bounds every distance. A histogram comes with the extremes."""
     reductions: dict[str, Reduction] = {}
     mutual, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
     if settings.farthest or settings.summed:
         reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
     if settings.nearest or settings.summed:
-        reductions["nearest"] = Extreme(settings.nearest or 1, farthest=False)
+        reductions["nearest"] = Extreme(settings.nearest or 1, False, twin if settings.nearest else None)
     if settings.neighbors:
-        reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, mutual)
+        reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, mutual, twin)
     if settings.summed:
         edges = settings.histogram_edges or bin_edges(settings.bins, top, settings.histogram_scale)
         closed = np.arange(len(edges)) == len(edges) - 1

@@ -117,7 +117,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
-    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims.
+    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims; id -1 has none.
 
     Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
     """
@@ -126,7 +126,7 @@ def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
     for name, array in dataset.variables.items():
         if str(name).endswith("token_id") and array.dtype == np.int64:
             ids = array.to_numpy()
-            strings = tokens[-1 if name in _OF_SECOND else 0][ids]
+            strings = np.where(ids >= 0, tokens[-1 if name in _OF_SECOND else 0][ids], "")
             if "side" in array.dims:
                 strings = np.stack([tokens[0][ids[..., 0]], tokens[-1][ids[..., 1]]], axis=-1)
             found[str(name).removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))

@@ -71,8 +71,11 @@ def centre_of(rows: Array) -> Array:
     return values.mean(axis=0) if len(values) else np.zeros(rows.shape[1])
 
 
-def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str) -> RowFacts:
-    """Read the rows of `token_id` and say what a scan must know of them; runs on a worker."""
+def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: str) -> RowFacts:
+    """Read the rows of `token_id` and say what a scan must know of them; runs on a worker.
+
+    Digests are of the rows as `dtype`, which holds all their values.
+    """
     with devices.session(torch.device("cpu")):
         rows = matrix.take(token_id)
         one, two, largest = norms(rows, centre).T
@@ -80,7 +83,8 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str) -> RowF
         bad = np.asarray(~((largest <= _LARGEST) & np.isfinite(one)))
         if rows.dtype == np.float64:
             bad |= ((rows != 0) & (np.abs(rows) < _SMALLEST)).any(axis=1)
-        return RowFacts(digest(rows), METRICS[metric].radius(one, two, largest), bad, about_zero == 0)
+        alike = rows if matrix.dtype == dtype else rows.astype(dtype)
+        return RowFacts(digest(alike), METRICS[metric].radius(one, two, largest), bad, about_zero == 0)
 
 
 def digest(rows: Array) -> Array:
@@ -121,6 +125,17 @@ def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) ->
         )
     keep = np.ones(token_id.size, np.bool_) if zeros else ~facts.zero
     return group(token_id[keep], facts.digest[keep], token_id[~keep])
+
+
+def twins(first: Array, second: Array) -> Array:
+    """The place among different digests `second` (m, 16) of each of different digests `first` (n, 16): (n,) int64.
+
+    -1 where it is not among them.
+    """
+    twin = np.full(len(first), -1)
+    _, here, there = np.intersect1d(first.view("V16"), second.view("V16"), assume_unique=True, return_indices=True)
+    twin[here] = there
+    return twin
 
 
 def join(parts: list[RowFacts]) -> RowFacts:

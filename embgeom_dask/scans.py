@@ -47,6 +47,7 @@ def scan(
     within: Numbers | None = None,
     edges: float | str | None = None,
     edge_limit: int | None = None,
+    distinct: bool = False,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     tile: int | None = None,
@@ -80,6 +81,9 @@ def scan(
     within : radii; counts, for each of them, the pairs at that distance at most, and those of every row
     edges : a radius; lists every pair at that distance at most
     edge_limit : the most pairs that `edges` may list; default 10 million
+    distinct : leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbours of a token then
+        are the nearest tokens with other rows, and several of these that share a row are all neighbours. Where a token
+        has fewer than the others, its list ends with ids of -1 and distances of NaN. All else counts every pair.
     out : where to save the result; the same result there is opened instead of computed again
     device : `auto`, `cpu`, `cuda` or `mps`, on each worker
     tile : rows of a tile; no result depends on it; default 2,048, or fewer where memory is short
@@ -135,6 +139,7 @@ def scan(
         edge_limit=EDGE_LIMIT if edge_limit is None else edge_limit,
         tokens=_selection(*sides[0]),
         against=_selection(*sides[1]) if against is not None else None,
+        distinct=distinct,
     )
     attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
     if out is not None and (done := results.existing(out, attrs)) is not None:
@@ -223,6 +228,8 @@ def _finalize(plan: Plan, found: Found, settings: Settings, client: Client) -> d
             variables[name] = ((), distance[0] if distance.size else np.nan)
             if getattr(settings, extreme) is None:
                 del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
+        if settings.distinct and _any_identical(plan):
+            variables["distance_min"] = ((), 0.0)
     if settings.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
         count, run = found.states["histogram"]["count"], again if settings.exact_quantiles else None
@@ -235,3 +242,11 @@ def _finalize(plan: Plan, found: Found, settings: Settings, client: Client) -> d
         if rows.left_out.size:
             variables[f"{name}_token_id"] = ((name,), rows.left_out)
     return variables
+
+
+def _any_identical(plan: Plan) -> bool:
+    """Whether two tokens that are compared have identical rows, where a reduction leaves their pairs out."""
+    if plan.symmetric:
+        return bool((plan.sides[0].rows.weights > 1).any())
+    twins = (getattr(reduction, "twin", None) for reduction in plan.reductions.values())
+    return any(twin is not None and (twin >= 0).any() for twin in twins)

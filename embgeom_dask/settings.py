@@ -23,7 +23,7 @@ class Settings:
     """The settings of a scan: these decide the result, and nothing else does. `edge_limit` may only refuse it.
 
     `histogram_edges`, `quantiles` and `within` ascend; `tokens` and `against` are digests of the rows compared, None
-    for all.
+    for all. With `distinct` pairs of identical rows are not kept among the nearest and the neighbors.
 
     Raises
     ------
@@ -45,6 +45,7 @@ class Settings:
     edge_limit: int = EDGE_LIMIT
     tokens: str | None = None
     against: str | None = None
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         if not self.kept:
@@ -63,6 +64,8 @@ class Settings:
                 raise InputError("--histogram-edges: give two edges at least")
         if self.exact_quantiles and self.quantiles is None:
             raise InputError("--exact-quantiles: say which with --quantiles")
+        if self.distinct and not self.kept & {"nearest", "neighbors"}:
+            raise InputError("--distinct leaves identical rows out of --nearest and --neighbors: ask for one of them")
 
     @property
     def binned(self) -> bool:

@@ -179,7 +179,7 @@ def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
 
 def _neighbors(dataset: xr.Dataset, side: str) -> str:
     distances = dataset["neighbor_distance"].to_numpy()
-    columns = [function(distances, axis=0) for function in (np.min, np.median, np.mean, np.max)]
+    columns = [function(distances, axis=0) for function in (np.nanmin, np.nanmedian, np.nanmean, np.nanmax)]
     header = [f"{side}neighbor", "least distance", "median", "mean", "greatest"]
     return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
 

@@ -65,6 +65,13 @@ def crowded(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
     return rows, columns
 
 
+def without_twins(twin: Array, tile: Tile, i: Array, j: Array, least: Array) -> tuple[Array, Array, Array]:
+    """The pairs (p,) of a tile less those of identical rows: `twin` names the position of the row identical to each."""
+    first, second = tile.pairs(i, j)
+    keep = twin[first] != second
+    return i[keep], j[keep], least[keep]
+
+
 def multiply(metric: Metric, rows: Block, columns: Block, *, diagonal: bool) -> Tile:
     """Make the tile of two blocks."""
     return Tile(metric, rows, columns, metric.product(rows.points, columns.points), diagonal)

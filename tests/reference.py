@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -45,6 +45,12 @@ class Truth:
         keys = zip((sign * self.order).tolist(), self.i.tolist(), self.j.tolist(), strict=True)
         order = [p for _, p in sorted(zip(keys, range(self.i.size), strict=True))][:k]
         return np.stack([self.i[order], self.j[order]], axis=1), self.distance[order]
+
+    def between_other_rows(self, rows: np.ndarray, against: np.ndarray | None = None) -> Truth:
+        """The pairs whose rows, (ids, d), differ in some value."""
+        values = rows.astype(np.float64), (rows if against is None else against).astype(np.float64)
+        keep = (values[0][self.i] != values[1][self.j]).any(axis=1)
+        return replace(self, i=self.i[keep], j=self.j[keep], order=self.order[keep], distance=self.distance[keep])
 
     def neighbors(self, token: int, k: int) -> tuple[list[int], list[float]]:
         """Ids and distances of the k nearest of a token."""

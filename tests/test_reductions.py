@@ -261,3 +261,56 @@ def test_quantiles_are_those_of_numpy(client: Client, tmp_path: Any) -> None:
     table = [line.split() for line in run.stdout.split("quantile_distance\n")[1].splitlines()]
     np.testing.assert_allclose([float(line[3]) for line in table], expected, rtol=1e-8)
     assert "pair_count" in run.stdout
+
+
+@slow_examples
+@given(case=cases(), k=st.integers(1, 30), widened=st.booleans(), histogram=st.booleans())
+def test_distinct_leaves_identical_rows_out_like_rational_brute_force(
+    case: tuple[np.ndarray, np.ndarray | None, str, int],
+    k: int,
+    widened: bool,
+    histogram: bool,
+    client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    rows, other, metric, tile = case
+    if widened and other is not None:
+        case = rows, other.astype(np.float64), metric, tile
+    kept = {"farthest": k, "nearest": k, "neighbors": k} | ({"histogram": 3} if histogram else {})
+    result = compare(case, tmp_path_factory.mktemp("distinct"), client, distinct=True, **kept)
+    assert json.loads(result.attrs["settings"])["distinct"] is True
+    whole = true(case)
+    apart = whole.between_other_rows(rows, other)
+    for name, pairs in (("farthest", whole), ("nearest", apart)):
+        ids, distance = pairs.best(k, farthest=name == "farthest")
+        np.testing.assert_array_equal(result[f"{name}_token_id"], ids)
+        np.testing.assert_allclose(result[f"{name}_distance"], distance, rtol=1e-12, atol=1e-28)
+    found = [apart.neighbors(token, k) for token in range(len(rows))]
+    width = max(len(ids) for ids, _ in found)
+    assert result.sizes["neighbor"] == width
+    for token, (ids, distance) in enumerate(found):
+        missing = width - len(ids)
+        assert result["neighbor_token_id"].values[token].tolist() == ids + [-1] * missing
+        assert result["neighbor_token"].values[token].tolist() == [f"t{i}" for i in ids] + [""] * missing
+        expected = distance + [np.nan] * missing
+        np.testing.assert_allclose(result["neighbor_distance"].values[token], expected, rtol=1e-12, atol=1e-28)
+    if histogram and whole.i.size:
+        np.testing.assert_allclose(result["distance_min"], whole.distance.min(), rtol=1e-12, atol=1e-28)
+        assert int(result["pair_count"]) == whole.i.size
+
+
+def test_the_command_leaves_identical_rows_out(tmp_path: Any) -> None:
+    rows = np.array([[0, -0.0], [-0.0, 0], [3, 4], [3, 4], [3, 4]], np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    run = CliRunner().invoke(app, ["scan", store, "--nearest", "2", "--neighbors", "3", "--distinct", "--json"])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert found["nearest_token_id"] == [[0, 2], [0, 3]]
+    assert found["neighbor_token_id"] == [[2, 3, 4], [2, 3, 4], [0, 1, -1], [0, 1, -1], [0, 1, -1]]
+    assert found["neighbor_distance"] == [[5, 5, 5], [5, 5, 5], [5, 5, None], [5, 5, None], [5, 5, None]]
+    assert found["neighbor_token"][4] == ["t0", "t1", ""]
+    shown = CliRunner().invoke(app, ["scan", store, "--neighbors", "3", "--distinct"]).stdout.splitlines()
+    assert shown[-1].split() == ["3", "5", "5", "5", "5"]
+    refused = CliRunner().invoke(app, ["scan", store, "--farthest", "1", "--distinct"])
+    assert isinstance(refused.exception, InputError)
+    assert "--distinct leaves identical rows out of --nearest and --neighbors: ask for" in str(refused.exception)

@@ -16,14 +16,16 @@ Sides = tuple[RowSet, RowSet]
 """The rows of either side; the same object twice where a matrix is compared with itself."""
 
 
-def expand_pairs(ordered: Pairs, rank: Array, sides: Sides, k: int, *, farthest: bool) -> tuple[Array, Array]:
-    """The best `k` pairs of tokens from the best k pairs of distinct rows.
+def expand_pairs(
+    ordered: Pairs, rank: Array, sides: Sides, k: int, identical: bool, *, farthest: bool
+) -> tuple[Array, Array]:
+    """The best `k` pairs of tokens from the best k pairs of distinct rows, and pairs of `identical` rows or not.
 
     Returns token ids (pairs, 2) int64 and values (pairs,) float64, in order of rank and then of the ids; within one
     matrix the lower id comes first, and identical tokens are pairs of value 0.
     """
     first, second = sides
-    zeros = _identical(first, k) if first is second else np.empty((0, 2), np.int64)
+    zeros = _identical(first, k) if identical and first is second else np.empty((0, 2), np.int64)
     classes: list[tuple[float, Array]] = []
     bounds = np.flatnonzero(np.concatenate([[True], np.diff(rank) != 0, [True]])) if rank.size else np.zeros(1, int)
     for start, stop in pairwise(bounds.tolist()):
@@ -42,15 +44,18 @@ def expand_pairs(ordered: Pairs, rank: Array, sides: Sides, k: int, *, farthest:
 
 
 def expand_neighbors(
-    source: Array, target: Array, rank: Array, values: Array, sides: Sides, k: int
+    source: Array, target: Array, rank: Array, values: Array, sides: Sides, k: int, twin: Array | None
 ) -> tuple[Array, Array]:
     """The `k` nearest tokens of every token of the first side, from the k nearest distinct rows of every distinct row.
 
     `source` and `target` (p,) are positions, `rank` and `values` (p,) those of the pairs. Returns token ids and values
-    (tokens, k), tokens in ascending order of their id; k is at most the number of other tokens.
+    (tokens, k), tokens in ascending order of their id; k is at most the number of other tokens. Where `twin` is given,
+    tokens with the same row are left out, and a token that has fewer than k others is given -1 and NaN for the rest.
     """
     first, second = sides
-    k = min(k, second.members.size - (first is second))
+    alike = np.array(first is second) if twin is None else np.where(twin >= 0, second.weights[twin], 0)
+    others = np.broadcast_to(second.members.size - alike, first.token_id.shape)
+    k = min(k, int(others.max()))
     size = second.weights[target]
     token = second.members[np.repeat(second.offsets[target], size) + _count_up(size)]
     source, rank, values = (np.repeat(column, size) for column in (source, rank, values))
@@ -60,9 +65,12 @@ def expand_neighbors(
     position = np.repeat(np.arange(first.token_id.size), first.weights)
     place = np.argsort(np.argsort(first.members))
     out_token, out_values = np.empty((place.size, k), np.int64), np.zeros((place.size, k))
-    grouped = (first.weights > 1)[position] & (first is second)
-    plain = start[position[~grouped]][:, None] + np.arange(k)
-    out_token[place[~grouped]], out_values[place[~grouped]] = token[plain], values[plain]
+    grouped = (first.weights > 1)[position] & (first is second and twin is None)
+    plain = position[~grouped]
+    there = np.arange(k) < others[plain][:, None]
+    index = np.where(there, start[plain][:, None] + np.arange(k), 0)
+    out_token[place[~grouped]] = np.where(there, token[index], -1)
+    out_values[place[~grouped]] = np.where(there, values[index], np.nan)
     for member in np.flatnonzero(grouped).tolist():
         here = slice(start[position[member]], start[position[member] + 1])
         group = _group(first, position[member], k + 1)

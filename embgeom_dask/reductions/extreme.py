@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embgeom_dask.exact import Exact, concat_pairs, empty_pairs, take_pairs
 from embgeom_dask.kernels import select
 from embgeom_dask.reductions.expand import Sides, expand_pairs
-from embgeom_dask.tiles import Tile, round_up, upper_bounds
+from embgeom_dask.tiles import Tile, round_up, upper_bounds, without_twins
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -21,12 +21,16 @@ State = dict[str, Array]
 class Extreme:
     """The `k` pairs of largest (`farthest`) or smallest distance; ties go to the lowest ids.
 
+    Pairs of identical rows are left out where `twin` (rows,) int64 is given, the position on the second side of the
+    row identical to each of the first, -1 where there is none.
+
     State: a table of at most k pairs with their keys, in order, and `limit` () float64: no pair whose value (negated
     for farthest) is above it is among the k.
     """
 
     k: int
     farthest: bool
+    twin: Array | None = None
 
     @property
     def name(self) -> str:
@@ -50,6 +54,8 @@ class Extreme:
             low, high = -high, -low
         limit = round_up(np.full(len(low.row), state["limit"] * exact.unit), tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
+        if self.twin is not None:
+            i, j, least = without_twins(self.twin, tile, i, j, least)
         keep = least <= self._cutoff(upper_bounds(tile.product, low, high, i, j, least))
         first, second = tile.pairs(i[keep], j[keep])
         values, slack = exact.values(first, second)
@@ -74,7 +80,7 @@ class Extreme:
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name distances and token ids: `<name>_distance (<name>)` and `<name>_token_id (<name>, side)`."""
         ordered, rank = exact.sort(state, descending=self.farthest)
-        token_id, values = expand_pairs(ordered, rank, sides, self.k, farthest=self.farthest)
+        token_id, values = expand_pairs(ordered, rank, sides, self.k, self.twin is None, farthest=self.farthest)
         return {
             f"{self.name}_distance": ((self.name,), exact.metric.distance(values)),
             f"{self.name}_token_id": ((self.name, "side"), token_id),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import select
 from embgeom_dask.reductions.expand import Sides, expand_neighbors
-from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply, round_up, upper_bounds
+from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply, round_up, upper_bounds, without_twins
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -26,7 +26,8 @@ _MANY = 8
 class Neighbors:
     """The `k` nearest of each of `rows` rows; ties go to the lowest ids.
 
-    Where `mutual`, both rows of a pair are among the `rows`, and one product serves both.
+    Where `mutual`, both rows of a pair are among the `rows`, and one product serves both. Identical rows are left out
+    where `twin` (rows,) int64 is given, the position on the second side of the row identical to each, -1 where none is.
 
     State on a worker, while a panel runs: the candidates `first`, `second` (int64) and `least`, a lower bound of their
     value; `best` (rows, k) float32, the smallest upper bounds of each row; `limit` (rows,) float64, what a pair must
@@ -37,6 +38,7 @@ class Neighbors:
     k: int
     rows: int
     mutual: bool
+    twin: Array | None = None
     name = "neighbors"
 
     @property
@@ -74,6 +76,8 @@ class Neighbors:
         if self.mutual:
             column_limit = round_up(state["limit"][tile.columns.positions], tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, column_limit, diagonal=tile.diagonal)
+        if self.twin is not None:
+            i, j, least = without_twins(self.twin, tile, i, j, least)
         return i, j, least.astype(np.float64), upper_bounds(tile.product, low, high, i, j, least)
 
     def _plausible(self, state: State, first: Array, second: Array, least: Array, most: Array) -> Array:
@@ -124,7 +128,7 @@ class Neighbors:
         order, rank = exact.rank(state["first"], state["second"], state["value"])
         table = exact.keys(state["first"][order], state["second"][order])
         source, target, pair, _ = self._directed(table, rank)
-        token_id, values = expand_neighbors(source, target, rank[pair], table["high"][pair], sides, self.k)
+        token_id, values = expand_neighbors(source, target, rank[pair], table["high"][pair], sides, self.k, self.twin)
         dims = ("token_id", "neighbor")
         distance = exact.metric.distance(values)
         return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
