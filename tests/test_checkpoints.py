@@ -26,7 +26,8 @@ from safetensors.numpy import save, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from embgeom_dask import checkpoints, stores
-from embgeom_dask.checkpoints.safetensors import read_header
+from embgeom_dask.checkpoints import safetensors as own
+from embgeom_dask.checkpoints.files import LocalFile
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.testing import make_checkpoint
 
@@ -54,6 +55,10 @@ def stored(store: str, role: stores.Role) -> bytes:
 def header(entries: dict[str, Any] | bytes, body: bytes = b"") -> bytes:
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + body
+
+
+def read_header(path: Path) -> dict[str, own.Tensor]:
+    return own.read_header(LocalFile.open(path))
 
 
 def tensor(dtype: str, shape: list[Any], begin: Any, end: Any) -> dict[str, Any]:
@@ -389,7 +394,7 @@ def test_a_file_that_changes_meanwhile_is_a_failure_that_leaves_nothing(
         save_file({"a": random(20_000, 512)}, path)
         advance: Callable[[int], None] = lambda _, change=change: change()  # noqa: E731
         monkeypatch.setattr(stores.progress, "bar", lambda *_, advance=advance: _Bar(advance))
-        with pytest.raises(EmbgeomError, match=r"changed while a was read|cannot read"):
+        with pytest.raises(EmbgeomError, match=r"changed while it was read|cannot read"):
             checkpoints.convert(path, tmp_path / "stores")
         assert contents(tmp_path / "stores") == []
 

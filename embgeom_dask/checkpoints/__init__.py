@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from embgeom_dask import stores as model_stores
+from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.labels import token_labels
-from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe, list_directory, list_file
+from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe, list_file, list_folder
 from embgeom_dask.checkpoints.tensors import Embeddings, find_embeddings
 from embgeom_dask.errors import InputError
 
@@ -72,7 +73,7 @@ def _list(path: Path) -> Listing:
     if model_stores.is_store(path):
         raise InputError(f"{path} is a store already")
     if path.is_dir():
-        return list_directory(path)
+        return list_folder(LocalFolder(path, *_name(path)))
     if not path.exists():
         raise InputError(f"no checkpoint at {path}: give a model folder or a .safetensors file")
     if path.suffix != ".safetensors":
@@ -97,7 +98,7 @@ def _choose(listing: Listing, matrix: str, keys: dict[str, str | None]) -> tuple
     chosen = {role: keys[role] or getattr(found, role) for role in wanted}
     tensors = {f"{role}_embedding": listing.matrix(key) for role, key in chosen.items() if key}
     if not tensors:
-        raise InputError(f"{listing.source} has no {matrix} embedding: it has {describe(listing.matrices())}")
+        raise InputError(f"{listing.name} has no {matrix} embedding: it has {describe(listing.matrices())}")
     first, last = next(iter(tensors.values())), tensors[max(tensors)]
     tied = first.tensor == found.input == found.output if len(tensors) == 1 else _same(first, last)
     return ({"input_embedding": first} if tied else tensors), tied
@@ -106,10 +107,10 @@ def _choose(listing: Listing, matrix: str, keys: dict[str, str | None]) -> tuple
 def _only_matrix(listing: Listing, role: str) -> Embeddings:
     matrices = listing.matrices()
     if not matrices:
-        raise InputError(f"{listing.source} has no tensor of two dimensions in F64, F32, F16 or BF16")
+        raise InputError(f"{listing.name} has no tensor of two dimensions in F64, F32, F16 or BF16")
     if len(matrices) > 1:
         choice = "choose one with --output-key or --input-key"
-        raise InputError(f"{listing.source} has {len(matrices)} matrices, {choice}: {describe(matrices)}")
+        raise InputError(f"{listing.name} has {len(matrices)} matrices, {choice}: {describe(matrices)}")
     name = matrices[0].tensor
     return Embeddings(name, None) if role == "input" else Embeddings(None, name)
 

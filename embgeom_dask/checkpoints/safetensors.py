@@ -1,24 +1,24 @@
-"""Safetensors files: a strict header parser, and rows read with `os.pread`.
+"""Safetensors files: a strict header parser, and rows read over a source of bytes, local or remote.
 
-The format is that of https://huggingface.co/docs/safetensors. An own reader, because a memory map of a file that is
-truncated meanwhile kills the process, while a read that comes back short can be reported.
+The format is that of https://huggingface.co/docs/safetensors. An own reader: the library's maps the file into memory,
+and a file that is truncated meanwhile then kills the process.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
 
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.checkpoints.files import ByteSource, Folder, LocalFile, LocalFolder
+from embgeom_dask.errors import InputError
 
 _BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64},
@@ -31,7 +31,9 @@ _MATRIX_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_HEADER = 100_000_000
+_FIRST_READ = 16 << 10
 _STRANGERS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the weights: fetch them with git lfs pull",
     b"<": "is a web page, not the weights: download the file again",
@@ -46,16 +48,14 @@ _SHOWN = 8
 class Tensor:
     """One tensor of a file: its name, safetensors dtype and shape, and where its bytes start.
 
-    As a matrix (two dimensions; F64, F32, F16 or BF16) it is a `stores.RowSource`. `stamp` tells the file that the
-    header was read from: its inode, size and time of modification.
+    As a matrix (two dimensions; F64, F32, F16 or BF16) it is a `stores.RowSource`.
     """
 
-    path: Path
+    source: ByteSource
     tensor: str
     kind: str
     shape: tuple[int, ...]
     offset: int
-    stamp: tuple[int, int, int]
 
     @property
     def is_matrix(self) -> bool:
@@ -68,56 +68,57 @@ class Tensor:
         return _MATRIX_DTYPES[self.kind]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows start..stop-1 of a matrix, (stop - start, columns).
-
-        Raises EmbgeomError where the file changed since its header was read, or gives fewer bytes than it should.
-        """
+        """Return rows start..stop-1 of a matrix, (stop - start, columns). Raises EmbgeomError as its source."""
         row_bytes = self.shape[1] * self.dtype.itemsize
-        position, wanted = self.offset + start * row_bytes, (stop - start) * row_bytes
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                data = b"" if _stamp(file.fileno()) != self.stamp else os.pread(file.fileno(), wanted, position)
-                while 0 < len(data) < wanted:  # Linux gives at most 2 GiB at once
-                    more = os.pread(file.fileno(), wanted - len(data), position + len(data))
-                    if not more:
-                        break
-                    data += more
-        except OSError as error:
-            raise EmbgeomError(f"cannot read {self.path}: {error.strerror}") from error
-        if len(data) != wanted:
-            raise EmbgeomError(f"{self.path} changed while {self.tensor} was read from it: convert again")
+        data = self.source.read(self.offset + start * row_bytes, self.offset + stop * row_bytes)
         return np.frombuffer(data, dtype=self.dtype).reshape(stop - start, self.shape[1])
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The tensors of a checkpoint: those whose file is here, by name, and the file names of those whose file is not."""
+    """The tensors of a checkpoint: `files` says which file of `folder` holds each. Headers are read when first needed.
+
+    `source` is the model folder, with the config, or the bare file; `name` is what messages call it.
+    """
 
     source: Path
-    tensors: dict[str, Tensor]
-    absent: dict[str, str]
+    name: str
+    folder: Folder
+    files: dict[str, str]
+    headers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.tensors
-        yield from self.absent
+        return iter(self.files)
 
     def matrix(self, name: str) -> Tensor:
         """Return the matrix `name`; InputError where it is missing, or not a matrix that a store can hold."""
-        if name in self.absent:
-            raise InputError(f"{name} is in {self.source / self.absent[name]}, which is missing: download it")
-        if name not in self.tensors:
-            raise InputError(f"no tensor {name!r} in {self.source}: it has {describe(self.matrices())}")
-        tensor = self.tensors[name]
+        if name not in self.files:
+            raise InputError(f"no tensor {name!r} in {self.name}: it has {describe(self.matrices())}")
+        file = self.files[name]
+        if not self.folder.has(file):
+            raise InputError(f"{name} is in {self.folder.path / file}, which is missing: download it")
+        tensor = self._tensor(name)
         if len(tensor.shape) != 2:
-            raise InputError(f"{name} in {tensor.path} has shape {list(tensor.shape)}: an embedding has two dimensions")
+            shape = list(tensor.shape)
+            raise InputError(f"{name} in {tensor.source.name} has shape {shape}: an embedding has two dimensions")
         if not tensor.is_matrix:
             kinds = ", ".join(_MATRIX_DTYPES)
-            raise InputError(f"{name} in {tensor.path} is {tensor.kind}: only {kinds} can be stored bit for bit")
+            raise InputError(f"{name} in {tensor.source.name} is {tensor.kind}: only {kinds} can be stored bit for bit")
         return tensor
 
     def matrices(self) -> list[Tensor]:
-        """Return the tensors that a store can hold as a matrix."""
-        return [tensor for tensor in self.tensors.values() if tensor.is_matrix]
+        """Return the tensors that a store can hold as a matrix, of the files that are there."""
+        there = {file for file in set(self.files.values()) if self.folder.has(file)}
+        tensors = (self._tensor(name) for name, file in self.files.items() if file in there)
+        return [tensor for tensor in tensors if tensor.is_matrix]
+
+    def _tensor(self, name: str) -> Tensor:
+        file = self.files[name]
+        if file not in self.headers:
+            self.headers[file] = read_header(self.folder.open(file))
+        if name not in self.headers[file]:
+            raise InputError(f"{self.folder.name}/{file} has no tensor {name!r}, though {_INDEX} says so")
+        return self.headers[file][name]
 
 
 def describe(tensors: list[Tensor]) -> str:
@@ -129,56 +130,47 @@ def describe(tensors: list[Tensor]) -> str:
 
 def list_file(path: Path) -> Listing:
     """List a bare safetensors file. Raises InputError as `read_header`."""
-    return Listing(path, read_header(path), {})
+    header = read_header(LocalFile.open(path))
+    folder = LocalFolder(path.parent, path.stem, "")
+    return Listing(path, str(path), folder, dict.fromkeys(header, path.name), {path.name: header})
 
 
-def list_directory(directory: Path) -> Listing:
+def list_folder(folder: Folder) -> Listing:
     """List a model folder: `model.safetensors`, else the files that `model.safetensors.index.json` names.
 
-    Raises InputError where there is neither, where the index is not one or names a file outside the folder, where a
-    file lacks a tensor that the index puts there, and as `read_header`.
+    Raises InputError where there is neither, where the index is not one or names a file outside the folder, and as
+    `read_header`.
     """
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.exists():
-        return Listing(directory, read_header(single), {})
-    if not index.exists():
-        raise InputError(f"{directory} is not a checkpoint: it has no {single.name} and no {index.name}")
+    if folder.has(_SINGLE):
+        header = read_header(folder.open(_SINGLE))
+        return Listing(folder.path, folder.name, folder, dict.fromkeys(header, _SINGLE), {_SINGLE: header})
+    if not folder.has(_INDEX):
+        raise InputError(f"{folder.name} is not a checkpoint: it has no {_SINGLE} and no {_INDEX}")
+    index = folder.open(_INDEX)
     try:
-        if index.stat().st_size > _MAX_HEADER:
+        if index.size > _MAX_HEADER:
             raise ValueError("too long")
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = json.loads(index.read(0, index.size))["weight_map"]
         files = {str(file) for file in weight_map.values()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{index} is not an index of safetensors files") from error
+        raise InputError(f"{index.name} is not an index of safetensors files") from error
     for file in files:
         if "/" in file or "\\" in file or ".." in file or not file.endswith(".safetensors"):
-            raise InputError(f"{index} names {file!r}, which is not a .safetensors file of the folder")
-    headers = {file: read_header(directory / file) for file in sorted(files) if (directory / file).exists()}
-    listing = Listing(directory, {}, {})
-    for name, file in weight_map.items():
-        if file not in headers:
-            listing.absent[name] = file
-        elif name in headers[file]:
-            listing.tensors[name] = headers[file][name]
-        else:
-            raise InputError(f"{directory / file} has no tensor {name!r}, though {index.name} says so")
-    return listing
+            raise InputError(f"{index.name} names {file!r}, which is not a .safetensors file of the folder")
+    return Listing(folder.path, folder.name, folder, weight_map)
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_header(source: ByteSource) -> dict[str, Tensor]:
     """Read and check the header of a safetensors file, and return its tensors by name.
 
     Refused with InputError: whatever the safetensors library refuses, a name that stands twice, and fields that the
     format does not have.
     """
-    try:
-        with path.open("rb", buffering=0) as file:
-            stamp = _stamp(file.fileno())
-            prefix = os.pread(file.fileno(), 64, 0)
-            length = _header_length(path, prefix, stamp[1])
-            header = os.pread(file.fileno(), length, 8)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    start = source.read(0, min(source.size, _FIRST_READ))
+    length = _header_length(source, start)
+    header = start[8 : 8 + length]
+    if len(header) < length:
+        header += source.read(8 + len(header), 8 + length)
     try:
         entries = json.loads(
             header.decode(), object_pairs_hook=_unique, parse_int=_unsigned, parse_constant=_not_a_number
@@ -188,33 +180,29 @@ def read_header(path: Path) -> dict[str, Tensor]:
         metadata = entries.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("__metadata__ maps no names to strings")
-        tensors = {name: _tensor(path, name, entry, 8 + length, stamp) for name, entry in entries.items()}
+        tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in entries.items()}
     except RecursionError:
-        raise InputError(f"{path} has a broken header: nested too deep") from None
+        raise InputError(f"{source.name} has a broken header: nested too deep") from None
     except ValueError as error:
-        raise InputError(f"{path} has a broken header: {' '.join(str(error).split())}") from error
-    _check_cover(path, tensors, entries, stamp[1] - 8 - length)
+        raise InputError(f"{source.name} has a broken header: {' '.join(str(error).split())}") from error
+    _check_cover(source.name, tensors, entries, source.size - 8 - length)
     return tensors
 
 
-def _stamp(descriptor: int) -> tuple[int, int, int]:
-    status = os.fstat(descriptor)
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _header_length(path: Path, prefix: bytes, size: int) -> int:
+def _header_length(source: ByteSource, start: bytes) -> int:
+    name, size = source.name, source.size
     if size < 8:
-        raise InputError(f"{path} is not a safetensors file: it is {'empty' if size == 0 else f'{size} bytes long'}")
-    length: int = struct.unpack("<Q", prefix[:8])[0]
+        raise InputError(f"{name} is not a safetensors file: it is {'empty' if size == 0 else f'{size} bytes long'}")
+    length: int = struct.unpack("<Q", start[:8])[0]
     if length > min(_MAX_HEADER, size - 8):
-        for start, words in _STRANGERS.items():
-            if prefix.lstrip().startswith(start):
-                raise InputError(f"{path} {words}")
+        for beginning, words in _STRANGERS.items():
+            if start[:64].lstrip().startswith(beginning):
+                raise InputError(f"{name} {words}")
     if length > _MAX_HEADER:
-        raise InputError(f"{path} is not a safetensors file: a header of {length} bytes is past {_MAX_HEADER}")
+        raise InputError(f"{name} is not a safetensors file: a header of {length} bytes is past {_MAX_HEADER}")
     if length > size - 8:
         raise InputError(
-            f"{path} is truncated: its header takes {length} bytes, and {size - 8} are left: download it again"
+            f"{name} is truncated: its header takes {length} bytes, and {size - 8} are left: download it again"
         )
     return length
 
@@ -239,7 +227,7 @@ def _not_a_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _tensor(path: Path, name: str, entry: Any, data: int, stamp: tuple[int, int, int]) -> Tensor:
+def _tensor(source: ByteSource, name: str, entry: Any, data: int) -> Tensor:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name!r} has not the fields dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -259,10 +247,10 @@ def _tensor(path: Path, name: str, entry: Any, data: int, stamp: tuple[int, int,
             raise ValueError(f"{name!r} has shape {shape}, which overflows")
     if elements != 8 * (end - begin):
         raise ValueError(f"{name!r} has {end - begin} bytes, but {kind} of shape {shape} takes {elements / 8:g}")
-    return Tensor(path, name, kind, tuple(shape), data + begin, stamp)
+    return Tensor(source, name, kind, tuple(shape), data + begin)
 
 
-def _check_cover(path: Path, tensors: dict[str, Tensor], entries: dict[str, Any], size: int) -> None:
+def _check_cover(file: str, tensors: dict[str, Tensor], entries: dict[str, Any], size: int) -> None:
     """Refuse tensors that do not cover the file's `size` data bytes exactly once."""
     position = 0
     for name in sorted(tensors, key=lambda name: entries[name]["data_offsets"]):
@@ -271,11 +259,11 @@ def _check_cover(path: Path, tensors: dict[str, Tensor], entries: dict[str, Any]
             fault = (
                 "overlaps the tensor before it" if begin < position else f"leaves a hole of {begin - position} bytes"
             )
-            raise InputError(f"{path} has a broken header: {name!r} {fault}")
+            raise InputError(f"{file} has a broken header: {name!r} {fault}")
         position = end
     if position > size:
         raise InputError(
-            f"{path} is truncated: its tensors take {position} bytes, and {size} are left: download it again"
+            f"{file} is truncated: its tensors take {position} bytes, and {size} are left: download it again"
         )
     if position < size:
-        raise InputError(f"{path} has {size - position} bytes after its last tensor: download it again")
+        raise InputError(f"{file} has {size - position} bytes after its last tensor: download it again")

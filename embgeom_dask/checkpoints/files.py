@@ -1,0 +1,118 @@
+"""Where the bytes of a checkpoint come from: a file that is read by ranges, and the folder that it lies in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from embgeom_dask.errors import EmbgeomError, InputError
+
+
+class ByteSource(Protocol):
+    """A file of `size` bytes, read by ranges from any thread; `name` tells it in messages."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes start..stop-1, all of them. Raises EmbgeomError where the source cannot give them."""
+        ...
+
+
+class Folder(Protocol):
+    """The files of one checkpoint: `name` tells it in messages, `path` holds the small ones (config, index, tokenizer).
+
+    `model` and `revision` are what its store records: `organisation/name` and a commit, "" where they are not known.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def revision(self) -> str: ...  # noqa: D102
+    def has(self, file: str) -> bool:
+        """Whether there is a file of that name."""
+        ...
+
+    def open(self, file: str) -> ByteSource:
+        """Return the bytes of a file. Raises InputError where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of this machine, read with `os.pread`: a memory map of a file that shrinks meanwhile kills the process.
+
+    `stamp` is its inode, size and time of modification when it was opened; it must not change afterwards.
+    """
+
+    path: Path
+    stamp: tuple[int, int, int]
+
+    @classmethod
+    def open(cls, path: Path) -> LocalFile:
+        """Look at a file. Raises InputError where it cannot be read."""
+        try:
+            with path.open("rb", buffering=0) as file:
+                return cls(path, _stamp(file.fileno()))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.stamp[1]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes start..stop-1. Raises EmbgeomError where the file changed, or gives fewer than it should."""
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                data = b"" if _stamp(file.fileno()) != self.stamp else os.pread(file.fileno(), stop - start, start)
+                while 0 < len(data) < stop - start:  # Linux gives at most 2 GiB at once
+                    more = os.pread(file.fileno(), stop - start - len(data), start + len(data))
+                    if not more:
+                        break
+                    data += more
+        except OSError as error:
+            raise EmbgeomError(f"cannot read {self.path}: {error.strerror}") from error
+        if len(data) != stop - start:
+            raise EmbgeomError(f"{self.path} changed while it was read: convert again")
+        return data
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A model folder of this machine."""
+
+    path: Path
+    model: str
+    revision: str
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def has(self, file: str) -> bool:
+        """Whether the folder has that file."""
+        return (self.path / file).exists()
+
+    def open(self, file: str) -> LocalFile:
+        """Look at a file of the folder. Raises InputError where it cannot be read."""
+        return LocalFile.open(self.path / file)
+
+
+def _stamp(descriptor: int) -> tuple[int, int, int]:
+    status = os.fstat(descriptor)
+    return status.st_ino, status.st_size, status.st_mtime_ns
