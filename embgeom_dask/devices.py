@@ -21,6 +21,7 @@ from distributed import Worker, get_worker
 from embgeom_dask import versions
 from embgeom_dask.errors import InputError
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _INITIAL_THREADS = min(torch.get_num_threads(), dask.system.CPU_COUNT)
 
 
@@ -128,6 +129,19 @@ def memory(device: torch.device) -> tuple[int, int]:
         return total, total - torch.mps.driver_allocated_memory()
     limit = int(distributed.system.memory_limit())
     return limit, min(psutil.virtual_memory().available, limit - psutil.Process().memory_info().rss)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an operation failed because a device, or the host, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in _NO_MEMORY)
+
+
+def release(device: torch.device) -> None:
+    """Give the memory that torch holds back on `device`, and that no tensor uses, back to it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def describe() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from distributed import Client, Future, as_completed
 
-from embgeom_dask import devices, tiles
+from embgeom_dask import devices, halving, tiles
 from embgeom_dask.blocks import Block
 from embgeom_dask.exact import Exact
 from embgeom_dask.grid import Panel
@@ -39,8 +39,13 @@ class Found:
 def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
     """Compute the states of one panel on this worker's device."""
     with devices.session(_device(plan)) as device:
-        exact = plan.exact(device)
-        states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
+        return halving.compute(plan, panel, device, partial(_compute, hints=hints, device=device))
+
+
+def _compute(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> Found:
+    exact = plan.exact(device)
+    states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
+    for panel in panels:
         rows = plan.sides[0].block(panel.row, device)
         for index in range(panel.start, panel.stop):
             columns = plan.sides[1].block(index, device)
@@ -48,8 +53,8 @@ def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
             for tile in _tiles(plan, rows, columns, diagonal, partial(_reach, states, exact)):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
-        states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
-        return Found(states, {str(device)}, exact.counts)
+    states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
+    return Found(states, {str(device)}, exact.counts)
 
 
 def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:

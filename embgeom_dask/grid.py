@@ -48,5 +48,12 @@ class Grid:
                 for start in range(begin, end, self.run):
                     yield Panel(panel.row, start, min(start + self.run, end))
 
+    def part(self, panel: Panel, parts: int) -> Iterator[Panel]:
+        """The tiles of a panel of the grid whose tiles are `parts` times larger."""
+        width = self._blocks(self.columns)
+        for row in range(panel.row * parts, min((panel.row + 1) * parts, self._blocks(self.rows))):
+            start = max(panel.start * parts, row) if self.symmetric else panel.start * parts
+            yield Panel(row, start, min(panel.stop * parts, width))
+
     def _blocks(self, rows: int) -> int:
         return -(-rows // self.tile)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -89,6 +89,13 @@ class Plan:
         element, width = self.sides[0].element, self.sides[0].matrix.hidden_size
         precision = Precision(element, cpu=True)
         return {"products": element, "product_error": product_error(width, precision) + precision.rounding}
+
+    def with_tile(self, tile: int) -> Plan:
+        """The same scan in tiles of `tile` rows."""
+        if tile == self.sides[0].tile:
+            return self
+        first, second = (replace(side, tile=tile, key=f"{side.key} {tile}") for side in self.sides)
+        return replace(self, sides=(first, second))
 
     def exact(self, device: torch.device) -> Exact:
         """Exact answers about the rows, read through this process's blocks."""
