@@ -6,8 +6,8 @@ The layout is documented in `stores/README.md`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import xarray as xr
@@ -25,33 +25,15 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
 
-from embgeom_dask import progress
+from embgeom_dask import filling, progress
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.filling import RowSource
 
 FORMAT_VERSION = 1
 MATRICES = ("input_embedding", "output_embedding")
 DTYPES = ("float64", "float32", "float16", BFloat16._zarr_v3_name)
 Role = Literal["input", "output"]
-
-_CHUNK_BYTES = 8 << 20
-_BLOCK_BYTES = 16 << 20
-
-
-class RowSource(Protocol):
-    """A matrix that is read row block by row block while a store is written.
-
-    `shape` is (rows, columns), `dtype` one of `DTYPES` in the machine's byte order, `tensor` the name of the tensor
-    that the rows come from, and `read(start, stop)` gives rows start..stop-1 as a C-contiguous array.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
-    @property
-    def tensor(self) -> str: ...  # noqa: D102
-    def read(self, start: int, stop: int) -> np.ndarray: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -334,36 +316,20 @@ def _write_labels(group: zarr.Group, name: str, values: np.ndarray) -> None:
     array[:] = values
 
 
-def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, model: str) -> None:
-    rows, columns = source.shape
-    chunk_rows = min(rows, 1 << max(0, (_CHUNK_BYTES // (columns * source.dtype.itemsize)).bit_length() - 1))
-    array = group.create_array(
-        name,
-        shape=source.shape,
-        chunks=(chunk_rows, columns),
-        dtype=source.dtype,
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        dimension_names=["token_id", hidden],
-        config={"write_empty_chunks": True},  # else zarr drops a chunk of -0.0, which would come back as 0.0
-    )
-    block_rows = chunk_rows * max(1, _BLOCK_BYTES // (chunk_rows * columns * source.dtype.itemsize))
-    digest = hashlib.sha256()
-    with progress.bar(rows, f"{model} {name}", "rows") as advance:
-        for start in range(0, rows, block_rows):
-            stop = min(start + block_rows, rows)
-            block = source.read(start, stop)
-            digest.update(block.view(np.uint8).data)
-            array[start:stop] = block
-            del block  # before the next one is read
-            advance(stop - start)
+def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, model: str) -> str:
+    """Write one matrix and return the SHA-256 of its bytes."""
+    array = filling.create(group, name, source, hidden)
+    with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{model} {name}", "B") as advance:
+        sha256, _ = filling.fill(array, source, advance)
     array.attrs.put(
         {
             "source_tensor": source.tensor,
             "dtype": source.dtype.name,
-            "sha256": digest.hexdigest(),
+            "sha256": sha256,
             "coordinates": "token text has_token",
         }
     )
+    return sha256
 
 
 @contextmanager

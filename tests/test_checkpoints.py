@@ -390,7 +390,11 @@ def test_a_file_that_changes_meanwhile_is_a_failure_that_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.safetensors"
-    for change in (lambda: os.truncate(path, 1 << 20), lambda: os.utime(path, (1, 1)), path.unlink):
+    for change in (
+        lambda: os.truncate(path, 1 << 20),
+        lambda: os.utime(path, (1, 1)),
+        lambda: path.unlink(missing_ok=True),
+    ):
         save_file({"a": random(20_000, 512)}, path)
         advance: Callable[[int], None] = lambda _, change=change: change()  # noqa: E731
         monkeypatch.setattr(stores.progress, "bar", lambda *_, advance=advance: _Bar(advance))

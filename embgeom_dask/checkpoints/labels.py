@@ -12,7 +12,7 @@ from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.stores import make_labels
 
-_VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 
 
 def token_labels(directory: Path, rows: int) -> xr.Dataset | None:
@@ -21,7 +21,7 @@ def token_labels(directory: Path, rows: int) -> xr.Dataset | None:
     `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip);
     rows that the tokenizer has no token for have empty strings. A tokenizer that cannot be loaded is warned of.
     """
-    if not any(True for pattern in _VOCABULARIES for _ in directory.glob(pattern)):
+    if not any(True for pattern in VOCABULARIES for _ in directory.glob(pattern)):
         return None
     from transformers import AutoTokenizer
 

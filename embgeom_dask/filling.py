@@ -1,0 +1,105 @@
+"""Fill a zarr array with the rows of a source: read ahead, hash in order, compress and write meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
+
+_CHUNK_BYTES = 8 << 20
+_AHEAD = 4  # blocks that are being read
+_BEHIND = 2  # blocks that are being written
+
+
+class RowSource(Protocol):
+    """A matrix that is read row block by row block while a store is written.
+
+    `shape` is (rows, columns), `dtype` one of `stores.DTYPES` in the machine's byte order, `tensor` the name of the
+    tensor that the rows come from, and `read(start, stop)` gives rows start..stop-1 as a C-contiguous array, from any
+    thread.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    @property
+    def tensor(self) -> str: ...  # noqa: D102
+    def read(self, start: int, stop: int) -> np.ndarray: ...  # noqa: D102
+
+
+def create(group: zarr.Group, name: str, source: RowSource, hidden: str) -> zarr.Array[Any]:
+    """Create the array of a matrix; its chunks are a power of two of whole rows, 8 MiB at most."""
+    rows, columns = source.shape
+    chunk_rows = min(rows, 1 << max(0, (_CHUNK_BYTES // (columns * source.dtype.itemsize)).bit_length() - 1))
+    return group.create_array(
+        name,
+        shape=source.shape,
+        chunks=(chunk_rows, columns),
+        dtype=source.dtype,
+        compressors=[
+            BloscCodec(typesize=source.dtype.itemsize, cname="lz4", clevel=5, shuffle=BloscShuffle.bitshuffle),
+            Crc32cCodec(),
+        ],
+        dimension_names=["token_id", hidden],
+        config={"write_empty_chunks": True},  # else zarr drops a chunk of -0.0, which would come back as 0.0
+    )
+
+
+def fill(
+    array: zarr.Array[Any], source: RowSource, advance: Callable[[int], None], kept: Path | None = None
+) -> tuple[str, int]:
+    """Write the rows of `source` to `array`, chunk by chunk, and return the SHA-256 of their bytes and a count.
+
+    `kept` is the folder of an array that an interrupted writer of the same rows left: its chunks are taken from there
+    where they are whole, and counted. `advance` is told the bytes done.
+    """
+    digest, taken = hashlib.sha256(), 0
+    with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_BEHIND) as writers:
+        writes: deque[Future[None]] = deque()
+        try:
+            for start, block, is_new in _read(readers, array, source, kept):
+                if is_new:
+                    writes.append(writers.submit(array.__setitem__, slice(start, start + len(block)), block))
+                taken += not is_new
+                digest.update(cast(Any, block.view(np.uint8).data))
+                while len(writes) >= _BEHIND:
+                    writes.popleft().result()
+                advance(block.nbytes)
+            while writes:
+                writes.popleft().result()
+        except BaseException:
+            readers.shutdown(cancel_futures=True)
+            raise
+    return digest.hexdigest(), taken
+
+
+def _read(
+    readers: ThreadPoolExecutor, array: zarr.Array[Any], source: RowSource, kept: Path | None
+) -> Iterator[tuple[int, np.ndarray, bool]]:
+    """Yield first row and rows of each chunk in order, and whether they came from the source."""
+
+    def read(start: int) -> tuple[int, np.ndarray, bool]:
+        stop = min(start + step, rows)
+        if kept is not None and (kept / "c" / str(start // step) / "0").exists():
+            try:
+                return start, cast(np.ndarray, array[start:stop]), False
+            except Exception:  # a chunk that is damaged is read again
+                pass
+        return start, source.read(start, stop), True
+
+    rows, step = array.shape[0], array.chunks[0]
+    ahead: deque[Future[tuple[int, np.ndarray, bool]]] = deque()
+    for start in range(0, rows, step):
+        ahead.append(readers.submit(read, start))
+        if len(ahead) == _AHEAD:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
