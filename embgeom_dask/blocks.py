@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Source:
     def _load(self, index: int, device: torch.device) -> Block:
         positions = np.arange(index * self.tile, min((index + 1) * self.tile, self.rows.token_id.size))
         stored = rows = self.matrix.take(self.rows.token_id[positions])
+        loaded.nbytes += rows.nbytes
         radius = np.zeros(positions.size)
         if self.ranked:
             radius = METRICS[self.metric].radius(*norms(stored, self.centre).T) * self.scale * (1 + 1e-9)
@@ -133,7 +134,14 @@ class _Cache:
             self._held = 0
 
 
+class _Loaded(local):
+    """Bytes of rows that this thread took from stores."""
+
+    nbytes = 0
+
+
 _cache = _Cache()
+loaded = _Loaded()
 
 
 def forget() -> None:

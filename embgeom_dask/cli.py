@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from typing import Annotated, Any, Literal
@@ -209,7 +210,8 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
     from embgeom_dask import progress
 
-    progress.show(True)
+    command = shlex.join(["embgeom", *args])
+    progress.show(True, command)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -220,7 +222,7 @@ def main(args: list[str] | None = None) -> int:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         code = _complain("error: " + " ".join(message.split("\n")), error.exit_code)
     if code == 130:
-        _complain("interrupted: run the same command again", code)
+        _complain(f"interrupted: the same command goes on: {command}", code)
     return code
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import torch
 from distributed import Client, LocalCluster
+from distributed.client import ClosedClientError
+from distributed.comm.core import CommClosedError
 from distributed.core import rpc
 from distributed.security import Security
 from distributed.utils import LoopRunner
+from fsspec.core import url_to_fs
 
-from embgeom_dask import devices
-from embgeom_dask.errors import InputError
+from embgeom_dask import devices, progress
+from embgeom_dask.errors import EmbgeomError, InputError
 
 _PATIENCE = 5.0  # seconds
 
@@ -28,12 +33,22 @@ def connect(client: Client | None = None, scheduler: str | None = None, device: 
     Raises
     ------
     InputError
-        where no scheduler answers at `scheduler` within 5 seconds, or a worker has no `device`.
+        where no scheduler answers at `scheduler` within 5 seconds, or a worker has another version of this package or
+        none, or no `device`.
+    EmbgeomError
+        where the scheduler is lost.
     """
     with _client(client, scheduler) as active:
-        if device != "auto":
-            active.run(devices.choose, device)
-        yield active
+        address = active.scheduler.address if active.scheduler else "?"
+        try:
+            _check_workers(active)
+            if device != "auto":
+                active.run(devices.choose, device)
+            yield active
+        except (CommClosedError, ClosedClientError, CancelledError) as error:
+            raise EmbgeomError(
+                f"lost the dask scheduler at {address}: start one, and run the same command again"
+            ) from error
 
 
 @contextmanager
@@ -57,6 +72,57 @@ def _client(client: Client | None, scheduler: str | None) -> Iterator[Client]:
             Client(cluster, set_as_default=False) as local,
         ):
             yield local
+
+
+def _check_workers(client: Client) -> None:
+    """Wait for a worker, then ask each for the version of this package."""
+    here = version("embgeom-dask")
+
+    def ask() -> str:  # a worker without the package can run it: it travels by value
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            import embgeom_dask  # noqa: F401
+
+            return version("embgeom-dask")
+        except (ImportError, PackageNotFoundError) as error:
+            return f"no embgeom-dask ({error})"
+
+    if not client.nthreads():
+        progress.note("no worker yet: waiting for one")
+        client.wait_for_workers(1)
+    for address, there in client.run(ask).items():
+        if there != here:
+            raise InputError(
+                f"worker {address} has {there if ' ' in there else f'embgeom-dask {there}'}, and this process "
+                f"embgeom-dask {here}: install the same there"
+            )
+
+
+def check_seen(client: Client, urls: Iterable[str]) -> None:
+    """Refuse workers that do not see a file or key that is there for this process.
+
+    Raises
+    ------
+    InputError
+        for the first worker that does not see one of `urls`.
+    """
+    for address, unseen in client.run(_unseen, list(urls)).items():
+        if unseen:
+            raise InputError(
+                f"worker {address} cannot see {unseen}: use a folder or an object store that every worker reaches"
+            )
+
+
+def _unseen(urls: list[str]) -> str | None:
+    for url in urls:
+        fs, path = url_to_fs(url)
+        try:
+            fs.invalidate_cache()
+            fs.info(path)
+        except Exception as error:  # file systems raise what they like
+            return f"{url} ({type(error).__name__})"
+    return None
 
 
 def _check_scheduler(address: str) -> None:

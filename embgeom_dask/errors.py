@@ -15,5 +15,9 @@ class InputError(EmbgeomError, ValueError):
     exit_code = 2
 
 
+class Halt(EmbgeomError):
+    """A failure of one panel that every other would meet too: the run stops."""
+
+
 class EmbgeomWarning(UserWarning):
     """Something is missing and the work goes on without it. The command line prints the message as one line."""

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
-from embgeom_dask import devices, halving, tiles
-from embgeom_dask.blocks import Block
+from embgeom_dask import devices, halving, memory, progress, stores, tiles
+from embgeom_dask.blocks import Block, loaded
+from embgeom_dask.errors import EmbgeomError, Halt
 from embgeom_dask.exact import Exact
+from embgeom_dask.found import Found, State, Work
 from embgeom_dask.grid import Panel
+from embgeom_dask.journal import Pass
 from embgeom_dask.plan import Plan
-
-State = dict[str, Any]
+from embgeom_dask.watch import Watch
 
 _MERGE = 2
 """Panels are merged when their states come to so many times what was merged before."""
 
-_AHEAD = 2
-"""Panels submitted for each thread of the cluster: one running, one waiting."""
+_HOPELESS = 32
+"""Where so many panels fail one after the other, the rest would too."""
 
 
-@dataclass
-class Found:
-    """What one panel, or all of them, found: the state of each reduction, the devices used, and how many pairs each
-    level of exactness decided."""
+def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any], journal: Pass | None) -> Found:
+    """Compute the states of one panel on this worker's device and commit them, unless they are."""
+    if journal is not None and (found := journal.get(panel)) is not None:
+        return found
+    start, before = time.time(), loaded.nbytes
+    try:
+        found = _compute(plan, panel, hints)
+    except EmbgeomError:
+        _check_unchanged(plan)
+        raise
+    found.work = Work(start, time.time(), _worker(), loaded.nbytes - before, memory.peak())
+    if journal is not None:
+        _check_unchanged(plan)
+        journal.commit(panel, found)
+    return found
 
-    states: dict[str, State]
-    devices: set[str]
-    counts: Counter[str]
 
-
-def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
-    """Compute the states of one panel on this worker's device."""
+def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
     with devices.session(_device(plan)) as device:
-        return halving.compute(plan, panel, device, partial(_compute, hints=hints, device=device))
+        return halving.compute(plan, panel, device, partial(_compute_on, hints=hints, device=device))
 
 
-def _compute(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> Found:
+def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> Found:
     exact = plan.exact(device)
     states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
     for panel in panels:
@@ -55,6 +63,22 @@ def _compute(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device:
                     states[name] = reduction.update(states[name], tile, exact)
     states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
     return Found(states, {str(device)}, exact.counts)
+
+
+def _check_unchanged(plan: Plan) -> None:
+    """Only what was computed from the matrices that were planned for is committed."""
+    for matrix in {side.matrix for side in plan.sides}:
+        try:
+            stores.check_unchanged(matrix)
+        except EmbgeomError as error:
+            raise Halt(str(error)) from error
+
+
+def _worker() -> str:
+    try:
+        return get_worker().address
+    except ValueError:  # in no worker
+        return ""
 
 
 def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:
@@ -75,42 +99,40 @@ def _device(plan: Plan) -> torch.device:
     return torch.device("cpu") if plan.sides[0].element == "float64" and device.type == "mps" else device
 
 
-def execute(plan: Plan, client: Client, advance: Callable[[int], None]) -> Found:
-    """Run every panel of `plan` and merge what they find.
+def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = None) -> Found:
+    """Run every panel of `plan` that `journal` does not have, and merge what they find.
 
-    One tile of every row block goes first: these tell the others how little they need to keep. `advance` is
-    called with the number of tiles of each panel that is done. Whatever ends this early cancels what was submitted.
+    One tile of every row block goes first: these tell the others how little they need to keep. `watch` is told of
+    every panel that is done. Whatever ends this early cancels what was submitted.
+
+    Raises
+    ------
+    EmbgeomError
+        where panels failed, once all others are done; it lists them and the cause. Where nothing can go on: the
+        journal cannot be written, the store was replaced, the scheduler is lost.
+    KeyboardInterrupt
+        where `watch` was interrupted, once the panels are done that were submitted.
     """
     exact = plan.exact(torch.device("cpu"))
     merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
     total = Found(merged, set(), exact.counts)
-    shared = client.submit(_same, plan, pure=False)
-    for panels in (plan.grid.first(), plan.grid.rest()):
-        hints = _Hints(client, plan, merged, exact)
-        collected: list[dict[str, State]] = []
-        for found, count in _windowed(client, shared, panels, hints):
+    run = _Run(client, plan, watch, journal)
+    for panels in (plan.grid.first, plan.grid.rest):
+        run.renew(merged, exact)
+        collected, size = [merged], 0
+        for found in run.found(panels):
             total.devices |= found.devices
             total.counts.update(found.counts)
             collected.append(found.states)
-            advance(count)
-            if sum(map(_size, collected)) >= _MERGE * _size(merged):
-                merged, collected = _merge(plan, [merged, *collected], exact), []
-                hints.renew(merged)
-        merged = _merge(plan, [merged, *collected], exact)
+            size += _size(found.states)
+            if size >= _MERGE * _size(merged):
+                merged = _merge(plan, collected, exact)
+                collected, size = [merged], 0
+                run.renew(merged, exact)
+        merged = _merge(plan, collected, exact)
+    run.check()
     total.states = merged
     return total
-
-
-class _Hints:
-    """What panels submitted from now on are told, kept on the cluster."""
-
-    def __init__(self, client: Client, plan: Plan, merged: dict[str, State], exact: Exact) -> None:
-        self._client, self._plan, self._exact = client, plan, exact
-        self.renew(merged)
-
-    def renew(self, merged: dict[str, State]) -> None:
-        hints = {name: reduction.hint(merged[name], self._exact) for name, reduction in self._plan.reductions.items()}
-        self.future: Future[dict[str, Any]] = self._client.submit(_same, hints, pure=False)
 
 
 def _size(states: dict[str, State]) -> int:
@@ -123,32 +145,111 @@ def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str,
     }
 
 
-def _windowed(
-    client: Client, plan: Future[Plan], panels: Iterable[Panel], hints: _Hints
-) -> Iterator[tuple[Found, int]]:
-    """Yield each panel's result and its number of tiles, in order of completion."""
-    waiting = iter(panels)
-    counts: dict[Any, int] = {}
+class _Run:
+    """The panels of one pass: read where they are committed, else computed on the cluster.
 
-    def submit() -> list[Future[Any]]:
-        panel = next(waiting, None)
-        if panel is None:
-            return []
-        future = client.submit(run_panel, plan, panel, hints.future, pure=False)
-        counts[future.key] = panel.stop - panel.start
-        return [future]
+    A panel that fails is tried again after the others, and then, alone, a third time. One that takes its workers down
+    with it is tried a second time, alone: others that were there are charged with every death too.
+    """
 
-    window = _AHEAD * max(1, sum(client.nthreads().values()))
-    futures = as_completed([future for _ in range(window) for future in submit()], loop=client.loop)
-    try:
-        for future in futures:
-            result = future.result()
-            yield result, counts.pop(future.key)
-            future.release()
-            for following in submit():
-                futures.add(following)
-    finally:
-        client.cancel(list(futures.futures), force=True)
+    def __init__(self, client: Client, plan: Plan, watch: Watch, journal: Pass | None) -> None:
+        self._client, self._plan, self._watch, self._journal = client, plan, watch, journal
+        self._committed = journal.names() if journal is not None else set()
+        self._shared = client.submit(_same, plan, pure=False)
+        self._hints: Future[dict[str, Any]] | None = None
+        self._failed: dict[Panel, BaseException] = {}
+
+    def renew(self, merged: dict[str, State], exact: Exact) -> None:
+        """Tell the panels submitted from now on what was found: kept on the cluster."""
+        hints = {name: reduction.hint(merged[name], exact) for name, reduction in self._plan.reductions.items()}
+        self._hints = self._client.submit(_same, hints, pure=False)
+
+    def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[Found]:
+        """Yield what each of the panels found, in any order."""
+        damaged = []
+        if self._journal is not None:
+            for panel, found in self._journal.read([each for each in panels() if each.name in self._committed]):
+                if found is None:
+                    damaged.append(panel)
+                else:
+                    self._watch.done(panel, found, fresh=False)
+                    yield found
+        if damaged:
+            progress.note(f"{len(damaged)} panels of the journal are damaged: they are computed again")
+        missing = (each for each in panels() if each.name not in self._committed)
+        for panel, found in self._computed(chain(damaged, missing)):
+            self._watch.done(panel, found, fresh=True)
+            yield found
+
+    def check(self) -> None:
+        """Raise what kept this from being complete."""
+        if self._watch.interrupted:
+            raise KeyboardInterrupt
+        if not self._failed:
+            return
+        causes: dict[str, list[str]] = {}
+        for panel, error in self._failed.items():
+            causes.setdefault(_cause(error), []).append(panel.name)
+            if self._journal is not None:
+                self._journal.fail(panel, _cause(error))
+        said = "; ".join(f"{_some(names)}: {cause}" for cause, names in list(causes.items())[:3])
+        kept = " (all others are kept: the same command tries these again)" if self._journal is not None else ""
+        raise EmbgeomError(
+            f"{len(self._failed)} of {sum(1 for _ in self._plan.grid.panels())} panels failed{kept}: {said}"
+        )
+
+    def _computed(self, panels: Iterable[Panel]) -> Iterator[tuple[Panel, Found]]:
+        failed: dict[Panel, BaseException] = {}
+        in_a_row = 0
+        for attempt, window in enumerate((self._watch.window, self._watch.window, self._alone)):
+            retried = [panel for panel, error in failed.items() if attempt == 2 or not isinstance(error, KilledWorker)]
+            for panel, future in self._submitted(retried if attempt else panels, window):
+                if future.status != "error":
+                    failed.pop(panel, None)
+                    in_a_row = 0
+                    yield panel, future.result()
+                    continue
+                failed[panel] = error = future.exception()
+                in_a_row += 1
+                if isinstance(error, Halt):
+                    raise error
+                if in_a_row == _HOPELESS:
+                    self._failed |= failed
+                    self.check()
+        self._failed |= failed
+
+    def _alone(self) -> int:
+        return min(1, self._watch.window())
+
+    def _submitted(self, panels: Iterable[Panel], window: Callable[[], int]) -> Iterator[tuple[Panel, Future[Found]]]:
+        """Keep `window()` panels submitted; yield each with its future when it is done, however it ended."""
+        waiting, running = iter(panels), dict[Any, Panel]()
+        futures = as_completed(loop=self._client.loop)
+
+        def fill() -> None:
+            while len(running) < window() and (panel := next(waiting, None)) is not None:
+                future = self._client.submit(run_panel, self._shared, panel, self._hints, self._journal, pure=False)
+                running[future.key] = panel
+                futures.add(future)
+
+        try:
+            fill()
+            for future in futures:
+                yield running.pop(future.key), future
+                future.release()
+                fill()
+        finally:
+            self._client.cancel(list(futures.futures), force=True)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, KilledWorker):
+        return "every worker that ran it died (out of memory?)"
+    return " ".join((str(error) if isinstance(error, EmbgeomError) else f"{type(error).__name__}: {error}").split())
+
+
+def _some(names: list[str]) -> str:
+    return f"panel{'s' * (len(names) > 1)} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
 
 
 def _same(value: Any) -> Any:

@@ -14,6 +14,11 @@ class Panel:
     start: int
     stop: int
 
+    @property
+    def name(self) -> str:
+        """The panel in a word."""
+        return f"{self.row}-{self.start}-{self.stop}"
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -54,6 +59,11 @@ class Grid:
         for row in range(panel.row * parts, min((panel.row + 1) * parts, self._blocks(self.rows))):
             start = max(panel.start * parts, row) if self.symmetric else panel.start * parts
             yield Panel(row, start, min(panel.stop * parts, width))
+
+    def panels(self) -> Iterator[Panel]:
+        """All panels."""
+        yield from self.first()
+        yield from self.rest()
 
     def _blocks(self, rows: int) -> int:
         return -(-rows // self.tile)

@@ -116,10 +116,12 @@ def make_plan(
     device: str,
     tile: int | None = None,
     memory_limit: str | int | None = None,
+    element: str | None = None,
 ) -> Plan:
     """Look at every row once, on the cluster, then fix centre, scale, grid and reductions.
 
-    Without `tile` tiles have 2,048 rows, or fewer where that takes more memory than is allowed.
+    Without `tile` tiles have 2,048 rows, or fewer where that takes more memory than is allowed; without `element`
+    products are of the type that is fastest here.
 
     Raises
     ------
@@ -146,8 +148,9 @@ def make_plan(
     largest = np.sort(np.concatenate([found.radius for found in facts]))[-2:].tolist()
     twin = _twins(sides, facts, rows) if settings.distinct else None
     reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
-    fast = client.submit(devices.fast_bfloat16, device, pure=False).result()
-    element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
+    if element is None:
+        fast = client.submit(devices.fast_bfloat16, device, pure=False).result()
+        element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
     scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES

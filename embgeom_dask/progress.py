@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from tqdm import tqdm
 
 _shown = False
+_command: str | None = None
 
 
-def show(on: bool) -> None:
-    """Show (or hide) the bars opened from now on in this process. The command line shows them, the library does not."""
-    global _shown
-    _shown = on
+def show(on: bool, command: str | None = None) -> None:
+    """Show (or hide) the bars opened from now on in this process. The command line shows them, the library does not.
+
+    `command` is the command line that runs.
+    """
+    global _shown, _command
+    _shown, _command = on, command
+
+
+def command() -> str | None:
+    """The command line that runs, if any."""
+    return _command
 
 
 def note(text: str) -> None:
@@ -23,14 +33,20 @@ def note(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+class Advance(Protocol):
+    """Moves a bar by `n` and says something beside it. What is not `fresh`, an earlier run did: no rate counts it."""
+
+    def __call__(self, n: int, said: str = "", *, fresh: bool = True) -> None: ...  # noqa: D102
+
+
 @contextmanager
-def bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
+def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
     """Yield `advance(n)`, which moves a bar titled `what` by `n` of `total` `unit`; bars may be nested.
 
     On a terminal the bar is redrawn in place; elsewhere (a log file) it is printed at most every 30 seconds.
     """
     if not _shown:
-        yield lambda _: None
+        yield _hidden
         return
     terminal = sys.stderr.isatty()
     interval = 0.1 if terminal else 30.0
@@ -46,7 +62,14 @@ def bar(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
         leave=None,
     ) as shown:
 
-        def advance(n: int) -> None:
+        def advance(n: int, said: str = "", *, fresh: bool = True) -> None:
+            if not fresh:
+                shown.initial += n
+            shown.set_postfix_str(said, refresh=False)
             shown.update(n)
 
         yield advance
+
+
+def _hidden(n: int, said: str = "", *, fresh: bool = True) -> None:
+    """Show nothing."""

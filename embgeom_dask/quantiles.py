@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.execute import Found
+from embgeom_dask.found import Found
 from embgeom_dask.plan import Plan
 from embgeom_dask.reductions import Cuts, Histogram, OrderStatistics
 from embgeom_dask.reductions.histogram import FINE

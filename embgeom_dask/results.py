@@ -59,7 +59,7 @@ def provenance(
 def existing(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> xr.Dataset | None:
     """The result at `path` if the same command made it from the same input and settings; None if nothing is there.
 
-    `attrs` holds `fingerprint`, `command`, `sha256` and `settings` of `provenance`.
+    `attrs` are those of `provenance`.
 
     Raises
     ------
@@ -71,19 +71,27 @@ def existing(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> xr.Datas
     there = open_result(path)
     if there.attrs["fingerprint"] == attrs["fingerprint"]:
         return there
+    reason = differences(there.attrs, attrs)
+    raise InputError(f"{path} holds a result from other settings ({reason}): choose another --out, or remove it")
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What differs between the attributes of two results, with both values."""
     differing = [
-        f"{name} is {there.attrs.get(name)!r} there and {attrs[name]!r} here"
-        for name in ("command", "sha256")
-        if there.attrs.get(name) != attrs[name]
+        f"{name} is {there.get(name)!r} there and {here[name]!r} here"
+        for name in ("command", "model", "matrix", "sha256")
+        if there.get(name) != here[name]
     ]
-    old, new = json.loads(there.attrs["settings"]), json.loads(attrs["settings"])
+    old, new = json.loads(there["settings"]), json.loads(here["settings"])
     differing += [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
-    reason = "; ".join(differing) or "it is of another version"
-    raise InputError(f"{path} holds a result from other settings ({reason}): choose another --out, or remove it")
+    if not differing:
+        versions = [json.loads(attrs["versions"])["embgeom-dask"] for attrs in (there, here)]
+        differing = [f"embgeom-dask is {versions[0]} there and {versions[1]} here"]
+    return "; ".join(differing)
 
 
 def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:

@@ -16,10 +16,12 @@ from distributed import Client
 
 from embgeom_dask import progress, results, stores
 from embgeom_dask.blocks import forget
-from embgeom_dask.cluster import connect
+from embgeom_dask.cluster import check_seen, connect
 from embgeom_dask.errors import InputError
-from embgeom_dask.execute import Found, execute
+from embgeom_dask.found import Found
+from embgeom_dask.journal import Journal
 from embgeom_dask.metrics import find_metric
+from embgeom_dask.passes import Passes
 from embgeom_dask.plan import Plan, make_plan
 from embgeom_dask.quantiles import find as find_quantiles
 from embgeom_dask.settings import EDGE_LIMIT, Numbers, Settings, at_least_one, parse_number, parse_numbers
@@ -142,16 +144,26 @@ def scan(
         distinct=distinct,
     )
     attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
+    journal = None if out is None else Journal(out)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
+    element = None
+    if journal is not None:
+        journal.check(attrs)
+        tile, element = journal.fix("tile", tile), journal.fix("element", None)
     with connect(client, scheduler, device) as cluster:
+        check_seen(cluster, {f"{found.store}/{found.name}/zarr.json" for found in matrices})
         try:
-            plan = make_plan(cluster, sides, settings, device, tile, memory_limit)
-            progress.note(str(plan))
+            plan = make_plan(cluster, sides, settings, device, tile, memory_limit, element)
+            progress.note(f"{plan}\ndashboard: {cluster.dashboard_link}")
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
-            found = _run(plan, cluster, "scan")
-            variables = _finalize(plan, found, settings, cluster)
+            if journal is not None:
+                journal.begin(attrs, plan)
+                check_seen(cluster, [f"{journal.url}/run.json"])
+            passes = Passes(cluster, journal)
+            found = passes.run(plan, "scan")
+            variables = _finalize(plan, found, settings, passes)
         finally:
             cluster.run(forget)
     attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
@@ -160,8 +172,9 @@ def scan(
     if "token_id" in dataset.dims:
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
     dataset = results.with_tokens(dataset, matrices)
-    if out is not None:
-        results.save(dataset, out)
+    if journal is not None:
+        results.save(dataset, journal.out)
+        journal.finish()
     return dataset
 
 
@@ -198,20 +211,14 @@ def _selection(matrix: Matrix, token_id: np.ndarray) -> str | None:
     return None if token_id.size == matrix.vocab_size else sha256(token_id.tobytes()).hexdigest()
 
 
-def _run(plan: Plan, client: Client, what: str) -> Found:
-    """Make a pass over all tiles."""
-    with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.model} {what}", "tiles") as advance:
-        return execute(plan, client, advance)
-
-
-def _finalize(plan: Plan, found: Found, settings: Settings, client: Client) -> dict[str, Any]:
+def _finalize(plan: Plan, found: Found, settings: Settings, passes: Passes) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
 
     Exact quantiles take more passes, which add to what `found` says of devices and counts.
     """
 
     def again(changed: Plan) -> Found:
-        more = _run(changed, client, "quantiles")
+        more = passes.run(changed, "quantiles")
         found.devices |= more.devices
         found.counts.update(more.counts)
         return more

@@ -80,6 +80,11 @@ class Matrix:
         return rows
 
 
+def check_unchanged(matrix: Matrix) -> None:
+    """Raise EmbgeomError where the store of `matrix` was replaced, or parts of it removed, since it was found."""
+    _stored_array.__wrapped__(matrix)
+
+
 @lru_cache(maxsize=64)
 def _stored_array(matrix: Matrix) -> zarr.Array[Any]:
     try:

@@ -314,7 +314,7 @@ def test_a_failure_while_running_exits_1_with_one_line(run, monkeypatch):
 
 def test_an_interrupted_run_exits_130_with_one_line(run, monkeypatch):
     monkeypatch.setattr("embgeom_dask.stores.list_models", raising(KeyboardInterrupt()))
-    assert run("list") == (130, "", "interrupted: run the same command again\n")
+    assert run("list") == (130, "", "interrupted: the same command goes on: embgeom list\n")
 
 
 def test_a_bug_shows_its_traceback(run, monkeypatch):

@@ -1,0 +1,72 @@
+"""What a panel found, and its bytes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Who computed a panel, and how.
+
+    `start` and `end` are seconds since 1970, `worker` is its address, `read` the bytes of rows that it took from the
+    store for this panel, `peak` the most memory that its process ever held, in bytes.
+    """
+
+    start: float
+    end: float
+    worker: str
+    read: int
+    peak: int
+
+
+@dataclass
+class Found:
+    """What one panel, or all of them, found: the state of each reduction, the devices used, and how many pairs each
+    level of exactness decided; of one panel, its work."""
+
+    states: dict[str, State]
+    devices: set[str]
+    counts: Counter[str]
+    work: Work | None = None
+
+    def to_bytes(self) -> bytes:
+        """The sha256 of what follows, and a line of JSON, and the states, packed; nothing in it is ever executed."""
+        about = {
+            "devices": sorted(self.devices),
+            "counts": self.counts,
+            "work": asdict(self.work) if self.work else None,
+            "states": {name: list(state) for name, state in self.states.items()},
+        }
+        columns = {
+            f"{reduction}/{name}": np.asarray(column, order="C")
+            for reduction, state in self.states.items()
+            for name, column in state.items()
+        }
+        body = json.dumps(about).encode() + b"\n" + zlib.compress(save(columns), 1)
+        return sha256(body).digest() + body
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Found | None:
+        """What `to_bytes` wrote; None where that is not what is there."""
+        body = stored[32:]
+        if sha256(body).digest() != stored[:32]:
+            return None
+        line, _, packed = body.partition(b"\n")
+        about, columns = json.loads(line), load(zlib.decompress(packed))
+        states = {
+            reduction: {name: columns[f"{reduction}/{name}"] for name in names}
+            for reduction, names in about["states"].items()
+        }
+        work = Work(**about["work"]) if about["work"] else None
+        return cls(states, set(about["devices"]), Counter(about["counts"]), work)

@@ -1,0 +1,278 @@
+"""The journal of a result: which of its panels are committed, beside it, so that a run that dies goes on.
+
+The journal of RESULT.zarr is the folder RESULT.zarr.journal, local or on an object store:
+
+- `run.json`: what is computed, and the grid, fixed when it began;
+- `<pass>-<digest>/pass.json`: how many panels a pass over the tiles has; the digest is of all that their states mean;
+- `<pass>-<digest>/<row>-<start>-<stop>`: a committed panel, its state and a checksum, put there whole by the worker
+  that computed it; `.failed` after it: why it was given up;
+- `history.csv`: a line for every panel.
+
+When the result is written the passes are removed; `run.json` and `history.csv` stay.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from embgeom_dask import progress, results
+from embgeom_dask.errors import Halt, InputError
+from embgeom_dask.found import Found
+from embgeom_dask.grid import Panel
+from embgeom_dask.plan import Plan
+
+_TOGETHER = 16  # panels read at a time
+_KEPT = ("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint")
+_COLUMNS = ("pass", "panel", "start", "end", "worker", "read_bytes", "peak_bytes")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The committed panels of one pass over the tiles, in the folder `url`. Small enough to travel."""
+
+    url: str
+
+    def names(self) -> set[str]:
+        """The names of what is there."""
+        fs, path = _open(self.url)
+        fs.invalidate_cache()
+        return {entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)}
+
+    def get(self, panel: Panel) -> Found | None:
+        """What a committed panel found; None where it is not committed, or is damaged."""
+        fs, path = _open(f"{self.url}/{panel.name}")
+        try:
+            return Found.from_bytes(fs.cat_file(path))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # file systems raise what they like
+            raise Halt(f"cannot read {path}: {_reason(error)}") from error
+
+    def read(self, panels: Sequence[Panel]) -> Iterator[tuple[Panel, Found | None]]:
+        """Read many panels as `get` does, some at a time."""
+        with ThreadPoolExecutor(_TOGETHER) as threads:
+            for start in range(0, len(panels), _TOGETHER):
+                some = panels[start : start + _TOGETHER]
+                yield from zip(some, threads.map(self.get, some), strict=True)
+
+    def commit(self, panel: Panel, found: Found) -> None:
+        """Put a panel there, whole or not at all.
+
+        Raises
+        ------
+        Halt
+            where it cannot be written.
+        """
+        _put(f"{self.url}/{panel.name}", found.to_bytes())
+
+    def fail(self, panel: Panel, cause: str) -> None:
+        """Leave word why a panel was given up."""
+        _put(f"{self.url}/{panel.name}.failed", cause.encode())
+
+
+class Journal:
+    """The journal of the result `out`, as the process sees it that runs the scan."""
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        fs, path = url_to_fs(os.fspath(out))
+        self.out = os.fspath(out)
+        self.url = fs.unstrip_protocol(path.rstrip("/")) + ".journal"
+        self._lines: list[tuple[Any, ...]] = []
+        self.run: dict[str, Any] | None = self._read_json("run.json")
+
+    def check(self, attrs: Mapping[str, Any]) -> None:
+        """Refuse to go on with what other settings began. A journal whose result was written is of no more use.
+
+        Raises
+        ------
+        InputError
+            where another input, other settings or another version began this journal; it gives both values.
+        """
+        if self.run is None:
+            return
+        if self.run["finished"]:
+            self._remove()
+            self.run = None
+        elif self.run["attrs"]["fingerprint"] != attrs["fingerprint"]:
+            differing = results.differences(self.run["attrs"], attrs)
+            raise InputError(
+                f"{self.out} was begun with other settings ({differing}): choose another --out, or remove {self._path}"
+            )
+
+    def fix(self, name: str, value: Any) -> Any:
+        """The value that the journal was begun with, or `value` if it is new.
+
+        Raises
+        ------
+        InputError
+            where `value` is another than the journal's.
+        """
+        begun = value if self.run is None else self.run[name]
+        if value is not None and value != begun:
+            raise InputError(
+                f"{self.out} was begun with {name} {begun}, not {value}: leave --{name} away, choose another --out, "
+                f"or remove {self._path}"
+            )
+        return begun
+
+    def begin(self, attrs: Mapping[str, Any], plan: Plan) -> None:
+        """Write down what is to be computed, unless it is there.
+
+        Raises
+        ------
+        InputError
+            where the folder cannot be made.
+        """
+        if self.run is not None:
+            return
+        fs, path = _open(self.url)
+        try:
+            fs.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {path}: {_reason(error)}") from error
+        self.run = {
+            "attrs": {name: attrs[name] for name in _KEPT},
+            "tile": plan.sides[0].tile,
+            "element": plan.sides[0].element,
+            "began": _time(datetime.now(UTC).timestamp()),
+            "resume": progress.command(),
+            "finished": False,
+        }
+        self._write_json("run.json", self.run)
+
+    def open_pass(self, plan: Plan, what: str) -> Pass:
+        """The pass that `plan` makes: the same plan finds the same panels again."""
+        name = f"{what}-{_digest(plan)[:16]}"
+        fs, path = _open(f"{self.url}/{name}")
+        if not fs.exists(f"{path}/pass.json"):
+            fs.makedirs(path, exist_ok=True)
+            self._write_json(f"{name}/pass.json", {"panels": sum(1 for _ in plan.grid.panels())})
+        return Pass(f"{self.url}/{name}")
+
+    def note(self, what: str, panel: Panel, found: Found) -> None:
+        """Keep the line of a panel for the history."""
+        if work := found.work:
+            self._lines.append(
+                (what, panel.name, _time(work.start), _time(work.end), work.worker, work.read, work.peak)
+            )
+
+    def write_history(self) -> None:
+        """Write `history.csv`."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *sorted(self._lines, key=lambda line: line[2])])
+        _put(f"{self.url}/history.csv", text.getvalue().encode())
+
+    def finish(self) -> None:
+        """The result is written: remove the panels."""
+        if self.run is None or self.run["finished"]:
+            return
+        self.run["finished"] = True
+        self._write_json("run.json", self.run)
+        fs, path = _open(self.url)
+        for entry in fs.ls(path, detail=True):
+            if entry["type"] == "directory":
+                with suppress(OSError):
+                    fs.rm(entry["name"], recursive=True)
+
+    @property
+    def _path(self) -> str:
+        return self.out.rstrip("/") + ".journal"
+
+    def _remove(self) -> None:
+        fs, path = _open(self.url)
+        fs.rm(path, recursive=True)
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        fs, path = _open(f"{self.url}/{name}")
+        try:
+            found: dict[str, Any] = json.loads(fs.cat_file(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {_reason(error)}: remove {self._path} to begin again") from error
+        return found
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        _put(f"{self.url}/{name}", json.dumps(content, indent=1).encode())
+
+
+def _open(url: str) -> tuple[AbstractFileSystem, str]:
+    fs, path = url_to_fs(url)
+    return fs, path
+
+
+def _put(url: str, content: bytes) -> None:
+    """Write a key at once: on a disk aside, to the disk itself, then renamed; an object store does so by itself."""
+    fs, path = _open(url)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            _replace(Path(path), content)
+        else:
+            fs.pipe_file(path, content)
+    except Exception as error:  # file systems raise what they like
+        raise Halt(f"cannot write {path}: {_reason(error)}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _digest(plan: Plan) -> str:
+    """The sha256 of all that decides what a panel's state says: rows, metric, tiles and reductions.
+
+    What a device computes with (element, centre, scale) is left out: it decides no state's meaning.
+    """
+    found = sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            found.update(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
+        elif is_dataclass(value):
+            add([type(value).__name__, *((field.name, getattr(value, field.name)) for field in fields(value))])
+        elif isinstance(value, dict):
+            add(list(value.items()))
+        elif isinstance(value, list | tuple):
+            found.update(f"{len(value)}[".encode())
+            for each in value:
+                add(each)
+        else:
+            found.update(f"{value!r};".encode())
+
+    sides = [(side.matrix.name, side.matrix.sha256, side.rows, side.metric, side.tile) for side in plan.sides]
+    add([sides, plan.symmetric, plan.grid.run, plan.reductions])
+    return found.hexdigest()
