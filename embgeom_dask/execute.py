@@ -193,10 +193,9 @@ class _Run:
             if self._journal is not None:
                 self._journal.fail(panel, _cause(error))
         said = "; ".join(f"{_some(names)}: {cause}" for cause, names in list(causes.items())[:3])
-        kept = " (all others are kept: the same command tries these again)" if self._journal is not None else ""
-        raise EmbgeomError(
-            f"{len(self._failed)} of {sum(1 for _ in self._plan.grid.panels())} panels failed{kept}: {said}"
-        )
+        kept = " (what is done is kept: the same command goes on)" if self._journal is not None else ""
+        total = sum(1 for _ in self._plan.grid.panels())
+        raise EmbgeomError(f"{len(self._failed)} of {total} panels failed{kept}: {said}") from error
 
     def _computed(self, panels: Iterable[Panel]) -> Iterator[tuple[Panel, Found]]:
         failed: dict[Panel, BaseException] = {}

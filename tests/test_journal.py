@@ -244,7 +244,7 @@ def test_a_scan_that_cannot_work_ends_soon(
 ) -> None:
     store = make_store(tmp_path / "m.zarr", np.random.default_rng(0).random((1000, 3)).astype(np.float32))
     fail_at(monkeypatch, lambda panel: True, ValueError("boom"))
-    with pytest.raises(EmbgeomError, match=r"^32 of \d+ panels failed.*: panels 0-0-1, .*, \.\.\.: ValueError: boom$"):
+    with pytest.raises(EmbgeomError, match=r"^32 of \d+ panels failed.*: panels .*, \.\.\.: ValueError: boom$"):
         eg.scan(store, farthest=1, tile=8, client=client)
 
 

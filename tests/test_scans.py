@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from embgeom_dask import execute
 from embgeom_dask.cli import app
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.metrics import METRICS, euclidean
 from embgeom_dask.scans import scan
 from embgeom_dask.stores import open_model
@@ -245,7 +245,7 @@ def test_a_result_opens_with_xarray_alone_and_is_not_computed_twice(local: Clien
     assert again.attrs["seconds"] == result.attrs["seconds"]
     with pytest.raises(InputError, match="farthest is 3 there and 4 here"):
         scan(store, farthest=4, neighbors=2, out=out, client=local)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zarr", "r.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zarr", "r.zarr", "r.zarr.journal"]
 
 
 def test_refusals_are_one_line_and_leave_nothing(local: Client, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_failing_panel_ends_the_run_and_frees_the_cluster(
 
     monkeypatch.setattr(execute.tiles, "multiply", broken)
     store = make_store(tmp_path / "m.zarr", output=np.eye(50, dtype=np.float32))
-    with pytest.raises(RuntimeError, match="the tile is broken"):
+    with pytest.raises(EmbgeomError, match=r"RuntimeError: the tile is broken$"):
         scan(store, nearest=1, tile=4, out=tmp_path / "r.zarr", client=local)
     assert not (tmp_path / "r.zarr").exists()
     local.sync(local.cancel, list(local.futures))
