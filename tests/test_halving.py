@@ -126,7 +126,7 @@ def test_other_failures_are_no_lack_of_memory(
     asked = exhausted(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(Exception, match="mat1 and mat2"):
         scan(store, nearest=1, tile=64, client=client)
-    assert set(asked) == {64}
+    assert set(asked) == {64, 13}  # the last block is shorter
 
 
 def test_torch_itself_says_that_memory_ran_out() -> None:
