@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
 
-from embgeom_dask import stores, versions
+from embgeom_dask import places, stores, versions
 from embgeom_dask.errors import InputError
+from embgeom_dask.places import Place
 from embgeom_dask.stores import Matrix
 
 _OF_SECOND = ("neighbor_token_id", "against_left_out_token_id")
@@ -56,7 +55,7 @@ def provenance(
     }
 
 
-def existing(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> xr.Dataset | None:
+def existing(path: Place, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     """The result at `path` if the same command made it from the same input and settings; None if nothing is there.
 
     `attrs` are those of `provenance`.
@@ -66,7 +65,7 @@ def existing(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> xr.Datas
     InputError
         where something else is at `path`; it names what differs, with both values.
     """
-    if not os.path.lexists(path):
+    if places.is_free(places.locate(path)):
         return None
     there = open_result(path)
     if there.attrs["fingerprint"] == attrs["fingerprint"]:
@@ -94,7 +93,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(differing)
 
 
-def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
+def save(dataset: xr.Dataset, path: Place) -> None:
     """Write a result to zarr at `path`: aside first, then moved into place; the same result there is replaced.
 
     Raises
@@ -103,12 +102,14 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
         where something else is at `path`.
     """
     existing(path, dataset.attrs)
-    with stores.replacing(Path(path), overwrite=True) as aside:
-        dataset.to_zarr(aside, zarr_format=3, consolidated=False)
-        stores.consolidate(aside)
+    with places.replacing(places.locate(path), overwrite=True) as place:
+        dataset.drop_attrs(deep=False).to_zarr(
+            places.writer(place), mode="a", zarr_format=3, consolidated=False, write_empty_chunks=True
+        )
+        places.finish(place, dataset.attrs)
 
 
-def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_result(path: Place) -> xr.Dataset:
     """Open a saved result; its arrays are loaded when used.
 
     Raises
@@ -116,12 +117,16 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     InputError
         where there is no result at `path`.
     """
-    if not Path(path, "zarr.json").is_file():
-        raise InputError(f"no result at {path}: name the folder that --out wrote")
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=True)
-    if "fingerprint" not in dataset.attrs:
+    place = places.locate(path)
+    try:
+        group = places.open_group(place)
+    except FileNotFoundError:
+        raise InputError(f"no result at {path}: name the folder that --out wrote") from None
+    except ValueError:
+        raise InputError(f"{path} is not a result of embgeom") from None
+    if "fingerprint" not in group.attrs:
         raise InputError(f"{path} is not a result of embgeom")
-    return dataset
+    return cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
 
 
 def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:

@@ -5,30 +5,24 @@ The layout is documented in `stores/README.md`.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
 import os
-import shutil
-import uuid
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.sync import sync
 
-from embgeom_dask import filling, progress
+from embgeom_dask import filling, places, progress
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.filling import RowSource
+from embgeom_dask.places import Place
 
 FORMAT_VERSION = 1
 MATRICES = ("input_embedding", "output_embedding")
@@ -61,10 +55,12 @@ class Matrix:
         """
         if not 0 <= start <= stop <= self.vocab_size:
             raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.store}/{self.name}")
+        array = _stored_array(self)
         try:
-            return cast(np.ndarray, _stored_array(self)[start:stop])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise EmbgeomError(f"cannot read rows {start}:{stop} of {self.store}/{self.name}: {error}") from error
+            return cast(np.ndarray, array[start:stop])
+        except Exception as error:  # each kind of storage has its own
+            where = places.join(self.store, self.name)
+            raise EmbgeomError(f"cannot read rows {start}:{stop} of {where}: {places.explain(error)}") from error
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
@@ -88,43 +84,41 @@ def check_unchanged(matrix: Matrix) -> None:
 @lru_cache(maxsize=64)
 def _stored_array(matrix: Matrix) -> zarr.Array[Any]:
     try:
-        array = zarr.open_array(Path(matrix.store) / matrix.name, mode="r")
-    except OSError as error:
-        raise EmbgeomError(f"{matrix.store}/{matrix.name} cannot be opened: {error}") from error
-    present = sum(1 for _ in Path(matrix.store, matrix.name).glob("c/*/0"))
-    if present != array.nchunks:  # zarr would read a missing chunk as zeros
-        raise EmbgeomError(f"{matrix.store}/{matrix.name} is damaged: {array.nchunks - present} chunks are missing")
+        array = zarr.open_array(places.reader(matrix.store), path=matrix.name, mode="r")
+    except Exception as error:  # each kind of storage has its own
+        where = places.join(matrix.store, matrix.name)
+        raise EmbgeomError(f"cannot open {where}: {places.explain(error)}") from error
     if array.attrs["sha256"] != matrix.sha256:
         raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
     return array
 
 
-def open_model(store: str | os.PathLike[str]) -> xr.Dataset:
+def open_model(store: Place) -> xr.Dataset:
     """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
 
     Each matrix carries `attrs["store"]` and `attrs["model"]`. Of a tied store both names give its one matrix.
     Raises InputError where `store` is not a model's store.
     """
-    path, attrs = _model_attrs(store)
-    dataset = xr.open_zarr(path, consolidated=True, chunks={})
+    path, group = _model_group(store)
+    attrs: Mapping[str, Any] = group.attrs
+    dataset = xr.open_zarr(cast(Any, group.store), consolidated=True, chunks={})
     dataset = dataset.assign_coords({name: dataset[name].load() for name in ("token", "text", "has_token")})
     if attrs["tied"]:
         (stored,) = (name for name in MATRICES if name in dataset)
         dataset = dataset.assign(dict.fromkeys(MATRICES, dataset[stored]))
     for name in MATRICES:
         if name in dataset:
-            dataset[name].attrs.update(store=str(path), model=attrs["model"])
+            dataset[name].attrs.update(store=path, model=attrs["model"])
     return cast(xr.Dataset, dataset)
 
 
-def labels(store: str | os.PathLike[str], ids: np.ndarray | None = None) -> xr.Dataset:
+def labels(store: Place, ids: np.ndarray | None = None) -> xr.Dataset:
     """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
 
     They are numpy arrays, the strings of numpy's variable-length StringDType. Raises InputError where `store` is not a
     model's store.
     """
-    path, _ = _model_attrs(store)
-    group = zarr.open_group(path, mode="r")
+    _, group = _model_group(store)
     rows: Any = slice(None) if ids is None else np.asarray(ids, dtype=np.int64)
     names = ("token_id", "token", "text", "has_token")
     return xr.Dataset(coords={name: ("token_id", np.asarray(cast(Any, group[name])[:])[rows]) for name in names})
@@ -142,7 +136,7 @@ def make_labels(token: Sequence[str], text: Sequence[str], has_token: Sequence[b
     return xr.Dataset(coords={**ids, **{name: ("token_id", values) for name, values in coords.items()}})
 
 
-def find_matrix(source: str | os.PathLike[str] | xr.DataArray, matrix: Role | None = None) -> Matrix:
+def find_matrix(source: Place | xr.DataArray, matrix: Role | None = None) -> Matrix:
     """Find the stored matrix that `source` names: a store's path, or a matrix of `open_model`, whole or row-selected.
 
     `matrix` is `input` or `output`; by default a store's output matrix, or its input matrix where it has no output
@@ -152,22 +146,24 @@ def find_matrix(source: str | os.PathLike[str] | xr.DataArray, matrix: Role | No
         return _find_stored(source, matrix)
     if matrix not in (None, "input", "output"):
         raise InputError(f"no matrix {matrix!r}: choose input or output")
-    path, attrs = _model_attrs(source)
-    group = zarr.open_group(path, mode="r", use_consolidated=True)
+    return _matrix(*_model_group(source), matrix)
+
+
+def _matrix(path: str, group: zarr.Group, matrix: Role | None) -> Matrix:
     stored = [name for name in MATRICES if name in group]
-    name = stored[-1] if matrix is None or attrs["tied"] else f"{matrix}_embedding"
+    name = stored[-1] if matrix is None or group.attrs["tied"] else f"{matrix}_embedding"
     if name not in stored:
         raise InputError(f"{path} has no {name}, only {stored[0]}")
     array = cast(zarr.Array[Any], group[name])
     return Matrix(
-        store=str(path),
+        store=path,
         name=name,
-        model=attrs["model"],
+        model=cast(str, group.attrs["model"]),
         vocab_size=array.shape[0],
         hidden_size=array.shape[1],
         dtype=cast(str, array.attrs["dtype"]),
         sha256=cast(str, array.attrs["sha256"]),
-        tied=attrs["tied"],
+        tied=cast(bool, group.attrs["tied"]),
         chunk_rows=array.chunks[0],
     )
 
@@ -184,63 +180,69 @@ def _find_stored(source: xr.DataArray, matrix: Role | None) -> Matrix:
     raise InputError("a matrix is given as open_model(store).output_embedding, whole or with rows selected")
 
 
-def list_models(stores: str | os.PathLike[str] = "stores") -> xr.Dataset:
+def list_models(stores: Place = "stores") -> xr.Dataset:
     """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
 
     Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
     and dtype are those of the matrix that commands take by default. Raises InputError where there is no such folder.
     """
-    folder = Path(stores)
-    if not folder.is_dir():
-        raise InputError(f"no folder of stores at {folder}: embgeom convert makes one")
+    try:
+        found = places.groups_in(stores)
+    except FileNotFoundError:
+        raise InputError(f"no folder of stores at {stores}: embgeom convert makes one") from None
     text = np.dtypes.StringDType()
     kinds: dict[str, Any] = {
         **{"model": text, "store": text, "dtype": text, "vocab_size": np.int64, "hidden_size": np.int64},
         **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},
     }
-    rows = sorted(_description(path) for path in folder.glob("*.zarr") if is_store(path))
+    with ThreadPoolExecutor(8) as pool:
+        rows = sorted(row for row in pool.map(_description, found) if row)
     columns = {name: np.array([row[i] for row in rows], dtype=kind) for i, (name, kind) in enumerate(kinds.items())}
     return xr.Dataset({name: ("model", column) for name, column in columns.items()}).set_coords("model")
 
 
-def _description(path: Path) -> tuple[str | int | bool, ...]:
-    matrix, (_, attrs) = find_matrix(path), _model_attrs(path)
-    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or (path / name).is_dir()]
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def _description(path: str) -> tuple[str | int | bool, ...] | None:
+    """What `list_models` says of one store; None where there is none at `path`."""
+    try:
+        _, group = _model_group(path)
+    except InputError:
+        return None
+    matrix = _matrix(path, group, None)
+    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in group]
     facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
-    return (matrix.model, str(path), *facts, ", ".join(roles), attrs.get("revision", ""), size)
+    return (matrix.model, path, *facts, ", ".join(roles), str(group.attrs.get("revision", "")), places.size(path))
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
+def is_store(path: Place) -> bool:
     """Whether a model's store is at `path`."""
     try:
-        _model_attrs(path)
+        _model_group(path)
     except InputError:
         return False
     return True
 
 
-def _model_attrs(store: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """Return the absolute path and the attributes of a model's store; InputError where it is not one."""
-    path = Path(store).absolute()
-    if (path / "config.json").exists() or path.suffix == ".safetensors":
+def _model_group(store: Place) -> tuple[str, zarr.Group]:
+    """Return the absolute path or URL and the zarr group of a model's store; InputError where it is not one."""
+    path = places.locate(store)
+    if path.endswith(".safetensors") or (not places.is_url(path) and places.exists(places.join(path, "config.json"))):
         raise InputError(f"{store} is a checkpoint, not a store: embgeom convert {store}")
     try:
-        attrs = json.loads((path / "zarr.json").read_text())["attributes"]
-        version = attrs["format_version"] if attrs["model"] and "tied" in attrs else 0
+        group = places.open_group(path)
+        version = group.attrs["format_version"] if group.attrs["model"] and "tied" in group.attrs else 0
     except FileNotFoundError:
         raise InputError(f"no store at {store}: embgeom convert makes one") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         raise InputError(f"{store} is not a model's store: embgeom convert makes one") from None
     if version != FORMAT_VERSION:
         raise InputError(
             f"{store} has layout {version!r}, this version reads {FORMAT_VERSION}: convert the model again"
         )
-    return path, attrs
+    return path, group
 
 
 def write_model(
-    path: str | os.PathLike[str],
+    path: Place,
     matrices: Mapping[str, RowSource],
     *,
     attrs: Mapping[str, Any],
@@ -250,9 +252,10 @@ def write_model(
 ) -> str:
     """Write a model's store, streaming row blocks of about 16 MiB, and return its path.
 
-    The store is written aside and moved into place when it is complete; on any failure nothing is left behind and a
-    store that was there stays. `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where
-    `tied`), `attrs` needs `model`, and `labels` is as the function `labels` gives (default: no tokens).
+    A folder is written aside and moved into place when it is complete; on any failure nothing is left behind and a
+    store that was there stays. At a URL what was there is removed first, and the attributes are written last.
+    `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`), `attrs` needs `model`,
+    and `labels` is as the function `labels` gives (default: no tokens).
 
     Raises
     ------
@@ -260,7 +263,7 @@ def write_model(
         where something exists at `path` and `overwrite` is not given (or it is no store), where the matrices differ in
         rows, have none or hold another dtype than F64, F32, F16 and BF16, or where labels and rows differ in number.
     """
-    target = Path(path)
+    target = places.locate(path)
     check_writable(target, overwrite=overwrite)
     rows = _check_matrices(matrices, tied)
     if labels is None:
@@ -268,31 +271,25 @@ def write_model(
     if labels.sizes["token_id"] != rows:
         raise InputError(f"{labels.sizes['token_id']} labels for {rows} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
-    with replacing(target, overwrite=overwrite) as aside:
-        group = zarr.create_group(aside, attributes={**attrs, "tied": tied, "format_version": FORMAT_VERSION})
+    with places.replacing(target, overwrite=overwrite) as place:
+        group = zarr.open_group(places.writer(place), mode="a")
         for name in ("token_id", "token", "text", "has_token"):
             _write_labels(group, name, labels[name].values)
         for name, source in matrices.items():
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
             _write_matrix(group, name, source, hidden, str(attrs["model"]))
-        consolidate(aside)
-    return str(target)
+        places.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION})
+    return os.fspath(path)
 
 
-def consolidate(path: str | os.PathLike[str]) -> None:
-    """Write a finished group's consolidated metadata, without zarr's warning that format 3 has none yet."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata")
-        zarr.consolidate_metadata(os.fspath(path))
-
-
-def check_writable(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+def check_writable(path: Place, *, overwrite: bool) -> None:
     """Raise InputError where writing a store to `path` would replace a store unasked, or anything else at all."""
-    target = Path(path)
-    if os.path.lexists(target) and not (overwrite and is_store(target)):
-        raise InputError(
-            f"{target} " + ("exists: --overwrite replaces it" if is_store(target) else "is not a store: move it away")
-        )
+    if places.is_free(places.locate(path)):
+        return
+    if not is_store(path):
+        raise InputError(f"{path} is not a store: move it away")
+    if not overwrite:
+        raise InputError(f"{path} exists: --overwrite replaces it")
 
 
 def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:
@@ -317,6 +314,7 @@ def _write_labels(group: zarr.Group, name: str, values: np.ndarray) -> None:
         dtype=cast(Any, "string" if values.dtype.kind in "OTU" else values.dtype),
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=["token_id"],
+        config={"write_empty_chunks": True},
     )
     array[:] = values
 
@@ -335,36 +333,3 @@ def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, 
         }
     )
     return sha256
-
-
-@contextmanager
-def replacing(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a hidden path beside `target` to write to; then move it there, or on any failure remove it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {target.parent}: {error.strerror}") from error
-    unique = uuid.uuid4().hex[:8]
-    aside, old = (target.with_name(f".{target.name}.{unique}.{state}") for state in ("partial", "old"))
-    try:
-        yield aside
-        if overwrite and target.exists():
-            target.rename(old)
-        try:
-            aside.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    except OSError as error:
-        raise EmbgeomError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-async def _writes_in_flight() -> None:
-    tasks = asyncio.all_tasks() - {cast(Any, asyncio.current_task())}
-    if tasks:
-        await asyncio.wait(tasks)

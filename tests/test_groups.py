@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import embgeom_dask as eg
-from embgeom_dask import cli, progress, rows, stores
+from embgeom_dask import cli, filling, progress, rows, stores
 from embgeom_dask.cluster import connect
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.groups import duplicates
@@ -28,7 +28,7 @@ from tests.reference import DTYPES
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "_CHUNK_BYTES", 2048)
+    monkeypatch.setattr(filling, "_CHUNK_BYTES", 2048)
 
 
 def planted(dtype: Any = np.float32, count: int = 400, width: int = 12, seed: int = 0) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_a_broken_store_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     holed = make_store(tmp_path / "holed.zarr", planted())
     Path(holed, "output_embedding", "c", "0", "0").unlink()
-    with pytest.raises(EmbgeomError, match=r"holed.zarr.* is damaged: 1 chunks are missing"):
+    with pytest.raises(EmbgeomError, match=r"holed.zarr.*: chunk output_embedding/c/0/0 is missing"):
         duplicates([holed, good], out=tmp_path / "result.zarr")
     with pytest.raises(InputError, match=r"no store at .*none.zarr"):
         duplicates([good, tmp_path / "none.zarr"])

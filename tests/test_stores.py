@@ -251,7 +251,7 @@ def test_what_is_no_store_is_refused_in_one_line(tmp_path: Path) -> None:
     for name, words in {
         "none": "no store at",
         "folder": "no store at",
-        "file": "is not a model's store",
+        "file": "no store at",
         "result.zarr": "is not a model's store",
         "hf": "is a checkpoint, not a store: embgeom convert",
         "model.safetensors": "is a checkpoint, not a store: embgeom convert",
@@ -274,8 +274,12 @@ def test_damage_is_reported(tmp_path: Path, small: tuple[str, np.ndarray]) -> No
         matrix.read(8_000, 9_000)
     chunk.unlink()
     stores._stored_array.cache_clear()
-    with pytest.raises(EmbgeomError, match="damaged: 1 chunks are missing"):
-        matrix.read(0, 1)
+    with pytest.raises(
+        EmbgeomError, match=r"cannot read rows 8000:9000 of .*: chunk output_embedding/c/2/0 is missing"
+    ):
+        matrix.read(8_000, 9_000)
+    with pytest.raises(OSError, match="chunk output_embedding/c/2/0 is missing"):
+        stores.open_model(store).output_embedding[8_200].compute()
 
 
 def test_a_store_that_was_replaced_is_not_read(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
-from embgeom_dask import devices, progress, stores
+from embgeom_dask import devices, filling, progress, stores
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.surveys import mean_row, summarize, survey, table
 from embgeom_dask.testing import make_store
@@ -34,7 +34,7 @@ NAMES = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(filling, "_CHUNK_BYTES", 4096)
 
 
 def cloud(rows: int, width: int, seed: int = 0) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_no_worker_count_or_chunk_size_changes_a_bit(tmp_path: Path, monkeypatch
     ):
         xr.testing.assert_equal(survey(paths, client=client), alone)
         xr.testing.assert_equal(survey(paths, scheduler=cluster.scheduler_address), alone)
-    monkeypatch.setattr(stores, "_CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(filling, "_CHUNK_BYTES", 1 << 20)
     again = [make_store(tmp_path / f"big{i}.zarr", each, model=f"m/{i}") for i, each in enumerate(rows)]
     assert stores.find_matrix(again[0]).chunk_rows != stores.find_matrix(paths[0]).chunk_rows
     xr.testing.assert_equal(survey(again), alone)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from embgeom_dask import places
 from embgeom_dask import stores as model_stores
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.labels import token_labels
@@ -60,7 +61,7 @@ def convert(
     """
     path = Path(source)
     name, revision = _name(path)
-    target = Path(stores) / f"{name.replace('/', '--')}.zarr"
+    target = places.join(os.fspath(stores), f"{name.replace('/', '--')}.zarr")
     listing = _list(path)
     model_stores.check_writable(target, overwrite=overwrite)
     tensors, tied = _choose(listing, matrix, {"input": input_key, "output": output_key})

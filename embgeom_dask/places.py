@@ -1,0 +1,317 @@
+"""Where stores and results lie: a folder on this machine, or a URL that fsspec knows (`s3://`, `gs://`, `https://`).
+
+Either holds zarr groups that are whole or not there. A folder is written aside and moved into place. At a URL nothing
+can be moved: a group is written where it belongs, marked unfinished, and gets its attributes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import zarr
+from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec.core import url_to_fs
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from embgeom_dask.errors import EmbgeomError, InputError
+
+Place = str | os.PathLike[str]
+
+UNFINISHED = "unfinished"
+"""The attribute of a group at a URL that is being written, or whose writer died."""
+
+_MARK = {"zarr_format": 3, "node_type": "group", "attributes": {UNFINISHED: True}}
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
+_SECRET = re.compile(r"://[^/@]*:(?!\d+(/|$))[^@]*@|^https?://[^/]*@|\?")
+_SECRETS = re.compile(r"(?<=://)[^/\s@]*@|\?[^\s'\"]*")
+
+
+def is_url(place: Place) -> bool:
+    """Whether `place` is a URL, and no path on this machine."""
+    text = os.fspath(place)
+    return ("://" in text or "::" in text) and not text.startswith("file://")
+
+
+def locate(place: Place) -> str:
+    """Return the absolute path, or the URL, that `place` is; without a slash at its end.
+
+    Raises
+    ------
+    InputError
+        where a URL holds a password or a query (it would be kept in results), or needs a package that is not installed.
+    """
+    if not is_url(place):
+        text = os.fspath(place)
+        return os.path.abspath(unquote(urlsplit(text).path) if text.startswith("file://") else text)  # noqa: PTH100
+    url = os.fspath(place).rstrip("/")
+    if _SECRET.search(url):
+        raise InputError(
+            f"{_SECRETS.sub('', re.sub(r'://.*@', '://', url))} is given with a password or a query: "
+            "credentials belong in the environment or in a profile"
+        )
+    for part in url.split("::"):
+        protocol = part.partition("://")[0]
+        try:
+            get_filesystem_class(protocol)
+        except ImportError as error:
+            extra = _EXTRAS.get(protocol)
+            remedy = f": pip install 'embgeom-dask[{extra}]'" if extra else f" ({explain(error)})"
+            raise InputError(f"{url} needs a package that is not installed{remedy}") from error
+        except ValueError as error:
+            raise InputError(
+                f"{url}: no {protocol}:// is known here, only those of fsspec, like s3:// or gs://"
+            ) from error
+    return url
+
+
+def join(place: str, *names: str) -> str:
+    """Name what lies in `place`, a path or a URL."""
+    return "/".join([place.rstrip("/"), *names]) if is_url(place) else os.path.join(place, *names)  # noqa: PTH118
+
+
+def explain(error: BaseException) -> str:
+    """The first line of what an error says, without what a URL in it may hold of credentials."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _SECRETS.sub("", str(said).strip().partition("\n")[0])
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Raise whatever goes wrong as one line, `cannot <what>: <why>`; let FileNotFoundError and our own errors pass."""
+    try:
+        yield
+    except (EmbgeomError, FileNotFoundError):
+        raise
+    except Exception as error:  # each kind of storage has its own
+        raise EmbgeomError(f"cannot {what}: {explain(error)}") from error
+
+
+def filesystem(place: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a path or URL, with no listing remembered, and the path in it."""
+    fs, path = cast(tuple[AbstractFileSystem, str], url_to_fs(place))
+    fs.invalidate_cache()
+    return fs, path
+
+
+def exists(place: str) -> bool:
+    """Whether anything is at `place`."""
+    if not is_url(place):
+        return os.path.lexists(place)
+    with explained(f"look at {place}"):
+        fs, path = filesystem(place)
+        return bool(fs.exists(path))
+
+
+def groups_in(folder: Place) -> list[str]:
+    """The places in `folder` whose names end in .zarr, by name. FileNotFoundError where there is no such folder."""
+    with explained(f"list {folder}"):
+        fs, path = filesystem(locate(folder))
+        if not fs.isdir(path):
+            raise FileNotFoundError(folder)
+        names = {found.rstrip("/").rpartition("/")[2] for found in fs.ls(path, detail=False)}
+        return [join(os.fspath(folder), name) for name in sorted(names) if name.endswith(".zarr")]
+
+
+def size(place: Place) -> int:
+    """Bytes of all files at `place`."""
+    with explained(f"list {place}"):
+        fs, path = filesystem(locate(place))
+        return sum(info["size"] or 0 for info in fs.find(path, detail=True).values())
+
+
+class _Strict(WrapperStore[Store]):
+    """A zarr store that refuses to read a chunk that is not there, which zarr takes for zeros."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is None and "c" in key.split("/"):
+            raise OSError(errno.EIO, f"chunk {key} is missing")
+        return found
+
+
+def reader(place: str) -> Store:
+    """A zarr store to read the group at `place`, in which every chunk must be there."""
+    return _Strict(_open(place, read_only=True))
+
+
+def writer(place: str) -> Store:
+    """A zarr store to write the group at `place`."""
+    return _open(place, read_only=False)
+
+
+def _open(place: str, *, read_only: bool) -> Store:
+    if not is_url(place):
+        return LocalStore(place, read_only=read_only)
+    store = FsspecStore.from_url(place, read_only=read_only)
+    store.fs.invalidate_cache()
+    return store
+
+
+def open_group(place: str) -> zarr.Group:
+    """Open the finished zarr group at `place`.
+
+    Raises FileNotFoundError where there is none, ValueError where it is something else, and EmbgeomError where `place`
+    cannot be reached.
+    """
+    try:
+        with explained(f"read {place}"):
+            group = zarr.open_group(reader(place), mode="r", zarr_format=3, use_consolidated=True)
+    except EmbgeomError as error:
+        if not is_url(place) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
+            raise ValueError(f"{place} is no zarr group") from error
+        raise
+    if UNFINISHED in group.attrs:
+        raise FileNotFoundError(place)
+    return group
+
+
+def finish(place: str, attributes: Mapping[str, Any]) -> None:
+    """Consolidate the metadata of the group that was written at `place`; then write its attributes, which ends it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")  # that format 3 has none yet
+        group = zarr.consolidate_metadata(writer(place))
+    group.attrs.put(dict(attributes))
+
+
+def is_free(place: str) -> bool:
+    """Whether nothing is at `place`, or at a URL only what a writer left unfinished."""
+    if not exists(place):
+        return True
+    if not is_url(place):
+        return False
+    with explained(f"read {place}"), suppress(FileNotFoundError, ValueError, KeyError):
+        fs, path = filesystem(place)
+        return UNFINISHED in json.loads(fs.cat_file(f"{path}/zarr.json"))["attributes"]
+    return False
+
+
+@contextmanager
+def replacing(target: str, *, overwrite: bool) -> Iterator[str]:
+    """Yield the place to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
+
+    A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
+    soon as writing starts. Without `overwrite` nothing may be at `target`.
+
+    Raises
+    ------
+    EmbgeomError
+        where it cannot be written (InputError where nothing can be written there at all).
+    """
+    with (_in_place if is_url(target) else _aside)(target, overwrite) as place:
+        try:
+            yield place
+        except EmbgeomError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) or is_url(target):  # each kind of storage has its own errors
+                raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
+            raise
+        finally:
+            sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
+
+
+@contextmanager
+def _in_place(target: str, overwrite: bool) -> Iterator[str]:
+    if target.startswith(("http://", "https://")):
+        raise InputError(f"cannot write {target}: from https:// is only read")
+    if not overwrite and not is_free(target):
+        raise EmbgeomError(f"cannot write {target}: something is there")
+    try:
+        fs, path = filesystem(target)
+        fs.pipe_file(f"{path}/zarr.json", json.dumps(_MARK).encode())
+        old = [file for file in fs.find(path) if file != f"{path}/zarr.json"]
+        if old:
+            fs.rm(old)
+    except Exception as error:
+        raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
+    try:
+        yield target
+    except BaseException:
+        with suppress(Exception):  # it stays marked unfinished
+            fs.invalidate_cache()
+            fs.rm(path, recursive=True)
+        raise
+
+
+@contextmanager
+def _aside(target: str, overwrite: bool) -> Iterator[str]:
+    place = Path(target)
+    unique = uuid.uuid4().hex[:8]
+    fresh, aside, old = (place.with_name(f".{place.name}.{unique}{state}") for state in ("", ".partial", ".old"))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(place)
+        fresh.mkdir()
+    except OSError as error:
+        raise InputError(f"cannot make the folder {place.parent}: {error.strerror}") from error
+    held = _hold(fresh)
+    try:
+        fresh.rename(aside)
+        yield str(aside)
+        if overwrite and place.exists():
+            place.rename(old)
+        try:
+            aside.rename(place)
+        except BaseException:
+            if old.exists():
+                old.rename(place)
+            raise
+    except OSError as error:
+        raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what writers of `place` left beside it that were killed; put back the group one was about to replace."""
+    for left in place.parent.glob(f".{escape(place.name)}.*.partial"):
+        if (held := _hold(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+            old = left.with_suffix(".old")
+            if old.exists() and not place.exists():
+                old.rename(place)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder until the descriptor returned is closed or the process ends; None where that cannot be done."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another holds it, or no lock can be had in this file system
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+async def _writes_in_flight() -> None:
+    tasks = asyncio.all_tasks() - {cast(Any, asyncio.current_task())}
+    if tasks:
+        await asyncio.wait(tasks)
