@@ -27,6 +27,10 @@ from embgeom_dask.places import Place
 FORMAT_VERSION = 1
 MATRICES = ("input_embedding", "output_embedding")
 DTYPES = ("float64", "float32", "float16", BFloat16._zarr_v3_name)
+LABELS: dict[str, Any] = {
+    **dict.fromkeys(("token", "text", "bytes"), np.dtypes.StringDType()),
+    **dict.fromkeys(("has_token", "is_added", "is_special"), np.bool_),
+}
 Role = Literal["input", "output"]
 
 
@@ -102,7 +106,7 @@ def open_model(store: Place) -> xr.Dataset:
     path, group = _model_group(store)
     attrs: Mapping[str, Any] = group.attrs
     dataset = xr.open_zarr(cast(Any, group.store), consolidated=True, chunks={})
-    dataset = dataset.assign_coords({name: dataset[name].load() for name in ("token", "text", "has_token")})
+    dataset = dataset.assign_coords({name: dataset[name].load() for name in LABELS})
     if attrs["tied"]:
         (stored,) = (name for name in MATRICES if name in dataset)
         dataset = dataset.assign(dict.fromkeys(MATRICES, dataset[stored]))
@@ -124,16 +128,18 @@ def labels(store: Place, ids: np.ndarray | None = None) -> xr.Dataset:
     return xr.Dataset(coords={name: ("token_id", np.asarray(cast(Any, group[name])[:])[rows]) for name in names})
 
 
-def make_labels(token: Sequence[str], text: Sequence[str], has_token: Sequence[bool]) -> xr.Dataset:
-    """Return labels as the function `labels` does: `token[i]`, `text[i]` and `has_token[i]` belong to token id i."""
-    strings = np.dtypes.StringDType()
-    coords = {
-        "token": np.array(token, strings),
-        "text": np.array(text, strings),
-        "has_token": np.array(has_token, bool),
-    }
-    ids = {"token_id": np.arange(len(token), dtype=np.int64)}
-    return xr.Dataset(coords={**ids, **{name: ("token_id", values) for name, values in coords.items()}})
+def make_labels(
+    token: Sequence[str], text: Sequence[str], has_token: Sequence[bool], **others: Sequence[Any]
+) -> xr.Dataset:
+    """Return all the labels of a model: `token[i]`, `text[i]` and `has_token[i]` belong to token id i.
+
+    `others` are `bytes` (hexadecimal strings), `is_added` and `is_special` (bools): by default empty, and False.
+    """
+    given = {"token": token, "text": text, "has_token": has_token, **others}
+    coords: dict[str, Any] = {"token_id": np.arange(len(token), dtype=np.int64)}
+    for name, kind in LABELS.items():
+        coords[name] = ("token_id", np.array(given[name], kind) if name in given else np.zeros(len(token), kind))
+    return xr.Dataset(coords=coords)
 
 
 def find_matrix(source: Place | xr.DataArray, matrix: Role | None = None) -> Matrix:
@@ -273,7 +279,7 @@ def write_model(
     widths = {source.shape[1] for source in matrices.values()}
     with places.replacing(target, overwrite=overwrite) as place:
         group = zarr.open_group(places.writer(place), mode="a")
-        for name in ("token_id", "token", "text", "has_token"):
+        for name in ("token_id", *LABELS):
             _write_labels(group, name, labels[name].values)
         for name, source in matrices.items():
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
@@ -329,7 +335,7 @@ def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, 
             "source_tensor": source.tensor,
             "dtype": source.dtype.name,
             "sha256": sha256,
-            "coordinates": "token text has_token",
+            "coordinates": " ".join(LABELS),
         }
     )
     return sha256

@@ -100,7 +100,8 @@ def test_layout_on_disk(tmp_path: Path) -> None:
     array = random_bits(9_000, 512, BFLOAT16)
     store = Path(make_store(tmp_path / "m.zarr", output=array, input=array.astype(np.float32), model="org/name"))
     assert contents(store) == [
-        *("has_token", "input_embedding", "output_embedding", "text", "token", "token_id", "zarr.json")
+        *("bytes", "has_token", "input_embedding", "is_added", "is_special", "output_embedding"),
+        *("text", "token", "token_id", "zarr.json"),
     ]
     root = json.loads((store / "zarr.json").read_text())
     assert root["attributes"] == {"model": "org/name", "tied": False, "format_version": 1}
@@ -130,7 +131,8 @@ print(model.token_id.values.tolist() == list(range(50)), model.has_token.dtype, 
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
-        "bfloat16 ('token_id', 'hidden') ['has_token', 'text', 'token', 'token_id'] ['output_embedding']",
+        "bfloat16 ('token_id', 'hidden') ['bytes', 'has_token', 'is_added', 'is_special', 'text', 'token', 'token_id'] "
+        "['output_embedding']",
         bits(array).hex(),
         repr(tokens),
         "True bool True",

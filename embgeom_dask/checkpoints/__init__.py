@@ -65,8 +65,9 @@ def convert(
     listing = _list(path)
     model_stores.check_writable(target, overwrite=overwrite)
     tensors, tied = _choose(listing, matrix, {"input": input_key, "output": output_key})
-    labels = token_labels(path, next(iter(tensors.values())).shape[0]) if path.is_dir() else None
-    attrs = {"model": name, "revision": revision, **_description(path)}
+    rows = next(iter(tensors.values())).shape[0]
+    labels, tokenizer = token_labels(path, rows) if path.is_dir() else (None, "none: a bare file has no tokenizer")
+    attrs = {"model": name, "revision": revision, **_description(path), "tokenizer": tokenizer}
     return model_stores.write_model(target, tensors, labels=labels, attrs=attrs, tied=tied, overwrite=overwrite)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,32 +14,47 @@ from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.stores import make_labels
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def token_labels(directory: Path, rows: int) -> xr.Dataset | None:
-    """Return token, text and has_token over token_id for `rows` rows, or None where the folder has no tokenizer.
+def token_labels(directory: Path, rows: int) -> tuple[xr.Dataset | None, str]:
+    """Return labels over token_id for `rows` rows, None where there is no tokenizer, and what it is or why it is none.
 
-    `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip);
-    rows that the tokenizer has no token for have empty strings. A tokenizer that cannot be loaded is warned of.
+    `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip),
+    `bytes` the bytes of the piece in hexadecimal where it is made of bytes, `is_added` and `is_special` say which
+    pieces were added to the vocabulary and which of them are special. Rows that the tokenizer has no token for have
+    empty strings. A tokenizer that cannot be loaded, or only by code of its own, is warned of.
     """
     if not any(True for pattern in VOCABULARIES for _ in directory.glob(pattern)):
-        return None
+        return None, "none: the checkpoint has no tokenizer"
     from transformers import AutoTokenizer
 
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes for files that it does not understand
-        reason = " ".join(str(error).split())[:200]
-        message = f"no token labels, the tokenizer of {directory} cannot be loaded: {reason}"
+        reason = "it needs code of its own, which is not run"
+        if "trust_remote_code" not in str(error):
+            reason = "it cannot be loaded: " + " ".join(str(error).split())[:200]
+        message = f"no token labels from the tokenizer of {directory}: {reason}"
         warnings.warn(message, EmbgeomWarning, stacklevel=3)  # where convert was called
-        return None
+        return None, f"none: {reason}"
     pieces = _pieces(tokenizer, rows)
     known = [i for i, piece in enumerate(pieces) if piece is not None]
     text = [""] * rows
     for i, decoded in zip(known, _texts(tokenizer, pieces, known), strict=True):
-        text[i] = _clean(decoded)
-    return make_labels([_clean(piece or "") for piece in pieces], text, [piece is not None for piece in pieces])
+        text[i] = decoded
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    labels = make_labels(
+        _clean([piece or "" for piece in pieces]),
+        _clean(text),
+        [piece is not None for piece in pieces],
+        bytes=_bytes(tokenizer, pieces, set(added)),
+        is_added=[i in added for i in range(rows)],
+        is_special=[i in special for i in range(rows)],
+    )
+    return labels, type(tokenizer).__name__
 
 
 def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
@@ -47,6 +63,28 @@ def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
         if 0 <= token_id < rows:
             pieces[token_id] = piece
     return pieces
+
+
+def _bytes(tokenizer: Any, pieces: list[str | None], added: set[int]) -> list[str]:
+    """The bytes, in hexadecimal, of byte-level pieces (GPT-2's alphabet) and of `<0x..>`; "" for the others."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    byte_level = "ByteLevel" in repr(backend.decoder if backend is not None else "")
+    alphabet = {ord(char): f"{byte:02x}" for byte, char in enumerate(_alphabet())} if byte_level else {}
+    letters = frozenset(map(chr, alphabet))
+
+    def convert(i: int, piece: str) -> str:
+        if found := _BYTE.fullmatch(piece):
+            return found[1].lower()
+        return piece.translate(alphabet) if i not in added and letters.issuperset(piece) else ""
+
+    return [convert(i, piece) if piece else "" for i, piece in enumerate(pieces)]
+
+
+def _alphabet() -> list[str]:
+    """The 256 characters that byte-level tokenizers write bytes as: the printable ones of Latin-1, then U+0100 on."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int]) -> list[str]:
@@ -65,6 +103,10 @@ def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int]) -> list[str
     return [text.removeprefix("A") for text in decode([[anchor, i] for i in ids])]
 
 
-def _clean(string: str) -> str:
-    """Return a string that UTF-8 can hold: a lone surrogate becomes `?`."""
-    return string.encode("utf-8", "replace").decode()
+def _clean(strings: list[str]) -> list[str]:
+    """Return strings that UTF-8 can hold: a lone surrogate becomes `?`."""
+    try:
+        "".join(strings).encode()
+    except UnicodeEncodeError:
+        return [string.encode("utf-8", "replace").decode() for string in strings]
+    return strings
