@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 
 from embgeom_dask import devices, tiles
 from embgeom_dask.blocks import Block
+from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.exact import Exact, Rows
 from embgeom_dask.kernels import Bins, cpu, device, select
 from embgeom_dask.metrics import METRICS, Terms
@@ -193,6 +198,53 @@ def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndar
     np.testing.assert_array_equal(fast[0], counts)
     assert len(bins.table)
     assert fast[2].size == 0
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_passes_compile_as_a_whole_and_find_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fused(work: Callable[..., Any], *given: Any) -> Any:
+        names.append(work.__name__)
+        return device.compiled(work, backend=backend)(*given)
+
+    names: list[str] = []
+    points = np.random.default_rng(3).normal(size=(33, 8)) / 4
+    product, norms = torch.from_numpy(points @ points.T), (points**2).sum(1)
+    low, high = (Terms(norms * (1 + sign * 1e-2), norms * (1 + sign * 1e-2), -2.0, sign * 1e-3) for sign in (-1, 1))
+    weights, cuts = (np.arange(1, 34), np.arange(3, 36)), np.array([0.3, 0.9])
+    for name, asked in (
+        ("select", (product, low, np.full(33, 0.5), np.linspace(-1, 1, 33), True)),
+        ("count_within", (product, (low, high), weights, cuts, cuts, True)),
+        ("bin_pairs", (product, (low, high), weights, bins_of(20), True)),
+    ):
+        plain = getattr(device, name)(*asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(device, "_run", fused)
+            found = getattr(device, name)(*asked)
+        for a, b in zip(plain, found, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert 0 < plain[-1].size < 33 * 16
+    assert names == ["_hits", "_count", "_bin"]
+
+
+def test_passes_run_uncompiled_where_torch_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Callable[..., Any]:
+        asked.append(1)
+        raise RuntimeError("no\ntriton")
+
+    def work(product: Any, one: int) -> int:
+        return one + 1
+
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "compile", broken)
+    tile = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.warns(EmbgeomWarning, match=r"torch\.compile fails, so tiles take longer \(no triton\)"):
+        assert device._run(work, tile, 1) == 2
+    assert device._run(work, tile, 1) == 2
+    assert len(asked) == 1
+    monkeypatch.setattr(device, "compiled", lambda _: broken)
+    monkeypatch.setattr(device.devices, "out_of_memory", lambda _: True)
+    with pytest.raises(RuntimeError, match="triton"):
+        device._run(lambda product: 0, tile)
 
 
 def test_the_tile_of_a_device_without_float64_makes_none() -> None:
