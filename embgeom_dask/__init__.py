@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from embgeom_dask.clusters import outliers
     from embgeom_dask.errors import EmbgeomError, InputError
     from embgeom_dask.groups import duplicates
+    from embgeom_dask.journal import status
     from embgeom_dask.results import open_result
     from embgeom_dask.scans import scan
     from embgeom_dask.stores import list_models, open_model
@@ -28,6 +29,7 @@ _HOME = {
     "open_result": "results",
     "outliers": "clusters",
     "scan": "scans",
+    "status": "journal",
     "survey": "surveys",
     "EmbgeomError": "errors",
     "InputError": "errors",
@@ -43,6 +45,7 @@ __all__ = [
     "open_result",
     "outliers",
     "scan",
+    "status",
     "survey",
 ]
 

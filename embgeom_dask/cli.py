@@ -188,6 +188,18 @@ def outliers(
 
 
 @app.command()
+def status(
+    result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a scan was given as --out.")],
+    as_json: Json = False,
+) -> None:
+    """Say how far a scan is that runs or has died, and the command that goes on."""
+    from embgeom_dask import tables
+
+    found = eg.status(result)
+    _print(found if as_json else tables.status_text(found))
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say which devices, how much memory and which versions are here."""
     from embgeom_dask import devices, tables

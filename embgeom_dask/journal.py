@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +39,7 @@ from embgeom_dask.found import Found
 from embgeom_dask.grid import Panel
 from embgeom_dask.plan import Plan
 
+_PANEL = re.compile(r"\d+-\d+-\d+")
 _TOGETHER = 16  # panels read at a time
 _KEPT = ("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint")
 _COLUMNS = ("pass", "panel", "start", "end", "worker", "read_bytes", "peak_bytes")
@@ -53,7 +55,7 @@ class Pass:
         """The names of what is there."""
         fs, path = _open(self.url)
         fs.invalidate_cache()
-        return {entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)}
+        return {_last(entry) for entry in fs.ls(path, detail=False)}
 
     def get(self, panel: Panel) -> Found | None:
         """What a committed panel found; None where it is not committed, or is damaged."""
@@ -95,7 +97,7 @@ class Journal:
         self.out = os.fspath(out)
         self.url = fs.unstrip_protocol(path.rstrip("/")) + ".journal"
         self._lines: list[tuple[Any, ...]] = []
-        self.run: dict[str, Any] | None = self._read_json("run.json")
+        self.run: dict[str, Any] | None = self.read_json("run.json")
 
     def check(self, attrs: Mapping[str, Any]) -> None:
         """Refuse to go on with what other settings began. A journal whose result was written is of no more use.
@@ -199,7 +201,8 @@ class Journal:
         fs, path = _open(self.url)
         fs.rm(path, recursive=True)
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """One of its files; None where it is not there."""
         fs, path = _open(f"{self.url}/{name}")
         try:
             found: dict[str, Any] = json.loads(fs.cat_file(path))
@@ -211,6 +214,64 @@ class Journal:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         _put(f"{self.url}/{name}", json.dumps(content, indent=1).encode())
+
+
+def status(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say how far the scan is whose result will be `out`; it may run, or have died.
+
+    Returns
+    -------
+    dict
+        `result`; `state`: `finished` or `begun`; `panels_done` and `panels_total`, of the passes known so far, and
+        `passes` with `pass`, `done` and `total` of each; `panels_per_second` of the last hundred commits and
+        `seconds_left` at that rate (None where it is not known); `last_commit` (ISO 8601); `failures` with `pass`,
+        `panel` and `cause`; `resume`, the command line that goes on, None where the scan was begun from Python.
+
+    Raises
+    ------
+    InputError
+        where no scan has begun.
+    """
+    journal = Journal(out)
+    if journal.run is None:
+        raise InputError(f"no journal beside {out}: name what was given as --out to embgeom scan")
+    passes, failures, commits = list[dict[str, Any]](), list[dict[str, str]](), list[float]()
+    fs, path = _open(journal.url)
+    fs.invalidate_cache()
+    for folder in sorted(entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory"):
+        what, known = _last(folder).rpartition("-")[0], journal.read_json(f"{_last(folder)}/pass.json")
+        there = {_last(entry["name"]): entry for entry in fs.ls(folder, detail=True)}
+        done = [name for name in there if _PANEL.fullmatch(name)]
+        commits += [_modified(there[name]) for name in done]
+        passes.append({"pass": what, "done": len(done), "total": known["panels"] if known else None})
+        for name in sorted(there):
+            if (panel := name.removesuffix(".failed")) != name and panel not in there:
+                failures.append({"pass": what, "panel": panel, "cause": fs.cat_file(f"{folder}/{name}").decode()})
+    recent = sorted(commits)[-100:]
+    lasted = recent[-1] - recent[0] if recent else 0.0
+    rate = (len(recent) - 1) / lasted if lasted > 0 else None
+    left = sum(each["total"] - each["done"] for each in passes if each["total"])
+    return {
+        "result": journal.out,
+        "state": "finished" if journal.run["finished"] else "begun",
+        "panels_done": sum(each["done"] for each in passes),
+        "panels_total": sum(each["total"] or 0 for each in passes),
+        "passes": passes,
+        "panels_per_second": rate,
+        "seconds_left": left / rate if rate else None,
+        "last_commit": _time(recent[-1]) if recent else None,
+        "failures": failures,
+        "resume": journal.run["resume"],
+    }
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _modified(entry: Mapping[str, Any]) -> float:
+    when = entry.get("mtime") or entry.get("LastModified") or entry.get("last_modified") or 0.0
+    return float(when.timestamp() if isinstance(when, datetime) else when)
 
 
 def _open(url: str) -> tuple[AbstractFileSystem, str]:

@@ -145,7 +145,8 @@ def scan(
     )
     attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
     journal = None if out is None else Journal(out)
-    if out is not None and (done := results.existing(out, attrs)) is not None:
+    if journal is not None and (done := results.existing(journal.out, attrs)) is not None:
+        journal.finish()
         return done
     element = None
     if journal is not None:

@@ -264,3 +264,24 @@ def doctor_text(description: Mapping[str, Any]) -> str:
             align(["this machine", ""], ([name, str(value)] for name, value in facts.items())),
         )
     )
+
+
+def status_text(found: Mapping[str, Any]) -> str:
+    """What `journal.status` found."""
+    rate, left = found["panels_per_second"], found["seconds_left"]
+    facts = {
+        "result": found["result"],
+        "state": found["state"],
+        "panels": f"{found['panels_done']:,} of {found['panels_total']:,}",
+        "panels/s": "" if rate is None else f"{rate:.3g}",
+        "seconds left": "" if left is None else f"{left:.0f}",
+        "last commit": found["last_commit"] or "",
+        "goes on with": found["resume"] or "the same call of embgeom_dask.scan",
+    }
+    if found["state"] == "finished":
+        facts = {name: facts[name] for name in ("result", "state")}
+    parts = [align(["scan", ""], ([name, value] for name, value in facts.items()))]
+    if found["failures"]:
+        rows = ([each["pass"], each["panel"], each["cause"]] for each in found["failures"])
+        parts.append(align(["pass", "panel that failed", "cause"], rows))
+    return "\n\n".join(parts)

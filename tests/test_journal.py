@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shlex
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, performance_report
 
 import embgeom_dask as eg
 from embgeom_dask import execute, found, journal, plan, results, stores
+from embgeom_dask.cli import main
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.grid import Panel
 from embgeom_dask.testing import make_store
@@ -301,3 +305,42 @@ def test_the_first_interrupt_keeps_what_is_in_flight(
     same(undisturbed, eg.scan(store, out=out, client=client, **WANTED))
     assert kept.isdisjoint(runs)
     assert len(runs) == PANELS - len(kept)
+
+
+def test_status_says_how_far_it_is_what_failed_and_how_to_go_on(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.zarr"
+    command = ["scan", store, "--farthest", "2", "--tile", "16", "--out", str(out)]
+    assert main(["status", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: no journal beside {out}")
+    with monkeypatch.context() as patch:
+        fail_at(patch, lambda panel: panel.name == "1-2-7", ValueError("boom"))
+        assert main(command) == 1
+    assert main(["status", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["state"] == "begun"
+    assert (said["panels_done"], said["panels_total"]) == (PANELS - 1, PANELS)
+    assert said["failures"] == [{"pass": "scan", "panel": "1-2-7", "cause": "ValueError: boom"}]
+    assert said["panels_per_second"] > 0
+    assert said["seconds_left"] == pytest.approx(1 / said["panels_per_second"])
+    assert main(["status", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert f"{PANELS - 1} of {PANELS}" in text
+    assert main(shlex.split(said["resume"])[1:]) == 0
+    capsys.readouterr()
+    assert main(["status", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["state"], said["failures"], said["panels_per_second"]) == ("finished", [], None)
+
+
+def test_a_performance_report_can_be_made_around_a_scan(store: str, tmp_path: Path) -> None:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        with performance_report(tmp_path / "report.html"):
+            eg.scan(store, client=client, out=tmp_path / "r.zarr", **WANTED)
+        with urlopen(client.dashboard_link) as page:
+            assert b"Dask" in page.read()
+    assert "run_panel" in (tmp_path / "report.html").read_text()
