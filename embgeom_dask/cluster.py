@@ -15,9 +15,8 @@ from distributed.comm.core import CommClosedError
 from distributed.core import rpc
 from distributed.security import Security
 from distributed.utils import LoopRunner
-from fsspec.core import url_to_fs
 
-from embgeom_dask import devices, progress
+from embgeom_dask import devices, places, progress
 from embgeom_dask.errors import EmbgeomError, InputError
 
 _PATIENCE = 5.0  # seconds
@@ -116,12 +115,13 @@ def check_seen(client: Client, urls: Iterable[str]) -> None:
 
 def _unseen(urls: list[str]) -> str | None:
     for url in urls:
-        fs, path = url_to_fs(url)
         try:
-            fs.invalidate_cache()
+            fs, path = places.filesystem(url)
             fs.info(path)
+        except FileNotFoundError:
+            return url
         except Exception as error:  # file systems raise what they like
-            return f"{url} ({type(error).__name__})"
+            return f"{url} ({places.explain(error)})"
     return None
 
 

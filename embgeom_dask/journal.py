@@ -29,11 +29,8 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 
-from embgeom_dask import progress, results
+from embgeom_dask import places, progress, results
 from embgeom_dask.errors import Halt, InputError
 from embgeom_dask.found import Found
 from embgeom_dask.grid import Panel
@@ -53,19 +50,18 @@ class Pass:
 
     def names(self) -> set[str]:
         """The names of what is there."""
-        fs, path = _open(self.url)
-        fs.invalidate_cache()
+        fs, path = places.filesystem(self.url)
         return {_last(entry) for entry in fs.ls(path, detail=False)}
 
     def get(self, panel: Panel) -> Found | None:
         """What a committed panel found; None where it is not committed, or is damaged."""
-        fs, path = _open(f"{self.url}/{panel.name}")
+        fs, path = places.filesystem(f"{self.url}/{panel.name}")
         try:
             return Found.from_bytes(fs.cat_file(path))
         except FileNotFoundError:
             return None
         except Exception as error:  # file systems raise what they like
-            raise Halt(f"cannot read {path}: {_reason(error)}") from error
+            raise Halt(f"cannot read {path}: {places.explain(error)}") from error
 
     def read(self, panels: Sequence[Panel]) -> Iterator[tuple[Panel, Found | None]]:
         """Read many panels as `get` does, some at a time."""
@@ -93,9 +89,8 @@ class Journal:
     """The journal of the result `out`, as the process sees it that runs the scan."""
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
-        fs, path = url_to_fs(os.fspath(out))
         self.out = os.fspath(out)
-        self.url = fs.unstrip_protocol(path.rstrip("/")) + ".journal"
+        self.url = places.locate(out) + ".journal"
         self._lines: list[tuple[Any, ...]] = []
         self.run: dict[str, Any] | None = self.read_json("run.json")
 
@@ -144,11 +139,11 @@ class Journal:
         """
         if self.run is not None:
             return
-        fs, path = _open(self.url)
+        fs, path = places.filesystem(self.url)
         try:
             fs.makedirs(path, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {path}: {_reason(error)}") from error
+        except Exception as error:  # file systems raise what they like
+            raise InputError(f"cannot make the folder {self.url}: {places.explain(error)}") from error
         self.run = {
             "attrs": {name: attrs[name] for name in _KEPT},
             "tile": plan.sides[0].tile,
@@ -162,7 +157,7 @@ class Journal:
     def open_pass(self, plan: Plan, what: str) -> Pass:
         """The pass that `plan` makes: the same plan finds the same panels again."""
         name = f"{what}-{_digest(plan)[:16]}"
-        fs, path = _open(f"{self.url}/{name}")
+        fs, path = places.filesystem(f"{self.url}/{name}")
         if not fs.exists(f"{path}/pass.json"):
             fs.makedirs(path, exist_ok=True)
             self._write_json(f"{name}/pass.json", {"panels": sum(1 for _ in plan.grid.panels())})
@@ -187,10 +182,10 @@ class Journal:
             return
         self.run["finished"] = True
         self._write_json("run.json", self.run)
-        fs, path = _open(self.url)
+        fs, path = places.filesystem(self.url)
         for entry in fs.ls(path, detail=True):
             if entry["type"] == "directory":
-                with suppress(OSError):
+                with suppress(Exception):  # what stays is never read
                     fs.rm(entry["name"], recursive=True)
 
     @property
@@ -198,18 +193,20 @@ class Journal:
         return self.out.rstrip("/") + ".journal"
 
     def _remove(self) -> None:
-        fs, path = _open(self.url)
+        fs, path = places.filesystem(self.url)
         fs.rm(path, recursive=True)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """One of its files; None where it is not there."""
-        fs, path = _open(f"{self.url}/{name}")
+        fs, path = places.filesystem(f"{self.url}/{name}")
         try:
             found: dict[str, Any] = json.loads(fs.cat_file(path))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path}: {_reason(error)}: remove {self._path} to begin again") from error
+        except Exception as error:  # file systems raise what they like
+            raise InputError(
+                f"cannot read {path}: {places.explain(error)}: remove {self._path} to begin again"
+            ) from error
         return found
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -236,8 +233,7 @@ def status(out: str | os.PathLike[str]) -> dict[str, Any]:
     if journal.run is None:
         raise InputError(f"no journal beside {out}: name what was given as --out to embgeom scan")
     passes, failures, commits = list[dict[str, Any]](), list[dict[str, str]](), list[float]()
-    fs, path = _open(journal.url)
-    fs.invalidate_cache()
+    fs, path = places.filesystem(journal.url)
     for folder in sorted(entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory"):
         what, known = _last(folder).rpartition("-")[0], journal.read_json(f"{_last(folder)}/pass.json")
         there = {_last(entry["name"]): entry for entry in fs.ls(folder, detail=True)}
@@ -274,21 +270,16 @@ def _modified(entry: Mapping[str, Any]) -> float:
     return float(when.timestamp() if isinstance(when, datetime) else when)
 
 
-def _open(url: str) -> tuple[AbstractFileSystem, str]:
-    fs, path = url_to_fs(url)
-    return fs, path
-
-
 def _put(url: str, content: bytes) -> None:
     """Write a key at once: on a disk aside, to the disk itself, then renamed; an object store does so by itself."""
-    fs, path = _open(url)
     try:
-        if isinstance(fs, LocalFileSystem):
-            _replace(Path(path), content)
-        else:
+        if places.is_url(url):
+            fs, path = places.filesystem(url)
             fs.pipe_file(path, content)
+        else:
+            _replace(Path(url), content)
     except Exception as error:  # file systems raise what they like
-        raise Halt(f"cannot write {path}: {_reason(error)}") from error
+        raise Halt(f"cannot write {url}: {places.explain(error)}") from error
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -303,10 +294,6 @@ def _replace(path: Path, content: bytes) -> None:
         with suppress(OSError):
             aside.unlink()
         raise
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 
 def _time(seconds: float) -> str:

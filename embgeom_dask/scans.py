@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask import progress, results, stores
+from embgeom_dask import places, progress, results, stores
 from embgeom_dask.blocks import forget
 from embgeom_dask.cluster import check_seen, connect
 from embgeom_dask.errors import InputError
@@ -153,7 +153,7 @@ def scan(
         journal.check(attrs)
         tile, element = journal.fix("tile", tile), journal.fix("element", None)
     with connect(client, scheduler, device) as cluster:
-        check_seen(cluster, {f"{found.store}/{found.name}/zarr.json" for found in matrices})
+        check_seen(cluster, [places.join(found.store, found.name, "zarr.json") for found in matrices])
         try:
             plan = make_plan(cluster, sides, settings, device, tile, memory_limit, element)
             progress.note(f"{plan}\ndashboard: {cluster.dashboard_link}")
@@ -161,7 +161,7 @@ def scan(
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
             if journal is not None:
                 journal.begin(attrs, plan)
-                check_seen(cluster, [f"{journal.url}/run.json"])
+                check_seen(cluster, [places.join(journal.url, "run.json")])
             passes = Passes(cluster, journal)
             found = passes.run(plan, "scan")
             variables = _finalize(plan, found, settings, passes)
