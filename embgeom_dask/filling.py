@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,6 +12,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
+
+from embgeom_dask.progress import Advance
 
 _CHUNK_BYTES = 8 << 20
 _AHEAD = 4  # blocks that are being read
@@ -36,7 +38,12 @@ class RowSource(Protocol):
 
 
 def create(group: zarr.Group, name: str, source: RowSource, hidden: str) -> zarr.Array[Any]:
-    """Create the array of a matrix; its chunks are a power of two of whole rows, 8 MiB at most."""
+    """Create the array of a matrix, or open the one that is there.
+
+    Its chunks are a power of two of whole rows, 8 MiB at most.
+    """
+    if name in group:
+        return cast(zarr.Array[Any], group[name])
     rows, columns = source.shape
     chunk_rows = min(rows, 1 << max(0, (_CHUNK_BYTES // (columns * source.dtype.itemsize)).bit_length() - 1))
     return group.create_array(
@@ -53,32 +60,29 @@ def create(group: zarr.Group, name: str, source: RowSource, hidden: str) -> zarr
     )
 
 
-def fill(
-    array: zarr.Array[Any], source: RowSource, advance: Callable[[int], None], kept: Path | None = None
-) -> tuple[str, int]:
-    """Write the rows of `source` to `array`, chunk by chunk, and return the SHA-256 of their bytes and a count.
+def fill(array: zarr.Array[Any], source: RowSource, advance: Advance, kept: Path | None = None) -> str:
+    """Write the rows of `source` to `array`, chunk by chunk, and return the SHA-256 of their bytes.
 
-    `kept` is the folder of an array that an interrupted writer of the same rows left: its chunks are taken from there
-    where they are whole, and counted. `advance` is told the bytes done.
+    `kept` is the folder of the array where an earlier writer of the same rows may have left chunks: those that are
+    whole are not read from the source again. `advance` is told the bytes done.
     """
-    digest, taken = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_BEHIND) as writers:
         writes: deque[Future[None]] = deque()
         try:
-            for start, block, is_new in _read(readers, array, source, kept):
-                if is_new:
+            for start, block, fresh in _read(readers, array, source, kept):
+                if fresh:
                     writes.append(writers.submit(array.__setitem__, slice(start, start + len(block)), block))
-                taken += not is_new
                 digest.update(cast(Any, block.view(np.uint8).data))
                 while len(writes) >= _BEHIND:
                     writes.popleft().result()
-                advance(block.nbytes)
+                advance(block.nbytes, fresh=fresh)
             while writes:
                 writes.popleft().result()
         except BaseException:
             readers.shutdown(cancel_futures=True)
             raise
-    return digest.hexdigest(), taken
+    return digest.hexdigest()
 
 
 def _read(

@@ -203,18 +203,19 @@ def is_free(place: str) -> bool:
 
 
 @contextmanager
-def replacing(target: str, *, overwrite: bool) -> Iterator[str]:
+def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Iterator[str]:
     """Yield the place to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
 
     A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
-    soon as writing starts. Without `overwrite` nothing may be at `target`.
+    soon as writing starts. Without `overwrite` nothing may be at `target`. With `resume`, a name for what is written,
+    a folder that fails stays aside, and the next writer of that name gets it as it was left.
 
     Raises
     ------
     EmbgeomError
         where it cannot be written (InputError where nothing can be written there at all).
     """
-    with (_in_place if is_url(target) else _aside)(target, overwrite) as place:
+    with _in_place(target, overwrite) if is_url(target) else _aside(target, overwrite, resume) as place:
         try:
             yield place
         except EmbgeomError:
@@ -251,19 +252,15 @@ def _in_place(target: str, overwrite: bool) -> Iterator[str]:
 
 
 @contextmanager
-def _aside(target: str, overwrite: bool) -> Iterator[str]:
+def _aside(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
     place = Path(target)
-    unique = uuid.uuid4().hex[:8]
-    fresh, aside, old = (place.with_name(f".{place.name}.{unique}{state}") for state in ("", ".partial", ".old"))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(place)
-        fresh.mkdir()
+        aside, held = _begin(place, resume)
     except OSError as error:
         raise InputError(f"cannot make the folder {place.parent}: {error.strerror}") from error
-    held = _hold(fresh)
+    old = aside.with_suffix(".old")
     try:
-        fresh.rename(aside)
         yield str(aside)
         if overwrite and place.exists():
             place.rename(old)
@@ -276,17 +273,35 @@ def _aside(target: str, overwrite: bool) -> Iterator[str]:
     except OSError as error:
         raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if resume is None:
+            shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         if held is not None:
             os.close(held)
 
 
-def _sweep(place: Path) -> None:
+def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
+    """Make, or take up again, the hidden folder beside `place` that is written to, and lock it."""
+    fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    aside = place.with_name(f".{place.name}.{resume}.partial") if resume else fresh.with_name(f"{fresh.name}.partial")
+    _sweep(place, aside)
+    if aside.exists():
+        held = _hold(aside)
+        if held is not None:
+            return aside, held
+        aside = fresh.with_name(f"{fresh.name}.partial")  # another writer has it
+    fresh.mkdir()
+    held = _hold(fresh)
+    fresh.rename(aside)
+    return aside, held
+
+
+def _sweep(place: Path, aside: Path) -> None:
     """Remove what writers of `place` left beside it that were killed; put back the group one was about to replace."""
     for left in place.parent.glob(f".{escape(place.name)}.*.partial"):
         if (held := _hold(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
+            if left != aside:
+                shutil.rmtree(left, ignore_errors=True)
             os.close(held)
             old = left.with_suffix(".old")
             if old.exists() and not place.exists():

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -255,13 +256,15 @@ def write_model(
     labels: xr.Dataset | None = None,
     tied: bool = False,
     overwrite: bool = False,
+    resume: str | None = None,
 ) -> str:
-    """Write a model's store, streaming row blocks of about 16 MiB, and return its path.
+    """Write a model's store, streaming its rows chunk by chunk, and return its path.
 
     A folder is written aside and moved into place when it is complete; on any failure nothing is left behind and a
     store that was there stays. At a URL what was there is removed first, and the attributes are written last.
-    `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`), `attrs` needs `model`,
-    and `labels` is as the function `labels` gives (default: no tokens).
+    `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`; two of the same bits are
+    found to be), `attrs` needs `model`, and `labels` is as `make_labels` gives (default: no tokens). With `resume`,
+    which names these very rows, a folder that fails is kept aside, and the next writer goes on from the chunks there.
 
     Raises
     ------
@@ -277,13 +280,22 @@ def write_model(
     if labels.sizes["token_id"] != rows:
         raise InputError(f"{labels.sizes['token_id']} labels for {rows} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
-    with places.replacing(target, overwrite=overwrite) as place:
+    with places.replacing(target, overwrite=overwrite, resume=resume) as place:
         group = zarr.open_group(places.writer(place), mode="a")
         for name in ("token_id", *LABELS):
             _write_labels(group, name, labels[name].values)
+        found = set()
         for name, source in matrices.items():
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
-            _write_matrix(group, name, source, hidden, str(attrs["model"]))
+            array = filling.create(group, name, source, hidden)
+            with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
+                sha256 = filling.fill(array, source, bar, Path(place, name) if resume else None)
+            facts = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
+            array.attrs.put({**facts, "coordinates": " ".join(LABELS)})
+            found.add((source.shape, source.dtype, sha256))
+        if len(found) < len(matrices):
+            del group["output_embedding"]
+            tied = True
         places.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION})
     return os.fspath(path)
 
@@ -321,21 +333,6 @@ def _write_labels(group: zarr.Group, name: str, values: np.ndarray) -> None:
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=["token_id"],
         config={"write_empty_chunks": True},
+        overwrite=True,
     )
     array[:] = values
-
-
-def _write_matrix(group: zarr.Group, name: str, source: RowSource, hidden: str, model: str) -> str:
-    """Write one matrix and return the SHA-256 of its bytes."""
-    array = filling.create(group, name, source, hidden)
-    with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{model} {name}", "B") as advance:
-        sha256, _ = filling.fill(array, source, advance)
-    array.attrs.put(
-        {
-            "source_tensor": source.tensor,
-            "dtype": source.dtype.name,
-            "sha256": sha256,
-            "coordinates": " ".join(LABELS),
-        }
-    )
-    return sha256

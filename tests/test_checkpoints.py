@@ -397,7 +397,7 @@ def test_a_file_that_changes_meanwhile_is_a_failure_that_leaves_nothing(
         lambda: path.unlink(missing_ok=True),
     ):
         save_file({"a": random(20_000, 512)}, path)
-        advance: Callable[[int], None] = lambda _, change=change: change()  # noqa: E731
+        advance: Callable[..., None] = lambda *_, change=change, **__: change()  # noqa: E731
         monkeypatch.setattr(stores.progress, "bar", lambda *_, advance=advance: _Bar(advance))
         with pytest.raises(EmbgeomError, match=r"changed while it was read|cannot read"):
             checkpoints.convert(path, tmp_path / "stores")
@@ -405,10 +405,10 @@ def test_a_file_that_changes_meanwhile_is_a_failure_that_leaves_nothing(
 
 
 class _Bar:
-    def __init__(self, advance: Callable[[int], None]):
+    def __init__(self, advance: Callable[..., None]):
         self.advance = advance
 
-    def __enter__(self) -> Callable[[int], None]:
+    def __enter__(self) -> Callable[..., None]:
         return self.advance
 
     def __exit__(self, *_: object) -> None: ...

@@ -321,6 +321,54 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_old_store(tmp_path: Path, e
     assert stores.find_matrix(tmp_path / "m.zarr").read(0, 5).tolist() == np.ones((5, 3)).tolist()
 
 
+def test_a_writer_that_may_be_resumed_reads_only_what_is_missing(tmp_path: Path) -> None:
+    array = random_bits(20_000, 512, np.dtype("f4"))  # five chunks of 4,096 rows
+
+    @dataclass(frozen=True)
+    class Counted(ArrayRows):
+        fails_at: int = 1 << 40
+
+        def read(self, start: int, stop: int) -> np.ndarray:
+            if start >= self.fails_at:
+                raise KeyboardInterrupt
+            reads.append(start // 4096)
+            return super().read(start, stop)
+
+    def write(fails_at: int = 1 << 40, resume: str | None = "these") -> list[int]:
+        reads.clear()
+        matrices = {"input_embedding": ArrayRows(array[:, :7]), "output_embedding": Counted(array, fails_at=fails_at)}
+        stores.write_model(tmp_path / "m.zarr", matrices, attrs={"model": "m"}, resume=resume)
+        return sorted(reads)
+
+    reads: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        write(fails_at=3 * 4096)
+    assert contents(tmp_path) == [".m.zarr.these.partial"]
+    chunk = tmp_path / ".m.zarr.these.partial/output_embedding/c/1/0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    assert write() == [1, 3, 4]
+    assert contents(tmp_path) == ["m.zarr"]
+    matrix = stores.find_matrix(tmp_path / "m.zarr")
+    assert bits(matrix.read(0, 20_000)) == bits(array)
+    assert matrix.sha256 == hashlib.sha256(bits(array)).hexdigest()
+    shutil.rmtree(tmp_path / "m.zarr")
+    with pytest.raises(KeyboardInterrupt):
+        write(fails_at=3 * 4096)
+    assert write(resume="others") == [0, 1, 2, 3, 4]
+    assert contents(tmp_path) == ["m.zarr"]
+
+
+def test_two_matrices_of_the_same_bits_are_stored_once(tmp_path: Path) -> None:
+    array = random_bits(50, 8, BFLOAT16)
+    store = make_store(tmp_path / "m.zarr", input=array, output=array.copy())
+    assert stores.find_matrix(store, "output").tied
+    assert not (tmp_path / "m.zarr/output_embedding").exists()
+    assert bits(stores.open_model(store).output_embedding.values) == bits(array)
+    other = make_store(tmp_path / "n.zarr", input=array, output=array.reshape(100, 4)[:50])
+    assert not stores.find_matrix(other, "output").tied
+
+
 def test_an_existing_store_is_replaced_only_when_asked(tmp_path: Path) -> None:
     rows = {"output_embedding": ArrayRows(np.ones((5, 3)))}
     stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "old"})
