@@ -153,6 +153,13 @@ class Exact:
         ranks = np.concatenate([[0], np.cumsum(new)]) if order.size else np.empty(0, np.int64)
         return order, ranks.astype(np.int64)
 
+    def settle(self, first: Array, second: Array, values: Array) -> Array:
+        """The plain float64 values of pairs in exact order as they are reported: in that order too, and 0 where exact."""
+        out = values.copy()
+        (small,) = np.nonzero(values <= 2 * self.metric.direct_slack(values, self.width))
+        out[small] = self.keys(first[small], second[small])["high"]
+        return np.maximum.accumulate(out)
+
     def _gather(self, first: Array, second: Array) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
         """Yield index arrays into the pairs, the two blocks of rows that they need, and each pair's place in these."""
         chunk = (first // self.first.tile) << 32 | second // self.second.tile

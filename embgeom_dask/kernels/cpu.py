@@ -64,10 +64,12 @@ def _select(
             hits = _STRIP
             if strip + _STRIP <= columns:
                 hits = 0
-                for k in range(_STRIP):  # of fixed length and without branches: a vector loop
-                    p = value(product[i, strip + k])
-                    bound = r + column[strip + k] + factor * p + bend * abs(p)
-                    hits += (bound <= limit) | (bound <= column_limit[strip + k])
+                ps = product[i, strip : strip + _STRIP]
+                cs, limits = column[strip : strip + _STRIP], column_limit[strip : strip + _STRIP]
+                for k in range(_STRIP):  # a vector loop: of fixed length, without branches, no index that may be negative
+                    p = value(ps[k])
+                    bound = r + cs[k] + factor * p + bend * abs(p)
+                    hits += (bound <= limit) | (bound <= limits[k])
             if hits:
                 for j in range(strip, min(strip + _STRIP, columns)):
                     p = value(product[i, j])

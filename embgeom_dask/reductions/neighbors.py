@@ -18,6 +18,9 @@ from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply, round_up, upper
 Array = NDArray[Any]
 State = dict[str, Array]
 
+_TIES = 2
+"""Pairs for each place of a table, beyond which its ties are resolved."""
+
 _MANY = 8
 """Where one pair in so many of a tile passes, the limits are still wide: these pairs narrow them first."""
 
@@ -96,15 +99,16 @@ class Neighbors:
 
     def finish(self, state: State, exact: Exact) -> State:
         """Give the candidates their values in float64, and keep those that may be among the k of a row."""
-        values, slack = exact.values(state["first"], state["second"])
-        fresh = {**self.empty(), "limit": state["limit"], "value": np.empty(0)}
-        bounds = (values - slack) * exact.unit, (values + slack) * exact.unit
-        kept = self._add(fresh, state["first"], state["second"], *bounds, values)
-        return {name: kept[name] for name in ("first", "second", "value")}
+        values, _ = exact.values(state["first"], state["second"])
+        table = {"first": state["first"], "second": state["second"], "value": values}
+        return self._kept(table, state["limit"], exact)[0]
 
     def merge(self, states: list[State], exact: Exact) -> State:
-        """Join the states of several panels."""
-        table = {name: np.concatenate([state[name] for state in states]) for name in ("first", "second", "value")}
+        """Join the states of several panels; where many pairs tie, the ids decide which stay."""
+        joined = {name: np.concatenate([state[name] for state in states]) for name in ("first", "second", "value")}
+        table, _ = self._kept(joined, np.full(self.rows, np.inf), exact)
+        if table["value"].size <= _TIES * self.rows * self.k:
+            return table
         order, rank = exact.rank(table["first"], table["second"], table["value"])
         table = {name: column[order] for name, column in table.items()}
         _, _, pair, place = self._directed(table, rank)
@@ -113,25 +117,27 @@ class Neighbors:
         return {name: column[keep] for name, column in table.items()}
 
     def hint(self, state: State, exact: Exact) -> Array:
-        """The value of each row's k-th neighbour so far, rounded up, in units of the points."""
-        limit = np.full(self.rows, np.inf)
-        order = np.argsort(state["value"], kind="stable")
-        table = {name: column[order] for name, column in state.items()}
-        source, _, pair, place = self._directed(table, np.arange(order.size))
-        last = place == self.k - 1
-        value = table["value"][pair[last]]
-        limit[source[last]] = (value + exact.metric.direct_slack(value, exact.width)) * (1 + 2.0**-50) * exact.unit
-        return limit
+        """What the value of each row's k-th neighbour so far cannot exceed, in units of the points."""
+        return self._kept(state, np.full(self.rows, np.inf), exact)[1]
 
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
         order, rank = exact.rank(state["first"], state["second"], state["value"])
-        table = exact.keys(state["first"][order], state["second"][order])
+        table = {name: column[order] for name, column in state.items()}
+        ordered = exact.settle(table["first"], table["second"], table["value"])
         source, target, pair, _ = self._directed(table, rank)
-        token_id, values = expand_neighbors(source, target, rank[pair], table["high"][pair], sides, self.k, self.twin)
+        token_id, values = expand_neighbors(source, target, rank[pair], ordered[pair], sides, self.k, self.twin)
         dims = ("token_id", "neighbor")
         distance = exact.metric.distance(values)
         return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
+
+    def _kept(self, table: State, limit: Array, exact: Exact) -> tuple[State, Array]:
+        """The pairs that may be among the k of a row by their float64 values, and every row's limit."""
+        slack = exact.metric.direct_slack(table["value"], exact.width)
+        least, most = (table["value"] - slack) * exact.unit, (table["value"] + slack) * exact.unit
+        state = {**self.empty(limit), "value": np.empty(0)}
+        kept = self._add(state, table["first"], table["second"], least, most, table["value"])
+        return {name: kept[name] for name in table}, kept["limit"]
 
     def _add(self, state: State, first: Array, second: Array, least: Array, most: Array, *more: Array) -> State:
         """Add pairs to the columns of a state, tighten its limits in place, and drop what they rule out."""
