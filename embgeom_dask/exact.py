@@ -154,7 +154,7 @@ class Exact:
         return order, ranks.astype(np.int64)
 
     def settle(self, first: Array, second: Array, values: Array) -> Array:
-        """The plain float64 values of pairs in exact order as they are reported: in that order too, and 0 where exact."""
+        """The plain float64 `values` of pairs in exact order, as reported: never falling, 0 only where exact."""
         out = values.copy()
         (small,) = np.nonzero(values <= 2 * self.metric.direct_slack(values, self.width))
         out[small] = self.keys(first[small], second[small])["high"]

@@ -16,9 +16,9 @@ from embgeom_dask.blocks import Block
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.exact import Exact, Rows
 from embgeom_dask.kernels import Bins, cpu, device, select
+from embgeom_dask.kernels.bounds import upper_bounds
 from embgeom_dask.metrics import METRICS, Terms
 from embgeom_dask.reductions import Cuts, Histogram
-from embgeom_dask.tiles import upper_bounds
 from tests.guards import NoFloat64
 from tests.reference import matrices, truth
 

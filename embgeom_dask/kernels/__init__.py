@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels import cpu, device
 from embgeom_dask.kernels.bins import Bins
+from embgeom_dask.kernels.nearest import nearest, tighten
 
 if TYPE_CHECKING:
     from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
 
-__all__ = ["Bins", "bin_pairs", "count_within", "select"]
+__all__ = ["Bins", "bin_pairs", "count_within", "nearest", "select", "tighten"]
 
 
 def select(

@@ -66,7 +66,7 @@ def _select(
                 hits = 0
                 ps = product[i, strip : strip + _STRIP]
                 cs, limits = column[strip : strip + _STRIP], column_limit[strip : strip + _STRIP]
-                for k in range(_STRIP):  # a vector loop: of fixed length, without branches, no index that may be negative
+                for k in range(_STRIP):  # a vector loop: of fixed length, without branches, no index below 0
                     p = value(ps[k])
                     bound = r + cs[k] + factor * p + bend * abs(p)
                     hits += (bound <= limit) | (bound <= limits[k])

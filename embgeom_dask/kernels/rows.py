@@ -1,4 +1,4 @@
-"""Numba passes over stored rows: their norms about a centre, without a float64 copy."""
+"""Numba passes over stored rows: norms about a centre, without a float64 copy, and hashes."""
 
 from __future__ import annotations
 
@@ -35,4 +35,22 @@ def _norms(rows: Array, centre: Array) -> Array:  # pragma: no cover (compiled)
             two += t * t
             largest = max(largest, abs(t))
         out[i, 0], out[i, 1], out[i, 2] = one, two, largest
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def multilinear(words: Array, keys: Array, zero: int) -> Array:  # pragma: no cover (compiled)
+    """The upper halves of sum keys[h, k] words[i, k] modulo 2^64: (n, h) uint32, of words (n, d) uint16 or uint32.
+
+    A word equal to `zero` counts as 0.
+    """
+    negative = np.uint64(zero)
+    out = np.empty((words.shape[0], keys.shape[0]), np.uint32)
+    for i in range(words.shape[0]):
+        for h in range(keys.shape[0]):
+            total = np.uint64(0)
+            for k in range(words.shape[1]):
+                word = np.uint64(words[i, k])
+                total += keys[h, k] * (word if word != negative else np.uint64(0))
+            out[i, h] = total >> np.uint64(32)
     return out

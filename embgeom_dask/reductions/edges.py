@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import select
+from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.reductions.expand import Sides, expand_all
 from embgeom_dask.reductions.thresholds import Cuts
-from embgeom_dask.tiles import Tile, round_up, upper_bounds
+from embgeom_dask.tiles import Tile
 
 Array = NDArray[Any]
 State = dict[str, Array]

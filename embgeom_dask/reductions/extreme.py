@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask.exact import Exact, concat_pairs, empty_pairs, take_pairs
 from embgeom_dask.kernels import select
+from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.reductions.expand import Sides, expand_pairs
-from embgeom_dask.tiles import Tile, round_up, upper_bounds, without_twins
+from embgeom_dask.tiles import Tile, without_twins
 
 Array = NDArray[Any]
 State = dict[str, Array]

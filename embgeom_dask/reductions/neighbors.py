@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.exact import Exact
-from embgeom_dask.kernels import select
+from embgeom_dask.kernels import nearest, tighten
+from embgeom_dask.metrics import Terms
 from embgeom_dask.reductions.expand import Sides, expand_neighbors
-from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply, round_up, upper_bounds, without_twins
+from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply
 
 Array = NDArray[Any]
 State = dict[str, Array]
 
 _TIES = 2
 """Pairs for each place of a table, beyond which its ties are resolved."""
-
-_MANY = 8
-"""Where one pair in so many of a tile passes, the limits are still wide: these pairs narrow them first."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Neighbors:
     where `twin` (rows,) int64 is given, the position on the second side of the row identical to each, -1 where none is.
 
     State on a worker, while a panel runs: the candidates `first`, `second` (int64) and `least`, a lower bound of their
-    value; `best` (rows, k) float32, the smallest upper bounds of each row; `limit` (rows,) float64, what a pair must
+    value; `best` (rows, k) float64, the smallest upper bounds of each row; `limit` (rows,) float64, what a pair must
     not exceed to be among the k of a row; bounds in units of the points. State that leaves it: the pairs that may be
     among the k of a row, `first`, `second` and their `value` in plain float64.
     """
@@ -47,7 +44,7 @@ class Neighbors:
     @property
     def nbytes(self) -> int:
         """Bytes of its states: limits and bounds on the worker, tables on the client while they are sorted."""
-        return self.rows * (16 + 4 * self.k + 6 * 24 * self.k)
+        return self.rows * (16 + 8 * self.k + 6 * 24 * self.k)
 
     def empty(self, hint: Array | None = None) -> State:
         """No candidates; `hint` is the limit that other panels reached."""
@@ -55,47 +52,48 @@ class Neighbors:
             "first": np.empty(0, np.int64),
             "second": np.empty(0, np.int64),
             "least": np.empty(0),
-            "best": np.full((self.rows, self.k), np.inf, np.float32),
+            "best": np.full((self.rows, self.k), np.inf),
             "limit": np.full(self.rows, np.inf) if hint is None else hint.copy(),
         }
 
     def update(self, state: State, tile: Tile, exact: Exact) -> State:  # noqa: ARG002
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
-        i, j, least, most = self._select(state, tile)
-        if i.size > tile.product.numel() // _MANY:
-            keep = self._plausible(state, *tile.pairs(i, j), least, most)
-            i, j, least, most = i[keep], j[keep], least[keep], most[keep]
+        touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
+        before = {name: state[name][touched] for name in ("best", "limit")}
+        i, j, least = self._nearest(state, tile, tile.terms)
         rows, columns = crowded(tile, i, j)
-        for part in _parts(rows, columns):
-            state = self._refine(state, tile, *part)
-        keep = ~(rows[i] | columns[j])
-        return self._add(state, *tile.pairs(i[keep], j[keep]), least[keep], most[keep])
+        if rows.any() or columns.any():
+            for name, part in before.items():
+                state[name][touched] = part
+            for first, second in _parts(rows, columns):
+                state = self._refine(state, tile, first, second)
+            low, high = tile.terms
+            far = replace(low, row=np.where(rows, np.inf, low.row), column=np.where(columns, np.inf, low.column))
+            i, j, least = self._nearest(state, tile, (far, high))
+        return self._add(state, *tile.pairs(i, j), least)
 
-    def _select(self, state: State, tile: Tile) -> tuple[Array, Array, Array, Array]:
-        """The pairs of a tile that may be among the nearest of a row, and the bounds of their values, float64."""
-        low, high = tile.terms
-        limit = round_up(state["limit"][tile.rows.positions], tile.precision.dtype)
-        column_limit = np.full_like(low.column, -np.inf)
-        if self.mutual:
-            column_limit = round_up(state["limit"][tile.columns.positions], tile.precision.dtype)
-        i, j, least = select(tile.product, low, limit, column_limit, diagonal=tile.diagonal)
-        if self.twin is not None:
-            i, j, least = without_twins(self.twin, tile, i, j, least)
-        return i, j, least.astype(np.float64), upper_bounds(tile.product, low, high, i, j, least)
-
-    def _plausible(self, state: State, first: Array, second: Array, least: Array, most: Array) -> Array:
-        """Which pairs stay once all of them have tightened a copy of the limits: (p,) bool."""
-        best, limit = state["best"].copy(), state["limit"].copy()
-        _tighten(best, limit, first, second, round_up(most, np.float32), self.mutual)
-        return np.asarray(least <= (np.maximum(limit[first], limit[second]) if self.mutual else limit[first]))
+    def _nearest(self, state: State, tile: Tile, terms: tuple[Terms, Terms]) -> tuple[Array, Array, Array]:
+        """The pairs of a tile that may be among the nearest of a row, and the lower bounds of their values."""
+        rows, columns = tile.rows.positions, tile.columns.positions
+        twin = None if self.twin is None else self.twin[rows]
+        return nearest(
+            tile.product,
+            terms,
+            state["best"],
+            state["limit"],
+            rows,
+            columns,
+            mutual=self.mutual,
+            diagonal=tile.diagonal,
+            twin=twin,
+        )
 
     def _refine(self, state: State, tile: Tile, rows: Array, columns: Array) -> State:
         """Add the pairs of some rows and columns of a tile, by a product in float64."""
         blocks = tile.rows.take(rows).doubled(), tile.columns.take(columns).doubled()
-        i, j, least, most = self._select(state, multiply(tile.metric, *blocks, diagonal=False))
-        i, j = rows[i], columns[j]
-        keep = (i < j) | (not tile.diagonal)
-        return self._add(state, *tile.pairs(i[keep], j[keep]), least[keep], most[keep])
+        part = multiply(tile.metric, *blocks, diagonal=tile.diagonal)
+        i, j, least = self._nearest(state, part, part.terms)
+        return self._add(state, *tile.pairs(rows[i], columns[j]), least)
 
     def finish(self, state: State, exact: Exact) -> State:
         """Give the candidates their values in float64, and keep those that may be among the k of a row."""
@@ -134,14 +132,14 @@ class Neighbors:
     def _kept(self, table: State, limit: Array, exact: Exact) -> tuple[State, Array]:
         """The pairs that may be among the k of a row by their float64 values, and every row's limit."""
         slack = exact.metric.direct_slack(table["value"], exact.width)
-        least, most = (table["value"] - slack) * exact.unit, (table["value"] + slack) * exact.unit
         state = {**self.empty(limit), "value": np.empty(0)}
-        kept = self._add(state, table["first"], table["second"], least, most, table["value"])
+        most = (table["value"] + slack) * exact.unit
+        tighten(state["best"], state["limit"], table["first"], table["second"] if self.mutual else None, most)
+        kept = self._add(state, table["first"], table["second"], (table["value"] - slack) * exact.unit, table["value"])
         return {name: kept[name] for name in table}, kept["limit"]
 
-    def _add(self, state: State, first: Array, second: Array, least: Array, most: Array, *more: Array) -> State:
-        """Add pairs to the columns of a state, tighten its limits in place, and drop what they rule out."""
-        _tighten(state["best"], state["limit"], first, second, round_up(most, np.float32), self.mutual)
+    def _add(self, state: State, first: Array, second: Array, least: Array, *more: Array) -> State:
+        """Add pairs to the columns of a state, and drop those that its limits rule out."""
         added = zip(("first", "second", "least", "value"), (first, second, least, *more), strict=False)
         columns = {name: np.concatenate([state[name], column]) for name, column in added}
         keep = columns["least"] <= state["limit"][columns["first"]]
@@ -168,21 +166,3 @@ def _parts(rows: Array, columns: Array) -> Iterator[tuple[Array, Array]]:
         for i in range(0, first.size, DOUBLED):
             for j in range(0, second.size, DOUBLED):
                 yield first[i : i + DOUBLED], second[j : j + DOUBLED]
-
-
-@numba.njit(nogil=True, cache=True)
-def _tighten(
-    best: Array, limit: Array, first: Array, second: Array, most: Array, mutual: bool
-) -> None:  # pragma: no cover (compiled)
-    """Insert the upper bound of each pair among the k smallest of its row, or of both."""
-    last = best.shape[1] - 1
-    for p in range(first.size):
-        for side in range(2 if mutual else 1):
-            row = second[p] if side else first[p]
-            if most[p] < best[row, last]:
-                k = last
-                while k > 0 and best[row, k - 1] > most[p]:
-                    best[row, k] = best[row, k - 1]
-                    k -= 1
-                best[row, k] = most[p]
-                limit[row] = min(limit[row], best[row, last])

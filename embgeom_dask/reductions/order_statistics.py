@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import count_within
+from embgeom_dask.kernels.bounds import round_up
 from embgeom_dask.reductions.expand import Sides
 from embgeom_dask.reductions.thresholds import Cuts
-from embgeom_dask.tiles import Tile, round_up
+from embgeom_dask.tiles import Tile
 
 Array = NDArray[Any]
 State = dict[str, Array]

@@ -1,0 +1,152 @@
+"""The pass over a product tile that keeps each row's nearest, and the table of their bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels import device
+from embgeom_dask.kernels.bounds import round_up, upper_bounds
+from embgeom_dask.kernels.widen import as_numba, value
+
+if TYPE_CHECKING:
+    from embgeom_dask.metrics.base import Terms
+
+Array = NDArray[Any]
+
+_STRIP = 64
+
+
+def nearest(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    best: Array,
+    limit: Array,
+    rows: Array,
+    columns: Array,
+    *,
+    mutual: bool,
+    diagonal: bool,
+    twin: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Find the pairs that may be among the nearest of their row, or column, and tighten what the next must not exceed.
+
+    Parameters
+    ----------
+    product : (m, n) bfloat16, float32 or float64
+    terms : lower and upper bound of the values
+    best : (all, k) float64, the smallest upper bounds of every row, ascending; updated in place
+    limit : (all,) float64, what a pair must not exceed to be among the k of a row; updated in place
+    rows, columns : (m,) and (n,) int64, positions; those of the rows are their places in `best` and `limit`
+    mutual : those of the columns too: a pair counts for both
+    diagonal : the tile lies on the diagonal of the pair matrix: only pairs whose row comes before their column
+    twin : (m,) int64, the position of a column that each row is not paired with, -1 for none
+
+    Returns
+    -------
+    i, j (p,) int64 and their lower bound (p,) float64
+    """
+    low, high = terms
+    kind = low.row.dtype.type
+    row_limit = round_up(limit[rows], kind)
+    column_limit = round_up(limit[columns], kind) if mutual else np.full_like(low.column, -np.inf)
+    skip = np.full(rows.size, -1) if twin is None else twin
+    if product.device.type == "cpu":
+        p, places = as_numba(product), (rows, columns, skip)
+        out = np.empty(p.size, np.int32), np.empty(p.size, np.int32), np.empty(p.size, kind)
+        factors = tuple(kind(each) for each in (low.factor, low.bend, high.factor, high.bend))
+        bounds = low.row, low.column, high.row, high.column
+        count = _nearest(p, bounds, factors, row_limit, column_limit, places, best, limit, mutual, diagonal, out)
+        i, j, least = (column[:count] for column in out)
+        return i.astype(np.int64), j.astype(np.int64), least.astype(np.float64)
+    i, j, bound = device.select(product, low, row_limit, column_limit, diagonal=False)
+    keep = (skip[i] != columns[j]) & ((rows[i] < columns[j]) | (not diagonal))
+    i, j, least = i[keep], j[keep], bound[keep].astype(np.float64)
+    tighten(best, limit, rows[i], columns[j] if mutual else None, upper_bounds(product, low, high, i, j, least))
+    return i, j, least
+
+
+def tighten(best: Array, limit: Array, first: Array, second: Array | None, most: Array) -> None:
+    """Insert the upper bounds `most` (p,) of pairs among the k smallest of the rows `first`, and `second` if given."""
+    _tighten(best, limit, first, most)
+    if second is not None:
+        _tighten(best, limit, second, most)
+
+
+@numba.njit(nogil=True, cache=True)
+def _insert(best: Array, limit: Array, row: int, most: float) -> None:  # pragma: no cover (compiled)
+    k = best.shape[1] - 1
+    if most < best[row, k]:
+        while k > 0 and best[row, k - 1] > most:
+            best[row, k] = best[row, k - 1]
+            k -= 1
+        best[row, k] = most
+        limit[row] = min(limit[row], best[row, -1])
+
+
+@numba.njit(nogil=True, cache=True)
+def _tighten(best: Array, limit: Array, rows: Array, most: Array) -> None:  # pragma: no cover (compiled)
+    for p in range(rows.size):
+        _insert(best, limit, rows[p], most[p])
+
+
+@numba.njit(nogil=True, cache=True)
+def _lower(limits: Array, place: int, most: float) -> Any:  # pragma: no cover (compiled)
+    """Lower one of the limits to `most`, rounded up; returns it."""
+    limits[place] = most
+    if limits[place] < most:
+        limits[place] = np.nextafter(limits[place], limits.dtype.type(np.inf))
+    return limits[place]
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearest(
+    product: Array,
+    bounds: Any,
+    factors: Any,
+    row_limit: Array,
+    column_limit: Array,
+    places: Any,
+    best: Array,
+    limit: Array,
+    mutual: bool,
+    diagonal: bool,
+    out: Any,
+) -> int:  # pragma: no cover (compiled)
+    low_row, low_column, high_row, high_column = bounds
+    factor, bend, high_factor, high_bend = factors
+    rows, columns, skip = places
+    out_i, out_j, out_least = out
+    count, width = 0, product.shape[1]
+    for i in range(product.shape[0]):
+        r, most_row = low_row[i], row_limit[i]
+        for strip in range(0, width, _STRIP):
+            hits = _STRIP
+            if strip + _STRIP <= width:
+                hits = 0
+                ps = product[i, strip : strip + _STRIP]
+                cs, limits = low_column[strip : strip + _STRIP], column_limit[strip : strip + _STRIP]
+                for k in range(_STRIP):  # a vector loop: of fixed length, without branches, no index below 0
+                    p = value(ps[k])
+                    bound = r + cs[k] + factor * p + bend * abs(p)
+                    hits += (bound <= most_row) | (bound <= limits[k])
+            if hits:
+                for j in range(strip, min(strip + _STRIP, width)):
+                    if columns[j] == skip[i] or (diagonal and columns[j] <= rows[i]):
+                        continue
+                    p = value(product[i, j])
+                    least = r + low_column[j] + factor * p + bend * abs(p)
+                    if least <= most_row or least <= column_limit[j]:
+                        most = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
+                        _insert(best, limit, rows[i], most)
+                        most_row = _lower(row_limit, i, limit[rows[i]])
+                        if mutual:
+                            _insert(best, limit, columns[j], most)
+                            _lower(column_limit, j, limit[columns[j]])
+                        out_i[count], out_j[count], out_least[count] = i, j, least
+                        count += 1
+    return count
