@@ -15,7 +15,7 @@ from embgeom_dask import devices, tiles
 from embgeom_dask.blocks import Block
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.exact import Exact, Rows
-from embgeom_dask.kernels import Bins, cpu, device, select
+from embgeom_dask.kernels import Bins, cpu, device, limits, select
 from embgeom_dask.kernels.bounds import upper_bounds
 from embgeom_dask.metrics import METRICS, Terms
 from embgeom_dask.reductions import Cuts, Histogram
@@ -260,3 +260,30 @@ def test_the_tile_of_a_device_without_float64_makes_none() -> None:
         np.testing.assert_array_equal(i, select(tile.product, low, limit, limit, diagonal=True)[0])
         expected = truth(points, metric=metric)
         assert i.size == int((expected.distance ** (2 if metric == "euclidean" else 1) <= 3).sum()) > 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10000), st.integers(1, 150), st.integers(1, 5), st.sampled_from(["own", "two"]), st.booleans())
+def test_both_passes_keep_the_nearest_of_every_row(seed: int, n: int, k: int, sides: str, on_device: bool) -> None:
+    rng, own = np.random.default_rng(seed), sides == "own"
+    true = rng.integers(0, 30, size=(n, n)).astype(np.float32)
+    product = torch.from_numpy(-true / 2 + rng.uniform(-0.25, 0.25, (n, n)).astype(np.float32))
+    low, high = (Terms(np.full(n, s, np.float32), np.zeros(n, np.float32), -2.0, 0.0) for s in (-0.6, 0.6))
+    rows, columns = (np.arange(n), np.arange(n)) if own else (np.arange(n), np.arange(n, 2 * n))
+    allowed = np.triu(np.ones((n, n), np.bool_), 1) if own else np.ones((n, n), np.bool_)
+    twin = rng.integers(-1, n, n)
+    allowed[twin >= 0, twin[twin >= 0]] = False
+    twin[twin >= 0] += columns[0]
+    best, limit = np.full((2 * n, k), np.inf), np.full(2 * n, np.inf)
+    work = limits._on_device if on_device else limits._on_cpu
+    i, j, least = work(product, (low, high), best, limit, (rows, columns, twin), True, own)
+    assert allowed[i, j].all()
+    assert (least <= true[i, j]).all()
+    assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == i.size
+    found = np.zeros((n, n), np.bool_)
+    found[i, j] = True
+    for position in range(n if own else 2 * n):
+        there = allowed & ((rows == position)[:, None] | (columns == position))
+        kth = np.sort(true[there])[k - 1] if np.count_nonzero(there) >= k else np.inf
+        assert limit[position] >= kth
+        assert found[there & (true <= kth)].all()

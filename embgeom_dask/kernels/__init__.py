@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels import cpu, device
 from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.nearest import nearest, tighten
+from embgeom_dask.kernels.limits import nearest, tighten
 
 if TYPE_CHECKING:
     from embgeom_dask.metrics.base import Terms

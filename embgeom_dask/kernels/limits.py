@@ -50,20 +50,49 @@ def nearest(
     -------
     i, j (p,) int64 and their lower bound (p,) float64
     """
-    low, high = terms
-    kind = low.row.dtype.type
-    row_limit = round_up(limit[rows], kind)
-    column_limit = round_up(limit[columns], kind) if mutual else np.full_like(low.column, -np.inf)
     skip = np.full(rows.size, -1) if twin is None else twin
-    if product.device.type == "cpu":
-        p, places = as_numba(product), (rows, columns, skip)
-        out = np.empty(p.size, np.int32), np.empty(p.size, np.int32), np.empty(p.size, kind)
-        factors = tuple(kind(each) for each in (low.factor, low.bend, high.factor, high.bend))
-        bounds = low.row, low.column, high.row, high.column
-        count = _nearest(p, bounds, factors, row_limit, column_limit, places, best, limit, mutual, diagonal, out)
-        i, j, least = (column[:count] for column in out)
-        return i.astype(np.int64), j.astype(np.int64), least.astype(np.float64)
-    i, j, bound = device.select(product, low, row_limit, column_limit, diagonal=False)
+    work = _on_cpu if product.device.type == "cpu" else _on_device
+    return work(product, terms, best, limit, (rows, columns, skip), mutual, diagonal)
+
+
+def _limits(terms: Terms, limit: Array, places: tuple[Array, Array, Array], mutual: bool) -> tuple[Array, Array]:
+    kind = terms.row.dtype.type
+    rows, columns, _ = places
+    none = np.full_like(terms.column, -np.inf)
+    return round_up(limit[rows], kind), round_up(limit[columns], kind) if mutual else none
+
+
+def _on_cpu(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    best: Array,
+    limit: Array,
+    places: tuple[Array, Array, Array],
+    mutual: bool,
+    diagonal: bool,
+) -> tuple[Array, Array, Array]:
+    low, high = terms
+    p, kind = as_numba(product), low.row.dtype.type
+    out = np.empty(p.size, np.int32), np.empty(p.size, np.int32), np.empty(p.size, kind)
+    factors = tuple(kind(each) for each in (low.factor, low.bend, high.factor, high.bend))
+    bounds, limits = (low.row, low.column, high.row, high.column), _limits(low, limit, places, mutual)
+    count = _nearest(p, bounds, factors, limits, places, best, limit, mutual, diagonal, out)
+    i, j, least = (column[:count] for column in out)
+    return i.astype(np.int64), j.astype(np.int64), least.astype(np.float64)
+
+
+def _on_device(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    best: Array,
+    limit: Array,
+    places: tuple[Array, Array, Array],
+    mutual: bool,
+    diagonal: bool,
+) -> tuple[Array, Array, Array]:
+    low, high = terms
+    rows, columns, skip = places
+    i, j, bound = device.select(product, low, *_limits(low, limit, places, mutual), diagonal=False)
     keep = (skip[i] != columns[j]) & ((rows[i] < columns[j]) | (not diagonal))
     i, j, least = i[keep], j[keep], bound[keep].astype(np.float64)
     tighten(best, limit, rows[i], columns[j] if mutual else None, upper_bounds(product, low, high, i, j, least))
@@ -108,8 +137,7 @@ def _nearest(
     product: Array,
     bounds: Any,
     factors: Any,
-    row_limit: Array,
-    column_limit: Array,
+    limits: Any,
     places: Any,
     best: Array,
     limit: Array,
@@ -119,33 +147,34 @@ def _nearest(
 ) -> int:  # pragma: no cover (compiled)
     low_row, low_column, high_row, high_column = bounds
     factor, bend, high_factor, high_bend = factors
+    row_limit, column_limit = limits
     rows, columns, skip = places
     out_i, out_j, out_least = out
     count, width = 0, product.shape[1]
     for i in range(product.shape[0]):
-        r, most_row = low_row[i], row_limit[i]
+        r, row_most = low_row[i], row_limit[i]
         for strip in range(0, width, _STRIP):
             hits = _STRIP
             if strip + _STRIP <= width:
                 hits = 0
                 ps = product[i, strip : strip + _STRIP]
-                cs, limits = low_column[strip : strip + _STRIP], column_limit[strip : strip + _STRIP]
+                cs, most = low_column[strip : strip + _STRIP], column_limit[strip : strip + _STRIP]
                 for k in range(_STRIP):  # a vector loop: of fixed length, without branches, no index below 0
                     p = value(ps[k])
                     bound = r + cs[k] + factor * p + bend * abs(p)
-                    hits += (bound <= most_row) | (bound <= limits[k])
+                    hits += (bound <= row_most) | (bound <= most[k])
             if hits:
                 for j in range(strip, min(strip + _STRIP, width)):
                     if columns[j] == skip[i] or (diagonal and columns[j] <= rows[i]):
                         continue
                     p = value(product[i, j])
                     least = r + low_column[j] + factor * p + bend * abs(p)
-                    if least <= most_row or least <= column_limit[j]:
-                        most = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
-                        _insert(best, limit, rows[i], most)
-                        most_row = _lower(row_limit, i, limit[rows[i]])
+                    if least <= row_most or least <= column_limit[j]:
+                        upper = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
+                        _insert(best, limit, rows[i], upper)
+                        row_most = _lower(row_limit, i, limit[rows[i]])
                         if mutual:
-                            _insert(best, limit, columns[j], most)
+                            _insert(best, limit, columns[j], upper)
                             _lower(column_limit, j, limit[columns[j]])
                         out_i[count], out_j[count], out_least[count] = i, j, least
                         count += 1
