@@ -37,7 +37,7 @@ class RowSource(Protocol):
     def read(self, start: int, stop: int) -> np.ndarray: ...  # noqa: D102
 
 
-def create(group: zarr.Group, name: str, source: RowSource, hidden: str) -> zarr.Array[Any]:
+def create(group: zarr.Group, name: str, source: RowSource, dimensions: list[str]) -> zarr.Array[Any]:
     """Create the array of a matrix, or open the one that is there.
 
     Its chunks are a power of two of whole rows, 8 MiB at most.
@@ -55,7 +55,7 @@ def create(group: zarr.Group, name: str, source: RowSource, hidden: str) -> zarr
             BloscCodec(typesize=source.dtype.itemsize, cname="lz4", clevel=5, shuffle=BloscShuffle.bitshuffle),
             Crc32cCodec(),
         ],
-        dimension_names=["token_id", hidden],
+        dimension_names=dimensions,
         config={"write_empty_chunks": True},  # else zarr drops a chunk of -0.0, which would come back as 0.0
     )
 

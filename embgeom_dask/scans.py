@@ -186,7 +186,7 @@ def _rows_of(
     found = stores.find_matrix(matrix, which)
     token_id = parse_tokens(tokens, found.vocab_size)
     if isinstance(matrix, xr.DataArray):
-        token_id = np.intersect1d(token_id, matrix["token_id"].to_numpy())
+        token_id = np.intersect1d(token_id, matrix[matrix.dims[0]].to_numpy())
         if not token_id.size:
             raise InputError("none of the tokens selected is a row of the array given")
     return found, token_id

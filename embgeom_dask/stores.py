@@ -262,6 +262,8 @@ def write_model(
 
     A folder is written aside and moved into place when it is complete; on any failure nothing is left behind and a
     store that was there stays. At a URL what was there is removed first, and the attributes are written last.
+    Where two matrices differ in rows, the shorter one's rows are its own dimension, `token_id_input` or
+    `token_id_output`.
     `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`; two of the same bits are
     found to be), `attrs` needs `model`, and `labels` is as `make_labels` gives (default: no tokens). With `resume`,
     which names these very rows, a folder that fails is kept aside, and the next writer goes on from the chunks there.
@@ -269,8 +271,8 @@ def write_model(
     Raises
     ------
     InputError
-        where something exists at `path` and `overwrite` is not given (or it is no store), where the matrices differ in
-        rows, have none or hold another dtype than F64, F32, F16 and BF16, or where labels and rows differ in number.
+        where something exists at `path` and `overwrite` is not given (or it is no store), where a matrix has no rows or
+        another dtype than F64, F32, F16 and BF16, or where labels and rows differ in number.
     """
     target = places.locate(path)
     check_writable(target, overwrite=overwrite)
@@ -280,18 +282,22 @@ def write_model(
     if labels.sizes["token_id"] != rows:
         raise InputError(f"{labels.sizes['token_id']} labels for {rows} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
+    shorter = [name for name, source in matrices.items() if source.shape[0] < rows]
     with places.replacing(target, overwrite=overwrite, resume=resume) as place:
         group = zarr.open_group(places.writer(place), mode="a")
         for name in ("token_id", *LABELS):
             _write_labels(group, name, labels[name].values)
         found = set()
         for name, source in matrices.items():
+            token_id = f"token_id_{name.removesuffix('_embedding')}" if name in shorter else "token_id"
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
-            array = filling.create(group, name, source, hidden)
+            if name in shorter and token_id not in group:
+                _write_labels(group, token_id, np.arange(source.shape[0]), token_id)
+            array = filling.create(group, name, source, [token_id, hidden])
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
                 sha256 = filling.fill(array, source, bar, Path(place, name) if resume else None)
             facts = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
-            array.attrs.put({**facts, "coordinates": " ".join(LABELS)})
+            array.attrs.put({**facts, **({} if name in shorter else {"coordinates": " ".join(LABELS)})})
             found.add((source.shape, source.dtype, sha256))
         if len(found) < len(matrices):
             del group["output_embedding"]
@@ -318,20 +324,17 @@ def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:
             raise InputError(f"{source.tensor} has dtype {source.dtype.name}: only {', '.join(DTYPES)} can be stored")
         if 0 in source.shape:
             raise InputError(f"{source.tensor} is empty: its shape is {list(source.shape)}")
-    if len({source.shape[0] for source in matrices.values()}) > 1:
-        shapes = " and ".join(f"{source.tensor} has {source.shape[0]}" for source in matrices.values())
-        raise InputError(f"the matrices differ in rows ({shapes}): convert one, with --matrix input or --matrix output")
-    return next(iter(matrices.values())).shape[0]
+    return max(source.shape[0] for source in matrices.values())
 
 
-def _write_labels(group: zarr.Group, name: str, values: np.ndarray) -> None:
+def _write_labels(group: zarr.Group, name: str, values: np.ndarray, dimension: str = "token_id") -> None:
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=values.shape,
         dtype=cast(Any, "string" if values.dtype.kind in "OTU" else values.dtype),
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        dimension_names=["token_id"],
+        dimension_names=[dimension],
         config={"write_empty_chunks": True},
         overwrite=True,
     )

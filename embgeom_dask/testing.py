@@ -51,7 +51,7 @@ def make_store(
     """
     given = {"input_embedding": input, "output_embedding": output}
     matrices = {name: ArrayRows(array, name) for name, array in given.items() if array is not None}
-    rows = next(iter(matrices.values())).shape[0]
+    rows = max(source.shape[0] for source in matrices.values())
     pieces = [f"t{i}" for i in range(rows)] if tokens is None else tokens
     labels = stores.make_labels(pieces, pieces, [True] * rows)
     return stores.write_model(path, matrices, labels=labels, attrs={"model": model}, tied=tied, overwrite=True)

@@ -652,9 +652,9 @@ def test_nothing_is_run_or_said(tmp_path: Path) -> None:
     config = {
         **LLAMA,
         "auto_map": {"AutoConfig": "evil.Config", "AutoTokenizer": ["evil.T", None]},
-        "dtype": "nonsense",
     }
-    source = Path(make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(20, 8)}, config))
+    tensors = {"model.embed_tokens.weight": random(20, 8), "lm_head.weight": random(20, 8, seed=1)}
+    source = Path(make_checkpoint(tmp_path / "m", tensors, config))
     (source / "evil.py").write_text("raise SystemExit('ran')")
     code = f"from embgeom_dask import convert; print(convert({str(source)!r}, {str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, input="y\n")

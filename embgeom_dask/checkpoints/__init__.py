@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from embgeom_dask import places
 from embgeom_dask import stores as model_stores
+from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.labels import token_labels
-from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe, list_file, list_folder
-from embgeom_dask.checkpoints.tensors import Embeddings, find_embeddings
-from embgeom_dask.errors import InputError
+from embgeom_dask.checkpoints.safetensors import Listing, list_file, list_folder
+from embgeom_dask.errors import EmbgeomWarning, InputError
 
-_BLOCK_BYTES = 16 << 20
 _OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # what the hub allows as the name of an organisation
 _PLACES = re.compile(  # folders that say where a checkpoint lies, not whose or which it is
     "cache|checkpoints?|content|data|desktop|dist-packages|documents|downloads|export|final|hf|home|hub|huggingface"
@@ -64,10 +62,13 @@ def convert(
     target = places.join(os.fspath(stores), f"{name.replace('/', '--')}.zarr")
     listing = _list(path)
     model_stores.check_writable(target, overwrite=overwrite)
-    tensors, tied = _choose(listing, matrix, {"input": input_key, "output": output_key})
-    rows = next(iter(tensors.values())).shape[0]
+    decision, tensors, tied = choose(listing, matrix, {"input": input_key, "output": output_key})
+    for warning in decision.warnings:
+        warnings.warn(f"{path}: {warning}", EmbgeomWarning, stacklevel=2)
+    rows = max(source.shape[0] for source in tensors.values())
     labels, tokenizer = token_labels(path, rows) if path.is_dir() else (None, "none: a bare file has no tokenizer")
-    attrs = {"model": name, "revision": revision, **_description(path), "tokenizer": tokenizer}
+    facts = {**_description(path), "tokenizer": tokenizer, "decision": decision.record()}
+    attrs = {"model": name, "revision": revision, **facts}
     return model_stores.write_model(target, tensors, labels=labels, attrs=attrs, tied=tied, overwrite=overwrite)
 
 
@@ -81,49 +82,6 @@ def _list(path: Path) -> Listing:
     if path.suffix != ".safetensors":
         raise InputError(f"{path} is not a checkpoint: give a model folder or a .safetensors file")
     return list_file(path)
-
-
-def _choose(listing: Listing, matrix: str, keys: dict[str, str | None]) -> tuple[dict[str, Tensor], bool]:
-    """Return the matrices to store by their names in the store, and whether they are one, tied."""
-    if matrix not in ("input", "output", "both"):
-        raise InputError(f"no matrix {matrix!r}: choose input, output or both")
-    wanted = ["input", "output"] if matrix == "both" else [matrix]
-    for role, key in keys.items():
-        if key and role not in wanted:
-            raise InputError(f"--{role}-key {key} was given with --matrix {matrix}: drop one of them")
-    found = Embeddings(keys["input"], keys["output"])
-    if not listing.source.is_dir():
-        if not any(keys.values()):
-            found = _only_matrix(listing, "input" if matrix == "input" else "output")
-    elif not all(keys[role] for role in wanted):
-        found = find_embeddings(listing)
-    chosen = {role: keys[role] or getattr(found, role) for role in wanted}
-    tensors = {f"{role}_embedding": listing.matrix(key) for role, key in chosen.items() if key}
-    if not tensors:
-        raise InputError(f"{listing.name} has no {matrix} embedding: it has {describe(listing.matrices())}")
-    first, last = next(iter(tensors.values())), tensors[max(tensors)]
-    tied = first.tensor == found.input == found.output if len(tensors) == 1 else _same(first, last)
-    return ({"input_embedding": first} if tied else tensors), tied
-
-
-def _only_matrix(listing: Listing, role: str) -> Embeddings:
-    matrices = listing.matrices()
-    if not matrices:
-        raise InputError(f"{listing.name} has no tensor of two dimensions in F64, F32, F16 or BF16")
-    if len(matrices) > 1:
-        choice = "choose one with --output-key or --input-key"
-        raise InputError(f"{listing.name} has {len(matrices)} matrices, {choice}: {describe(matrices)}")
-    name = matrices[0].tensor
-    return Embeddings(name, None) if role == "input" else Embeddings(None, name)
-
-
-def _same(first: Tensor, last: Tensor) -> bool:
-    """Whether two matrices are one tensor, or equal bit for bit: some tied checkpoints hold the matrix twice."""
-    if first.tensor == last.tensor or (first.shape, first.kind) != (last.shape, last.kind):
-        return first.tensor == last.tensor
-    step = max(1, _BLOCK_BYTES // (first.shape[1] * first.dtype.itemsize))
-    blocks = ((start, min(start + step, first.shape[0])) for start in range(0, first.shape[0], step))
-    return all(np.array_equal(first.read(*block).view(np.uint8), last.read(*block).view(np.uint8)) for block in blocks)
 
 
 def _name(path: Path) -> tuple[str, str]:

@@ -3,145 +3,197 @@
 The checkpoint's class is built on the `meta` device from its config, without weights and without code from the
 checkpoint. Its `get_input_embeddings()` and `get_output_embeddings()` say which modules are asked for; the renaming
 that `from_pretrained` itself uses says which tensor of the files lands there, and the class's ties where none does.
-Names and shapes decide only where transformers does not know the model.
+Names and shapes decide only where transformers does not know the model (`names.py`).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
+from embgeom_dask.checkpoints.decisions import Choice, Decision
+from embgeom_dask.checkpoints.names import choose_by_name, read_config
 from embgeom_dask.checkpoints.quiet import quiet
-from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe
+from embgeom_dask.checkpoints.safetensors import Listing, describe
 from embgeom_dask.errors import InputError
 
 _MAPPINGS = ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "PRETRAINING", "")
 _NUMBERED = re.compile(r"\.\d+\.")
-_OTHER = re.compile(r"\.\d+\.|vision|visual|image|audio|pos|wpe|type|per_layer|rel_|router")
-_OUTPUT = re.compile(r"head|output|embed_out|unembed|decoder\.weight|predictions")
-_VOCABULARY_SLACK = 4096
+_MOST_MODULES = 500_000
+_Landed = dict[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """The tensors of the input and the output embedding. None: the model has none; equal names: they are tied."""
-
-    input: str | None
-    output: str | None
-
-
-def find_embeddings(listing: Listing) -> Embeddings:
+def find_embeddings(listing: Listing) -> Decision:
     """Find the embeddings of the model folder `listing.source`.
 
-    Raises InputError, with the candidates, where neither transformers nor names and shapes tell, and where the output
-    embedding is quantised.
+    Raises InputError, with the candidates, where neither transformers nor names and shapes tell, where the model has no
+    token embedding or a quantised one, and where its config is broken or has absurd sizes.
     """
-    return _by_class(listing) or _by_name(listing)
-
-
-def _by_class(listing: Listing) -> Embeddings | None:
-    """Ask transformers; None where it does not know the model or no tensor lands on its input embedding."""
-    import torch
-    from transformers import AutoConfig
-
+    config = read_config(listing.source)
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(listing.source, trust_remote_code=False, local_files_only=True)
-            declared = _declared_class(config)
-            model_class = declared or _mapped_class(config)
-            with torch.device("meta"):
-                model = model_class(config)
-            landed = _landing(model, [name for name in listing if not _NUMBERED.search(name)])
-    except Exception:  # transformers raises what it likes for configs that it does not understand
+            model, declared = _build(listing.source)
+            landed = _landing(model, list(listing))
+    except Exception as error:  # transformers raises what it likes for configs that it does not understand
+        return choose_by_name(listing, config, _reason(config, error))
+    return _by_class(listing, model, declared, landed) or choose_by_name(
+        listing, config, f"no tensor has the name of the input embedding of {type(model).__name__}"
+    )
+
+
+def _reason(config: dict[str, Any], error: Exception) -> str:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if kind in CONFIG_MAPPING:
+        return f"transformers cannot build this {kind} ({' '.join(str(error).split())[:120]})"
+    return f"transformers has no model type {kind!r}" if kind else "it has no config that names a model type"
+
+
+def _by_class(listing: Listing, model: Any, declared: bool, landed: _Landed) -> Decision | None:
+    """Ask the model's modules; None where no tensor lands on its input embedding."""
+    modules = {role: _module(model, role) for role in ("input", "output")}
+    name = type(model).__name__
+    if modules["input"] is None:
+        raise InputError(
+            f"{name} of {listing.name} has no token embedding: choose --input-key, --output-key from "
+            f"{describe(listing.matrices())}"
+        )
+    found = {role: _choice(listing, model, role, module, landed, declared) for role, module in modules.items()}
+    first, last = found["input"], found["output"]
+    if first is None:
         return None
-    found: dict[str, str | None] = {}
-    for role in ("input", "output"):
-        paths = _paths(model, role)
-        direct = [landed[f"{path}.weight"] for path in paths if f"{path}.weight" in landed]
-        parts = sorted(name for path in paths for name in landed if name.startswith(f"{path}.") and "bias" not in name)
-        if parts and not direct:
-            raise InputError(
-                f"the {role} embedding of {listing.source} is quantised ({landed[parts[0]]}): not supported"
-            )
-        ties = _ties(model, paths) if role == "input" or declared else []
-        found[role] = next(iter([*direct, *(landed[name] for name in ties if name in landed)]), None)
-    return Embeddings(**found) if found["input"] else None
+    warnings = []
+    if last is None and modules["output"] is not None and declared:
+        warnings.append(f"the output embedding of {name} is neither in the checkpoint nor tied: none is stored")
+    if "tied" in (first.how, last and last.how):
+        warnings += _unmapped(listing, model, landed, first)
+    config = model.config.get_text_config()
+    scale = getattr(modules["input"], "scalar_embed_scale", getattr(modules["input"], "embed_scale", None))
+    scale = scale if isinstance(scale, int | float) else getattr(config, "embedding_multiplier", None)
+    bias = [landed[f"{path}.bias"][0] for path in _paths(model, modules["output"]) if f"{path}.bias" in landed]
+    return Decision(name, first, last, tuple(warnings), None if scale in (None, 1) else scale, next(iter(bias), None))
 
 
-def _declared_class(config: Any) -> Any:
-    """Return the class that the config names, where transformers has it and it takes this config."""
+def _build(directory: Any) -> tuple[Any, bool]:
+    """Build the model on the meta device; return it, and whether the config itself names its class."""
+    import torch
     import transformers
-
-    named = getattr(transformers, (config.architectures or [""])[0] or "", None)
-    fits = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)
-    return named if fits and isinstance(config, getattr(named, "config_class", None) or ()) else None
-
-
-def _mapped_class(config: Any) -> Any:
+    from torch.nn.modules.module import register_module_module_registration_hook
     from transformers.models.auto import modeling_auto
 
-    for kind in _MAPPINGS:
-        mapping = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING" if kind else "MODEL_MAPPING")
-        if type(config) in mapping:
-            return mapping[type(config)]
-    raise LookupError(f"no class for {type(config).__name__}")
+    config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    mapped = _mapped_classes(config, modeling_auto)
+    named = getattr(transformers, (config.architectures or [""])[0] or "", None)
+    fits = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)
+    declared = fits and (named in mapped or isinstance(config, getattr(named, "config_class", None) or ()))
+    if not declared and not mapped:
+        raise LookupError(f"no class for {type(config).__name__}")
+    modules = 0
+
+    def count(*_: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > _MOST_MODULES:
+            raise MemoryError(f"more than {_MOST_MODULES} modules")
+
+    counting = register_module_module_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            model_class: Any = named if declared else mapped[0]
+            return model_class(config), declared
+    finally:
+        counting.remove()
 
 
-def _landing(model: Any, names: list[str]) -> dict[str, str]:
-    """Map each parameter of `model` to the tensor of the checkpoint that `from_pretrained` would load there."""
+def _mapped_classes(config: Any, modeling_auto: Any) -> list[Any]:
+    """Return the classes that take a config, one that generates text first where there is one."""
+    names = [f"MODEL_FOR_{kind}_MAPPING" if kind else "MODEL_MAPPING" for kind in _MAPPINGS]
+    names += [name for name in vars(modeling_auto) if name.startswith("MODEL_") and name.endswith("_MAPPING")]
+    mappings = [getattr(modeling_auto, name) for name in names]
+    found = [mapping[type(config)] for mapping in mappings if type(config) in mapping]
+    return [each for entry in found for each in (entry if isinstance(entry, tuple | list) else [entry])]
+
+
+def _landing(model: Any, names: list[str]) -> _Landed:
+    """Map each parameter of `model` to the tensors of the checkpoint that `from_pretrained` would load there.
+
+    It is one tensor, or several that are concatenated along their rows.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+    from transformers.core_model_loading import Concatenate, WeightConverter, WeightRenaming, rename_source_key
 
     transforms = get_model_conversion_mapping(model)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    state = model.state_dict()
-    prefix = model.base_model_prefix
-    return {rename_source_key(name, renamings, converters, prefix, state)[0]: name for name in sorted(names)}
+    sources = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    state, prefix = model.state_dict(), model.base_model_prefix
+    landed: dict[str, dict[int, str]] = {}
+    for name in sorted(names):
+        if _NUMBERED.search(name):  # a layer's: 90,000 of DeepSeek's 91,000
+            continue
+        target, pattern = rename_source_key(name, renamings, converters, prefix, state)
+        part = 0
+        if pattern is not None:
+            converter = sources[pattern]
+            if not all(isinstance(each, Concatenate) and each.dim == 0 for each in converter.operations):
+                continue
+            part = list(converter.source_patterns).index(pattern)
+        landed.setdefault(target, {}).setdefault(part, name)
+    return {target: tuple(parts[i] for i in sorted(parts)) for target, parts in landed.items()}
 
 
-def _paths(model: Any, role: str) -> list[str]:
-    """Return the paths of the embedding module, found by identity; it has several where a module is shared."""
+def _module(model: Any, role: str) -> Any:
+    """Return the module of an embedding; None where the class has none, or one of pictures or sound."""
+    from torch.nn import Linear
+
     try:
-        wanted = getattr(model, f"get_{role}_embeddings")()
-    except NotImplementedError:
-        wanted = None
-    return [path for path, module in model.named_modules(remove_duplicate=False) if module is wanted]
+        module = getattr(model, f"get_{role}_embeddings")()
+    except (NotImplementedError, AttributeError):
+        return None
+    weight = getattr(module, "weight", None)
+    if getattr(weight, "ndim", None) != 2 or (role == "input" and isinstance(module, Linear)):
+        return None
+    return module
 
 
-def _ties(model: Any, paths: list[str]) -> list[str]:
-    """Return the parameters that the class ties to the weight of the module at `paths`."""
+def _paths(model: Any, wanted: Any) -> list[str]:
+    """Return the paths of a module, found by identity; it has several where it is shared."""
+    named = model.named_modules(remove_duplicate=False)
+    return [path for path, module in named if wanted is not None and module is wanted]
+
+
+def _choice(listing: Listing, model: Any, role: str, module: Any, landed: _Landed, declared: bool) -> Choice | None:
+    """Choose the tensor of the module of a role: its own, else one that the class ties to it."""
+    paths = _paths(model, module)
+    weights = [f"{path}.weight" for path in paths]
+    for path, weight in zip(paths, weights, strict=True):
+        if weight in landed:
+            return Choice(landed[weight], path, "direct")
+    parts = sorted(
+        name for path in paths for to, names in landed.items() if to.startswith(f"{path}.") for name in names
+    )
+    if any("bias" not in part for part in parts):
+        raise InputError(f"the {role} embedding of {listing.name} is quantised ({', '.join(parts)}): not supported")
     ties: dict[str, str] = model.all_tied_weights_keys
-    roots = {ties.get(f"{path}.weight", f"{path}.weight") for path in paths}
-    return sorted(roots) + sorted(name for name, root in ties.items() if root in roots)
+    roots = {ties.get(weight, weight) for weight in weights}
+    if role == "input" or declared:
+        for name in [*sorted(roots), *sorted(name for name, root in ties.items() if root in roots)]:
+            if name in landed:
+                return Choice(landed[name], paths[0], "tied")
+    return None
 
 
-def _by_name(listing: Listing) -> Embeddings:
-    candidates = _candidates(listing)
-    outputs = [tensor.tensor for tensor in candidates if _OUTPUT.search(tensor.tensor)]
-    inputs = [tensor.tensor for tensor in candidates if tensor.tensor not in outputs]
-    if len(inputs) > 1 or len(outputs) > 1 or not candidates:
-        named = describe(candidates or listing.matrices())
-        raise InputError(
-            f"cannot tell the embeddings of {listing.source}: choose --input-key, --output-key from {named}"
-        )
-    return Embeddings(next(iter(inputs), None), next(iter(outputs), None))
-
-
-def _candidates(listing: Listing) -> list[Tensor]:
-    try:
-        config = json.loads((listing.source / "config.json").read_text())
-        config = {**config, **(config.get("text_config") or {})}
-    except (OSError, ValueError, TypeError, AttributeError):
-        config = {}
-    vocabulary = config.get("vocab_size")
-    widths = {config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if isinstance(config.get(key), int)}
-    return [
-        tensor
-        for tensor in listing.matrices()
-        if not _OTHER.search(tensor.tensor)
-        and (not widths or tensor.shape[1] in widths)
-        and (not isinstance(vocabulary, int) or abs(tensor.shape[0] - vocabulary) <= _VOCABULARY_SLACK)
-    ]
+def _unmapped(listing: Listing, model: Any, landed: _Landed, chosen: Choice) -> Iterator[str]:
+    """Warn of tensors that the class has no place for, though they have the shape of a matrix chosen by a tie."""
+    state = model.state_dict()
+    shape = listing.matrix(chosen.tensors[0]).shape
+    strangers = [name for target, names in landed.items() if target not in state for name in names]
+    for name in strangers:
+        try:
+            same = listing.matrix(name).shape == shape
+        except InputError:  # not a matrix
+            continue
+        if same:
+            yield f"{name} has the shape of an embedding, but {type(model).__name__} has no place for it"

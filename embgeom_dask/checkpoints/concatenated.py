@@ -1,0 +1,53 @@
+"""A matrix of several tensors, one below the other: some checkpoints keep the rows of added tokens apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embgeom_dask.checkpoints.decisions import JOIN, Choice
+from embgeom_dask.checkpoints.safetensors import Listing, Tensor
+from embgeom_dask.errors import InputError
+from embgeom_dask.filling import RowSource
+
+
+@dataclass(frozen=True)
+class Concatenated:
+    """Tensors of one width and dtype as one matrix; a `stores.RowSource`."""
+
+    parts: tuple[Tensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows of all parts, columns)."""
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of every part."""
+        return self.parts[0].dtype
+
+    @property
+    def tensor(self) -> str:
+        """The names of the parts, in order."""
+        return JOIN.join(part.tensor for part in self.parts)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start..stop-1, (stop - start, columns)."""
+        blocks, first = [], 0
+        for part in self.parts:
+            low, high = max(start, first), min(stop, first + part.shape[0])
+            if low < high:
+                blocks.append(part.read(low - first, high - first))
+            first += part.shape[0]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def matrix(listing: Listing, choice: Choice) -> RowSource:
+    """Return the matrix that was chosen. Raises InputError as `Listing.matrix`, and where its parts do not fit."""
+    parts = tuple(listing.matrix(name) for name in choice.tensors)
+    if len({(part.shape[1], part.dtype) for part in parts}) > 1:
+        raise InputError(f"{choice.key} of {listing.name} differ in width or dtype: they are not one matrix")
+    return parts[0] if len(parts) == 1 else Concatenated(parts)

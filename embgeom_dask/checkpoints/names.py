@@ -1,0 +1,108 @@
+"""Which tensors are the embeddings, told by names and shapes: for models that transformers does not know."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from embgeom_dask.checkpoints.decisions import Choice, Decision
+from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe
+from embgeom_dask.errors import InputError
+
+_OTHER = re.compile(
+    r"\.\d+\.|vision|visual|image|audio|speech|pos|wpe|type|per_layer|rel_|router|pooler|classifier|score|codebook|lora_"
+)
+_INPUT = re.compile(r"emb|wte|tok|word|vocab|shared")
+_OUTPUT = re.compile(r"head|output|embed_out|unembed|decoder\.weight|predictions")
+_GENERATES = re.compile(r"LM|ForConditionalGeneration|Generator|Seq2Seq")
+_ROWS = ("vocab_size", "padded_vocab_size", "n_vocab", "vocabulary_size", "num_embeddings")
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "model_dim", "embedding_size", "word_embed_proj_dim")
+_VOCABULARY_SLACK = 4096
+_MOST_CONFIG_BYTES = 64 << 20
+_SIZE = re.compile(r"size|layers|depth|heads|experts|blocks|positions|length|width|dim$|channels|n_|num_|d_|groups")
+_COUNT = re.compile(r"layers|depth|heads|experts|blocks|groups|n_layer|n_head")
+_MOST, _MOST_COUNTED = 1 << 31, 1 << 16
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read `config.json`: empty where there is none.
+
+    Raises InputError where it is not a JSON object, or has a size that no model has.
+    """
+    path = directory / "config.json"
+    try:
+        if path.stat().st_size > _MOST_CONFIG_BYTES:
+            raise ValueError("too long")
+        config = json.loads(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a model's config: {' '.join(str(error).split())[:100]}") from error
+    _check_sizes(path, config)
+    return config
+
+
+def _check_sizes(path: Path, part: Any) -> None:
+    """Refuse a config that would take minutes or all memory to build a model from."""
+    values = part.items() if isinstance(part, dict) else [("", value) for value in part]
+    for name, value in values:
+        if isinstance(value, dict | list):
+            _check_sizes(path, value)
+        elif isinstance(value, int) and _SIZE.search(name):
+            most = _MOST_COUNTED if _COUNT.search(name) else _MOST
+            if not -most <= value <= most:
+                raise InputError(f"{path} has the absurd {name} {value}: give --input-key and --output-key")
+
+
+def choose_by_name(listing: Listing, config: dict[str, Any], reason: str) -> Decision:
+    """Choose the embeddings of a checkpoint by names and shapes; `reason` says why it has come to this.
+
+    Candidates are matrices outside numbered layers and whatever is of pictures, sound and positions, one dimension the
+    width and the other near the vocabulary where the config has them. Raises InputError, with the candidates, where
+    that leaves none, two inputs or two outputs.
+    """
+    config = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
+    candidates = _candidates(listing, config)
+    outputs = [tensor.tensor for tensor in candidates if _OUTPUT.search(tensor.tensor)]
+    inputs = [tensor.tensor for tensor in candidates if tensor.tensor not in outputs]
+    if len(inputs) > 1 or len(outputs) > 1 or not candidates:
+        listed = describe(candidates or listing.matrices())
+        raise InputError(
+            f"cannot tell the embeddings of {listing.name}, {reason}: choose --input-key, --output-key from {listed}"
+        )
+    found = {
+        role: Choice(tuple(names), "", "name") for role, names in {"input": inputs, "output": outputs}.items() if names
+    }
+    generates = _GENERATES.search(str((config.get("architectures") or [""])[0]))
+    if "output" not in found and config.get("tie_word_embeddings") is True and generates:
+        found["output"] = Choice(found["input"].tensors, "", "tied")
+    chosen = ", ".join(f"{role} {choice.key}" for role, choice in found.items())
+    return Decision("", found.get("input"), found.get("output"), (f"{reason}: chosen by name and shape, {chosen}",))
+
+
+def _candidates(listing: Listing, config: dict[str, Any]) -> list[Tensor]:
+    rows = {config[key] for key in _ROWS if isinstance(config.get(key), int)}
+    widths = {config[key] for key in _WIDTHS if isinstance(config.get(key), int)}
+    matrices = listing.matrices()
+    if len(matrices) == 1 and not config:
+        return matrices
+    plausible = [
+        tensor
+        for tensor in matrices
+        if not _OTHER.search(tensor.tensor)
+        and (not widths or tensor.shape[1] in widths)
+        and (rows or _INPUT.search(tensor.tensor) or _OUTPUT.search(tensor.tensor))
+    ]
+    if not rows:
+        return plausible
+    return [tensor for tensor in plausible if any(_near(tensor.shape[0], size) for size in rows)]
+
+
+def _near(rows: int, vocabulary: int) -> bool:
+    return abs(rows - vocabulary) <= min(_VOCABULARY_SLACK, max(64, vocabulary // 8))
