@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import embgeom_dask as eg
-from embgeom_dask.errors import EmbgeomError, EmbgeomWarning
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 
 app = typer.Typer(
     help="Exact geometry of language-model vocabularies.",
@@ -40,8 +40,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 @app.command()
 def convert(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Checkpoint folders or .safetensors files.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="SOURCE...", help="Checkpoint folders, .safetensors files, or ORG/NAME[@REVISION]."),
+    ] = None,
+    from_file: Annotated[str | None, typer.Option(metavar="FILE", help="More sources, one a line.")] = None,
     stores: Stores = "stores",
     matrix: Annotated[Literal["input", "output", "both"], typer.Option(help="What to store.")] = "both",
     input_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the input embedding.")] = None,
@@ -50,11 +52,18 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Read the embedding matrices and the token labels of checkpoints into stores."""
-    paths = [
-        eg.convert(source, stores, matrix=matrix, input_key=input_key, output_key=output_key, overwrite=overwrite)
-        for source in sources
-    ]
-    _print({"stores": paths} if as_json else "\n".join(paths))
+    from embgeom_dask.checkpoints import convert_each, read_sources
+
+    wanted = list(dict.fromkeys([*(sources or []), *(read_sources(from_file) if from_file else [])]))
+    options = {"matrix": matrix, "input_key": input_key, "output_key": output_key, "overwrite": overwrite}
+    if not wanted:
+        raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
+    paths, failed = convert_each(wanted, stores, **options)
+    _print({"stores": list(paths.values()), "failed": failed} if as_json else "\n".join(paths.values()))
+    for source, reason in failed.items():
+        print(f"failed: {source}: {reason}", file=sys.stderr)
+    if failed:
+        raise EmbgeomError(f"{len(failed)} of {len(wanted)} not converted: the same command does only what is missing")
 
 
 @app.command("list")
@@ -219,6 +228,8 @@ def main(args: list[str] | None = None) -> int:
     """
     args = sys.argv[1:] if args is None else args
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
     from embgeom_dask import progress
 

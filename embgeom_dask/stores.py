@@ -229,6 +229,18 @@ def is_store(path: Place) -> bool:
     return True
 
 
+def attributes(store: Place) -> dict[str, Any]:
+    """Return the attributes of a model's store and, as `matrices`, those of each matrix; a tied one has both names.
+
+    Raises InputError where `store` is not a model's store.
+    """
+    _, group = _model_group(store)
+    matrices = {name: dict(group[name].attrs) for name in MATRICES if name in group}
+    if group.attrs["tied"]:
+        matrices = dict.fromkeys(MATRICES, *matrices.values())
+    return {**group.attrs, "matrices": matrices}
+
+
 def _model_group(store: Place) -> tuple[str, zarr.Group]:
     """Return the absolute path or URL and the zarr group of a model's store; InputError where it is not one."""
     path = places.locate(store)

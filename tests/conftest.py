@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported: no test asks the real hub
+
 import pytest
 import torch
 

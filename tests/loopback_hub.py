@@ -22,14 +22,16 @@ class Hub:
     """What it serves, how it misbehaves, and what it was asked for.
 
     `models` maps ids to folders. A range request is answered 503 as often as `busy` says, its body cut as often as
-    `cut` says; with `deaf` ranges are ignored. `gated` models are read with the token SECRET only. Weights are sent
-    from another host name, whose requests must not carry a token.
+    `cut` says; with `deaf` ranges are ignored; a large range waits until `company` have been asked for at once. `gated`
+    models are read with the token SECRET only. Weights are sent from another host name, whose requests must not carry
+    a token.
     """
 
     models: dict[str, Path] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     busy: int = 0
     cut: int = 0
+    company: int = 0
     deaf: bool = False
     fail_after: int | None = None  # range requests that are answered before all are answered 503
     address: str = ""
@@ -40,7 +42,7 @@ class Hub:
     ranges: list[tuple[str, int, int]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Condition = field(default_factory=threading.Condition)
 
     def commit(self, model: str) -> str:
         """The commit of a model: of its files' names and bytes."""
@@ -150,6 +152,9 @@ class Handler(BaseHTTPRequestHandler):
             hub.ranges.append((file, start, stop))
             hub.in_flight += 1
             hub.most_in_flight = max(hub.in_flight, hub.most_in_flight)
+            hub.lock.notify_all()
+            if stop - start > 1 << 20:
+                hub.lock.wait_for(lambda: hub.most_in_flight >= hub.company, timeout=20)
         if hub.take("cut"):
             body = body[: len(body) // 2]
         self.count(file, body)

@@ -278,7 +278,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_warned_of_in_one_line(run):
     testing.make_checkpoint("org/b", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
     Path("org/b/tokenizer.json").write_text("{broken\n")
     code, out, err = run("convert", "org/b", "--json")
-    assert (code, json.loads(out)) == (0, {"stores": ["stores/org--b.zarr"]})
+    assert (code, json.loads(out)) == (0, {"stores": ["stores/org--b.zarr"], "failed": {}})
     warning, *bars = err.splitlines()
     assert warning.startswith("warning: no token labels from the tokenizer of org/b: it cannot be loaded: ")
     assert not any("arning" in line or "labels" in line for line in bars)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from embgeom_dask import places
 from embgeom_dask import stores as model_stores
+from embgeom_dask.checkpoints import existing, hub
 from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder
+from embgeom_dask.checkpoints.hub import HubFolder
 from embgeom_dask.checkpoints.labels import token_labels
-from embgeom_dask.checkpoints.safetensors import Listing, list_file, list_folder
-from embgeom_dask.errors import EmbgeomWarning, InputError
+from embgeom_dask.checkpoints.safetensors import list_file, list_folder
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
+from embgeom_dask.filling import RowSource
 
 _OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # what the hub allows as the name of an organisation
 _PLACES = re.compile(  # folders that say where a checkpoint lies, not whose or which it is
@@ -37,11 +42,15 @@ def convert(
 ) -> str:
     """Convert a checkpoint to a store in the folder `stores`, and return the store's path.
 
+    A store that is there already, of the same commit or the same bytes, is left as it is. Of a model on the hub only
+    its small files and the rows of its matrices are fetched; interrupted, the same call goes on where it was.
+
     Parameters
     ----------
-    source : path
-        A Hugging Face model folder (`model.safetensors`, or shards with their index), or a bare safetensors file, whose
-        one matrix is stored as the output embedding (as the input embedding with `matrix="input"` or `input_key`).
+    source : path, or hub id
+        A Hugging Face model folder (`model.safetensors`, or shards with their index); a bare safetensors file, whose
+        one matrix is stored as the output embedding (as the input embedding with `matrix="input"` or `input_key`); or,
+        where there is no such path, `organisation/name` or `organisation/name@revision` on the hub.
     matrix : {"both", "input", "output"}
         What to store. With "both", a model without an output embedding gives a store without one.
     input_key, output_key : str, optional
@@ -53,35 +62,87 @@ def convert(
     ------
     InputError
         Where there is no checkpoint, a file is broken, the tensors cannot be told, are not two-dimensional or have a
-        dtype other than F64, F32, F16 and BF16, or where the store exists. Nothing is written then.
+        dtype other than F64, F32, F16 and BF16, where another store exists, or where the hub does not let the user
+        read the model. Nothing is written then.
     EmbgeomError
-        Where a file changes meanwhile or the store cannot be written; nothing is left behind.
+        Where a file changes meanwhile, the hub fails or the store cannot be written; nothing but the rows of a model
+        on the hub is left behind.
     """
-    path = Path(source)
-    name, revision = _name(path)
-    target = places.join(os.fspath(stores), f"{name.replace('/', '--')}.zarr")
-    listing = _list(path)
+    folder, keys = _folder(source), {"input": input_key, "output": output_key}
+    target = places.join(os.fspath(stores), f"{folder.model.replace('/', '--')}.zarr")
+    if not overwrite and existing.has_commit(target, folder, matrix, keys):
+        return target
+    if isinstance(folder, HubFolder):
+        model_stores.check_writable(target, overwrite=overwrite)
+    listing = list_file(folder.path) if folder.path.is_file() else list_folder(folder)
+    decision, tensors, tied = choose(listing, matrix, keys)
+    if not overwrite and isinstance(folder, LocalFolder) and existing.has_rows(target, tensors):
+        return target
     model_stores.check_writable(target, overwrite=overwrite)
-    decision, tensors, tied = choose(listing, matrix, {"input": input_key, "output": output_key})
     for warning in decision.warnings:
-        warnings.warn(f"{path}: {warning}", EmbgeomWarning, stacklevel=2)
-    rows = max(source.shape[0] for source in tensors.values())
-    labels, tokenizer = token_labels(path, rows) if path.is_dir() else (None, "none: a bare file has no tokenizer")
-    facts = {**_description(path), "tokenizer": tokenizer, "decision": decision.record()}
-    attrs = {"model": name, "revision": revision, **facts}
-    return model_stores.write_model(target, tensors, labels=labels, attrs=attrs, tied=tied, overwrite=overwrite)
+        warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
+    labels, tokenizer = token_labels(folder, max(rows.shape[0] for rows in tensors.values()))
+    facts = {**_description(folder.path), "tokenizer": tokenizer, "decision": decision.record()}
+    return model_stores.write_model(
+        target,
+        tensors,
+        labels=labels,
+        attrs={"model": folder.model, "revision": folder.revision, **facts},
+        tied=tied,
+        overwrite=overwrite,
+        resume=_resumable(folder, tensors) if isinstance(folder, HubFolder) else None,
+    )
 
 
-def _list(path: Path) -> Listing:
-    if model_stores.is_store(path):
+def convert_each(
+    sources: Iterable[str], stores: str | os.PathLike[str] = "stores", **options: Any
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Convert checkpoints one after the other, with the options of `convert`; a failure does not stop the others.
+
+    Returns the stores of those that are converted and why the others are not, both by source. The failure of one that
+    is alone is raised.
+    """
+    paths: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    alone = len(wanted := list(sources)) == 1
+    for source in wanted:
+        try:
+            paths[source] = convert(source, stores, **options)
+        except EmbgeomError as error:
+            if alone:
+                raise
+            failed[source] = str(error)
+    return paths, failed
+
+
+def read_sources(path: str) -> list[str]:
+    """Read the sources that a text file lists, one a line; `#` begins a comment. Raises InputError where it cannot."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+    found = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
+    return [source for source in found if source]
+
+
+def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
+    path = Path(source)
+    if model_stores.is_store(source):
         raise InputError(f"{path} is a store already")
-    if path.is_dir():
-        return list_folder(LocalFolder(path, *_name(path)))
-    if not path.exists():
-        raise InputError(f"no checkpoint at {path}: give a model folder or a .safetensors file")
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} is not a checkpoint: give a model folder or a .safetensors file")
-    return list_file(path)
+    if path.exists():
+        if not path.is_dir() and path.suffix != ".safetensors":
+            raise InputError(f"{path} is not a checkpoint: give a model folder or a .safetensors file")
+        return LocalFolder(path, *_name(path))
+    named = hub.parse(os.fspath(source))
+    if named is None:
+        raise InputError(f"no checkpoint at {path}: give a model folder, a .safetensors file, or organisation/name")
+    return hub.open_folder(*named)
+
+
+def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource]) -> str:
+    """Name the rows that are to be written: an interrupted conversion of the same rows may be gone on with."""
+    facts = [folder.model, folder.revision, *((name, rows.tensor, rows.shape) for name, rows in tensors.items())]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def _name(path: Path) -> tuple[str, str]:

@@ -36,6 +36,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 _SMALL = frozenset(("config.json", "README.md", _INDEX, *_TOKENIZER))
 _MOST = 16 << 20  # bytes of one request
 _CUTS = 5  # how often a body may come back short
+_TRIES = 5  # how often a request is made again that is not answered
 _WAIT = 1.0  # seconds before the first retry; they double
 _RETRIED = (408, 429, 500, 502, 503, 504)
 
@@ -79,6 +80,7 @@ class RemoteFile:
                 self.url,
                 headers=build_hf_headers(headers=wanted),
                 timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+                max_retries=_TRIES,
                 base_wait_time=_WAIT,
                 retry_on_status_codes=_RETRIED,
             ) as response:
@@ -197,7 +199,7 @@ def _explain(error: BaseException, model: str, revision: str | None) -> EmbgeomE
     hub = constants.ENDPOINT
     match error:
         case hub_errors.OfflineModeIsEnabled():
-            return InputError(f"{model} is not in the hub's cache, and HF_HUB_OFFLINE is set: unset it to ask the hub")
+            return InputError(f"no checkpoint at {model}, nor in the hub's cache: unset HF_HUB_OFFLINE to ask the hub")
         case hub_errors.GatedRepoError() if get_token():
             return InputError(f"{model} is gated and your token does not open it: ask for access at {hub}/{model}")
         case hub_errors.GatedRepoError():

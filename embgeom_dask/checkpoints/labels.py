@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.stores import make_labels
@@ -17,7 +17,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm",
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def token_labels(directory: Path, rows: int) -> tuple[xr.Dataset | None, str]:
+def token_labels(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str]:
     """Return labels over token_id for `rows` rows, None where there is no tokenizer, and what it is or why it is none.
 
     `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip),
@@ -25,18 +25,18 @@ def token_labels(directory: Path, rows: int) -> tuple[xr.Dataset | None, str]:
     pieces were added to the vocabulary and which of them are special. Rows that the tokenizer has no token for have
     empty strings. A tokenizer that cannot be loaded, or only by code of its own, is warned of.
     """
-    if not any(True for pattern in VOCABULARIES for _ in directory.glob(pattern)):
+    if not any(True for pattern in VOCABULARIES for _ in folder.path.glob(pattern)):
         return None, "none: the checkpoint has no tokenizer"
     from transformers import AutoTokenizer
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes for files that it does not understand
         reason = "it needs code of its own, which is not run"
         if "trust_remote_code" not in str(error):
             reason = "it cannot be loaded: " + " ".join(str(error).split())[:200]
-        message = f"no token labels from the tokenizer of {directory}: {reason}"
+        message = f"no token labels from the tokenizer of {folder.name}: {reason}"
         warnings.warn(message, EmbgeomWarning, stacklevel=3)  # where convert was called
         return None, f"none: {reason}"
     pieces = _pieces(tokenizer, rows)

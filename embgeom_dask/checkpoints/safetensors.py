@@ -96,7 +96,7 @@ class Listing:
             raise InputError(f"no tensor {name!r} in {self.name}: it has {describe(self.matrices())}")
         file = self.files[name]
         if not self.folder.has(file):
-            raise InputError(f"{name} is in {self.folder.path / file}, which is missing: download it")
+            raise InputError(f"{name} is in {self.folder.name}/{file}, which is missing: download it")
         tensor = self._tensor(name)
         if len(tensor.shape) != 2:
             shape = list(tensor.shape)

@@ -1,0 +1,63 @@
+"""Whether a conversion has been done already: the store that is there, and the checkpoint that it would be made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from embgeom_dask import progress, stores
+from embgeom_dask.checkpoints.files import Folder
+from embgeom_dask.filling import RowSource
+
+_BLOCK_BYTES = 8 << 20
+
+
+def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str | None]) -> bool:
+    """Whether the store at `target` was made of this commit of this model, with the matrices and tensors asked for."""
+    facts = _facts(target)
+    if not facts or not folder.revision or (facts["model"], facts["revision"]) != (folder.model, folder.revision):
+        return False
+    for role in ("input", "output") if matrix == "both" else (matrix,):
+        if not _fits(facts["matrices"].get(f"{role}_embedding"), facts["decision"][role], keys[role]):
+            return False
+    return _note(target)
+
+
+def has_rows(target: str, matrices: Mapping[str, RowSource]) -> bool:
+    """Whether the store at `target` holds these matrices, bit for bit; they are read to tell."""
+    facts = _facts(target)
+    if not facts or any(not _equal(facts["matrices"].get(name), source) for name, source in matrices.items()):
+        return False
+    return _note(target)
+
+
+def _facts(target: str) -> dict[str, Any] | None:
+    """The attributes of a store and, as `matrices`, those of its matrices by both names of a tied one; None if none."""
+    return stores.attributes(target) if stores.is_store(target) else None
+
+
+def _fits(stored: Mapping[str, Any] | None, decided: Mapping[str, Any] | None, key: str | None) -> bool:
+    """Whether a stored matrix (or none) is the one that was decided on, and that is the one asked for now."""
+    if (stored is None) != (decided is None):
+        return False
+    if key:
+        return decided is not None and decided["tensor"] == key
+    return decided is None or decided["how"] != "key"
+
+
+def _equal(stored: Mapping[str, Any] | None, source: RowSource) -> bool:
+    if stored is None or (stored["source_tensor"], stored["dtype"]) != (source.tensor, source.dtype.name):
+        return False
+    digest, rows = hashlib.sha256(), source.shape[0]
+    step = max(1, _BLOCK_BYTES // (source.shape[1] * source.dtype.itemsize))
+    for start in range(0, rows, step):
+        digest.update(source.read(start, min(start + step, rows)).view(np.uint8).data)
+    return bool(stored["sha256"] == digest.hexdigest())
+
+
+def _note(target: str) -> bool:
+    progress.note(f"{target} is there already")
+    return True
