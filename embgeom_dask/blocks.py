@@ -21,6 +21,8 @@ from embgeom_dask.stores import Matrix
 
 Array = NDArray[Any]
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -29,7 +31,7 @@ class Source:
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball. Products
     are made of `element`s: `bfloat16` rows are points as they are stored, with no centre and scale 1. With `ranked`
     the rows of a block come in order of their distance from the centre, farthest first. A process keeps blocks for
-    later use up to `keep` bytes.
+    later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
     """
 
     matrix: Matrix
@@ -41,13 +43,17 @@ class Source:
     element: str
     ranked: bool
     keep: int
+    keep_on_device: int
     key: str
 
     def block(self, index: int, device: torch.device) -> Block:
-        """Load block `index`, or take it from this process's cache."""
-        return _cache.get((self.key, index, str(device)), lambda: self._load(index, device), self.keep)
+        """Load block `index`, or take it from this process's cache; its points on `device`."""
+        key = self.key, index, str(device)
+        if device.type == "cpu":
+            return _host.get(key, lambda: self._load(index), self.keep)
+        return _device.get(key, lambda: self.block(index, _CPU).on(device), self.keep_on_device)
 
-    def _load(self, index: int, device: torch.device) -> Block:
+    def _load(self, index: int) -> Block:
         positions = np.arange(index * self.tile, min((index + 1) * self.tile, self.rows.token_id.size))
         stored = rows = self.matrix.take(self.rows.token_id[positions])
         loaded.nbytes += rows.nbytes
@@ -57,25 +63,26 @@ class Source:
             order = np.argsort(-radius)
             positions, rows, radius = positions[order], stored[order], radius[order]
         if self.element == "bfloat16":
-            return Block(positions, stored, devices.to_tensor(rows, device), norms(rows)[:, 1], radius)
+            return Block(positions, stored, devices.to_tensor(rows, _CPU), norms(rows)[:, 1], radius)
         values = rows.astype(np.float64)
         values -= self.centre
         values *= self.scale
         points = METRICS[self.metric].points(values, np.dtype(self.element))
-        return Block(positions, stored, devices.to_tensor(points.values, device), points.norm, radius)
+        return Block(positions, stored, devices.to_tensor(points.values, _CPU), points.norm, radius)
 
-    def read(self, device: torch.device) -> Rows:
+    def read(self) -> Rows:
         """The rows as stored, read through this process's blocks."""
-        return Rows(self.tile, lambda index: self.block(index, device).stored)
+        return Rows(self.tile, lambda index: self.block(index, _CPU).stored)
 
 
 @dataclass(frozen=True)
 class Block:
     """Rows read together.
 
-    `positions` (b,) int64; `stored` (b, d) in the stored dtype, in order of position; `points` (b, d) on the device,
-    the rows at `positions` as the metric's tiles take them; `norm` (b,) float64, the metric's norm of the points;
-    `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the centre.
+    `positions` (b,) int64; `stored` (b, d) in the stored dtype, in order of position, on the host alone; `points`
+    (b, d), the rows at `positions` as the metric's tiles take them; `norm` (b,) float64, the metric's norm of the
+    points; `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the
+    centre.
     """
 
     positions: Array
@@ -99,6 +106,10 @@ class Block:
         """Some rows of the block, for a tile of their own; a slice copies nothing."""
         points = self.points[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
         return Block(self.positions[rows], self.stored, points, self.norm[rows], self.radius[rows])
+
+    def on(self, device: torch.device) -> Block:
+        """The block with its points on a device, without the rows as stored."""
+        return replace(self, stored=self.stored[:0], points=self.points.to(device))
 
     def doubled(self) -> Block:
         """The same points in float64."""
@@ -140,10 +151,11 @@ class _Loaded(local):
     nbytes = 0
 
 
-_cache = _Cache()
+_host, _device = _Cache(), _Cache()
 loaded = _Loaded()
 
 
 def forget() -> None:
     """Drop every block that this process holds."""
-    _cache.clear()
+    _host.clear()
+    _device.clear()

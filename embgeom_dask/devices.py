@@ -144,6 +144,12 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+def own_memory(name: str) -> tuple[str, int]:
+    """The type of the device called `name`, and the bytes free in its own memory; 0 for the cpu."""
+    device = choose(name)
+    return device.type, 0 if device.type == "cpu" else memory(device)[1]
+
+
 def describe() -> dict[str, Any]:
     """Return what this process computes with: devices (memory in bytes), cores, platform and package versions."""
     return {

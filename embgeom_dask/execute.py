@@ -51,7 +51,7 @@ def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
 
 
 def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> Found:
-    exact = plan.exact(device)
+    exact = plan.exact()
     states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
     for panel in panels:
         rows = plan.sides[0].block(panel.row, device)
@@ -113,7 +113,7 @@ def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = Non
     KeyboardInterrupt
         where `watch` was interrupted, once the panels are done that were submitted.
     """
-    exact = plan.exact(torch.device("cpu"))
+    exact = plan.exact()
     merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
     total = Found(merged, set(), exact.counts)
     run = _Run(client, plan, watch, journal)

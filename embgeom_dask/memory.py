@@ -20,13 +20,18 @@ SHARE = 0.6
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
+_PASS = {2: 32, 4: 32, 8: 160}  # bytes for each pair of a tile on a device, by those of an element: products, passes
 _CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair to be rechecked
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of a worker's process: `base` (it is there already), `rows` (ids, norms, groups), `blocks` (one of either
-    side, with what loading takes), `tiles` (products and candidates), `states`; all may come to `allowed`."""
+    side, with what loading takes), `tiles` (products and candidates), `states`; all may come to `allowed`.
+
+    `on_device`, where a device has memory of its own, is a block of either side and a tile with the passes over it; it
+    may come to `allowed_on_device`.
+    """
 
     base: int
     rows: int
@@ -34,6 +39,13 @@ class Memory:
     tiles: int
     states: int
     allowed: int
+    on_device: int = 0
+    allowed_on_device: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether host and device may hold what is projected."""
+        return self.projected <= self.allowed and self.on_device <= self.allowed_on_device
 
     @property
     def projected(self) -> int:
@@ -44,6 +56,17 @@ class Memory:
     def cache(self) -> int:
         """What is left to keep blocks in."""
         return max(0, self.allowed - self.projected)
+
+    @property
+    def cache_on_device(self) -> int:
+        """What is left of the device's memory to keep blocks in."""
+        return max(0, self.allowed_on_device - self.on_device)
+
+    def __str__(self) -> str:
+        """What is projected and allowed."""
+        said = f"{text(self.projected)} projected, {text(self.allowed)} allowed"
+        beside = f"{text(self.on_device)} projected, {text(self.allowed_on_device)} allowed"
+        return f"{said}; on the device: {beside}" if self.on_device else said
 
 
 def allowed(limit: str | int | None) -> int:
@@ -62,13 +85,28 @@ def allowed(limit: str | int | None) -> int:
     return int(float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()])
 
 
+def allowed_on_device(limit: str | int | None, free: int) -> int:
+    """The bytes that a process may hold on a device with `free` bytes: `limit`, or a share of them."""
+    return int(SHARE * free) if limit is None else min(allowed(limit), free)
+
+
 def project(
-    *, rows: int, width: int, stored: int, element: int, tile: int, as_stored: bool, states: int, most: int
+    *,
+    rows: int,
+    width: int,
+    stored: int,
+    element: int,
+    tile: int,
+    as_stored: bool,
+    states: int,
+    most: int,
+    most_on_device: int,
 ) -> Memory:
     """Project the memory of a scan of `rows` rows of `width` values.
 
     `stored` and `element` are the bytes of a value in the store and in a product, `tile` the rows of a block, `states`
-    the bytes of the reductions' states, and `most` what is allowed.
+    the bytes of the reductions' states, and `most` what is allowed, `most_on_device` on the device; 0 where it has no
+    memory of its own.
     """
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
@@ -80,6 +118,8 @@ def project(
         tiles=tile * tile * (element + _CANDIDATE),
         states=states,
         allowed=most,
+        on_device=2 * values * element + tile * tile * _PASS[element] if most_on_device else 0,
+        allowed_on_device=most_on_device,
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import torch
 from distributed import Client
 
 from embgeom_dask import devices, memory
@@ -29,8 +28,9 @@ from embgeom_dask.stores import Matrix
 Selected = tuple[Matrix, np.ndarray]
 """A matrix and the token ids, int64 (n,) ascending, of the rows to compare."""
 
-TILE = 2048
+TILES = 2048, 1024, 512, 256
 RUN = 8
+_CUDA_TILES, _CUDA_RUN = (8192, 4096, *TILES), 64  # a tile takes less than a millisecond there
 _PART = 2048  # rows looked at together
 _ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
@@ -43,6 +43,7 @@ class Plan:
     reductions: dict[str, Reduction]
     device: str
     memory: Memory
+    run: int = RUN
 
     def __str__(self) -> str:
         """One line: rows, metric, tiles, products, and memory projected and allowed."""
@@ -51,11 +52,11 @@ class Plan:
         return (
             f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
             f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.element} products; "
-            f"memory: {memory.text(self.memory.projected)} projected, {memory.text(self.memory.allowed)} allowed"
+            f"memory: {self.memory}"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What a dry run says: rows, values, metric, tiles, tile, products, memory in bytes."""
+        """What a dry run says: rows, values, metric, tiles, tile, products; bytes of memory, of host and device."""
         return {
             "rows": [side.rows.token_id.size for side in self.sides[: 1 if self.symmetric else 2]],
             "values": self.sides[0].matrix.hidden_size,
@@ -65,6 +66,8 @@ class Plan:
             "products": self.sides[0].element,
             "memory_projected": self.memory.projected,
             "memory_allowed": self.memory.allowed,
+            "device_memory_projected": self.memory.on_device,
+            "device_memory_allowed": self.memory.allowed_on_device,
         }
 
     @property
@@ -81,7 +84,7 @@ class Plan:
     def grid(self) -> Grid:
         """The tiles."""
         first, second = (side.rows.token_id.size for side in self.sides)
-        return Grid(first, second, self.sides[0].tile, RUN, self.symmetric)
+        return Grid(first, second, self.sides[0].tile, self.run, self.symmetric)
 
     @property
     def certificate(self) -> dict[str, Any]:
@@ -97,16 +100,10 @@ class Plan:
         first, second = (replace(side, tile=tile, key=f"{side.key} {tile}") for side in self.sides)
         return replace(self, sides=(first, second))
 
-    def exact(self, device: torch.device) -> Exact:
+    def exact(self) -> Exact:
         """Exact answers about the rows, read through this process's blocks."""
         first, second = self.sides
-        return Exact(
-            self.metric,
-            first.read(device),
-            second.read(device),
-            first.matrix.hidden_size,
-            first.scale,
-        )
+        return Exact(self.metric, first.read(), second.read(), first.matrix.hidden_size, first.scale)
 
 
 def make_plan(
@@ -120,8 +117,8 @@ def make_plan(
 ) -> Plan:
     """Look at every row once, on the cluster, then fix centre, scale, grid and reductions.
 
-    Without `tile` tiles have 2,048 rows, or fewer where that takes more memory than is allowed; without `element`
-    products are of the type that is fastest here.
+    Without `tile` tiles have 2,048 rows (8,192 on cuda), or fewer where that takes more memory than is allowed; without
+    `element` products are of the type that is fastest here.
 
     Raises
     ------
@@ -130,6 +127,7 @@ def make_plan(
         would take more memory than `memory_limit` allows.
     """
     most = memory.allowed(memory_limit)
+    kind, free = client.submit(devices.own_memory, device, pure=False).result()
     metric = METRICS[settings.metric]
     matrix, token_id = sides[0]
     if settings.kept == {"farthest"} and metric.name == "chebyshev" and len(sides) == 1:
@@ -154,12 +152,16 @@ def make_plan(
     scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
-    tile, needed = _fit([side for side, _ in sides], rows, states, element, tile, most)
+    usual, run = (_CUDA_TILES, _CUDA_RUN) if kind == "cuda" else (TILES, RUN)
+    most_on_device = memory.allowed_on_device(memory_limit, free)
+    matrices = [matrix for matrix, _ in sides]
+    tile, needed = _fit(matrices, rows, states, element, (tile,) if tile else usual, most, most_on_device)
+    keep = needed.cache, needed.cache_on_device
     sources = [
-        Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, needed.cache, uuid4().hex)
-        for (matrix, _), distinct in zip(sides, rows, strict=True)
+        Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, *keep, uuid4().hex)
+        for matrix, distinct in zip(matrices, rows, strict=True)
     ]
-    return Plan((sources[0], sources[-1]), reductions, device, needed)
+    return Plan((sources[0], sources[-1]), reductions, device, needed, run)
 
 
 def _fit(
@@ -167,12 +169,13 @@ def _fit(
     rows: list[RowSet],
     states: int,
     element: str,
-    tile: int | None,
+    tiles: tuple[int, ...],
     most: int,
+    most_on_device: int,
 ) -> tuple[int, Memory]:
-    """Choose the rows of a tile, where the caller did not, so that the scan stays within `most` bytes."""
+    """Choose the rows of a tile, so that the scan stays within `most` bytes, and `most_on_device`."""
     stored = max(_ITEMSIZE[matrix.dtype] for matrix in matrices)
-    for size in [tile] if tile else [TILE, TILE // 2, TILE // 4, TILE // 8]:
+    for size in tiles:
         needed = memory.project(
             rows=sum(distinct.members.size for distinct in rows),
             width=matrices[0].hidden_size,
@@ -182,11 +185,15 @@ def _fit(
             as_stored=element == "bfloat16",
             states=states,
             most=most,
+            most_on_device=most_on_device,
         )
-        if needed.projected <= most:
+        if needed.fits:
             return size, needed
+    where, projected, allowed = "", needed.projected, most
+    if projected <= most:
+        where, projected, allowed = " of the device", needed.on_device, most_on_device
     raise InputError(
-        f"this scan needs {memory.text(needed.projected)} and {memory.text(most)} are allowed: "
+        f"this scan needs {memory.text(projected)}{where} and {memory.text(allowed)} are allowed: "
         f"raise --memory-limit, ask for fewer neighbors, lower --edge-limit, or scan fewer --tokens"
     )
 

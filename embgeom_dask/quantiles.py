@@ -9,7 +9,6 @@ from math import ceil
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.found import Found
@@ -85,7 +84,7 @@ def exact_quantiles(plan: Plan, count: Array, ranks: Array, largest: float, run:
     statistics = OrderStatistics(histogram.edges.take(cuts), classes, local, histogram.weights)
     found = run(replace(plan, reductions={"quantiles": statistics}))
     sides = plan.sides[0].rows, plan.sides[1].rows
-    exact = plan.exact(torch.device("cpu"))
+    exact = plan.exact()
     return statistics.finalize(found.states["quantiles"], sides, exact)["quantile_distance"][1]
 
 

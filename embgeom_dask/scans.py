@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
-import torch
 import xarray as xr
 from distributed import Client
 
@@ -224,7 +223,7 @@ def _finalize(plan: Plan, found: Found, settings: Settings, passes: Passes) -> d
         found.counts.update(more.counts)
         return more
 
-    exact = plan.exact(torch.device("cpu"))
+    exact = plan.exact()
     first, second = (side.rows for side in plan.sides)
     sides = (first, first if plan.symmetric else second)
     variables: dict[str, Any] = {}

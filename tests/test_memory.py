@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
-from embgeom_dask import memory
+from embgeom_dask import blocks, devices, memory
 from embgeom_dask.errors import InputError
+from embgeom_dask.rows import RowSet
 from embgeom_dask.scans import scan
 from embgeom_dask.testing import make_store
 
@@ -59,6 +62,54 @@ def test_a_dry_run_says_the_plan_and_computes_nothing(tmp_path: Path) -> None:
         6,
     )
     assert 0 < plan["memory_projected"] < plan["memory_allowed"] == 8 << 30
+
+
+def test_a_device_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(9000, 16)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+
+    def plan(kind: str, free: int, limit: str | None = None) -> dict[str, Any]:
+        monkeypatch.setattr(devices, "own_memory", lambda _: (kind, free))
+        return scan(store, nearest=1, dry_run=True, memory_limit=limit, tile=None).attrs["plan"]
+
+    assert plan("cpu", 0)["device_memory_projected"] == 0
+    large = plan("cuda", 80 << 30, "16GiB")
+    assert (large["tile"], large["tiles"]) == (8192, 3)
+    assert large["device_memory_allowed"] == 16 << 30
+    assert plan("cuda", 10 << 30, "16GiB")["device_memory_allowed"] == 10 << 30
+    small = plan("cuda", 1 << 30)
+    assert small["tile"] == 4096
+    assert 0 < small["device_memory_projected"] <= small["device_memory_allowed"] == int(0.6 * (1 << 30))
+    with pytest.raises(InputError, match=r"needs \S+ MiB of the device and 1 MiB are allowed: raise --memory-limit"):
+        plan("mps", 2 << 20)
+
+
+def test_blocks_on_a_device_and_rows_on_the_host_keep_to_their_limits() -> None:
+    rows = np.random.default_rng(0).normal(size=(64, 32)).astype(ml_dtypes.bfloat16)
+    reads: list[int] = []
+
+    class Stored:
+        def take(self, token_id: np.ndarray) -> np.ndarray:
+            reads.append(int(token_id[0]))
+            return rows[token_id]
+
+    every = np.arange(64)
+    row_set = RowSet(every, every, np.arange(65), every[:0])
+    size = 8 * 32 * 2 + 2 * 8 * 8  # points, and two float64 a row
+    device = torch.device("meta")
+    for keep, kept in ((0, 0), (3 * size, 3), (8 * size, 8)):
+        blocks.forget()
+        reads.clear()
+        source = blocks.Source(
+            Stored(), row_set, "euclidean", np.zeros(32), 1.0, 8, "bfloat16", False, 8 * size, keep, "key"
+        )
+        loaded = [source.block(index, device) for index in range(8)]
+        assert all(block.points.device == device and block.stored.size == 0 for block in loaded)
+        again = [source.block(index, device) for index in reversed(range(8))]
+        assert sum(a is b for a, b in zip(loaded, reversed(again), strict=True)) == kept
+        np.testing.assert_array_equal(source.read()[np.array([9, 63])], rows[[9, 63]])
+        assert reads == list(range(0, 64, 8))  # what the device does not hold comes from the host, not from the store
+    blocks.forget()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
