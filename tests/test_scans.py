@@ -305,6 +305,14 @@ def test_the_extremes_of_one_row_and_of_two(local: Client, tmp_path: Path) -> No
         assert np.isnan(result["distance_mean"]) == (n == 1)
 
 
+def test_the_neighbors_of_few_rows_are_all_others(local: Client, tmp_path: Path) -> None:
+    rows = np.array([[0.125977], [-0.131836], [0.640625]]).astype(ml_dtypes.bfloat16)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    for tile in (1, 2, 2048):
+        result = scan(store, neighbors=5, tile=tile, client=local)
+        assert result["neighbor_token_id"].values.tolist() == [[1, 2], [0, 2], [0, 1]]
+
+
 def test_input_against_output_names_both_sides(local: Client, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     tokens = [f"w{i}" for i in range(30)]

@@ -68,8 +68,8 @@ class Neighbors:
             for first, second in _parts(rows, columns):
                 state = self._refine(state, tile, first, second)
             low, high = tile.terms
-            far = replace(low, row=np.where(rows, np.inf, low.row), column=np.where(columns, np.inf, low.column))
-            i, j, least = self._nearest(state, tile, (far, high))
+            none = replace(low, row=np.where(rows, np.nan, low.row), column=np.where(columns, np.nan, low.column))
+            i, j, least = self._nearest(state, tile, (none, high))
         return self._add(state, *tile.pairs(i, j), least)
 
     def _nearest(self, state: State, tile: Tile, terms: tuple[Terms, Terms]) -> tuple[Array, Array, Array]:
