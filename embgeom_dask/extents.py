@@ -25,12 +25,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Extent:
-    """The smallest and largest value of each column (d,) float64, and token ids (d,) int64 of rows that have them."""
+    """The smallest and largest value of each column (d,) float64, and token ids (d,) int64 of rows that have them;
+    `undefined`: a value is NaN, which is passed over."""
 
     low: Array
     high: Array
     low_id: Array
     high_id: Array
+    undefined: bool
 
 
 def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
@@ -51,19 +53,21 @@ def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
     _, best = np.unique(pairs[order], axis=0, return_index=True)
     reached = np.sort(ranges[order[best]])[::-1]
     least = reached[k - 1] * (1 - 1e-12) if reached.size >= k else -np.inf
-    far = client.gather([client.submit(reaching, matrix, part, low, high, least, pure=False) for part in parts])
-    return np.concatenate(far)
+    reach = np.maximum(highest - low, high - lowest).max(axis=1)
+    near = np.array([e.undefined for e in extents]) | ~(reach < least)
+    far = [client.submit(reaching, matrix, parts[p], low, high, least, pure=False) for p in np.flatnonzero(near)]
+    return np.concatenate(client.gather(far))
 
 
 def extent(matrix: Matrix, token_id: Array) -> Extent:
-    """The extent of some rows; runs on a worker. NaN is passed over."""
+    """The extent of some rows; runs on a worker."""
     with devices.session(torch.device("cpu")):
         rows = as_numba(matrix.take(token_id))
         found = share_out(lambda start, stop: _extent(rows, start, stop), len(rows))
-        low, low_row, high, high_row = (np.array(column) for column in zip(*found, strict=True))
+        low, low_row, high, high_row, undefined = (np.array(column) for column in zip(*found, strict=True))
         columns, first, last = np.arange(rows.shape[1]), np.argmin(low, axis=0), np.argmax(high, axis=0)
         ids = token_id[low_row[first, columns]], token_id[high_row[last, columns]]
-        return Extent(low[first, columns], high[last, columns], *ids)
+        return Extent(low[first, columns], high[last, columns], *ids, undefined=bool(undefined.any()))
 
 
 def reaching(matrix: Matrix, token_id: Array, low: Array, high: Array, least: float) -> Array:
@@ -75,20 +79,22 @@ def reaching(matrix: Matrix, token_id: Array, low: Array, high: Array, least: fl
 
 
 @numba.njit(nogil=True, cache=True)
-def _extent(rows: Array, start: int, stop: int) -> tuple[Array, Array, Array, Array]:  # pragma: no cover (compiled)
+def _extent(rows: Array, start: int, stop: int) -> tuple[Any, ...]:  # pragma: no cover (compiled)
     width = rows.shape[1]
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     low_row, high_row = np.full(width, start), np.full(width, start)
+    undefined = False
     for i in range(start, stop):
         for k in range(width):
             x = np.float64(value(rows[i, k]))
+            undefined |= x != x
             if x < low[k]:
                 low[k] = x
                 low_row[k] = i
             if x > high[k]:
                 high[k] = x
                 high_row[k] = i
-    return low, low_row, high, high_row
+    return low, low_row, high, high_row, undefined
 
 
 @numba.njit(nogil=True, cache=True)
