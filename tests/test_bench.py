@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import data, run
+from benchmarks import data, memory, overhead, run
 
 
 def _vocabulary(rows: int = 5000, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
@@ -148,3 +150,19 @@ def test_what_cannot_be_measured_is_refused(
 def test_overhead_is_measured_through_the_tasks_of_a_whole_scan(tmp_path: Path) -> None:
     found = run.measure("overhead", data.Data(tmp_path, "b", 300))
     assert 0 < found["tasks overhead"] < found["overhead"]
+
+
+def test_spans_that_overlap_count_once() -> None:
+    assert overhead.covered([(5.0, 6.0), (1.0, 3.0), (2.0, 4.0), (2.0, 2.5), (6.0, 6.5)]) == pytest.approx(4.5)
+    spans: list[tuple[float, float]] = []
+    assert overhead.timed(spans, max)(1, 2) == 2
+    assert len(spans) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
+def test_the_peak_of_a_command_is_what_it_held() -> None:
+    code = "import sys; part = bytearray(200 << 20); print('said', file=sys.stderr); del part; sys.stdin.read()"
+    command = f"{sys.executable} -c {shlex.quote(code)}"
+    _, peak, said = memory.measure(["sh", "-c", f"sleep 0.5 | {command}"])
+    assert 200 << 20 < peak < 500 << 20
+    assert said.startswith("said")
