@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embgeom_dask.checkpoints import convert
     from embgeom_dask.clusters import outliers
-    from embgeom_dask.errors import EmbgeomError, InputError
+    from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
     from embgeom_dask.groups import duplicates
     from embgeom_dask.journal import status
+    from embgeom_dask.many import scan_many
     from embgeom_dask.results import open_result
     from embgeom_dask.scans import scan
     from embgeom_dask.stores import list_models, open_model
@@ -30,14 +31,17 @@ _HOME = {
     "outliers": "clusters",
     "scan": "scans",
     "status": "journal",
+    "scan_many": "many",
     "survey": "surveys",
     "EmbgeomError": "errors",
     "InputError": "errors",
+    "SomeFailed": "errors",
 }
 
 __all__ = [
     "EmbgeomError",
     "InputError",
+    "SomeFailed",
     "convert",
     "duplicates",
     "list_models",
@@ -45,6 +49,7 @@ __all__ = [
     "open_result",
     "outliers",
     "scan",
+    "scan_many",
     "status",
     "survey",
 ]

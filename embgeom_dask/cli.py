@@ -7,12 +7,17 @@ import os
 import shlex
 import sys
 import warnings
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import embgeom_dask as eg
-from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, SomeFailed
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 app = typer.Typer(
     help="Exact geometry of language-model vocabularies.",
@@ -21,15 +26,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="A model's store, as convert wrote it.")]
-ManyStores = Annotated[list[str], typer.Argument(metavar="STORE...", help="Models' stores.")]
-Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores.")]
+Store = Annotated[str, typer.Argument(metavar="STORE", help="A model's store, as convert wrote it: a folder or a URL.")]
+ManyStores = Annotated[
+    list[str], typer.Argument(metavar="STORE...", help="Models' stores: folders, or URLs like s3://bucket/name.zarr.")
+]
+Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
 Role = Annotated[
     Literal["input", "output"] | None,
     typer.Option("--matrix", help="Default: output, or input where there is no output matrix."),
 ]
 _SELECTION = typer.Option(metavar="SELECTION", help="0:1000,5000 or @FILE or FILE.safetensors or FILE.safetensors:KEY.")
-Out = Annotated[str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here.")]
+Out = Annotated[
+    str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here; with several stores, a folder.")
+]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="What each worker computes on.")]
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler that runs; default: a cluster in this process.")
@@ -85,10 +94,11 @@ def survey(
     as_json: Json = False,
 ) -> None:
     """Describe the centroid and the norms of every row, for any number of models."""
-    from embgeom_dask import tables
+    from embgeom_dask import surveys, tables
 
-    result = eg.survey(stores, matrix, out=out, device=device, scheduler=scheduler)
-    _print(tables.to_json(result) if as_json else tables.survey_text(result))
+    with _finished(lambda found: _print_one(surveys.together(found), tables.survey_text, as_json)):
+        result = eg.survey(stores, matrix, out=out, device=device, scheduler=scheduler)
+    _print_one(result, tables.survey_text, as_json)
 
 
 @app.command()
@@ -100,15 +110,16 @@ def duplicates(
     as_json: Json = False,
 ) -> None:
     """Find the groups of identical rows: how many, how large and whose, for any number of models."""
-    from embgeom_dask import tables
+    from embgeom_dask import groups, tables
 
-    result = eg.duplicates(stores, matrix, out=out, scheduler=scheduler)
-    _print(tables.to_json(result) if as_json else tables.duplicates_text(result))
+    with _finished(lambda found: _print_one(groups.together(found), tables.duplicates_text, as_json)):
+        result = eg.duplicates(stores, matrix, out=out, scheduler=scheduler)
+    _print_one(result, tables.duplicates_text, as_json)
 
 
 @app.command()
 def scan(
-    store: Store,
+    stores: ManyStores,
     matrix: Role = None,
     against: Annotated[
         str | None,
@@ -150,34 +161,44 @@ def scan(
     as_json: Json = False,
 ) -> None:
     """Compare every pair of tokens, or each with each of another matrix, exactly; keep what is asked for."""
-    from embgeom_dask import tables
+    from embgeom_dask import many, tables
 
-    result = eg.scan(
-        store,
-        which=matrix,
-        against=against,
-        tokens=tokens,
-        metric=metric,
-        farthest=farthest,
-        nearest=nearest,
-        neighbors=neighbors,
-        histogram=histogram,
-        histogram_scale=bins,
-        histogram_edges=histogram_edges,
-        quantiles=quantiles,
-        exact_quantiles=exact_quantiles,
-        within=within,
-        edges=edges,
-        edge_limit=edge_limit,
-        distinct=distinct,
-        out=out,
-        device=device,
-        scheduler=scheduler,
-        tile=tile,
-        memory_limit=memory_limit,
-        dry_run=dry_run,
-    )
-    _print(tables.to_json(result) if as_json else tables.scan_text(result))
+    how: dict[str, Any] = {
+        "which": matrix,
+        "against": against,
+        "tokens": tokens,
+        "metric": metric,
+        "farthest": farthest,
+        "nearest": nearest,
+        "neighbors": neighbors,
+        "histogram": histogram,
+        "histogram_scale": bins,
+        "histogram_edges": histogram_edges,
+        "quantiles": quantiles,
+        "exact_quantiles": exact_quantiles,
+        "within": within,
+        "edges": edges,
+        "edge_limit": edge_limit,
+        "distinct": distinct,
+        "out": out,
+        "device": device,
+        "scheduler": scheduler,
+        "tile": tile,
+        "memory_limit": memory_limit,
+        "dry_run": dry_run,
+    }
+    if len(stores) == 1:
+        _print_one(eg.scan(stores[0], **how), tables.scan_text, as_json)
+        return
+
+    def show(found: Sequence[xr.Dataset]) -> None:
+        table = many.table(found)
+        each = {"results": [tables.to_json(one) for one in found]}
+        _print(tables.to_json(table) | each if as_json else tables.scans_text(table))
+
+    with _finished(show):
+        found = eg.scan_many(stores, **how)
+    show(found)
 
 
 @app.command()
@@ -215,6 +236,23 @@ def doctor(as_json: Json = False) -> None:
 
     found = devices.describe()
     _print(found if as_json else tables.doctor_text(found))
+
+
+@contextmanager
+def _finished(show: Callable[[Sequence[xr.Dataset]], None]) -> Iterator[None]:
+    """Where some of many models fail, show those that did not."""
+    try:
+        yield
+    except SomeFailed as error:
+        if error.results:
+            show(error.results)
+        raise
+
+
+def _print_one(result: xr.Dataset, as_text: Callable[[xr.Dataset], str], as_json: bool) -> None:
+    from embgeom_dask import tables
+
+    _print(tables.to_json(result) if as_json else as_text(result))
 
 
 def _print(answer: str | dict[str, Any]) -> None:

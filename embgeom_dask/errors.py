@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
 
 class EmbgeomError(Exception):
     """A failure while running. The command line prints the message as one line and exits with 1."""
@@ -17,6 +23,14 @@ class InputError(EmbgeomError, ValueError):
 
 class Halt(EmbgeomError):
     """A failure of one panel that every other would meet too: the run stops."""
+
+
+class SomeFailed(EmbgeomError):
+    """Of many models some failed. `results` are those of the others, in order."""
+
+    def __init__(self, message: str, results: Sequence[xr.Dataset]) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class EmbgeomWarning(UserWarning):

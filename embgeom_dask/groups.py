@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Any
@@ -10,24 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from distributed import Client, as_completed
+from distributed import Client
 from numpy.typing import NDArray
 
-from embgeom_dask import devices, progress, results
-from embgeom_dask.cluster import connect
-from embgeom_dask.errors import InputError
+from embgeom_dask import devices, many, results
+from embgeom_dask.chunks import by_chunk
+from embgeom_dask.places import Place
 from embgeom_dask.rows import RowSet, digest, group
 from embgeom_dask.stores import Matrix, Role, find_matrix, labels
 
 Array = NDArray[Any]
-StorePath = str | os.PathLike[str]
 
 
 def duplicates(
-    stores: StorePath | Iterable[StorePath],
+    stores: Place | Iterable[Place],
     matrix: Role | None = None,
     *,
-    out: StorePath | None = None,
+    out: Place | None = None,
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
@@ -44,7 +42,8 @@ def duplicates(
       `member_token (member)`. Members come group by group, by token id;
     - of one model alone, `token_to_group (token_id)`: each token's group, -1 where its row is unique.
 
-    The result is saved at `out`; where the same result is there already, it is opened instead.
+    The result is saved at `out`; where the same result is there already, it is opened instead. With several stores
+    `out` is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
 
     Raises
     ------
@@ -52,39 +51,52 @@ def duplicates(
         where there is no store or no such matrix, or something else is at `out`.
     EmbgeomError
         where a store cannot be read.
+    SomeFailed
+        where some of several stores failed, once the others are done; its `results` are theirs.
     """
+    paths = many.places_of(stores, "duplicates")
+    how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
+    if len(paths) == 1:
+        return _duplicates(paths[0], matrix, **how)
+
+    def work(store: Place, target: Place | None, active: Client, _: int) -> xr.Dataset:
+        return _duplicates(store, matrix, out=target, client=active)
+
+    return together(many.on_each("duplicates", paths, work, together, matrix=matrix, **how))
+
+
+def _duplicates(
+    store: Place, role: Role | None, *, out: Place | None, client: Client | None, scheduler: str | None = None
+) -> xr.Dataset:
+    """Find the groups of one model."""
     started = perf_counter()
-    paths = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
-    if not paths:
-        raise InputError("duplicates needs at least one store: embgeom list shows them")
-    matrices = [find_matrix(path, matrix) for path in paths]
-    attrs = results.provenance("duplicates", matrices, ["cpu"], 0.0)
+    matrix = find_matrix(store, role)
+    attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    distinct = [group(np.arange(len(digests)), digests) for digests in _digest_all(matrices, client, scheduler)]
-    dataset = _dataset(matrices, distinct).assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
+    digests = np.concatenate(by_chunk("duplicates", matrix, _digest_part, how=(client, scheduler, "auto")))
+    dataset = _dataset(matrix, group(np.arange(len(digests)), digests))
+    dataset = dataset.assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
     if out is not None:
         results.save(dataset, out)
     return dataset
 
 
-def _digest_all(matrices: Sequence[Matrix], client: Client | None, scheduler: str | None) -> list[Array]:
-    """The digests (V, 16) of every row of every matrix: one dask task a chunk, all at once."""
-    done: dict[Any, Array] = {}
-    total = sum({matrix: matrix.vocab_size for matrix in matrices}.values())
-    with connect(client, scheduler) as active, progress.bar(total, "duplicates", "rows") as advance:
-        parts = [
-            [
-                active.submit(_digest_part, matrix, start, min(start + matrix.chunk_rows, matrix.vocab_size))
-                for start in range(0, matrix.vocab_size, matrix.chunk_rows)
-            ]
-            for matrix in matrices
-        ]
-        wanted = {part.key: part for own in parts for part in own}  # a matrix given twice is read once
-        for future in as_completed(list(wanted.values()), loop=active.loop):
-            done[future.key] = future.result()
-            advance(len(done[future.key]))
-    return [np.concatenate([done[part.key] for part in own]) for own in parts]
+def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Put the groups of several models into one Dataset."""
+    if not found:
+        return xr.Dataset(attrs=many.joined(found, "duplicates"))
+    before = np.cumsum([0, *(each.sizes["group"] for each in found[:-1])])
+    columns = {}
+    for name, variable in found[0].variables.items():
+        parts = [each[name].to_numpy() for each in found]
+        if name in ("group_model", "member_group"):  # places in the whole
+            first = before if name == "member_group" else np.arange(len(found))
+            parts = [part + start for part, start in zip(parts, first, strict=True)]
+        if name not in ("token_to_group", "token_id"):
+            columns[str(name)] = (variable.dims[0], np.concatenate(parts))
+    dataset = xr.Dataset(columns).set_coords(["model", "matrix", "member_token"])
+    return dataset.assign_attrs(many.joined(found, "duplicates"))
 
 
 def _digest_part(matrix: Matrix, start: int, stop: int) -> Array:
@@ -92,36 +104,34 @@ def _digest_part(matrix: Matrix, start: int, stop: int) -> Array:
         return digest(matrix.read(start, stop))
 
 
-def _dataset(matrices: Sequence[Matrix], distinct: Sequence[RowSet]) -> xr.Dataset:
-    groups = [_shared(rows) for rows in distinct]
-    counts = {
-        "vocab_size": [matrix.vocab_size for matrix in matrices],
-        "unique_count": [rows.token_id.size for rows in distinct],
-        "removed_count": [rows.members.size - rows.token_id.size for rows in distinct],
-        "group_count": [len(own) for own in groups],
-        "member_count": [sum(members.size for members in own) for own in groups],
-    }
-    population = np.array([members.size for own in groups for members in own], np.int64)
+def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:
+    groups = _shared(rows)
+    population = np.array([members.size for members in groups], np.int64)
     member_group = np.repeat(np.arange(population.size), population)
-    ids = [np.concatenate([np.zeros(0, np.int64), *own]) for own in groups]
-    tokens = [labels(matrix.store, own)["token"].to_numpy() for matrix, own in zip(matrices, ids, strict=True)]
-    text = np.dtypes.StringDType()
-    variables: dict[str, Any] = {
-        **{name: ("model", np.array(values, np.int64)) for name, values in counts.items()},
-        "group_model": ("group", np.repeat(np.arange(len(groups)), counts["group_count"])),
-        "group_population": ("group", population),
-        "member_token_id": ("member", np.concatenate(ids)),
-        "member_group": ("member", member_group),
+    ids = np.concatenate([np.zeros(0, np.int64), *groups])
+    to_group = np.full(matrix.vocab_size, -1)
+    to_group[ids] = member_group
+    counts = {
+        "vocab_size": matrix.vocab_size,
+        "unique_count": rows.token_id.size,
+        "removed_count": rows.members.size - rows.token_id.size,
+        "group_count": len(groups),
+        "member_count": ids.size,
     }
-    if len(matrices) == 1:
-        variables["token_to_group"] = ("token_id", np.full(matrices[0].vocab_size, -1))
-        variables["token_to_group"][1][ids[0]] = member_group
+    text = np.dtypes.StringDType()
     return xr.Dataset(
-        variables,
         {
-            "model": ("model", np.array([matrix.model for matrix in matrices], text)),
-            "matrix": ("model", np.array([matrix.name for matrix in matrices], text)),
-            "member_token": ("member", np.concatenate(tokens)),
+            **{name: ("model", np.array([count], np.int64)) for name, count in counts.items()},
+            "group_model": ("group", np.zeros(population.size, np.int64)),
+            "group_population": ("group", population),
+            "member_token_id": ("member", ids),
+            "member_group": ("member", member_group),
+            "token_to_group": ("token_id", to_group),
+        },
+        {
+            "model": ("model", np.array([matrix.model], text)),
+            "matrix": ("model", np.array([matrix.name], text)),
+            "member_token": ("member", labels(matrix.store, ids)["token"].to_numpy()),
         },
     )
 

@@ -93,15 +93,20 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(differing)
 
 
-def save(dataset: xr.Dataset, path: Place) -> None:
+def save(dataset: xr.Dataset, path: Place, *, replace: bool = False) -> None:
     """Write a result to zarr at `path`: aside first, then moved into place; the same result there is replaced.
+
+    With `replace` any result there is.
 
     Raises
     ------
     InputError
         where something else is at `path`.
     """
-    existing(path, dataset.attrs)
+    if not replace:
+        existing(path, dataset.attrs)
+    elif not places.is_free(places.locate(path)):
+        open_result(path)
     with places.replacing(places.locate(path), overwrite=True) as place:
         dataset.drop_attrs(deep=False).to_zarr(
             places.writer(place), mode="a", zarr_format=3, consolidated=False, write_empty_chunks=True

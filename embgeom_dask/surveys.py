@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,18 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from dask.delayed import Delayed
-from distributed import Client, as_completed
+from distributed import Client
 from numpy.typing import NDArray
 
-from embgeom_dask import devices, progress, results
-from embgeom_dask.cluster import connect
-from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.stores import Matrix, Role, find_matrix, open_model
+from embgeom_dask import devices, many, results
+from embgeom_dask.chunks import by_chunk
+from embgeom_dask.errors import InputError
+from embgeom_dask.places import Place
+from embgeom_dask.stores import Matrix, Role, find_matrix
 
 _PIECE_VALUES = 1 << 17  # 1 MiB of float64: a few of these stay in a core's cache
-
-StorePath = str | os.PathLike[str]
 
 
 class BlockSummary(NamedTuple):
@@ -37,10 +34,10 @@ class BlockSummary(NamedTuple):
 
 
 def survey(
-    stores: StorePath | Iterable[StorePath],
+    stores: Place | Iterable[Place],
     matrix: Role | None = None,
     *,
-    out: StorePath | None = None,
+    out: Place | None = None,
     device: str = "auto",
     client: Client | None = None,
     scheduler: str | None = None,
@@ -58,7 +55,8 @@ def survey(
     - `vocab_size`, `hidden_size` (int64), `dtype` (str), `tied` (bool), and the coordinate `matrix`, the stored array.
 
     A standard deviation is the sample's (n - 1; NaN for n = 1), a median the mean of the two middle values. The
-    result is saved at `out`; where the same result is there already, it is opened instead.
+    result is saved at `out`; where the same result is there already, it is opened instead. With several stores `out` is
+    a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
 
     Raises
     ------
@@ -66,22 +64,58 @@ def survey(
         where there is no store or no such matrix, a row holds NaN or infinity, or something else is at `out`.
     EmbgeomError
         where a store cannot be read.
+    SomeFailed
+        where some of several stores failed, once the others are done; its `results` are theirs.
     """
+    paths = many.places_of(stores, "survey")
+    how: dict[str, Any] = {"out": out, "device": device, "client": client, "scheduler": scheduler}
+    if len(paths) == 1:
+        return _survey(paths[0], matrix, **how)
+
+    def work(store: Place, target: Place | None, active: Client, _: int) -> xr.Dataset:
+        return _survey(store, matrix, out=target, device=device, client=active)
+
+    return together(many.on_each("survey", paths, work, together, matrix=matrix, **how))
+
+
+def _survey(
+    store: Place,
+    role: Role | None,
+    *,
+    out: Place | None,
+    device: str,
+    client: Client | None,
+    scheduler: str | None = None,
+) -> xr.Dataset:
+    """Survey one model."""
     started = time.perf_counter()
-    paths = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
-    if not paths:
-        raise InputError("survey needs at least one store: embgeom list shows them")
-    matrices = [find_matrix(path, matrix) for path in paths]
-    attrs = results.provenance("survey", matrices, [], 0.0)
+    matrix = find_matrix(store, role)
+    attrs = results.provenance("survey", [matrix], [], 0.0)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    summaries = _summarize_all(matrices, device, client, scheduler)
-    dataset = _dataset(matrices, summaries)
-    used = [block.device for blocks in summaries for block in blocks]
-    dataset.attrs = results.provenance("survey", matrices, used, time.perf_counter() - started)
+    blocks = by_chunk("survey", matrix, _summarize_part, device, how=(client, scheduler, device))
+    dataset = _dataset(matrix, blocks)
+    used = [block.device for block in blocks]
+    dataset.attrs = results.provenance("survey", [matrix], used, time.perf_counter() - started)
     if out is not None:
         results.save(dataset, out)
     return dataset
+
+
+def together(surveys: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Put the surveys of several models into one; centroids are padded with NaN."""
+    if not surveys:
+        return xr.Dataset(attrs=many.joined(surveys, "survey"))
+    centroids = np.full((len(surveys), max(each.sizes["hidden"] for each in surveys)), np.nan)
+    for own, each in zip(centroids, surveys, strict=True):
+        own[: each.sizes["hidden"]] = each["centroid"].to_numpy()[0]
+    columns = {
+        str(name): ("model", np.concatenate([each[name].to_numpy() for each in surveys]))
+        for name, variable in surveys[0].variables.items()
+        if variable.dims == ("model",)
+    }
+    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroids)})
+    return dataset.set_coords(["model", "matrix"]).assign_attrs(many.joined(surveys, "survey"))
 
 
 def table(dataset: xr.Dataset) -> pd.DataFrame:
@@ -131,59 +165,16 @@ def check_finite(matrix: Matrix, token_ids: NDArray[np.int64], norms: NDArray[np
         )
 
 
-def _summarize_all(
-    matrices: Sequence[Matrix], device: str, client: Client | None, scheduler: str | None
-) -> list[list[BlockSummary]]:
-    """Summarize every block of every matrix in one dask computation; returns a list a matrix, blocks in order."""
-    blocks = [_lazy_summaries(matrix, device) for matrix in matrices]
-    owner = {block.key: matrix for matrix, own in zip(matrices, blocks, strict=True) for block in own}
-    done: dict[str, BlockSummary] = {}
-    total = sum({matrix: matrix.vocab_size for matrix in matrices}.values())
-    with connect(client, scheduler, device) as active, progress.bar(total, "survey", "rows") as advance:
-        wanted = {block.key: block for own in blocks for block in own}
-        for future in as_completed(active.compute(list(wanted.values())), loop=active.loop):
-            try:
-                done[future.key] = future.result().item()
-            except EmbgeomError:
-                raise
-            except Exception as error:
-                reason = str(error).partition("\n")[0]
-                raise EmbgeomError(
-                    f"{owner[future.key].model}: cannot read {owner[future.key].store}: {reason}"
-                ) from error
-            advance(len(done[future.key].norms))
-    return [[done[block.key] for block in own] for own in blocks]
+def _summarize_part(matrix: Matrix, start: int, stop: int, device: str) -> BlockSummary:
+    return summarize(matrix.read(start, stop), device)
 
 
-def _lazy_summaries(matrix: Matrix, device: str) -> list[Delayed]:
-    """One task a chunk of the store: the worker reads the chunk and sends back its summary."""
-    rows = open_model(matrix.store)[matrix.name].data
-    lazy = rows.map_blocks(
-        _summarize_chunk,
-        device,
-        chunks=((1,) * rows.numblocks[0], (1,)),
-        dtype=object,
-        meta=np.empty((0, 0), dtype=object),
-    )
-    return list(lazy.to_delayed().ravel())
-
-
-def _summarize_chunk(rows: NDArray[Any], device: str) -> NDArray[Any]:
-    chunk = np.empty((1, 1), dtype=object)
-    chunk[0, 0] = summarize(rows, device)
-    return chunk
-
-
-def _dataset(matrices: Sequence[Matrix], summaries: Sequence[Sequence[BlockSummary]]) -> xr.Dataset:
-    centroids = np.full((len(matrices), max(matrix.hidden_size for matrix in matrices)), np.nan)
-    rows = []
-    for own, matrix, blocks in zip(centroids, matrices, summaries, strict=True):
-        norms = np.concatenate([block.norms for block in blocks])
-        check_finite(matrix, np.arange(norms.size), norms)
-        own[: matrix.hidden_size] = mean_row(blocks)
-        rows.append(_statistics(matrix, own[: matrix.hidden_size], norms))
-    columns = {name: ("model", _column([row[name] for row in rows])) for name in rows[0]}
-    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroids)})
+def _dataset(matrix: Matrix, blocks: Sequence[BlockSummary]) -> xr.Dataset:
+    norms = np.concatenate([block.norms for block in blocks])
+    check_finite(matrix, np.arange(norms.size), norms)
+    centroid = mean_row(blocks)
+    columns = {name: ("model", _column([value])) for name, value in _statistics(matrix, centroid, norms).items()}
+    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroid[None])})
     return dataset.set_coords(["model", "matrix"])
 
 

@@ -145,6 +145,16 @@ def scan_text(dataset: xr.Dataset) -> str:
     return "\n\n".join(parts)
 
 
+def scans_text(dataset: xr.Dataset) -> str:
+    """The table of scans of many models: a line a model."""
+    names = [name for name in ("model", "matrix", "against") if name in dataset.coords]
+    names += [str(name) for name, variable in dataset.data_vars.items() if variable.dims[:1] == ("model",)]
+    names += [str(name) for name in dataset.coords if name not in names and dataset[name].dims[:1] == ("model",)]
+    columns = [dataset[name].to_numpy().tolist() for name in names]
+    columns = [[" ".join(map(_cell, each)) if isinstance(each, list) else each for each in some] for some in columns]
+    return align(names, zip(*columns, strict=True))
+
+
 def _sides(dataset: xr.Dataset) -> list[str]:
     """What the columns of each side are called: the models, or the matrices of one; nothing where there is one side."""
     models, matrices = dataset.attrs["model"], dataset.attrs["matrix"]

@@ -62,7 +62,7 @@ REFUSALS = {
     "not a matrix": (["survey", A, "--matrix", "middle"], "'middle' is not one of 'input', 'output'"),
     "not a device": (["scan", A, "--nearest", "1", "--device", "tpu"], "'tpu' is not one of 'auto'"),
     "unknown path of a store": (["scan", "stores/b.zarr", "--nearest", "1"], "no store at stores/b.zarr"),
-    "unknown path for survey": (["survey", A, "stores/b.zarr"], "no store at stores/b.zarr"),
+    "unknown path for survey": (["survey", "stores/b.zarr"], "no store at stores/b.zarr"),
     "unknown path of a checkpoint": (["convert", "nowhere"], "no checkpoint at nowhere"),
     "not a checkpoint": (["convert", "notes"], "notes"),
     "no folder of stores": (["list", "--stores", "nowhere"], "no folder of stores at nowhere"),
@@ -229,7 +229,7 @@ def test_survey_numbers(run):
     assert code == 0
     np.testing.assert_allclose(found["centroid"], [values.mean(0)], rtol=1e-12)
     np.testing.assert_allclose(found["norm_median"], [np.median(np.linalg.norm(values, axis=1))], rtol=1e-12)
-    assert "survey: 100%" in err
+    assert " survey: 100%" in err
     code, out, _ = run("survey", A)
     assert f"norm_max        {np.linalg.norm(values, axis=1).max():.9g}" in out
 

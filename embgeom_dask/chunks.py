@@ -1,0 +1,45 @@
+"""One pass over the rows of a matrix: a dask task a zarr chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distributed import Client, as_completed
+
+from embgeom_dask import progress
+from embgeom_dask.cluster import connect
+from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.places import explain
+from embgeom_dask.stores import Matrix
+
+
+def by_chunk(
+    what: str, matrix: Matrix, work: Callable[..., Any], *args: Any, how: tuple[Client | None, str | None, str]
+) -> list[Any]:
+    """Do `work(matrix, start, stop, *args)` on the cluster for the rows of every chunk; return what it gives, in order.
+
+    `how` is client, scheduler and device, as `connect` takes them.
+
+    Raises
+    ------
+    EmbgeomError
+        where a chunk cannot be read or its worker is lost.
+    """
+    starts = range(0, matrix.vocab_size, matrix.chunk_rows)
+    stops = [min(start + matrix.chunk_rows, matrix.vocab_size) for start in starts]
+    with connect(*how) as active, progress.bar(matrix.vocab_size, f"{matrix.model} {what}", "rows") as advance:
+        parts = {
+            active.submit(work, matrix, start, stop, *args, pure=False): stop - start
+            for start, stop in zip(starts, stops, strict=True)
+        }
+        found = {}
+        for part in as_completed(list(parts), loop=active.loop):
+            try:
+                found[part] = part.result()
+            except EmbgeomError:
+                raise
+            except Exception as error:  # a worker that died, or ran out of memory
+                raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
+            advance(parts[part])
+        return [found[part] for part in parts]
