@@ -73,7 +73,7 @@ def test_a_device_that_workers_lack_is_refused_before_any_work(
 ) -> None:
     missing = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
     store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
-    for work in ("scans.make_plan", "surveys.by_chunk", "clusters._norms_and_centroid"):
+    for work in ("scans.make_plan", "chunks.as_completed", "clusters._norms_and_centroid"):
         monkeypatch.setattr(f"embgeom_dask.{work}", lambda *_, **__: pytest.fail("work was done"))
     for command in (
         lambda **how: eg.scan(store, nearest=1, **how),

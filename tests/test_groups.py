@@ -191,7 +191,8 @@ def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def bar(total: int, what: str, unit: str) -> Iterator[Any]:
         named.append((what, unit))
         bars.append([total, 0])
-        yield lambda n: bars[-1].__setitem__(1, bars[-1][1] + n)
+        own = bars[-1]
+        yield lambda n: own.__setitem__(1, own[1] + n)
 
     monkeypatch.setattr(progress, "bar", bar)
     duplicates(paths)
