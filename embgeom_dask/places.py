@@ -186,7 +186,7 @@ def finish(place: str, attributes: Mapping[str, Any]) -> None:
     """Consolidate the metadata of the group that was written at `place`; then write its attributes, which ends it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")  # that format 3 has none yet
-        group = zarr.consolidate_metadata(writer(place))
+        group = zarr.consolidate_metadata(writer(place), zarr_format=3)
     group.attrs.put(dict(attributes))
 
 
@@ -218,14 +218,12 @@ def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Ite
     with _in_place(target, overwrite) if is_url(target) else _aside(target, overwrite, resume) as place:
         try:
             yield place
-        except EmbgeomError:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) or is_url(target):  # each kind of storage has its own errors
+        except BaseException as error:
+            sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
+            of_storage = isinstance(error, OSError) or (is_url(target) and isinstance(error, Exception))
+            if of_storage and not isinstance(error, EmbgeomError):
                 raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
             raise
-        finally:
-            sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
 
 
 @contextmanager
@@ -327,6 +325,7 @@ def _hold(folder: Path) -> int | None:
 
 
 async def _writes_in_flight() -> None:
-    tasks = asyncio.all_tasks() - {cast(Any, asyncio.current_task())}
+    """Wait for what zarr does now; not for others that wait so, in other threads."""
+    tasks = {task for task in asyncio.all_tasks() if cast(Any, task.get_coro()).__name__ != "_writes_in_flight"}
     if tasks:
         await asyncio.wait(tasks)

@@ -296,7 +296,7 @@ def write_model(
     widths = {source.shape[1] for source in matrices.values()}
     shorter = [name for name, source in matrices.items() if source.shape[0] < rows]
     with places.replacing(target, overwrite=overwrite, resume=resume) as place:
-        group = zarr.open_group(places.writer(place), mode="a")
+        group = zarr.open_group(places.writer(place), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             _write_labels(group, name, labels[name].values)
         found = set()

@@ -36,9 +36,7 @@ def process(
             for line in running.stdout:
                 printed.append(line)
                 if found := re.search(announces, line):
-                    threading.Thread(
-                        target=running.stdout.read, daemon=True
-                    ).start()  # it must not block on a full pipe
+                    threading.Thread(target=running.stdout.read, daemon=True).start()  # no full pipe blocks it
                     yield found[1]
                     return
             raise AssertionError("".join(printed))
