@@ -25,6 +25,7 @@ import psutil
 import torch
 from distributed import get_task_stream
 
+from benchmarks import conversion
 from benchmarks.data import Array, Data
 from embgeom_dask import EmbgeomError, __version__, scan, stores
 from embgeom_dask.cluster import connect
@@ -336,6 +337,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
     parser.add_argument("--rows", type=int, metavar="N", help="rows of the data that is made, for a trial")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to measure (default %(default)s)")
     parser.add_argument("--only", metavar="JOB,...", help=f"of {', '.join(JOBS)}")
+    parser.add_argument("--conversion", action="store_true", help="the conversion of a full-size checkpoint, beside cp")
     parser.add_argument("--data-set", metavar="NAME,...", help="of a, b, c, m")
     given, rest = parser.parse_args(arguments), places.parse_known_args(arguments)[1]
     usual = ["device"] if CUDA else [job for job in JOBS if job != "device" and (given.full or job != "overhead")]
@@ -351,6 +353,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
 def main(arguments: Sequence[str]) -> None:
     """Measure, print the section of this machine and command, and write it where asked."""
     given, command = parse(arguments)
+    if given.conversion:
+        host, details = machine()
+        found = conversion.table(conversion.measure(given.data, given.rounds))
+        finish(given, host, command, f"{details}. Medians of {given.rounds}.", found)
+        return
     lines = [line for line in LINES if line.job in given.only]
     named = {name: "full" if given.full and name == "a" else name for name in given.data_set}
     sets = {name: Data(given.data, source, given.rows) for name, source in named.items()}
@@ -360,7 +367,12 @@ def main(arguments: Sequence[str]) -> None:
     used = {name: sets[name].matrix for name in sorted({name for _, name in values})}
     shapes = [f"{name} {matrix.vocab_size:,} x {matrix.hidden_size:,}" for name, matrix in used.items()]
     about = f"{details}. Data: {', '.join(shapes)}. Medians of {given.rounds}."
-    section = f"## {host}: `{command}`\n\n{about}\n\n{table(rows)}"
+    finish(given, host, command, about, table(rows))
+
+
+def finish(given: argparse.Namespace, host: str, command: str, about: str, found: str) -> None:
+    """Print the section of this machine and command, and write it where asked."""
+    section = f"## {host}: `{command}`\n\n{about}\n\n{found}"
     print(section)
     if given.write:
         write(given.write, f"{host}: {command}", section)

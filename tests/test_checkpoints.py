@@ -383,8 +383,22 @@ def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(tmp_path: Path)
     store = checkpoints.convert(inputs / "m", tmp_path / "stores")
     with pytest.raises(InputError, match="is a store already"):
         checkpoints.convert(store, tmp_path / "stores")
+
+
+def test_what_is_there_already_is_left_and_other_rows_are_not_overwritten(tmp_path: Path) -> None:
+    tensors = {"model.embed_tokens.weight": random(20, 8), "lm_head.weight": random(20, 8, seed=1)}
+    source = make_checkpoint(tmp_path / "m", tensors, LLAMA)
+    store = Path(checkpoints.convert(source, tmp_path / "stores"))
+    made = store.stat().st_ino
+    for options in ({}, {"matrix": "input"}, {"output_key": "lm_head.weight"}):
+        assert checkpoints.convert(source, tmp_path / "stores", **options) == str(store)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="exists: --overwrite replaces it"):
-        checkpoints.convert(inputs / "m", tmp_path / "stores")
+        checkpoints.convert(source, tmp_path / "stores", output_key="model.embed_tokens.weight")
+    tensors["lm_head.weight"][19, 7] += 1
+    save_file(tensors, Path(source) / "model.safetensors")
+    with pytest.raises(InputError, match="exists: --overwrite replaces it"):
+        checkpoints.convert(source, tmp_path / "stores")
+    assert store.stat().st_ino == made
 
 
 def test_a_file_that_changes_meanwhile_is_a_failure_that_leaves_nothing(
