@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -273,6 +274,7 @@ def main(args: list[str] | None = None) -> int:
 
     command = shlex.join(["embgeom", *args])
     progress.show(True, command)
+    logging.disable(logging.ERROR)  # what goes wrong is said once, below
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -282,6 +284,8 @@ def main(args: list[str] | None = None) -> int:
     except (EmbgeomError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         code = _complain("error: " + " ".join(message.split("\n")), error.exit_code)
+    finally:
+        logging.disable(logging.NOTSET)
     if code == 130:
         _complain(f"interrupted: the same command goes on: {command}", code)
     return code

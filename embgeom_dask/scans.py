@@ -165,7 +165,8 @@ def scan(
             found = passes.run(plan, "scan")
             variables = _finalize(plan, found, settings, passes)
         finally:
-            cluster.run(forget)
+            if cluster.status == "running":
+                cluster.run(forget)
     attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
     attrs["certificate"] = json.dumps(plan.certificate | {f"{level}_pairs": n for level, n in found.counts.items()})
     dataset = xr.Dataset(variables, attrs=attrs)

@@ -12,12 +12,15 @@ from embgeom_dask import progress
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--kills", type=int, default=0, help="also run the tests marked cluster, with so many kills")
+    parser.addoption("--seed", type=int, default=0, help="of the moments of the kills")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     missing = {
         "cuda": "" if torch.cuda.is_available() else "no CUDA device on this machine",
         "mps": "" if torch.backends.mps.is_available() else "no Apple mps device on this machine",
+        "cluster": "" if config.getoption("--kills") else "runs with --kills 25",
         "slow": "" if config.getoption("--slow") else "runs with --slow",
     }
     for item in items:

@@ -1,0 +1,34 @@
+"""Preloaded by the workers of the tests: a line in $AUDIT for every panel started, computed and committed.
+
+A panel called $POISON ends its worker.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from embgeom_dask import execute
+from embgeom_dask.journal import Pass
+
+
+def dask_setup(worker: Any) -> None:
+    log = os.open(os.environ["AUDIT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    compute, commit = execute._compute, Pass.commit
+
+    def say(what: str, panel: Any) -> None:
+        os.write(log, f"{what} {panel.name}\n".encode())
+
+    def audited_compute(plan: Any, panel: Any, hints: Any) -> Any:
+        say("started", panel)
+        if panel.name == os.environ.get("POISON"):
+            os._exit(1)
+        found = compute(plan, panel, hints)
+        say("computed", panel)
+        return found
+
+    def audited_commit(self: Pass, panel: Any, found: Any) -> None:
+        commit(self, panel, found)
+        say("committed", panel)
+
+    execute._compute, Pass.commit = audited_compute, audited_commit

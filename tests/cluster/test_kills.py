@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import csv
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import embgeom_dask as eg
+from embgeom_dask.testing import make_store
+from tests.cluster.processes import Processes, committed, wait_for
+
+pytestmark = pytest.mark.cluster
+
+ROWS, TILE = 2100, 50  # 42 blocks: 42 panels on the diagonal and 126 beside it
+PANELS = 168
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    started = Processes(tmp_path)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    rows = np.random.default_rng(1).integers(-3, 4, (ROWS, 8)).astype(np.float32)
+    return make_store(tmp_path / "m.zarr", rows)
+
+
+def same(out: Path, undisturbed: xr.Dataset) -> None:
+    xr.testing.assert_identical(eg.open_result(out).drop_attrs().load(), undisturbed.drop_attrs().load())
+
+
+def test_kills_at_any_moment(store: str, tmp_path: Path, processes: Processes, pytestconfig: pytest.Config) -> None:
+    """Kill a random process at a random event of the workers, again and again; go on; compare bits and executions."""
+    undisturbed = eg.scan(store, farthest=5, neighbors=4, within=[3.0], tile=TILE)
+    chance = random.Random(pytestconfig.getoption("--seed"))
+    left = pytestconfig.getoption("--kills")
+    killed: Counter[str] = Counter()
+    for run in range(left):
+        left -= scan_with_kills(store, tmp_path / f"{run}.zarr", processes, chance, left, killed)
+        same(tmp_path / f"{run}.zarr", undisturbed)
+        if not left:
+            break
+    print(f"killed: {dict(killed)} in {run + 1} runs")
+
+
+def scan_with_kills(
+    store: str, out: Path, processes: Processes, chance: random.Random, most: int, killed: Counter[str]
+) -> int:
+    """Scan with at most `most` kills and return how many there were."""
+    command = ["scan", store, "--farthest", "5", "--neighbors", "4", "--within", "3", "--tile", str(TILE)]
+    begun, kills = len(processes.events()), 0
+    known: list[tuple[int, set[str]]] = []
+    processes.start_cluster()
+    processes.start_client(*command, "--out", str(out))
+    while True:
+        at = len(processes.events()) + chance.randrange(1, 100)
+        wait_for(lambda: not processes.runs("client") or (kills < most and len(processes.events()) >= at))  # noqa: B023
+        if not processes.runs("client"):
+            break
+        victim = chance.choice(["worker-0", "worker-1", "scheduler", "client", "everything"])
+        processes.kill(*([victim] if victim != "everything" else ["client", "scheduler", *processes.workers]))
+        kills += 1
+        killed[victim.partition("-")[0]] += 1
+        if victim == "scheduler":
+            assert processes.wait("client") == 1
+            assert processes.said("client").splitlines()[-1].startswith("error: lost the dask scheduler at tcp://")
+            processes.kill(*processes.workers)
+        known.append((len(processes.events()), committed(out)))
+        processes.start_cluster()
+        if not processes.runs("client"):
+            processes.start_client(*command, "--out", str(out))
+    assert processes.wait("client") == 0, processes.said("client")
+    events = processes.events()
+    for index, before in known:
+        again = {panel for what, panel in events[index:] if what == "started"} & before
+        assert not again, f"computed again though committed: {sorted(again)}"
+    runs = Counter(panel for what, panel in events[begun:] if what == "started")
+    assert len(runs) == PANELS
+    assert runs.total() <= PANELS + len(processes.workers) * kills
+    with Path(f"{out}.journal", "history.csv").open() as file:
+        assert sorted(line["panel"] for line in csv.DictReader(file)) == sorted(runs)
+    return kills
