@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -157,12 +158,14 @@ class _Run:
         self._committed = journal.names() if journal is not None else set()
         self._shared = client.submit(_same, plan, pure=False)
         self._hints: Future[dict[str, Any]] | None = None
+        self._told = b""
         self._failed: dict[Panel, BaseException] = {}
 
     def renew(self, merged: dict[str, State], exact: Exact) -> None:
         """Tell the panels submitted from now on what was found: kept on the cluster."""
         hints = {name: reduction.hint(merged[name], exact) for name, reduction in self._plan.reductions.items()}
-        self._hints = self._client.submit(_same, hints, pure=False)
+        if (told := pickle.dumps(hints)) != self._told:
+            self._hints, self._told = self._client.submit(_same, hints, pure=False), told
 
     def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[Found]:
         """Yield what each of the panels found, in any order."""

@@ -1,0 +1,139 @@
+"""Do a scheduler and a client keep up with a large cluster? The real ones, with waits in place of tiles.
+
+The scheduler and the workers are processes of their own; the planner, the grid, the journal, the submission of panels
+and the merge of their states are those of a scan for the 100 farthest pairs. Prints what `docs/scaling.md` has.
+
+    python -m benchmarks.simulate [--panels 100000] [--threads 64] [--seconds 0.1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from distributed import Client
+
+from embgeom_dask import execute, stores
+from embgeom_dask.found import Found, Work
+from embgeom_dask.grid import Panel
+from embgeom_dask.journal import Journal, Pass
+from embgeom_dask.plan import Plan, make_plan
+from embgeom_dask.settings import Settings
+from embgeom_dask.testing import make_store
+from embgeom_dask.watch import Watch
+
+TILE, KEPT, PROCESSES = 16, 100, 4
+
+
+class Peaks:
+    """The most memory that each process held, looked at every quarter of a second."""
+
+    def __init__(self, processes: dict[str, int]) -> None:
+        self.bytes = dict.fromkeys(processes, 0)
+        self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            with suppress(psutil.NoSuchProcess):  # at the end
+                for name, process in self._processes.items():
+                    self.bytes[name] = max(self.bytes[name], process.memory_info().rss)
+            time.sleep(0.25)
+
+
+def wait_panel(seconds: float, plan: Plan, panel: Panel, hints: dict[str, Any], journal: Pass) -> Found:  # noqa: ARG001
+    """A panel that waits, and finds as many pairs as one that computes."""
+    start = time.time()
+    time.sleep(seconds)
+    chance = np.random.default_rng([panel.row, panel.start])
+    state = {
+        "first": np.full(KEPT, panel.row),
+        "second": np.arange(panel.stop, panel.stop + KEPT),
+        "high": chance.random(KEPT),
+        "low": np.zeros(KEPT),
+        "exact": np.ones(KEPT, np.bool_),
+        "limit": np.array(np.inf),
+    }
+    work = Work(start, time.time(), "", 0, 0)
+    found = Found({"farthest": state}, {"cpu"}, Counter(float64=KEPT), work)
+    journal.commit(panel, found)
+    return found
+
+
+def main() -> None:
+    """Simulate, print figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--panels", type=int, default=100_000, help="at least")
+    parser.add_argument("--threads", type=int, default=64, help=f"of {PROCESSES} workers, each in place of a device")
+    parser.add_argument("--seconds", type=float, default=0.1, help="that a panel waits")
+    given = parser.parse_args()
+    blocks = next(n for n in range(1, 10**6) if n + n * n // 16 >= given.panels)
+    with tempfile.TemporaryDirectory() as folder, closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        server.close()
+        store = make_store(f"{folder}/m.zarr", np.random.default_rng(0).random((blocks * TILE, 2), np.float32))
+        python, port = [sys.executable, "-m"], address.rpartition(":")[2]
+        where = ["--host", "127.0.0.1", "--port", port, "--no-dashboard"]
+        started = [subprocess.Popen([*python, "distributed.cli.dask_scheduler", *where], stderr=subprocess.DEVNULL)]
+        worker = [*python, "distributed.cli.dask_worker", address, "--no-nanny", "--no-dashboard"]
+        worker += ["--nthreads", str(given.threads // PROCESSES)]
+        started += [subprocess.Popen(worker, stderr=subprocess.DEVNULL) for _ in range(PROCESSES)]
+        try:
+            names = ["scheduler", *(f"worker {i}" for i in range(PROCESSES))]
+            peaks = Peaks({"client": psutil.Process().pid} | dict(zip(names, (p.pid for p in started), strict=True)))
+            with Client(address, set_as_default=False) as client:
+                client.wait_for_workers(PROCESSES)
+                simulate(client, store, f"{folder}/r.zarr", given.seconds, given.threads, peaks)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+
+
+def simulate(client: Client, store: str, out: str, seconds: float, threads: int, peaks: Peaks) -> None:
+    """Make one pass, and then once more with every panel committed."""
+    matrix = stores.find_matrix(store)
+    settings = Settings("euclidean", farthest=KEPT)
+    plan = make_plan(client, [(matrix, np.arange(matrix.vocab_size))], settings, "cpu", TILE)
+    attrs = dict.fromkeys(("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint"), "")
+    journal = Journal(out)
+    journal.begin(attrs, plan)
+    kept, done = journal.open_pass(plan, "scan"), 0
+    execute.run_panel = lambda *given: wait_panel(seconds, *given)
+
+    def advance(*_: Any, **__: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == 5000 or not done % 25_000:
+            print(f"after {done:>7,} panels: {memory(peaks)}", flush=True)
+
+    began = time.perf_counter()
+    execute.execute(plan, client, Watch(client, advance), kept)
+    lasted = time.perf_counter() - began
+    ideal = done * seconds / threads
+    print(f"{done:,} panels in {lasted:.0f} s: {done / lasted:.0f} a second; {threads} devices alone: {ideal:.0f} s")
+    print(f"most memory: {memory(peaks)}")
+    size = sum(path.stat().st_size for path in Path(f"{out}.journal").rglob("*-*-*"))
+    began = time.perf_counter()
+    execute.execute(plan, client, Watch(client, lambda *_, **__: None), kept)
+    print(f"journal: {size / 1e6:.0f} MB; every panel read again in {time.perf_counter() - began:.0f} s")
+
+
+def memory(peaks: Peaks) -> str:
+    """The peaks, in MiB."""
+    return ", ".join(f"{name} {held >> 20} MiB" for name, held in peaks.bytes.items())
+
+
+if __name__ == "__main__":
+    main()
