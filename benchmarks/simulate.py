@@ -109,6 +109,7 @@ def simulate(client: Client, store: str, out: str, seconds: float, threads: int,
     attrs = dict.fromkeys(("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint"), "")
     journal = Journal(out)
     journal.begin(attrs, plan)
+    client.run(__import__, "embgeom_dask.execute")
     kept, done = journal.open_pass(plan, "scan"), 0
     execute.run_panel = lambda *given: wait_panel(seconds, *given)
 

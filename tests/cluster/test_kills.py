@@ -3,34 +3,18 @@ from __future__ import annotations
 import csv
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import xarray as xr
 
 import embgeom_dask as eg
-from embgeom_dask.testing import make_store
 from tests.cluster.processes import Processes, committed, wait_for
 
 pytestmark = pytest.mark.cluster
 
-ROWS, TILE = 2100, 50  # 42 blocks: 42 panels on the diagonal and 126 beside it
-PANELS = 168
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(tmp_path)
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> str:
-    rows = np.random.default_rng(1).integers(-3, 4, (ROWS, 8)).astype(np.float32)
-    return make_store(tmp_path / "m.zarr", rows)
+TILE = 50
+PANELS = 168  # of 42 blocks: 42 on the diagonal and 126 beside it
 
 
 def same(out: Path, undisturbed: xr.Dataset) -> None:

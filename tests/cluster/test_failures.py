@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import embgeom_dask as eg
+from embgeom_dask.cli import main
+from tests.cluster.processes import Processes, committed, wait_for
+
+pytestmark = pytest.mark.cluster
+
+PANELS = 168
+WANTED = ["--farthest", "2", "--tile", "50"]
+CLIENT = [sys.executable, "-c", "import sys; from embgeom_dask.cli import main; sys.exit(main())"]
+
+
+def in_a_namespace(script: str) -> list[str]:
+    """A command that runs `script` where it may mount."""
+    if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    return ["unshare", "-Urm", "sh", "-c", script]
+
+
+def last_line(processes: Processes, code: int) -> str:
+    assert processes.wait("client") == code, processes.said("client")
+    return processes.said("client").splitlines()[-1]
+
+
+def test_the_first_interrupt_finishes_what_is_in_flight_and_the_command_goes_on(
+    store: str, tmp_path: Path, processes: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.zarr"
+    processes.start_cluster()
+    processes.start_client("scan", store, *WANTED, "--out", str(out))
+    wait_for(lambda: len(committed(out)) > 20)
+    processes.kill("client", number=signal.SIGINT)
+    said = last_line(processes, 130)
+    assert said.startswith("interrupted: the same command goes on: embgeom scan ")
+    events = processes.events()
+    assert sum(what == "started" for what, _ in events) == sum(what == "committed" for what, _ in events)
+    done = len(committed(out))
+    assert main(["status", str(out), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["panels_done"], status["panels_total"]) == (done, PANELS)
+    assert status["resume"] == said.removeprefix("interrupted: the same command goes on: ")
+    processes.start_client("scan", store, *WANTED, "--out", str(out))
+    assert processes.wait("client") == 0
+    assert sum(what == "started" for what, _ in processes.events()) == PANELS
+
+
+def test_a_panel_that_kills_its_workers_does_not_stop_the_others(store: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.zarr"
+    processes = Processes(tmp_path, POISON="3-3-4", DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    try:
+        processes.start_cluster("--nanny")
+        processes.start_client("scan", store, *WANTED, "--out", str(out))
+        said = last_line(processes, 1)
+    finally:
+        processes.stop()
+    assert said.endswith("panel 3-3-4: every worker that ran it died (out of memory?)")
+    assert said.startswith(f"error: 1 of {PANELS} panels failed")
+    assert len(committed(out)) == PANELS - 1
+
+
+def test_a_worker_without_the_package_is_named(store: str, tmp_path: Path, processes: Processes) -> None:
+    hide = tmp_path / "hide.py"
+    hide.write_text("import sys\ndef dask_setup(worker):\n    sys.modules['embgeom_dask'] = None\n")
+    processes.start_cluster("--no-nanny", "--preload", str(hide))
+    processes.start_client("scan", store, *WANTED)
+    said = last_line(processes, 2)
+    assert said.startswith("error: worker tcp://127.0.0.1:")
+    assert "has no embgeom-dask" in said
+
+
+def test_a_worker_that_does_not_see_the_store_is_named(store: str, tmp_path: Path, processes: Processes) -> None:
+    worker = f"{sys.executable} -m distributed.cli.dask_worker {processes.address} --no-nanny --no-dashboard"
+    command = in_a_namespace(f"mount -t tmpfs tmpfs {store} && exec {worker}")
+    processes.start("worker-1", command)
+    processes.start_cluster()
+    processes.start_client("scan", store, *WANTED)
+    said = last_line(processes, 2)
+    assert said.startswith("error: worker tcp://")
+    assert f"cannot see {store}/" in said
+
+
+@pytest.mark.parametrize("fault", ["size=200k", "size=100m"])
+def test_a_disk_that_is_full_or_read_only(fault: str, store: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    scan = f"{' '.join(CLIENT[:2])} '{CLIENT[2]}' scan {store} {' '.join(WANTED)} --neighbors 9 --out {disk}/r.zarr"
+    seal = "while ! ls $0/*/*/3-3-4 >/dev/null 2>&1; do :; done; mount -o remount,ro $0"
+    script = f"mount -t tmpfs -o {fault} tmpfs {disk} && "
+    script += f"{scan} & client=$!; sh -c '{seal}' {disk}; wait $client" if fault == "size=100m" else scan
+    done = subprocess.run(in_a_namespace(script), capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode == 1, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"error: cannot write {disk}/r.zarr")
+    assert said.endswith("Read-only file system" if fault == "size=100m" else "No space left on device")
+
+
+def test_a_second_interrupt_stops_at_once(store: str, tmp_path: Path, processes: Processes) -> None:
+    out = tmp_path / "r.zarr"
+    processes.start_cluster()
+    processes.start_client("scan", store, *WANTED, "--out", str(out))
+    wait_for(lambda: len(committed(out)) > 5)
+    processes.kill(*processes.workers, number=signal.SIGSTOP)  # what is in flight does not finish
+    processes.kill("client", number=signal.SIGINT)
+    wait_for(lambda: "interrupt again" in processes.said("client"))
+    processes.kill("client", number=signal.SIGINT)
+    assert last_line(processes, 130).startswith("interrupted: the same command goes on: ")
+    assert not out.exists()
+    with pytest.raises(eg.InputError):
+        eg.open_result(out)
