@@ -205,26 +205,31 @@ class _Run:
         in_a_row = 0
         for attempt, window in enumerate((self._watch.window, self._watch.window, self._alone)):
             retried = [panel for panel, error in failed.items() if attempt == 2 or not isinstance(error, KilledWorker)]
-            for panel, future in self._submitted(retried if attempt else panels, window):
-                if future.status != "error":
-                    failed.pop(panel, None)
-                    in_a_row = 0
-                    yield panel, future.result()
-                    continue
-                failed[panel] = error = future.exception()
-                in_a_row += 1
-                if isinstance(error, Halt):
-                    raise error
-                if in_a_row == _HOPELESS:
-                    self._failed |= failed
-                    self.check()
+            for done in self._submitted(retried if attempt else panels, window):
+                good = [future for _, future in done if future.status != "error"]
+                found = dict(zip(good, self._client.gather(good), strict=True))
+                for panel, future in done:
+                    if future in found:
+                        failed.pop(panel, None)
+                        in_a_row = 0
+                        yield panel, found[future]
+                        continue
+                    failed[panel] = error = future.exception()
+                    in_a_row += 1
+                    if isinstance(error, Halt):
+                        raise error
+                    if in_a_row == _HOPELESS:
+                        self._failed |= failed
+                        self.check()
         self._failed |= failed
 
     def _alone(self) -> int:
         return min(1, self._watch.window())
 
-    def _submitted(self, panels: Iterable[Panel], window: Callable[[], int]) -> Iterator[tuple[Panel, Future[Found]]]:
-        """Keep `window()` panels submitted; yield each with its future when it is done, however it ended."""
+    def _submitted(
+        self, panels: Iterable[Panel], window: Callable[[], int]
+    ) -> Iterator[list[tuple[Panel, Future[Found]]]]:
+        """Keep `window()` panels submitted; yield those that are done, with their futures, however they ended."""
         waiting, running = iter(panels), dict[Any, Panel]()
         futures = as_completed(loop=self._client.loop)
 
@@ -236,10 +241,12 @@ class _Run:
 
         try:
             fill()
-            for future in futures:
-                yield running.pop(future.key), future
-                future.release()
+            for batch in futures.batches():
+                done = [(running.pop(future.key), future) for future in batch]
                 fill()
+                yield done
+                for _, future in done:
+                    future.release()
         finally:
             self._client.cancel(list(futures.futures), force=True)
 

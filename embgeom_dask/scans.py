@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from hashlib import sha256
 from time import perf_counter
@@ -165,7 +166,7 @@ def scan(
             found = passes.run(plan, "scan")
             variables = _finalize(plan, found, settings, passes)
         finally:
-            if cluster.status == "running":
+            if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
                 cluster.run(forget)
     attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
     attrs["certificate"] = json.dumps(plan.certificate | {f"{level}_pairs": n for level, n in found.counts.items()})
