@@ -76,7 +76,7 @@ def convert(
         model_stores.check_writable(target, overwrite=overwrite)
     listing = list_file(folder.path) if folder.path.is_file() else list_folder(folder)
     decision, tensors, tied = choose(listing, matrix, keys)
-    if not overwrite and isinstance(folder, LocalFolder) and existing.has_rows(target, tensors):
+    if not overwrite and isinstance(folder, LocalFolder) and existing.has_rows(target, tensors, tied=tied):
         return target
     model_stores.check_writable(target, overwrite=overwrite)
     for warning in decision.warnings:

@@ -26,10 +26,12 @@ def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str 
     return _note(target)
 
 
-def has_rows(target: str, matrices: Mapping[str, RowSource]) -> bool:
+def has_rows(target: str, matrices: Mapping[str, RowSource], *, tied: bool) -> bool:
     """Whether the store at `target` holds these matrices, bit for bit; they are read to tell."""
     facts = _facts(target)
-    if not facts or any(not _equal(facts["matrices"].get(name), source) for name, source in matrices.items()):
+    if not facts or (tied and not facts["tied"]):
+        return False
+    if any(not _equal(facts["matrices"].get(name), source) for name, source in matrices.items()):
         return False
     return _note(target)
 
