@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask.double_double import UNIT
 from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.kernels.widen import as_numba
 from embgeom_dask.metrics import Metric
 
 Array = NDArray[Any]
+_POOR = 16
+"""A value whose error may be so many times that of a sum of as many positive terms is found by its key."""
+
 Pairs = dict[str, Array]
 """Pairs of rows and the keys of their values: `first`, `second` (int64 positions), `high` + `low` (float64), `exact`
 (bool). Where a matrix is compared with itself, first < second."""
@@ -156,8 +160,8 @@ class Exact:
     def settle(self, first: Array, second: Array, values: Array) -> Array:
         """The plain float64 `values` of pairs in exact order, as reported: never falling, 0 only where exact."""
         out = values.copy()
-        (small,) = np.nonzero(values <= 2 * self.metric.direct_slack(values, self.width))
-        out[small] = self.keys(first[small], second[small])["high"]
+        poor = self.metric.direct_slack(values, self.width) > _POOR * (self.width + 8) * UNIT * values
+        out[poor] = self.keys(first[poor], second[poor])["high"]
         return np.maximum.accumulate(out)
 
     def _gather(self, first: Array, second: Array) -> Iterator[tuple[Array, Array, Array, Array, Array]]:

@@ -161,7 +161,7 @@ def test_spans_that_overlap_count_once() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
 def test_the_peak_of_a_command_is_what_it_held() -> None:
-    code = "import sys; part = bytearray(200 << 20); print('said', file=sys.stderr); del part; sys.stdin.read()"
+    code = "import sys; part = b'x' * (200 << 20); print('said', file=sys.stderr); sys.stdin.read(); del part"
     command = f"{sys.executable} -c {shlex.quote(code)}"
     _, peak, said = memory.measure(["sh", "-c", f"sleep 0.5 | {command}"])
     assert 200 << 20 < peak < 500 << 20
