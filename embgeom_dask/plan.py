@@ -29,8 +29,9 @@ Selected = tuple[Matrix, np.ndarray]
 """A matrix and the token ids, int64 (n,) ascending, of the rows to compare."""
 
 TILES = 2048, 1024, 512, 256
-RUN = 8
-_CUDA_TILES, _CUDA_RUN = (8192, 4096, *TILES), 64  # a tile takes less than a millisecond there
+CUDA_TILES = 8192, 4096, *TILES
+RUN, LONG_RUN = 8, 64
+"""Tiles of a panel: of up to 2,048 rows, and of more, which take about a millisecond each on cuda."""
 _PART = 2048  # rows looked at together
 _ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
@@ -43,7 +44,6 @@ class Plan:
     reductions: dict[str, Reduction]
     device: str
     memory: Memory
-    run: int = RUN
 
     def __str__(self) -> str:
         """One line: rows, metric, tiles, products, and memory projected and allowed."""
@@ -84,7 +84,8 @@ class Plan:
     def grid(self) -> Grid:
         """The tiles."""
         first, second = (side.rows.token_id.size for side in self.sides)
-        return Grid(first, second, self.sides[0].tile, self.run, self.symmetric)
+        tile = self.sides[0].tile
+        return Grid(first, second, tile, RUN if tile <= max(TILES) else LONG_RUN, self.symmetric)
 
     @property
     def certificate(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def make_plan(
     scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
-    usual, run = (_CUDA_TILES, _CUDA_RUN) if kind == "cuda" else (TILES, RUN)
+    usual = CUDA_TILES if kind == "cuda" else TILES
     most_on_device = memory.allowed_on_device(memory_limit, free)
     matrices = [matrix for matrix, _ in sides]
     tile, needed = _fit(matrices, rows, states, element, (tile,) if tile else usual, most, most_on_device)
@@ -161,7 +162,7 @@ def make_plan(
         Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, *keep, uuid4().hex)
         for matrix, distinct in zip(matrices, rows, strict=True)
     ]
-    return Plan((sources[0], sources[-1]), reductions, device, needed, run)
+    return Plan((sources[0], sources[-1]), reductions, device, needed)
 
 
 def _fit(
