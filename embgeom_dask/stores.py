@@ -70,8 +70,9 @@ class Matrix:
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
         ids = np.asarray(ids, dtype=np.int64)
-        if ids.size and np.array_equal(ids, np.arange(ids[0], ids[0] + ids.size)):
-            return self.read(int(ids[0]), int(ids[0]) + ids.size)
+        if ids.size and np.ptp(ids) < _DENSE * ids.size:
+            span = self.read(int(ids.min()), int(ids.max()) + 1)
+            return span if len(span) == ids.size and (np.diff(ids) == 1).all() else span[ids - ids.min()]
         rows = np.empty((ids.size, self.hidden_size), dtype=_stored_array(self).dtype)
         order = np.argsort(ids, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(ids[order] // self.chunk_rows)) + 1):
@@ -84,6 +85,10 @@ class Matrix:
 def check_unchanged(matrix: Matrix) -> None:
     """Raise EmbgeomError where the store of `matrix` was replaced, or parts of it removed, since it was found."""
     _stored_array.__wrapped__(matrix)
+
+
+_DENSE = 1.125
+"""Rows read in one piece, for each row taken."""
 
 
 @lru_cache(maxsize=64)
