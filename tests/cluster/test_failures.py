@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import embgeom_dask as eg
 from embgeom_dask.cli import main
 from tests.cluster.processes import Processes, committed, wait_for
 
@@ -101,18 +100,3 @@ def test_a_disk_that_is_full_or_read_only(fault: str, store: str, tmp_path: Path
     said = done.stderr.splitlines()[-1]
     assert said.startswith(f"error: cannot write {disk}/r.zarr")
     assert said.endswith("Read-only file system" if fault == "size=100m" else "No space left on device")
-
-
-def test_a_second_interrupt_stops_at_once(store: str, tmp_path: Path, processes: Processes) -> None:
-    out = tmp_path / "r.zarr"
-    processes.start_cluster()
-    processes.start_client("scan", store, *WANTED, "--out", str(out))
-    wait_for(lambda: len(committed(out)) > 5)
-    processes.kill(*processes.workers, number=signal.SIGSTOP)  # what is in flight does not finish
-    processes.kill("client", number=signal.SIGINT)
-    wait_for(lambda: "interrupt again" in processes.said("client"))
-    processes.kill("client", number=signal.SIGINT)
-    assert last_line(processes, 130).startswith("interrupted: the same command goes on: ")
-    assert not out.exists()
-    with pytest.raises(eg.InputError):
-        eg.open_result(out)
