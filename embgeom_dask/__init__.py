@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from embgeom_dask.checkpoints import convert
     from embgeom_dask.clusters import outliers
     from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
+    from embgeom_dask.exports import export
     from embgeom_dask.groups import duplicates
     from embgeom_dask.journal import status
     from embgeom_dask.many import scan_many
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _HOME = {
     "convert": "checkpoints",
     "duplicates": "groups",
+    "export": "exports",
     "list_models": "stores",
     "open_model": "stores",
     "open_result": "results",
@@ -44,6 +46,7 @@ __all__ = [
     "SomeFailed",
     "convert",
     "duplicates",
+    "export",
     "list_models",
     "open_model",
     "open_result",

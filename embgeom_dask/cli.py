@@ -76,6 +76,19 @@ def convert(
         raise EmbgeomError(f"{len(failed)} of {len(wanted)} not converted: the same command does only what is missing")
 
 
+@app.command()
+def export(
+    store: Store,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")],
+    matrix: Role = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a matrix back to a safetensors file, byte for byte, as the tensor W."""
+    path = eg.export(store, output, matrix=matrix, overwrite=overwrite)
+    _print({"file": path} if as_json else path)
+
+
 @app.command("list")
 def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
     """List the stores of a folder."""

@@ -243,9 +243,16 @@ def test_quantised_embeddings_are_refused(tmp_path: Path, kind: str) -> None:
     (source / "model.safetensors").write_bytes(header({"model.embed_tokens.weight": entry}, bytes(160 * width)))
     with pytest.raises(InputError, match=f"is {kind}: only F64, F32, F16, BF16"):
         checkpoints.convert(source, tmp_path / "stores")
+    scales = {
+        "model.embed_tokens.weight": entry,
+        "model.embed_tokens.scales": tensor("F16", [4], 160 * width, 160 * width + 8),
+    }
+    (source / "model.safetensors").write_bytes(header(scales, bytes(160 * width + 8)))
+    with pytest.raises(InputError, match=rf"is {kind}, beside model\.embed_tokens\.scales: only"):
+        checkpoints.convert(source, tmp_path / "stores")
     shutil.rmtree(source)
     make_checkpoint(source, {"model.embed_tokens.weight": random(20, 8), "lm_head.qweight": random(20, 2)}, LLAMA)
-    with pytest.raises(InputError, match=r"output embedding of .* is quantised \(lm_head.qweight\)"):
+    with pytest.raises(InputError, match=r"output embedding of .* is quantised \(lm_head.qweight F32\)"):
         checkpoints.convert(source, tmp_path / "stores")
 
 

@@ -14,11 +14,13 @@ from typing import Any, Literal
 from embgeom_dask import places
 from embgeom_dask import stores as model_stores
 from embgeom_dask.checkpoints import existing, hub
+from embgeom_dask.checkpoints.bare_files import check_ending, list_file
 from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.hub import HubFolder
 from embgeom_dask.checkpoints.labels import token_labels
-from embgeom_dask.checkpoints.safetensors import list_file, list_folder
+from embgeom_dask.checkpoints.safetensors import Listing, list_folder
+from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.filling import RowSource
 
@@ -74,7 +76,7 @@ def convert(
         return target
     if isinstance(folder, HubFolder):
         model_stores.check_writable(target, overwrite=overwrite)
-    listing = list_file(folder.path) if folder.path.is_file() else list_folder(folder)
+    listing = _list(folder)
     decision, tensors, tied = choose(listing, matrix, keys)
     if not overwrite and isinstance(folder, LocalFolder) and existing.has_rows(target, tensors, tied=tied):
         return target
@@ -130,13 +132,19 @@ def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
     if model_stores.is_store(source):
         raise InputError(f"{path} is a store already")
     if path.exists():
-        if not path.is_dir() and path.suffix != ".safetensors":
-            raise InputError(f"{path} is not a checkpoint: give a model folder or a .safetensors file")
+        if not path.is_dir():
+            check_ending(path)
         return LocalFolder(path, *_name(path))
     named = hub.parse(os.fspath(source))
     if named is None:
         raise InputError(f"no checkpoint at {path}: give a model folder, a .safetensors file, or organisation/name")
     return hub.open_folder(*named)
+
+
+def _list(folder: LocalFolder | HubFolder) -> Listing:
+    if isinstance(folder, HubFolder):
+        return list_folder(folder)
+    return list_file(folder.path) if folder.path.is_file() else list_local(folder)
 
 
 def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 
-from embgeom_dask.checkpoints.files import ByteSource, Folder, LocalFile, LocalFolder
+from embgeom_dask.checkpoints.files import ByteSource, Folder
 from embgeom_dask.errors import InputError
 
 _BITS = {
@@ -103,7 +103,10 @@ class Listing:
             raise InputError(f"{name} in {tensor.source.name} has shape {shape}: an embedding has two dimensions")
         if not tensor.is_matrix:
             kinds = ", ".join(_MATRIX_DTYPES)
-            raise InputError(f"{name} in {tensor.source.name} is {tensor.kind}: only {kinds} can be stored bit for bit")
+            stem = name.rpartition(".")[0]
+            beside = [other for other in self if stem and other != name and other.startswith(f"{stem}.")][:_SHOWN]
+            facts = tensor.kind + (f", beside {', '.join(beside)}" if beside else "")
+            raise InputError(f"{name} in {tensor.source.name} is {facts}: only {kinds} can be stored bit for bit")
         return tensor
 
     def matrices(self) -> list[Tensor]:
@@ -111,6 +114,10 @@ class Listing:
         there = {file for file in set(self.files.values()) if self.folder.has(file)}
         tensors = (self._tensor(name) for name, file in self.files.items() if file in there)
         return [tensor for tensor in tensors if tensor.is_matrix]
+
+    def kind(self, name: str) -> str:
+        """Return the dtype of a tensor that the checkpoint has."""
+        return self._tensor(name).kind
 
     def _tensor(self, name: str) -> Tensor:
         file = self.files[name]
@@ -128,13 +135,6 @@ def describe(tensors: list[Tensor]) -> str:
     return ", ".join([*named, f"{len(ordered) - _SHOWN} more"] if len(ordered) > _SHOWN else named) or "no matrix"
 
 
-def list_file(path: Path) -> Listing:
-    """List a bare safetensors file. Raises InputError as `read_header`."""
-    header = read_header(LocalFile.open(path))
-    folder = LocalFolder(path.parent, path.stem, "")
-    return Listing(path, str(path), folder, dict.fromkeys(header, path.name), {path.name: header})
-
-
 def list_folder(folder: Folder) -> Listing:
     """List a model folder: `model.safetensors`, else the files that `model.safetensors.index.json` names.
 
@@ -146,18 +146,26 @@ def list_folder(folder: Folder) -> Listing:
         return Listing(folder.path, folder.name, folder, dict.fromkeys(header, _SINGLE), {_SINGLE: header})
     if not folder.has(_INDEX):
         raise InputError(f"{folder.name} is not a checkpoint: it has no {_SINGLE} and no {_INDEX}")
-    index = folder.open(_INDEX)
+    return Listing(folder.path, folder.name, folder, read_index(folder, _INDEX, ".safetensors"))
+
+
+def read_index(folder: Folder, file: str, ending: str) -> dict[str, str]:
+    """Read an index of shards: the file of each tensor, all of them files of the folder with that ending.
+
+    Raises InputError where it is none, or names another file.
+    """
+    index = folder.open(file)
     try:
         if index.size > _MAX_HEADER:
             raise ValueError("too long")
-        weight_map = json.loads(index.read(0, index.size))["weight_map"]
-        files = {str(file) for file in weight_map.values()}
+        weight_map: dict[str, str] = json.loads(index.read(0, index.size))["weight_map"]
+        files = {str(shard) for shard in weight_map.values()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{index.name} is not an index of safetensors files") from error
-    for file in files:
-        if "/" in file or "\\" in file or ".." in file or not file.endswith(".safetensors"):
-            raise InputError(f"{index.name} names {file!r}, which is not a .safetensors file of the folder")
-    return Listing(folder.path, folder.name, folder, weight_map)
+        raise InputError(f"{index.name} is not an index of {ending} files") from error
+    for shard in files:
+        if "/" in shard or "\\" in shard or ".." in shard or not shard.endswith(ending):
+            raise InputError(f"{index.name} names {shard!r}, which is not a {ending} file of the folder")
+    return weight_map
 
 
 def read_header(source: ByteSource) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from embgeom_dask.errors import InputError
 
 _MAPPINGS = ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "PRETRAINING", "")
 _NUMBERED = re.compile(r"\.\d+\.")
-_MOST_MODULES = 500_000
+_MOST_MODULES = 200_000
 _Landed = dict[str, tuple[str, ...]]
 
 
@@ -175,7 +175,8 @@ def _choice(listing: Listing, model: Any, role: str, module: Any, landed: _Lande
         name for path in paths for to, names in landed.items() if to.startswith(f"{path}.") for name in names
     )
     if any("bias" not in part for part in parts):
-        raise InputError(f"the {role} embedding of {listing.name} is quantised ({', '.join(parts)}): not supported")
+        kinds = ", ".join(f"{part} {listing.kind(part)}" for part in parts)
+        raise InputError(f"the {role} embedding of {listing.name} is quantised ({kinds}): convert the original model")
     ties: dict[str, str] = model.all_tied_weights_keys
     roots = {ties.get(weight, weight) for weight in weights}
     if role == "input" or declared:

@@ -1,0 +1,70 @@
+"""Bare files of one matrix or a few, as people exchange them: `.safetensors`, `.npy`, and what torch pickled."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
+from embgeom_dask.checkpoints.safetensors import Listing, Tensor, read_header
+from embgeom_dask.checkpoints.torch_files import read_torch_file
+from embgeom_dask.errors import InputError
+
+_ENDINGS = (".safetensors", ".npy", ".bin", ".pt", ".pth")
+_NPY_KINDS = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<u2": "U16", "|V2": "U16", "<V2": "U16"}
+_MOST_NPY_HEADER = 1 << 16
+
+
+def check_ending(path: Path) -> None:
+    """Raise InputError where a file's name says that it is of none of these kinds."""
+    if path.suffix not in _ENDINGS:
+        raise InputError(f"{path} is not a checkpoint: give a model folder or a {', '.join(_ENDINGS)} file")
+
+
+def list_file(path: Path) -> Listing:
+    """List the tensors of a bare file; a `.npy` file's is named by its stem.
+
+    A matrix of 16-bit unsigned integers is the bits of bfloat16, which numpy has no name for. Raises InputError where
+    the file is of no such kind, or broken.
+    """
+    if path.suffix == ".safetensors":
+        tensors = read_header(LocalFile.open(path))
+    elif path.suffix == ".npy":
+        tensors = {path.stem: _read_npy(path)}
+    elif path.suffix in _ENDINGS:
+        tensors = read_torch_file(path)
+    else:
+        raise InputError(
+            f"{path} is not a checkpoint: give a model folder or a file that ends in {', '.join(_ENDINGS)}"
+        )
+    viewed = {
+        name: replace(tensor, kind="BF16") if tensor.kind == "U16" and len(tensor.shape) == 2 else tensor
+        for name, tensor in tensors.items()
+    }
+    folder = LocalFolder(path.parent, path.stem, "")
+    return Listing(path, str(path), folder, dict.fromkeys(viewed, path.name), {path.name: viewed})
+
+
+def _read_npy(path: Path) -> Tensor:
+    """Read the header of a `.npy` file (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html)."""
+    source = LocalFile.open(path)
+    start = io.BytesIO(source.read(0, min(source.size, _MOST_NPY_HEADER)))
+    try:
+        version = np.lib.format.read_magic(start)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, transposed, dtype = read(start)
+    except Exception as error:  # whatever a broken header leads to
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{path} is not a .npy file, or a broken one: {reason}") from error
+    kind = _NPY_KINDS.get(dtype.str)
+    if kind is None or transposed:
+        order = " in Fortran's order" if transposed else ""
+        raise InputError(f"{path} holds {dtype.str}{order}: save it as little-endian floats or uint16, in C's order")
+    size = math.prod(shape) * dtype.itemsize
+    if source.size - start.tell() != size:
+        raise InputError(f"{path} has {source.size - start.tell()} bytes of data, its shape {list(shape)} takes {size}")
+    return Tensor(source, path.stem, kind, tuple(shape), start.tell())
