@@ -51,7 +51,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 def convert(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE...", help="Checkpoint folders, .safetensors files, or ORG/NAME[@REVISION]."),
+        typer.Argument(metavar="SOURCE...", help="Model folders, .safetensors or .npy files, or ORG/NAME[@REVISION]."),
     ] = None,
     from_file: Annotated[str | None, typer.Option(metavar="FILE", help="More sources, one a line.")] = None,
     stores: Stores = "stores",
@@ -62,14 +62,16 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Read the embedding matrices and the token labels of checkpoints into stores."""
-    from embgeom_dask.checkpoints import convert_each, read_sources
+    from embgeom_dask.checkpoints import convert_each, read_decision, read_sources
 
     wanted = list(dict.fromkeys([*(sources or []), *(read_sources(from_file) if from_file else [])]))
     options = {"matrix": matrix, "input_key": input_key, "output_key": output_key, "overwrite": overwrite}
     if not wanted:
         raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
     paths, failed = convert_each(wanted, stores, **options)
-    _print({"stores": list(paths.values()), "failed": failed} if as_json else "\n".join(paths.values()))
+    decisions = {path: read_decision(path) for path in paths.values()} if as_json else {}
+    answer = {"stores": list(paths.values()), "decisions": decisions, "failed": failed}
+    _print(answer if as_json else "\n".join(paths.values()))
     for source, reason in failed.items():
         print(f"failed: {source}: {reason}", file=sys.stderr)
     if failed:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file as save_torch_file
 import embgeom_dask as eg
 from embgeom_dask import cli, stores
 from embgeom_dask.checkpoints import tensors as tensors_of
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.testing import make_checkpoint, make_store
 from tests.test_checkpoints import LLAMA, contents, random, stored, tiny
 
@@ -111,6 +111,48 @@ def test_an_index_of_torch_files_that_points_elsewhere_is_refused(tmp_path: Path
     (source / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     with pytest.raises(InputError, match=r"not a \.bin file of the folder"):
         eg.convert(source, tmp_path / "stores")
+
+
+# What is recorded
+
+
+def test_the_decision_is_recorded_in_the_store_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gemma = tiny("GemmaForCausalLM", head_dim=8, num_key_value_heads=2)
+    gemma.save_pretrained(tmp_path / "gemma")
+    assert cli.main(["convert", str(tmp_path / "gemma"), "--stores", str(tmp_path / "stores"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    (store,) = answer["stores"]
+    decision = answer["decisions"][store]
+    assert decision == stores.open_model(store).attrs["decision"]
+    key = {"tensor": "model.embed_tokens.weight"}
+    assert decision == {
+        "class": "GemmaForCausalLM",
+        "input": {**key, "module": "model.embed_tokens", "how": "direct"},
+        "output": {**key, "module": "lm_head", "how": "tied"},
+        "warnings": [],
+        "embedding_scale": 4.0,
+        "head_bias": None,
+    }
+    bert = tiny("BertForMaskedLM")
+    bert.save_pretrained(tmp_path / "bert")
+    decision = stores.open_model(eg.convert(tmp_path / "bert", tmp_path / "stores")).attrs["decision"]
+    assert decision["head_bias"] in ("cls.predictions.bias", "cls.predictions.decoder.bias")
+
+
+def test_a_stranger_of_the_same_shape_beside_a_tie_is_warned_of(tmp_path: Path) -> None:
+    tensors = {"model.embed_tokens.weight": random(20, 8), "odd.weight": random(20, 8, seed=1)}
+    source = make_checkpoint(tmp_path / "m", tensors, {**LLAMA, "tie_word_embeddings": True})
+    with pytest.warns(EmbgeomWarning, match=r"odd\.weight has the shape of an embedding, but LlamaForCausalLM"):
+        store = eg.convert(source, tmp_path / "stores")
+    assert "odd.weight" in stores.open_model(store).attrs["decision"]["warnings"][0]
+
+
+def test_tensors_that_are_concatenated(tmp_path: Path) -> None:
+    parts = {"a": random(20, 8), "b": random(3, 8, seed=1)}
+    source = make_checkpoint(tmp_path / "m", parts, LLAMA)
+    store = eg.convert(source, tmp_path / "stores", input_key="a + b", matrix="input")
+    assert stored(store, "input") == parts["a"].tobytes() + parts["b"].tobytes()
+    assert stores.open_model(store).input_embedding.attrs["source_tensor"] == "a + b"
 
 
 # Bare files, there and back

@@ -50,7 +50,8 @@ def convert(
     Parameters
     ----------
     source : path, or hub id
-        A Hugging Face model folder (`model.safetensors`, or shards with their index); a bare safetensors file, whose
+        A Hugging Face model folder (`model.safetensors` or `pytorch_model.bin`, or shards with their index); a bare
+        `.safetensors` or `.npy` file, or one that torch pickled, whose
         one matrix is stored as the output embedding (as the input embedding with `matrix="input"` or `input_key`); or,
         where there is no such path, `organisation/name` or `organisation/name@revision` on the hub.
     matrix : {"both", "input", "output"}
@@ -115,6 +116,11 @@ def convert_each(
                 raise
             failed[source] = str(error)
     return paths, failed
+
+
+def read_decision(store: str) -> Any:
+    """Return how the tensors of a store were chosen, as `stores/README.md` describes it; None where it does not say."""
+    return places.open_group(places.locate(store)).attrs.get("decision")
 
 
 def read_sources(path: str) -> list[str]:
