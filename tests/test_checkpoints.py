@@ -374,12 +374,12 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, nam
 def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     inputs = tmp_path / "inputs"
     (inputs / "empty").mkdir(parents=True)
-    (inputs / "model.bin").write_bytes(b"x")
+    (inputs / "model.gguf").write_bytes(b"x")
     make_checkpoint(inputs / "m", {"a": random(4, 2)}, {**LLAMA, "vocab_size": 4, "hidden_size": 2})
     for name, words in {
         "none": "no checkpoint at",
         "empty": "is not a checkpoint: it has no model.safetensors and no model.safetensors.index.json",
-        "model.bin": "is not a checkpoint: give a model folder",
+        "model.gguf": "is not a checkpoint: give a model folder",
     }.items():
         with pytest.raises(InputError, match=words) as refused:
             checkpoints.convert(inputs / name, tmp_path / "stores")
