@@ -72,7 +72,8 @@ def _by_class(listing: Listing, model: Any, declared: bool, landed: _Landed) -> 
     config = model.config.get_text_config()
     scale = getattr(modules["input"], "scalar_embed_scale", getattr(modules["input"], "embed_scale", None))
     scale = scale if isinstance(scale, int | float) else getattr(config, "embedding_multiplier", None)
-    bias = [landed[f"{path}.bias"][0] for path in _paths(model, modules["output"]) if f"{path}.bias" in landed]
+    biases = [f"{path}.bias" for path in _paths(model, modules["output"])]
+    bias = [landed[key][0] for own in biases for key in (own, model.all_tied_weights_keys.get(own)) if key in landed]
     return Decision(name, first, last, tuple(warnings), None if scale in (None, 1) else scale, next(iter(bias), None))
 
 
