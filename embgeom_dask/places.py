@@ -324,8 +324,15 @@ def _hold(folder: Path) -> int | None:
     return descriptor
 
 
+_waiting: set[asyncio.Task[Any] | None] = set()
+
+
 async def _writes_in_flight() -> None:
     """Wait for what zarr does now; not for others that wait so, in other threads."""
-    tasks = {task for task in asyncio.all_tasks() if cast(Any, task.get_coro()).__name__ != "_writes_in_flight"}
-    if tasks:
-        await asyncio.wait(tasks)
+    me = asyncio.current_task()
+    _waiting.add(me)
+    try:
+        if tasks := asyncio.all_tasks() - _waiting:
+            await asyncio.wait(tasks)
+    finally:
+        _waiting.discard(me)
