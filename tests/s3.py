@@ -26,6 +26,7 @@ def process(
 ) -> Iterator[str]:
     """Run a program in `folder` until left; yield what the group of `announces` matched in what it prints."""
     folder.mkdir(parents=True, exist_ok=True)
+    more["DASK_DISTRIBUTED__LOGGING__DISTRIBUTED"] = "info"  # the command, once run in this process, silences it
     env = {**os.environ, **more, "PYTHONPATH": str(Path(embgeom_dask.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [*within, *command], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
