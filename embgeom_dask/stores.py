@@ -27,7 +27,12 @@ from embgeom_dask.places import Place
 
 FORMAT_VERSION = 1
 MATRICES = ("input_embedding", "output_embedding")
-DTYPES = ("float64", "float32", "float16", BFloat16._zarr_v3_name)
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", BFloat16._zarr_v3_name: "BF16"}
+"""What a store can hold, and what safetensors files call it."""
+
+_DENSE = 1.125
+"""Rows read in one piece, for each row taken."""
+
 LABELS: dict[str, Any] = {
     **dict.fromkeys(("token", "text", "bytes"), np.dtypes.StringDType()),
     **dict.fromkeys(("has_token", "is_added", "is_special"), np.bool_),
@@ -85,10 +90,6 @@ class Matrix:
 def check_unchanged(matrix: Matrix) -> None:
     """Raise EmbgeomError where the store of `matrix` was replaced, or parts of it removed, since it was found."""
     _stored_array.__wrapped__(matrix)
-
-
-_DENSE = 1.125
-"""Rows read in one piece, for each row taken."""
 
 
 @lru_cache(maxsize=64)

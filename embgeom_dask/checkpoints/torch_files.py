@@ -14,9 +14,9 @@ import numpy as np
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, list_folder, read_index
 from embgeom_dask.errors import InputError
+from embgeom_dask.stores import DTYPES
 
 _SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-_KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     for name, value in values.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided:
             dtype = str(value.dtype).removeprefix("torch.")
-            tensors[name] = TorchTensor(source, name, _KINDS.get(dtype, dtype), tuple(value.shape), 0, value)
+            tensors[name] = TorchTensor(source, name, DTYPES.get(dtype, dtype), tuple(value.shape), 0, value)
     return tensors
