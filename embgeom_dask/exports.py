@@ -6,16 +6,15 @@ import hashlib
 import json
 import os
 import struct
-import uuid
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from embgeom_dask import progress, stores
+from embgeom_dask import places, progress, stores
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.stores import Matrix, Role
 
-_KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BLOCK_BYTES = 32 << 20
 _TENSOR = "W"
 
@@ -48,22 +47,19 @@ def export(
         raise InputError(f"no folder {path.parent}: make it first")
     if path.is_dir() or (path.exists() and not overwrite):
         raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: --overwrite replaces it"))
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        _write(found, aside)
-        aside.replace(path)
+        with places.whole_file(path) as file:
+            _write(found, file)
     except OSError as error:
         raise EmbgeomError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return str(path)
 
 
-def _write(matrix: Matrix, path: Path) -> None:
+def _write(matrix: Matrix, file: BinaryIO) -> None:
     row_bytes = matrix.hidden_size * np.dtype(matrix.read(0, 1).dtype).itemsize
     size = matrix.vocab_size * row_bytes
     entry = {
-        "dtype": _KINDS[matrix.dtype],
+        "dtype": stores.DTYPES[matrix.dtype],
         "shape": [matrix.vocab_size, matrix.hidden_size],
         "data_offsets": [0, size],
     }
@@ -72,13 +68,12 @@ def _write(matrix: Matrix, path: Path) -> None:
     header += b" " * (-len(header) % 8)
     rows = max(matrix.chunk_rows, _BLOCK_BYTES // row_bytes // matrix.chunk_rows * matrix.chunk_rows)
     digest = hashlib.sha256()
-    with path.open("xb") as file, progress.bar(size, f"{matrix.model} {matrix.name}", "B") as advance:
+    with progress.bar(size, f"{matrix.model} {matrix.name}", "B") as advance:
         file.write(struct.pack("<Q", len(header)) + header)
         for start in range(0, matrix.vocab_size, rows):
             block = np.ascontiguousarray(matrix.read(start, min(start + rows, matrix.vocab_size))).view(np.uint8).data
             digest.update(block)
             file.write(block)
             advance(block.nbytes)
-        os.fsync(file.fileno())
     if digest.hexdigest() != matrix.sha256:
         raise EmbgeomError(f"{matrix.store}/{matrix.name} is damaged: its bytes have another SHA-256 than it says")

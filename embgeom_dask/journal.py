@@ -26,7 +26,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
@@ -277,23 +276,10 @@ def _put(url: str, content: bytes) -> None:
             fs, path = places.filesystem(url)
             fs.pipe_file(path, content)
         else:
-            _replace(Path(url), content)
+            with places.whole_file(Path(url)) as file:
+                file.write(content)
     except Exception as error:  # file systems raise what they like
         raise Halt(f"cannot write {url}: {places.explain(error)}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink()
-        raise
 
 
 def _time(seconds: float) -> str:
