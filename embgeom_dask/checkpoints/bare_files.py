@@ -26,21 +26,17 @@ def check_ending(path: Path) -> None:
 
 
 def list_file(path: Path) -> Listing:
-    """List the tensors of a bare file; a `.npy` file's is named by its stem.
+    """List the tensors of a bare file, of an ending that `check_ending` passes; a `.npy` file's is named by its stem.
 
     A matrix of 16-bit unsigned integers is the bits of bfloat16, which numpy has no name for. Raises InputError where
-    the file is of no such kind, or broken.
+    the file is broken.
     """
     if path.suffix == ".safetensors":
         tensors = read_header(LocalFile.open(path))
     elif path.suffix == ".npy":
         tensors = {path.stem: _read_npy(path)}
-    elif path.suffix in _ENDINGS:
-        tensors = read_torch_file(path)
     else:
-        raise InputError(
-            f"{path} is not a checkpoint: give a model folder or a file that ends in {', '.join(_ENDINGS)}"
-        )
+        tensors = read_torch_file(path)
     viewed = {
         name: replace(tensor, kind="BF16") if tensor.kind == "U16" and len(tensor.shape) == 2 else tensor
         for name, tensor in tensors.items()
