@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_STRIP = 64
+STRIP = 64
+"""Columns of a tile that a pass looks at together."""
 
 
 def select(
@@ -43,6 +44,21 @@ def select(
 
 
 @numba.njit(nogil=True, cache=True)
+def may_hit(
+    strip: Array, column: Array, column_limit: Array, row: Any, row_limit: Any, factor: Any, bend: Any
+) -> bool:  # pragma: no cover (compiled)
+    """Whether a bound in a strip of one row of a tile is at most a limit of its own; true of a strip that is short."""
+    if strip.size < STRIP:
+        return True
+    hits = 0
+    for k in range(STRIP):  # a vector loop: of fixed length, without branches, no index below 0
+        p = value(strip[k])
+        bound = row + column[k] + factor * p + bend * abs(p)
+        hits += (bound <= row_limit) | (bound <= column_limit[k])
+    return hits > 0
+
+
+@numba.njit(nogil=True, cache=True)
 def _select(
     product: Array,
     row: Array,
@@ -60,18 +76,10 @@ def _select(
     columns = product.shape[1]
     for i in range(product.shape[0]):
         r, limit = row[i], row_limit[i]
-        for strip in range(i + 1 if diagonal else 0, columns, _STRIP):
-            hits = _STRIP
-            if strip + _STRIP <= columns:
-                hits = 0
-                ps = product[i, strip : strip + _STRIP]
-                cs, limits = column[strip : strip + _STRIP], column_limit[strip : strip + _STRIP]
-                for k in range(_STRIP):  # a vector loop: of fixed length, without branches, no index below 0
-                    p = value(ps[k])
-                    bound = r + cs[k] + factor * p + bend * abs(p)
-                    hits += (bound <= limit) | (bound <= limits[k])
-            if hits:
-                for j in range(strip, min(strip + _STRIP, columns)):
+        for strip in range(i + 1 if diagonal else 0, columns, STRIP):
+            stop = min(strip + STRIP, columns)
+            if may_hit(product[i, strip:stop], column[strip:stop], column_limit[strip:stop], r, limit, factor, bend):
+                for j in range(strip, stop):
                     p = value(product[i, j])
                     bound = r + column[j] + factor * p + bend * abs(p)
                     if bound <= limit or bound <= column_limit[j]:
@@ -218,11 +226,11 @@ def _count_within(
     row_weight, column_weight = weights
     row_count, column_count, out_i, out_j = out
     left, radii, far = 0, inside.size, outside[-1]
-    low, high = np.empty(_STRIP, inside.dtype), np.empty(_STRIP, inside.dtype)
-    sure = np.empty(_STRIP, np.bool_)
+    low, high = np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype)
+    sure = np.empty(STRIP, np.bool_)
     for i in range(start, stop):
-        for strip in range(i + 1 if diagonal else 0, product.shape[1], _STRIP):
-            size = min(_STRIP, product.shape[1] - strip)
+        for strip in range(i + 1 if diagonal else 0, product.shape[1], STRIP):
+            size = min(STRIP, product.shape[1] - strip)
             near = False
             for k in range(size):  # no branches: these loops are vector ones
                 p = value(product[i, strip + k])

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels import device
 from embgeom_dask.kernels.bounds import round_up, upper_bounds
+from embgeom_dask.kernels.cpu import STRIP, may_hit
 from embgeom_dask.kernels.widen import as_numba, value
 
 if TYPE_CHECKING:
     from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
-
-_STRIP = 64
 
 
 def nearest(
@@ -153,18 +152,11 @@ def _nearest(
     count, width = 0, product.shape[1]
     for i in range(product.shape[0]):
         r, row_most = low_row[i], row_limit[i]
-        for strip in range(0, width, _STRIP):
-            hits = _STRIP
-            if strip + _STRIP <= width:
-                hits = 0
-                ps = product[i, strip : strip + _STRIP]
-                cs, most = low_column[strip : strip + _STRIP], column_limit[strip : strip + _STRIP]
-                for k in range(_STRIP):  # a vector loop: of fixed length, without branches, no index below 0
-                    p = value(ps[k])
-                    bound = r + cs[k] + factor * p + bend * abs(p)
-                    hits += (bound <= row_most) | (bound <= most[k])
-            if hits:
-                for j in range(strip, min(strip + _STRIP, width)):
+        for strip in range(0, width, STRIP):
+            stop = min(strip + STRIP, width)
+            near = product[i, strip:stop], low_column[strip:stop], column_limit[strip:stop]
+            if may_hit(*near, r, row_most, factor, bend):
+                for j in range(strip, stop):
                     if columns[j] == skip[i] or (diagonal and columns[j] <= rows[i]):
                         continue
                     p = value(product[i, j])
