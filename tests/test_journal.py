@@ -158,14 +158,20 @@ def test_exact_quantiles_go_on_too(
     assert runs == []
 
 
-def test_other_settings_are_refused_with_both_values(
-    store: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "r.zarr"
+def begun(store: str, folder: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scan of the 2 farthest with tiles of 16 that was begun there, and in which every panel failed."""
+    out = folder / "r.zarr"
     with monkeypatch.context() as patch:
         fail_at(patch, lambda panel: True, ValueError("boom"))
         with pytest.raises(EmbgeomError):
             eg.scan(store, out=out, client=client, farthest=2, tile=16)
+    return out
+
+
+def test_other_settings_are_refused_with_both_values(
+    store: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = begun(store, tmp_path, client, monkeypatch)
     with pytest.raises(InputError, match=r"farthest is 2 there and 3 here.*r.zarr.journal$"):
         eg.scan(store, out=out, client=client, farthest=3)
     with pytest.raises(InputError, match=r"tile 16, not 32"):
@@ -179,11 +185,7 @@ def test_other_settings_are_refused_with_both_values(
 def test_a_store_that_changed_is_refused(
     store: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "r.zarr"
-    with monkeypatch.context() as patch:
-        fail_at(patch, lambda panel: True, ValueError("boom"))
-        with pytest.raises(EmbgeomError):
-            eg.scan(store, out=out, client=client, farthest=2, tile=16)
+    out = begun(store, tmp_path, client, monkeypatch)
     old = stores.find_matrix(store).sha256
     new = stores.find_matrix(make_store(store, np.eye(5, dtype=np.float32))).sha256
     with pytest.raises(InputError) as caught:
