@@ -20,6 +20,8 @@ from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, SomeFa
 if TYPE_CHECKING:
     import xarray as xr
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     help="Exact geometry of language-model vocabularies.",
     add_completion=False,
@@ -275,6 +277,16 @@ def _print(answer: str | dict[str, Any]) -> None:
     typer.echo(answer if isinstance(answer, str) else json.dumps(answer, allow_nan=False))
 
 
+def run() -> None:
+    """Run `embgeom`, and exit as `main` says."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == _INTERRUPTED:  # in an orderly exit torch aborts a process of which a thread still computes a panel
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run `embgeom` with `args` (default: the process's) and return its exit code.
 
@@ -301,7 +313,7 @@ def main(args: list[str] | None = None) -> int:
         code = _complain("error: " + " ".join(message.split("\n")), error.exit_code)
     finally:
         logging.disable(logging.NOTSET)
-    if code == 130:
+    if code == _INTERRUPTED:
         _complain(f"interrupted: the same command goes on: {command}", code)
     return code
 

@@ -8,8 +8,9 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from importlib.metadata import version
 
+import dask
 import torch
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 from distributed.core import rpc
@@ -20,6 +21,9 @@ from embgeom_dask import devices, places, progress
 from embgeom_dask.errors import EmbgeomError, InputError
 
 _PATIENCE = 5.0  # seconds
+
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""Run by worker processes of this machine: a Ctrl-C in the terminal is for this process, which ends them."""
 
 
 @contextmanager
@@ -59,18 +63,29 @@ def _client(client: Client | None, scheduler: str | None) -> Iterator[Client]:
         with Client(scheduler, set_as_default=False) as remote:
             yield remote
     else:
+        processes = torch.cuda.device_count() > 1
         with (
             LocalCluster(
                 n_workers=max(1, torch.cuda.device_count()),
                 threads_per_worker=1,
-                processes=torch.cuda.device_count() > 1,
+                processes=processes,
+                preload=dask.config.get("distributed.worker.preload") + [_DEAF] * processes,
                 dashboard_address=":0",
                 memory_limit=0,
                 silence_logs=40,
             ) as cluster,
             Client(cluster, set_as_default=False) as local,
         ):
-            yield local
+            try:
+                yield local
+            except KeyboardInterrupt:
+                local.run(_leave, wait=False)
+                raise
+
+
+async def _leave(dask_worker: Worker) -> None:
+    """Close a worker without waiting for the panel that it computes."""
+    await dask_worker.close(executor_wait=False)
 
 
 def _check_workers(client: Client) -> None:

@@ -1,18 +1,22 @@
 """Preloaded by the workers of the tests: a line in $AUDIT for every panel started, computed and committed.
 
-A panel called $POISON ends its worker.
+A panel called $POISON ends its worker; one called $STUCK computes until the file $AUDIT.free is there.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from embgeom_dask import execute
 from embgeom_dask.journal import Pass
 
 
 def dask_setup(worker: Any) -> None:
+    large = torch.ones(2000, 2000)
     log = os.open(os.environ["AUDIT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     compute, commit = execute._compute, Pass.commit
 
@@ -23,6 +27,8 @@ def dask_setup(worker: Any) -> None:
         say("started", panel)
         if panel.name == os.environ.get("POISON"):
             os._exit(1)
+        while panel.name == os.environ.get("STUCK") and not Path(os.environ["AUDIT"] + ".free").exists():
+            torch.mm(large, large)
         found = compute(plan, panel, hints)
         say("computed", panel)
         return found

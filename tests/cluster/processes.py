@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from re import fullmatch
+
+import psutil
 
 AUDIT = Path(__file__).with_name("audit.py")
 PATIENCE = 90.0  # seconds after which a test gives up waiting
@@ -61,7 +63,7 @@ class Processes:
                 self.start(name, [*module, "distributed.cli.dask_worker", self.address, *how])
 
     def start_client(self, *arguments: str) -> None:
-        code = "import sys; from embgeom_dask.cli import main; sys.exit(main())"
+        code = "from embgeom_dask.cli import run; run()"
         self.start("client", [sys.executable, "-c", code, *arguments, "--scheduler", self.address])
 
     def runs(self, name: str) -> bool:
@@ -77,6 +79,19 @@ class Processes:
         for name in names:
             if name in self._running and number == signal.SIGKILL:
                 self._running[name].wait(PATIENCE)
+
+    def left(self, name: str) -> bool:
+        """Whether any process runs that `name` has started, itself among them."""
+        group = self._running[name].pid
+        for each in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getpgid(each.pid) == group and each.status() != psutil.STATUS_ZOMBIE:
+                    return True
+        return False
+
+    def free(self) -> None:
+        """Let a panel go on that is stuck."""
+        Path(f"{self.audit}.free").touch()
 
     def stop(self) -> None:
         self.kill(*self._running)

@@ -7,15 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
+import embgeom_dask as eg
 from embgeom_dask.cli import main
-from tests.cluster.processes import Processes, committed, wait_for
+from tests.cluster.processes import AUDIT, Processes, committed, wait_for
 
 pytestmark = pytest.mark.cluster
 
 PANELS = 168
 WANTED = ["--farthest", "2", "--tile", "50"]
-CLIENT = [sys.executable, "-c", "import sys; from embgeom_dask.cli import main; sys.exit(main())"]
+CLIENT = [sys.executable, "-c", "from embgeom_dask.cli import run; run()"]
 
 
 def in_a_namespace(script: str) -> list[str]:
@@ -50,6 +52,45 @@ def test_the_first_interrupt_finishes_what_is_in_flight_and_the_command_goes_on(
     processes.start_client("scan", store, *WANTED, "--out", str(out))
     assert processes.wait("client") == 0
     assert sum(what == "started" for what, _ in processes.events()) == PANELS
+
+
+@pytest.mark.parametrize("where", ["here", "processes of this machine", "another cluster"])
+def test_the_second_interrupt_stops_at_once_and_the_command_goes_on(where: str, store: str, tmp_path: Path) -> None:
+    out, stuck = tmp_path / "r.zarr", "3-4-12"
+    undisturbed = eg.scan(store, farthest=2, tile=50)
+    processes = Processes(tmp_path, STUCK=stuck, DASK_DISTRIBUTED__WORKER__PRELOAD=repr([str(AUDIT)]))
+    command = ["scan", store, *WANTED, "--out", str(out)]
+
+    def start() -> None:
+        if where == "another cluster":
+            processes.start_cluster()
+            processes.start_client(*command)
+        else:
+            two = "import torch; torch.cuda.device_count = lambda: 2; " if where != "here" else ""
+            processes.start("client", [*CLIENT[:2], two + CLIENT[2], *command])
+
+    try:
+        start()
+        wait_for(lambda: ("started", stuck) in processes.events())
+        processes.kill("client", number=signal.SIGINT)
+        wait_for(lambda: "interrupt again to stop at once" in processes.said("client"))
+        processes.kill("client", number=signal.SIGINT)
+        said = last_line(processes, 130)
+        assert said.startswith("interrupted: the same command goes on: embgeom scan ")
+        assert "Traceback" not in processes.said("client")
+        wait_for(lambda: not processes.left("client"))
+        done = committed(out)
+        assert 0 < len(done) < PANELS
+        assert stuck not in done
+        processes.free()
+        before = len(processes.events())
+        start()
+        assert processes.wait("client") == 0, processes.said("client")
+    finally:
+        processes.stop()
+    again = {panel for what, panel in processes.events()[before:] if what == "started"}
+    assert not again & done
+    xr.testing.assert_identical(eg.open_result(out).drop_attrs().load(), undisturbed.drop_attrs().load())
 
 
 def test_a_panel_that_kills_its_workers_does_not_stop_the_others(store: str, tmp_path: Path) -> None:
