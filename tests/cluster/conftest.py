@@ -19,7 +19,10 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     started.stop()
 
 
+def cloud() -> np.ndarray:
+    return np.random.default_rng(1).integers(-3, 4, (ROWS, 8)).astype(np.float32)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    rows = np.random.default_rng(1).integers(-3, 4, (ROWS, 8)).astype(np.float32)
-    return make_store(tmp_path / "m.zarr", rows)
+    return make_store(tmp_path / "m.zarr", cloud())

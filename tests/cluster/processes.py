@@ -15,6 +15,8 @@ from re import fullmatch
 
 import psutil
 
+from embgeom_dask import places
+
 AUDIT = Path(__file__).with_name("audit.py")
 PATIENCE = 90.0  # seconds after which a test gives up waiting
 
@@ -37,7 +39,6 @@ class Processes:
         self.audit.touch()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
-            **os.environ,
             "AUDIT": str(self.audit),
             "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "30s",
             **environment,
@@ -46,7 +47,12 @@ class Processes:
     def start(self, name: str, command: Sequence[str], **more: str) -> None:
         with Path(self.folder, f"{name}.err").open("wb") as err, Path(self.folder, f"{name}.out").open("wb") as out:
             self._running[name] = subprocess.Popen(
-                command, stdout=out, stderr=err, env=self._environment | more, cwd=self.folder, start_new_session=True
+                command,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **self._environment, **more},
+                cwd=self.folder,
+                start_new_session=True,
             )
 
     def start_cluster(self, *options: str) -> None:
@@ -104,7 +110,8 @@ class Processes:
         return [(what, panel) for what, panel in (line.split() for line in self.audit.read_text().splitlines())]
 
 
-def committed(out: Path) -> set[str]:
+def committed(out: str | Path) -> set[str]:
     """The panels in the journal of `out`."""
-    names = (path.name for path in Path(f"{out}.journal").glob("*-*/*"))
+    fs, path = places.filesystem(f"{out}.journal")
+    names = (file.rpartition("/")[2] for file in fs.find(path))
     return {name for name in names if fullmatch(r"\d+-\d+-\d+", name)}
