@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 
 import dask
@@ -21,6 +21,7 @@ from embgeom_dask import devices, places, progress
 from embgeom_dask.errors import EmbgeomError, InputError
 
 _PATIENCE = 5.0  # seconds
+_REMINDER = 60.0  # seconds
 
 _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """Run by worker processes of this machine: a Ctrl-C in the terminal is for this process, which ends them."""
@@ -89,7 +90,7 @@ async def _leave(dask_worker: Worker) -> None:
 
 
 def _check_workers(client: Client) -> None:
-    """Wait for a worker, then ask each for the version of this package."""
+    """Wait for a worker, however long: those of a batch system take hours. Ask each for the version of this package."""
     here = version("embgeom-dask")
 
     def ask() -> str:  # a worker without the package can run it: it travels by value
@@ -102,9 +103,10 @@ def _check_workers(client: Client) -> None:
         except (ImportError, PackageNotFoundError) as error:
             return f"no embgeom-dask ({error})"
 
-    if not client.nthreads():
-        progress.note("no worker yet: waiting for one")
-        client.wait_for_workers(1)
+    while not client.nthreads():
+        progress.note("no worker yet: waiting for one, until Ctrl-C")
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=_REMINDER)
     for address, there in client.run(ask).items():
         if there != here:
             raise InputError(

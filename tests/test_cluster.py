@@ -14,7 +14,7 @@ import torch
 from distributed import Client, LocalCluster
 
 import embgeom_dask as eg
-from embgeom_dask import cluster
+from embgeom_dask import cluster, progress
 from embgeom_dask.cluster import connect
 from embgeom_dask.errors import InputError
 from embgeom_dask.testing import make_store
@@ -38,6 +38,25 @@ def test_a_scheduler_that_runs_is_used(running: LocalCluster) -> None:
         assert client.submit(sum, [1, 2]).result() == 3
     with Client(running, set_as_default=False) as own, connect(own, "foo") as client:
         assert client is own
+
+
+def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if len(notes) == 2:
+            empty.scale(1)
+
+    monkeypatch.setattr(cluster, "_REMINDER", 0.1)
+    monkeypatch.setattr(progress, "note", note)
+    with (
+        LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=":0") as empty,
+        connect(scheduler=empty.scheduler_address) as client,
+    ):
+        assert len(client.nthreads()) == 1
+    assert set(notes) == {"no worker yet: waiting for one, until Ctrl-C"}
+    assert len(notes) >= 2
 
 
 @pytest.mark.parametrize("address", ["", "foo", "foo:bar", "http://127.0.0.1:8786", "tcp://"])

@@ -107,6 +107,22 @@ def test_a_panel_that_kills_its_workers_does_not_stop_the_others(store: str, tmp
     assert len(committed(out)) == PANELS - 1
 
 
+def test_a_scheduler_without_workers_is_waited_for_until_one_comes_or_an_interrupt(
+    store: str, processes: Processes
+) -> None:
+    workers, processes.workers = processes.workers, []
+    processes.start_cluster()
+    for end in ("interrupt", "worker"):
+        processes.start_client("scan", store, *WANTED)
+        wait_for(lambda: "no worker yet: waiting for one" in processes.said("client"))
+        if end == "interrupt":
+            processes.kill("client", number=signal.SIGINT)
+            assert last_line(processes, 130).startswith("interrupted: ")
+    processes.workers = workers
+    processes.start_cluster()
+    assert processes.wait("client") == 0, processes.said("client")
+
+
 def test_a_worker_without_the_package_is_named(store: str, tmp_path: Path, processes: Processes) -> None:
     hide = tmp_path / "hide.py"
     hide.write_text("import sys\ndef dask_setup(worker):\n    sys.modules['embgeom_dask'] = None\n")
