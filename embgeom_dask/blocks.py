@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.exact import Rows
-from embgeom_dask.kernels.rows import norms
-from embgeom_dask.metrics import METRICS
+from embgeom_dask.kernels.rows import norms, quantise
+from embgeom_dask.metrics import METRICS, Norms
 from embgeom_dask.rows import RowSet
 from embgeom_dask.stores import Matrix
 
@@ -29,7 +29,8 @@ class Source:
     """Where the rows of one side of a scan come from and how they become points. Small enough to travel.
 
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball. Products
-    are made of `element`s: `bfloat16` rows are points as they are stored, with no centre and scale 1. With `ranked`
+    are made of `element`s: `bfloat16` rows are points as they are stored, with no centre and scale 1; `int8` rows are
+    rounded to integers, `scale` being what fills these. With `ranked`
     the rows of a block come in order of their distance from the centre, farthest first. A process keeps blocks for
     later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
     """
@@ -63,12 +64,16 @@ class Source:
             order = np.argsort(-radius)
             positions, rows, radius = positions[order], stored[order], radius[order]
         if self.element == "bfloat16":
-            return Block(positions, stored, devices.to_tensor(rows, _CPU), norms(rows)[:, 1], radius)
+            return Block(positions, stored, devices.to_tensor(rows, _CPU), Norms(norms(rows)[:, 1]), radius)
+        if self.element == "int8":
+            integers, error = quantise(rows, self.centre, self.scale)
+            both = Norms(norms(rows, self.centre)[:, 1] * self.scale**2, error)
+            return Block(positions, stored, torch.from_numpy(integers), both, radius)
         values = rows.astype(np.float64)
         values -= self.centre
         values *= self.scale
         points = METRICS[self.metric].points(values, np.dtype(self.element))
-        return Block(positions, stored, devices.to_tensor(points.values, _CPU), points.norm, radius)
+        return Block(positions, stored, devices.to_tensor(points.values, _CPU), points.norms, radius)
 
     def read(self) -> Rows:
         """The rows as stored, read through this process's blocks."""
@@ -80,7 +85,7 @@ class Block:
     """Rows read together.
 
     `positions` (b,) int64; `stored` (b, d) in the stored dtype, in order of position, on the host alone; `points`
-    (b, d), the rows at `positions` as the metric's tiles take them; `norm` (b,) float64, the metric's norm of the
+    (b, d), the rows at `positions` as the metric's tiles take them; `norms` (b,), the metric's norms of the
     points; `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the
     centre.
     """
@@ -88,7 +93,7 @@ class Block:
     positions: Array
     stored: Array
     points: torch.Tensor
-    norm: Array
+    norms: Norms
     radius: Array
 
     @property
@@ -100,12 +105,12 @@ class Block:
     def nbytes(self) -> int:
         """Bytes held on host and device."""
         shared = self.points.device.type == "cpu" and self.points.data_ptr() == self.stored.ctypes.data
-        return int(self.stored.nbytes + (0 if shared else self.points.nbytes) + self.norm.nbytes + self.radius.nbytes)
+        return int(self.stored.nbytes + (0 if shared else self.points.nbytes) + self.norms.nbytes + self.radius.nbytes)
 
     def take(self, rows: slice | Array) -> Block:
         """Some rows of the block, for a tile of their own; a slice copies nothing."""
         points = self.points[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
-        return Block(self.positions[rows], self.stored, points, self.norm[rows], self.radius[rows])
+        return Block(self.positions[rows], self.stored, points, self.norms.take(rows), self.radius[rows])
 
     def on(self, device: torch.device) -> Block:
         """The block with its points on a device, without the rows as stored."""

@@ -20,6 +20,7 @@ SHARE = 0.6
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
+_PRODUCT = {1: 4, 2: 2, 4: 4, 8: 8}  # bytes for each pair of a tile, by those of an element
 _PASS = {2: 32, 4: 32, 8: 160}  # bytes for each pair of a tile on a device, by those of an element: products, passes
 _CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair to be rechecked
 
@@ -115,7 +116,7 @@ def project(
         base=psutil.Process().memory_info().rss,
         rows=100 * rows,
         blocks=2 * block + loading + _READING,
-        tiles=tile * tile * (element + _CANDIDATE),
+        tiles=tile * tile * (_PRODUCT[element] + _CANDIDATE),
         states=states,
         allowed=most,
         on_device=2 * values * element + tile * tile * _PASS[element] if most_on_device else 0,

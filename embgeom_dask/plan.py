@@ -33,7 +33,9 @@ CUDA_TILES = 8192, 4096, *TILES
 RUN, LONG_RUN = 8, 64
 """Tiles of a panel: of up to 2,048 rows, and of more, which take about a millisecond each on cuda."""
 _PART = 2048  # rows looked at together
-_ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+_ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+_INT8_WIDTHS = range(16, 2**31 // 127**2)
+"""Sums of so many products of 8-bit integers fit 32 bits; of a single one torch 2.13 gives anything."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,15 @@ class Plan:
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """What products are made of, and the bound of their error that filters pairs, relative to |x| |y|, on a CPU."""
-        element, width = self.sides[0].element, self.sides[0].matrix.hidden_size
-        precision = Precision(element, cpu=True)
-        return {"products": element, "product_error": product_error(width, precision) + precision.rounding}
+        """What products are made of, and the bound of their error that filters pairs, relative to |x| |y|, on a CPU.
+
+        8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
+        """
+        first = self.sides[0]
+        precision = Precision(first.element, cpu=True)
+        error = product_error(first.matrix.hidden_size, precision) + precision.rounding
+        step = {"quantisation_step": 1 / first.scale} if first.element == "int8" else {}
+        return {"products": first.element, "product_error": error} | step
 
     def with_tile(self, tile: int) -> Plan:
         """The same scan in tiles of `tile` rows."""
@@ -134,7 +141,8 @@ def make_plan(
     if settings.kept == {"farthest"} and metric.name == "chebyshev" and len(sides) == 1:
         token_id = narrow(client, matrix, _parts(token_id), settings.farthest or 1)
         sides = [(matrix, token_id)]
-    centre = centre_of(matrix.take(token_id[:_PART])) if metric.shifts else np.zeros(matrix.hidden_size)
+    some = matrix.take(token_id[:_PART])
+    centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
     dtypes = {matrix.dtype for matrix, _ in sides}
     alike = matrix.dtype if len(dtypes) == 1 else "float64"
     facts = [_look(client, *side, centre, settings.metric, alike) for side in sides]
@@ -148,9 +156,9 @@ def make_plan(
     twin = _twins(sides, facts, rows) if settings.distinct else None
     reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
     if element is None:
-        fast = client.submit(devices.fast_bfloat16, device, pure=False).result()
-        element = _element(settings, [side for side, _ in sides], centre, largest[-1], fast=fast)
-    scale = 1.0 if element == "bfloat16" else scale_of(largest[-1])
+        fastest = client.submit(devices.fastest, device, pure=False).result()
+        element = _element(settings, [side for side, _ in sides], centre, largest[-1], fastest)
+    scale = scale_of(element, largest[-1], some, centre)
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
     usual = CUDA_TILES if kind == "cuda" else TILES
@@ -199,15 +207,22 @@ def _fit(
     )
 
 
-def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, radius: float, *, fast: bool) -> str:
-    """What products are made of: float64 where few pairs may be left undecided, else the fastest that filters well."""
-    dtypes = {matrix.dtype for matrix in matrices}
+def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, radius: float, fastest: list[str]) -> str:
+    """What products are made of: float64 where few pairs may be left undecided, else the fastest that filters well.
+
+    8-bit integers do where all pairs compete for a few places, and those are far from one another.
+    """
+    dtypes, metric = {matrix.dtype for matrix in matrices}, METRICS[settings.metric]
+    few = settings.kept == {"farthest"} and metric.quantises and matrices[0].hidden_size in _INT8_WIDTHS
+    if few and fastest[0] == "int8":
+        return "int8"
     if settings.double or "float64" in dtypes:
         return "float64"
     offset = float(np.linalg.norm(centre))
     near_origin = offset <= radius and 2.0**-10 <= offset + radius <= 2.0**10
-    as_stored = dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored
-    return "bfloat16" if fast and as_stored and near_origin else "float32"
+    as_stored = dtypes == {"bfloat16"} and metric.as_stored
+    fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
+    return next(name for name in fastest if name in fit)
 
 
 def _look(

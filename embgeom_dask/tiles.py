@@ -44,7 +44,7 @@ class Tile:
     @cached_property
     def terms(self) -> tuple[Terms, Terms]:
         """Lower and upper bound of the value of each pair of points."""
-        return self.metric.terms(self.rows.norm, self.columns.norm, self.rows.points.shape[1], self.precision)
+        return self.metric.terms(self.rows.norms, self.columns.norms, self.rows.points.shape[1], self.precision)
 
     def pairs(self, i: Array, j: Array) -> tuple[Array, Array]:
         """The positions of pairs of this tile, within one matrix the lower first."""

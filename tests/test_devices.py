@@ -153,6 +153,18 @@ def test_memory_keeps_to_the_limit_of_a_container(monkeypatch):
     assert devices.memory(CPU)[1] < total // 2
 
 
+def test_products_are_made_of_what_is_measured_to_be_fastest(monkeypatch):
+    taken = {torch.float32: 2.0, torch.bfloat16: 3.0, torch.int8: 1.0}
+    monkeypatch.setattr(devices, "_seconds", lambda points: taken[points.dtype])
+    devices._fastest.cache_clear()
+    assert devices.fastest("cpu") == ["int8", "float32", "bfloat16"]
+    taken[torch.int8] = 4.0
+    assert devices.fastest("cpu") == ["int8", "float32", "bfloat16"]  # measured once
+    devices._fastest.cache_clear()
+    assert devices.fastest("cpu") == ["float32", "bfloat16", "int8"]
+    devices._fastest.cache_clear()
+
+
 def test_describe_is_plain_json_with_devices_and_versions():
     found = json.loads(json.dumps(devices.describe()))
     assert found["devices"][-1]["device"] == "cpu"

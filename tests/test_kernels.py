@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.exact import Exact, Rows
 from embgeom_dask.kernels import Bins, cpu, device, limits, select
 from embgeom_dask.kernels.bounds import upper_bounds
-from embgeom_dask.metrics import METRICS, Terms
+from embgeom_dask.kernels.rows import peaks, quantise
+from embgeom_dask.metrics import METRICS, Norms, Terms
 from embgeom_dask.reductions import Cuts, Histogram
 from tests.guards import NoFloat64
 from tests.reference import matrices, truth
@@ -32,7 +34,7 @@ DEVICES = [
 def block(rows: np.ndarray, start: int, metric: str, where: str = "cpu") -> Block:
     points = METRICS[metric].points(rows.astype(np.float64), rows.dtype)
     positions = np.arange(start, start + len(rows))
-    return Block(positions, rows, devices.to_tensor(points.values, torch.device(where)), points.norm, positions * 0.0)
+    return Block(positions, rows, devices.to_tensor(points.values, torch.device(where)), points.norms, positions * 0.0)
 
 
 @pytest.mark.parametrize("where", DEVICES)
@@ -43,7 +45,7 @@ def test_the_bounds_of_bfloat16_products_hold(where: str) -> None:
         rows[10:20] = rows[9]
         rows[12, 0] *= 1.01
         points = devices.to_tensor(rows, torch.device(where))
-        sides = Block(np.arange(60), rows, points, (rows.astype(float) ** 2).sum(1), np.zeros(60))
+        sides = Block(np.arange(60), rows, points, Norms((rows.astype(float) ** 2).sum(1)), np.zeros(60))
         tile = tiles.multiply(METRICS["euclidean"], sides, sides, diagonal=True)
         low, high = tile.terms
         p = tile.product.float().cpu().numpy()
@@ -55,6 +57,55 @@ def test_the_bounds_of_bfloat16_products_hold(where: str) -> None:
         expected = np.argwhere(np.triu(least <= 3, 1))
         np.testing.assert_array_equal(np.stack([i, j], 1), expected)
         assert (upper_bounds(tile.product, low, high, i, j, bound) >= true[i, j]).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(matrices(max_rows=30), st.sampled_from([1, 5, 16, 48]), st.floats(0.1, 3))
+def test_rows_rounded_to_integers_are_within_what_is_said(rows: np.ndarray, repeat: int, fill: float) -> None:
+    rows = np.tile(rows, (1, repeat))
+    width = rows.shape[1]
+    centre = rows.astype(float).mean(axis=0)
+    values = rows.astype(float) - centre
+    radius = np.linalg.norm(values, axis=1).max()
+    scale = 127 * fill / radius if radius > 0 else 1.0
+    points, error = quantise(rows, centre, scale)
+    assert points.dtype == np.int8
+    assert points.min() >= -127
+    mixed = max(2**e for e in range(10) if width % 2**e == 0 and (e == 0 or width // 2**e >= 8))
+    turn = np.kron(scipy.linalg.hadamard(mixed), np.eye(width // mixed)) / np.sqrt(mixed)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], width)
+    turned = (values * signs) @ turn.T * scale
+    left = np.linalg.norm(turned - points, axis=1)
+    assert (left <= error * (1 + 1e-9)).all()
+    if fill <= 1:
+        assert (error <= np.sqrt(width) / 2 + 1e-3).all()
+    np.testing.assert_allclose(peaks(rows, centre, scale), np.abs(turned).max(axis=1), rtol=1e-5, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=50)
+@given(matrices(max_rows=30), st.sampled_from([16, 20, 48]), st.floats(0.3, 5))
+def test_the_bounds_of_products_of_integers_hold(rows: np.ndarray, repeat: int, fill: float) -> None:
+    rows = np.tile(rows, (1, repeat))
+    centre = rows.astype(float).mean(axis=0)
+    norm = ((rows.astype(float) - centre) ** 2).sum(axis=1)
+    scale = 127 * fill / np.sqrt(norm.max()) if norm.max() > 0 else 1.0
+    points, error = quantise(rows, centre, scale)
+    sides = Norms(norm * scale**2, error)
+    whole = Block(np.arange(len(rows)), rows, torch.from_numpy(points), sides, norm)
+    first, second = whole.take(slice(len(rows) // 2 + 1)), whole.take(slice(len(rows) // 3, None))
+    tile = tiles.multiply(METRICS["euclidean"], first, second, diagonal=False)
+    assert tile.product.dtype == torch.int32
+    low, high = tile.terms
+    p = tile.product.numpy().astype(np.float32)
+    least, most = (t.row[:, None] + t.column + np.float32(t.factor) * p for t in (low, high))
+    x, y = (np.longdouble(rows[side.positions].astype(float)) for side in (first, second))
+    true = ((x[:, None] - y) ** 2).sum(-1) * scale**2
+    assert (least <= true).all()
+    assert (most >= true).all()
+    limit = np.full(len(x), np.median(least), np.float32)
+    i, j, bound = select(tile.product, low, limit, np.full(len(y), -np.inf, np.float32), diagonal=False)
+    np.testing.assert_array_equal(np.stack([i, j], 1), np.argwhere(least <= limit[0]))
+    assert (upper_bounds(tile.product, low, high, i, j, bound) >= true[i, j]).all()
 
 
 def distances(metric: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

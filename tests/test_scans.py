@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from typer.testing import CliRunner
 
-from embgeom_dask import execute
+from embgeom_dask import devices, execute
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.metrics import METRICS, euclidean
@@ -278,6 +278,37 @@ def test_a_bound_that_is_too_small_loses_pairs(monkeypatch: pytest.MonkeyPatch, 
     distance = pdist(rows.astype(np.float64))
     np.testing.assert_allclose(honest["nearest_distance"], np.sort(distance)[:20], rtol=1e-12)
     assert not np.array_equal(honest["nearest_token_id"], wrong["nearest_token_id"])
+
+
+def test_a_row_said_to_lose_too_little_by_rounding_loses_pairs(
+    monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    poles = rng.normal(size=(1, 64)) * np.repeat([[1], [-1]], 200, axis=0)
+    rows = (poles + 1e-3 * rng.normal(size=(400, 64))).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    monkeypatch.setattr(devices, "fastest", lambda _: ["int8", "float32", "bfloat16"])
+    honest = scan(store, farthest=20, client=local, tile=100)
+    assert json.loads(honest.attrs["certificate"])["products"] == "int8"
+    monkeypatch.setattr(euclidean, "_moved", lambda *_: (0.0, 0.0))
+    wrong = scan(store, farthest=20, client=local, tile=100)
+    distance = pdist(rows.astype(np.float64))
+    np.testing.assert_allclose(honest["farthest_distance"], np.sort(distance)[-20:][::-1], rtol=1e-12)
+    assert not np.array_equal(honest["farthest_token_id"], wrong["farthest_token_id"])
+
+
+@slow_examples
+@given(rows=matrices(), repeat=st.sampled_from([16, 20]), tile=st.sampled_from([3, 16, 2048]), k=st.integers(1, 30))
+def test_the_farthest_by_8_bit_integers_equal_rational_brute_force(
+    rows: np.ndarray, repeat: int, tile: int, k: int, local: Client, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = np.tile(rows, (1, repeat))
+    store = make_store(tmp_path_factory.mktemp("scan") / "m.zarr", output=rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "fastest", lambda _: ["int8", "float32", "bfloat16"])
+        result = scan(store, farthest=k, tile=max(tile, len(rows) // 8), client=local)
+    assert json.loads(result.attrs["certificate"])["products"] == "int8"
+    check(result, truth(rows), np.arange(len(rows)))
 
 
 def test_a_failing_panel_ends_the_run_and_frees_the_cluster(

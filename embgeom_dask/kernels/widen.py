@@ -29,7 +29,7 @@ def as_float(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def value(element: Any) -> Any:
-    """The number that an element of `as_numba` stands for; called inside numba."""
+    """The number that an element of `as_numba` stands for, an int32 rounded to float32; called inside numba."""
     raise TypeError(f"{element!r} is read outside numba")
 
 
@@ -47,7 +47,10 @@ def _value(element: Any) -> Any:
     def widened(element: Any) -> Any:
         return _widen(element)  # type: ignore[call-arg]
 
+    def rounded(element: Any) -> Any:
+        return np.float32(element)
+
     def same(element: Any) -> Any:
         return element
 
-    return widened if element == numba.uint16 else same
+    return {numba.uint16: widened, numba.int32: rounded}.get(element, same)

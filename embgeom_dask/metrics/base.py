@@ -34,18 +34,37 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Norms:
+    """`norm` (b,) float64 of rows as the metric needs it, and `error` (b,) float64, 0 unless given: how far each point
+    is from its row in the L2 norm, beyond the rounding of its values."""
+
+    norm: Array
+    error: Array | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.norm.nbytes + (0 if self.error is None else self.error.nbytes)
+
+    def take(self, rows: slice | Array) -> Norms:
+        """Those of some of the rows."""
+        return Norms(self.norm[rows], None if self.error is None else self.error[rows])
+
+
+@dataclass(frozen=True)
 class Points:
-    """Rows made ready for tiles: `values` (b, d) float32 or float64, and `norm` (b,) float64 as the metric needs it."""
+    """Rows made ready for tiles: `values` (b, d) float32 or float64, and their norms."""
 
     values: Array
-    norm: Array
+    norms: Norms
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How a product was made: elements `bfloat16`, `float32` or `float64`, summed in `dtype`, on a `cpu` or not.
+    """How a product was made: of `int32`, `bfloat16`, `float32` or `float64`, summed in `dtype`, on a `cpu` or not.
 
-    A product of bfloat16 points is exact in float32; its sums are rounded to bfloat16 at the end.
+    A product of bfloat16 points is exact in float32; its sums are rounded to bfloat16 at the end. One of int8 points is
+    exact in int32; it is rounded to float32 where it is used.
     """
 
     element: str
@@ -86,6 +105,8 @@ class Metric(ABC):
     """Whether a centre may be subtracted from all rows."""
     as_stored: bool = False
     """Whether rows can be points as they are stored."""
+    quantises: bool = False
+    """Whether points can be the rows rounded to 8-bit integers."""
 
     @abstractmethod
     def unit(self, scale: float) -> float:
@@ -104,7 +125,7 @@ class Metric(ABC):
         """The product (m, n) of the points of two blocks, on their device."""
 
     @abstractmethod
-    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """Lower and upper bound of the values of all pairs, from the norms of two blocks of points."""
 
     @abstractmethod

@@ -18,7 +18,7 @@ from embgeom_dask.double_double import (
     largest_difference_keys,
     largest_differences,
 )
-from embgeom_dask.metrics.base import Metric, Points, Precision, Terms
+from embgeom_dask.metrics.base import Metric, Norms, Points, Precision, Terms
 
 Array = NDArray[Any]
 
@@ -32,14 +32,14 @@ class _Differences(Metric):
 
     def points(self, values: Array, dtype: Any) -> Points:
         """The rows as they are; no norms are needed."""
-        return Points(values.astype(dtype), np.zeros(len(values)))
+        return Points(values.astype(dtype), Norms(np.zeros(len(values))))
 
-    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """The product within (d + 8) u of itself."""
         error = (width + 8) * precision.unit
 
         def bound(sign: int) -> Terms:
-            row, column = (np.full(len(norm), sign * precision.tiny, precision.dtype) for norm in (rows, columns))
+            row, column = (np.full(len(side.norm), sign * precision.tiny, precision.dtype) for side in (rows, columns))
             return Terms(row, column, 1.0 + sign * error)
 
         return bound(-1), bound(1)

@@ -21,7 +21,7 @@ from embgeom_dask.double_double import (
 )
 from embgeom_dask.kernels.rows import norms
 from embgeom_dask.kernels.widen import as_float
-from embgeom_dask.metrics.base import Metric, Points, Precision, Terms
+from embgeom_dask.metrics.base import Metric, Norms, Points, Precision, Terms
 
 Array = NDArray[Any]
 
@@ -46,6 +46,7 @@ class Euclidean(Metric):
     root = True
     shifts = True
     as_stored = True
+    quantises = True
 
     def unit(self, scale: float) -> float:
         """The square of `scale`."""
@@ -58,19 +59,24 @@ class Euclidean(Metric):
     def points(self, values: Array, dtype: Any) -> Points:
         """The rows as they are; norms are squared."""
         points = values.astype(dtype)
-        return Points(points, squared_norm(points))
+        return Points(points, Norms(squared_norm(points)))
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The matrix product."""
         return _product(rows, columns)
 
-    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
-        """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error."""
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
+        """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error.
+
+        Points that are off add what `_moved` says.
+        """
         error = product_error(width, precision)
+        sides, moved = (rows, columns), _moved(rows, columns)
 
         def bound(sign: int) -> Terms:
             row, column = (
-                (norm * (1 + sign * error) + sign * precision.tiny).astype(precision.dtype) for norm in (rows, columns)
+                (side.norm * (1 + sign * error) + sign * (precision.tiny + more)).astype(precision.dtype)
+                for side, more in zip(sides, moved, strict=True)
             )
             return Terms(row, column, -2.0, sign * 2 * precision.rounding)
 
@@ -123,19 +129,19 @@ class Cosine(Metric):
 
     def points(self, values: Array, dtype: Any) -> Points:
         """Unit vectors; their norms are not needed."""
-        return Points(_unit(values).astype(dtype), np.ones(len(values)))
+        return Points(_unit(values).astype(dtype), Norms(np.ones(len(values))))
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The matrix product."""
         return _product(rows, columns)
 
-    def terms(self, rows: Array, columns: Array, width: int, precision: Precision) -> tuple[Terms, Terms]:
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """1 - x.y; the points were normalised in float64, which errs by (d + 4) u of float64."""
         error = product_error(width, precision) + 2 * (width + 4) * UNIT
 
         def bound(sign: int) -> Terms:
             half = 0.5 * (1 + sign * error)
-            row, column = (np.full(len(norm), half, precision.dtype) for norm in (rows, columns))
+            row, column = (np.full(len(side.norm), half, precision.dtype) for side in (rows, columns))
             return Terms(row, column, -1.0, sign * precision.rounding)
 
         return bound(-1), bound(1)
@@ -187,7 +193,7 @@ class Cosine(Metric):
 
 
 def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """The matrix product; of bfloat16 in float32 where the device can (cuda), else rounded to bfloat16.
+    """The matrix product: of bfloat16 in float32 where the device can (cuda), else in bfloat16; of int8 in int32.
 
     On a CPU the next product of the same dtype in the same thread takes its memory.
     """
@@ -196,10 +202,27 @@ def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         return torch.mm(rows, columns.T, out_dtype=torch.float32) if wide else torch.mm(rows, columns.T)
     size = len(rows) * len(columns)
     buffers: dict[torch.dtype, torch.Tensor] = _local.__dict__.setdefault("buffers", {})
-    if rows.dtype not in buffers or buffers[rows.dtype].numel() < size:
-        buffers[rows.dtype] = torch.empty(size, dtype=rows.dtype)
-    out = buffers[rows.dtype][:size].view(len(rows), len(columns))
-    return torch.mm(rows, columns.T, out=out)
+    dtype, multiply = (torch.int32, torch._int_mm) if rows.dtype == torch.int8 else (rows.dtype, torch.mm)
+    if dtype not in buffers or buffers[dtype].numel() < size:
+        buffers[dtype] = torch.empty(size, dtype=dtype)
+    return multiply(rows, columns.T, out=buffers[dtype][:size].view(len(rows), len(columns)))
+
+
+def _moved(rows: Norms, columns: Norms) -> tuple[Array | float, Array | float]:
+    """What errors of the points can add to a value: a part of each row (m,) and a part of each column (n,).
+
+    With points p, q off by e, f from x, y: |x.y - p.q| <= e |y| + |p| f. Of e and f the median of a block meets the
+    other side's own length, what is above it the largest.
+    """
+    if rows.error is None or columns.error is None:
+        return 0.0, 0.0
+    if not rows.error.size or not columns.error.size:
+        return 0.0, 0.0
+    e, f = float(np.median(rows.error)), float(np.median(columns.error))
+    p, y = np.sqrt(rows.norm) + rows.error, np.sqrt(columns.norm)
+    row = p * f + np.maximum(rows.error - e, 0) * y.max()
+    column = y * e + np.maximum(columns.error - f, 0) * p.max()
+    return 2 * row, 2 * column
 
 
 def squared_norm(values: Array) -> Array:

@@ -58,13 +58,17 @@ class Extreme:
         if self.twin is not None:
             i, j, least = without_twins(self.twin, tile, i, j, least)
         keep = least <= self._cutoff(upper_bounds(tile.product, low, high, i, j, least))
-        first, second = tile.pairs(i[keep], j[keep])
-        values, slack = exact.values(first, second)
-        keep = sign * values - slack <= min(self._cutoff(sign * values + slack), float(state["limit"]))
-        if not keep.any():
-            return state
-        found = exact.keys(first[keep], second[keep])
-        return self._best([state, {**found, "limit": state["limit"]}], exact)
+        i, j, least = i[keep], j[keep], least[keep].astype(np.float64) / exact.unit
+        order = np.argsort(least, kind="stable")
+        for part in (order[: self.k], order[self.k :]):  # the first are likely to be the best, and rule others out
+            part = part[least[part] <= state["limit"]]
+            first, second = tile.pairs(i[part], j[part])
+            values, slack = exact.values(first, second)
+            keep = sign * values - slack <= min(self._cutoff(sign * values + slack), float(state["limit"]))
+            if keep.any():
+                found = exact.keys(first[keep], second[keep])
+                state = self._best([state, {**found, "limit": state["limit"]}], exact)
+        return state
 
     def finish(self, state: State, exact: Exact) -> State:  # noqa: ARG002
         """What leaves the worker: the state as it is."""
