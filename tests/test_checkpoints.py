@@ -23,13 +23,11 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from embgeom_dask import checkpoints, stores
-from embgeom_dask.checkpoints import labels as checkpoint_labels
 from embgeom_dask.checkpoints import safetensors as own
 from embgeom_dask.checkpoints.files import LocalFile
-from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.testing import make_checkpoint
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -578,94 +576,6 @@ def suppress_stricter() -> Iterator[None]:
     except InputError as refused:
         if "stands twice" not in str(refused) and "has not the fields" not in str(refused):
             raise
-
-
-# Token labels
-
-
-def write_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-
-
-def test_pieces_made_of_bytes_keep_them_and_added_pieces_are_flagged(tmp_path: Path) -> None:
-    vocabulary = {"a": 0, "Ġthe": 1, "â": 2, "Ċ": 3, "<0xE2>": 4, "漢": 5}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|end|>"])
-    tokenizer.add_tokens(["plain"])
-    source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(10, 8)}, LLAMA)
-    write_tokenizer(source, tokenizer)
-    store = checkpoints.convert(source, tmp_path)
-    model = stores.open_model(store)
-    assert model.attrs["tokenizer"] == "TokenizersBackend"
-    # 漢 is no letter of the byte-level alphabet, and the added pieces are text
-    assert model.bytes.values.tolist() == ["61", b" the".hex(), "e2", b"\n".hex(), "e2", "", "", "", "", ""]
-    assert bytes.fromhex(str(model.bytes.values[2])).decode(errors="replace") == model.text.values[2]
-    assert model.is_added.values.tolist() == [False] * 6 + [True] * 2 + [False] * 2
-    assert model.is_special.values.tolist() == [False] * 6 + [True] + [False] * 3
-    assert model.has_token.values.tolist() == [True] * 8 + [False] * 2
-
-
-def test_byte_level_alphabet_is_that_of_the_tokenizers() -> None:
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    assert dict(enumerate(checkpoint_labels._alphabet())) == bytes_to_unicode()
-
-
-def test_a_tokenizer_that_needs_code_is_left_alone_and_the_store_says_so(tmp_path: Path) -> None:
-    source = Path(make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(20, 8)}, LLAMA))
-    config = {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": ["evil.EvilTokenizer", None]}}
-    (source / "tokenizer_config.json").write_text(json.dumps(config))
-    (source / "vocab.txt").write_text("a\nb\n")
-    (source / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.warns(EmbgeomWarning, match="it needs code of its own, which is not run"):
-        store = checkpoints.convert(source, tmp_path / "stores")
-    model = stores.open_model(store)
-    assert model.attrs["tokenizer"] == "none: it needs code of its own, which is not run"
-    assert not model.has_token.values.any()
-    assert not (tmp_path / "ran").exists()
-
-
-def labelled(tmp_path: Path, tokenizer: Tokenizer, rows: int) -> list[tuple[str, str, bool]]:
-    source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(rows, 8)}, LLAMA)
-    write_tokenizer(source, tokenizer)
-    labels = stores.labels(checkpoints.convert(source, tmp_path / "stores"))
-    return list(
-        zip(labels.token.values.tolist(), labels.text.values.tolist(), labels.has_token.values.tolist(), strict=True)
-    )
-
-
-def test_sentencepiece_pieces_keep_their_leading_space(tmp_path: Path) -> None:
-    pieces = ["<unk>", "A", "▁the", "the", "▁", "<0xE2>", "▁▁", "A▁B"]
-    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    found = labelled(tmp_path, tokenizer, 10)
-    texts = ["<unk>", "A", " the", "the", " ", "\ufffd", "  ", "A B"]
-    assert found == [*((piece, text, True) for piece, text in zip(pieces, texts, strict=True)), *[("", "", False)] * 2]
-
-
-def test_byte_level_pieces_and_rows_without_a_token(tmp_path: Path) -> None:
-    vocabulary = {"a": 0, "Ġthe": 1, "â": 2, "Ċ": 3, "A": 9}  # holes, and a piece past the rows
-    tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, "past": 30}, merges=[]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|end|>"])
-    found = labelled(tmp_path, tokenizer, 12)
-    texts = {0: "a", 1: " the", 2: "\ufffd", 3: "\n", 6: "<|end|>", 9: "A"}
-    names = {i: piece for piece, i in [*vocabulary.items(), ("<|end|>", 6)]}
-    assert found == [(names[i], texts[i], True) if i in texts else ("", "", False) for i in range(12)]
-
-
-def test_without_a_tokenizer_there_are_no_labels(tmp_path: Path) -> None:
-    source = make_checkpoint(
-        tmp_path / "m", {"embeddings.word_embeddings.weight": random(20, 8)}, {**LLAMA, "model_type": "bert"}
-    )
-    assert not stores.labels(checkpoints.convert(source, tmp_path)).has_token.values.any()
-    (Path(source) / "tokenizer.json").write_text("{}")
-    with pytest.warns(EmbgeomWarning, match=r"no token labels from the tokenizer of .*: it cannot be loaded"):
-        store = checkpoints.convert(source, tmp_path, overwrite=True)
-    assert not stores.labels(store).has_token.values.any()
 
 
 def test_nothing_is_run_or_said(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import gc
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import xarray as xr
@@ -15,6 +19,18 @@ from embgeom_dask.stores import make_labels
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause the garbage collector, which would walk the hundreds of thousands of objects of a vocabulary many times."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def token_labels(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str]:
@@ -30,7 +46,7 @@ def token_labels(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str]:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
+        with quiet(), _uncollected():
             tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes for files that it does not understand
         reason = "it needs code of its own, which is not run"
@@ -39,6 +55,11 @@ def token_labels(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str]:
         message = f"no token labels from the tokenizer of {folder.name}: {reason}"
         warnings.warn(message, EmbgeomWarning, stacklevel=3)  # where convert was called
         return None, f"none: {reason}"
+    return _labels(tokenizer, rows), type(tokenizer).__name__
+
+
+@_uncollected()
+def _labels(tokenizer: Any, rows: int) -> xr.Dataset:
     pieces = _pieces(tokenizer, rows)
     known = [i for i, piece in enumerate(pieces) if piece is not None]
     text = [""] * rows
@@ -46,7 +67,7 @@ def token_labels(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str]:
         text[i] = decoded
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-    labels = make_labels(
+    return make_labels(
         _clean([piece or "" for piece in pieces]),
         _clean(text),
         [piece is not None for piece in pieces],
@@ -54,7 +75,6 @@ def token_labels(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str]:
         is_added=[i in added for i in range(rows)],
         is_special=[i in special for i in range(rows)],
     )
-    return labels, type(tokenizer).__name__
 
 
 def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
@@ -69,13 +89,17 @@ def _bytes(tokenizer: Any, pieces: list[str | None], added: set[int]) -> list[st
     """The bytes, in hexadecimal, of byte-level pieces (GPT-2's alphabet) and of `<0x..>`; "" for the others."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     byte_level = "ByteLevel" in repr(backend.decoder if backend is not None else "")
-    alphabet = {ord(char): f"{byte:02x}" for byte, char in enumerate(_alphabet())} if byte_level else {}
-    letters = frozenset(map(chr, alphabet))
+    alphabet = codecs.charmap_build("".join(_alphabet()))
 
     def convert(i: int, piece: str) -> str:
         if found := _BYTE.fullmatch(piece):
             return found[1].lower()
-        return piece.translate(alphabet) if i not in added and letters.issuperset(piece) else ""
+        if not byte_level or i in added:
+            return ""
+        try:
+            return codecs.charmap_encode(piece, "strict", alphabet)[0].hex()
+        except UnicodeEncodeError:
+            return ""
 
     return [convert(i, piece) if piece else "" for i, piece in enumerate(pieces)]
 

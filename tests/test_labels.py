@@ -1,0 +1,172 @@
+"""Token labels, compared with transformers' own tokenizers."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from embgeom_dask import checkpoints, stores
+from embgeom_dask.checkpoints import labels
+from embgeom_dask.checkpoints.files import LocalFolder
+from embgeom_dask.errors import EmbgeomWarning
+from embgeom_dask.testing import make_checkpoint
+from tests.test_checkpoints import LLAMA, random
+
+TEXT = "The king A said: naïve café, “déjà vu” — 漢字 and кот! It's 1,234.5 (don't) <b>\n\tA B  C\n" * 3
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet))
+    return tokenizer
+
+
+def sentencepiece() -> Tokenizer:
+    """As that of Llama 2 was converted."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = [TEXT[i : i + 12] for i in range(0, len(TEXT), 12)]
+    tokenizer.train_from_iterator(words, trainers.BpeTrainer(vocab_size=340, special_tokens=pieces))
+    config = json.loads(tokenizer.to_str())
+    config["added_tokens"] = config["added_tokens"][:1]  # pieces of the vocabulary, as they are there
+    return Tokenizer.from_str(json.dumps(config))
+
+
+def wordpiece() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator([TEXT], trainers.WordPieceTrainer(vocab_size=120, special_tokens=SPECIAL))
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece, wordpiece])
+def test_labels_are_what_transformers_says(tmp_path: Path, make: Callable[[], Tokenizer]) -> None:
+    made = make()
+    made.add_special_tokens(["<|end|>"])
+    made.add_tokens([AddedToken("<tool>", normalized=False)])
+    write_tokenizer(tmp_path, made)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    size, rows = len(tokenizer), len(tokenizer) + 7
+    found, _ = labels.token_labels(LocalFolder(tmp_path, "m", ""), rows)
+    assert found is not None
+    assert found.has_token.values.tolist() == [True] * size + [False] * 7
+    assert found.token.values.tolist() == tokenizer.convert_ids_to_tokens(range(size)) + [""] * 7
+
+    def decode(*ids: int) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    a = tokenizer.convert_tokens_to_ids("A")
+    alone = [decode(a, i)[1:] if make is sentencepiece else decode(i) for i in range(size)]
+    assert found.text.values.tolist() == alone + [""] * 7
+    special = {sentencepiece: ["<unk>"], wordpiece: SPECIAL}.get(make, [])
+    assert found.token.values[found.is_special.values].tolist() == [*special, "<|end|>"]
+    assert found.is_added.values.tolist() == [i in tokenizer.added_tokens_decoder for i in range(rows)]
+    ids = tokenizer(TEXT, add_special_tokens=False).input_ids
+    if make is byte_level:
+        assert bytes.fromhex("".join(found.bytes.values[ids])).decode() == TEXT
+    elif make is sentencepiece:
+        parts = zip(found.text[ids].values, found.bytes[ids].values, strict=True)
+        raw = (bytes.fromhex(data) if data else text.encode() for text, data in parts)
+        assert b"".join(raw).decode() == " " + TEXT
+    else:
+        assert not found.bytes.values.any()
+    assert gc.isenabled()
+
+
+def write_tokenizer(folder: str | Path, tokenizer: Tokenizer) -> None:
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+def test_pieces_made_of_bytes_keep_them_and_added_pieces_are_flagged(tmp_path: Path) -> None:
+    vocabulary = {"a": 0, "Ġthe": 1, "â": 2, "Ċ": 3, "<0xE2>": 4, "漢": 5}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.add_tokens(["plain"])
+    source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(10, 8)}, LLAMA)
+    write_tokenizer(source, tokenizer)
+    store = checkpoints.convert(source, tmp_path)
+    model = stores.open_model(store)
+    assert model.attrs["tokenizer"] == "TokenizersBackend"
+    # 漢 is no letter of the byte-level alphabet, and the added pieces are text
+    assert model.bytes.values.tolist() == ["61", b" the".hex(), "e2", b"\n".hex(), "e2", "", "", "", "", ""]
+    assert bytes.fromhex(str(model.bytes.values[2])).decode(errors="replace") == model.text.values[2]
+    assert model.is_added.values.tolist() == [False] * 6 + [True] * 2 + [False] * 2
+    assert model.is_special.values.tolist() == [False] * 6 + [True] + [False] * 3
+    assert model.has_token.values.tolist() == [True] * 8 + [False] * 2
+
+
+def test_byte_level_alphabet_is_that_of_the_tokenizers() -> None:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    assert dict(enumerate(labels._alphabet())) == bytes_to_unicode()
+
+
+def test_a_tokenizer_that_needs_code_is_left_alone_and_the_store_says_so(tmp_path: Path) -> None:
+    source = Path(make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(20, 8)}, LLAMA))
+    config = {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": ["evil.EvilTokenizer", None]}}
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    (source / "vocab.txt").write_text("a\nb\n")
+    (source / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.warns(EmbgeomWarning, match="it needs code of its own, which is not run"):
+        store = checkpoints.convert(source, tmp_path / "stores")
+    model = stores.open_model(store)
+    assert model.attrs["tokenizer"] == "none: it needs code of its own, which is not run"
+    assert not model.has_token.values.any()
+    assert not (tmp_path / "ran").exists()
+
+
+def labelled(tmp_path: Path, tokenizer: Tokenizer, rows: int) -> list[tuple[str, str, bool]]:
+    source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(rows, 8)}, LLAMA)
+    write_tokenizer(source, tokenizer)
+    found = stores.labels(checkpoints.convert(source, tmp_path / "stores"))
+    return list(
+        zip(found.token.values.tolist(), found.text.values.tolist(), found.has_token.values.tolist(), strict=True)
+    )
+
+
+def test_sentencepiece_pieces_keep_their_leading_space(tmp_path: Path) -> None:
+    pieces = ["<unk>", "A", "▁the", "the", "▁", "<0xE2>", "▁▁", "A▁B"]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    found = labelled(tmp_path, tokenizer, 10)
+    texts = ["<unk>", "A", " the", "the", " ", "\ufffd", "  ", "A B"]
+    assert found == [*((piece, text, True) for piece, text in zip(pieces, texts, strict=True)), *[("", "", False)] * 2]
+
+
+def test_byte_level_pieces_and_rows_without_a_token(tmp_path: Path) -> None:
+    vocabulary = {"a": 0, "Ġthe": 1, "â": 2, "Ċ": 3, "A": 9}  # holes, and a piece past the rows
+    tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, "past": 30}, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    found = labelled(tmp_path, tokenizer, 12)
+    texts = {0: "a", 1: " the", 2: "\ufffd", 3: "\n", 6: "<|end|>", 9: "A"}
+    names = {i: piece for piece, i in [*vocabulary.items(), ("<|end|>", 6)]}
+    assert found == [(names[i], texts[i], True) if i in texts else ("", "", False) for i in range(12)]
+
+
+def test_without_a_tokenizer_there_are_no_labels(tmp_path: Path) -> None:
+    source = make_checkpoint(
+        tmp_path / "m", {"embeddings.word_embeddings.weight": random(20, 8)}, {**LLAMA, "model_type": "bert"}
+    )
+    assert not stores.labels(checkpoints.convert(source, tmp_path)).has_token.values.any()
+    (Path(source) / "tokenizer.json").write_text("{}")
+    with pytest.warns(EmbgeomWarning, match=r"no token labels from the tokenizer of .*: it cannot be loaded"):
+        store = checkpoints.convert(source, tmp_path, overwrite=True)
+    assert not stores.labels(store).has_token.values.any()
