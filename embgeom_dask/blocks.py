@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.exact import Rows
-from embgeom_dask.kernels.rows import norms, quantise
+from embgeom_dask.kernels.rows import norms, quantise, recentre
 from embgeom_dask.metrics import METRICS, Norms
 from embgeom_dask.rows import RowSet
 from embgeom_dask.stores import Matrix
@@ -115,6 +115,13 @@ class Block:
     def on(self, device: torch.device) -> Block:
         """The block with its points on a device, without the rows as stored."""
         return replace(self, stored=self.stored[:0], points=self.points.to(device))
+
+    def about(self, centre: torch.Tensor) -> Block:
+        """The rows less `centre` (d,), one of bfloat16 points as stored: in bfloat16 again, with what that loses."""
+        points, norm, left = recentre(self.points, centre)
+        unit = 2.0**-24 * (1 if points.device.type == "cpu" else 3)  # of a sum's error: see metrics.product_error
+        sums = (points.shape[1] + 16) * unit * (np.sqrt(norm) + left)
+        return replace(self, points=points, norms=Norms(norm, left + sums))
 
     def doubled(self) -> Block:
         """The same points in float64."""

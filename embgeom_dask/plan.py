@@ -96,9 +96,9 @@ class Plan:
         8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
         """
         first = self.sides[0]
-        precision = Precision(first.element, cpu=True)
-        error = product_error(first.matrix.hidden_size, precision) + precision.rounding
-        step = {"quantisation_step": 1 / first.scale} if first.element == "int8" else {}
+        precision, rounded = Precision(first.element, cpu=True), first.element == "int8"
+        error = product_error(0 if rounded else first.matrix.hidden_size, precision) + precision.rounding
+        step = {"quantisation_step": 1 / first.scale} if rounded else {}
         return {"products": first.element, "product_error": error} | step
 
     def with_tile(self, tile: int) -> Plan:

@@ -22,8 +22,17 @@ _SLAB = 256
 DOUBLED = 512
 """Rows of either side whose points are made float64 at a time."""
 
-_CROWD = 4
-"""One in so many pairs of a row or column left undecided is a crowd."""
+_CROWD = 32
+"""Pairs of one row or column of a tile left undecided that make it part of a crowd."""
+
+_DENSE = 8
+"""One in so many pairs of a crowd left undecided makes a finer product cheaper than these pairs one by one."""
+
+_CLOSE = 1 / 32
+"""Rows as far apart as that, relative to their length, are told apart much better about one of them."""
+
+_HUBS = 8
+"""Groups of close rows that are sought among those of a crowd."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +61,57 @@ class Tile:
         return (np.minimum(first, second), np.maximum(first, second)) if self.diagonal else (first, second)
 
 
-def crowded(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
-    """The rows and columns (bool each) of a tile of bfloat16 products in which a filter left many pairs, i and j.
+def crowd(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
+    """Rows and columns (int64 each) of a tile of bfloat16 products whose pairs a filter left undecided by the thousand.
 
-    A float64 product decides these for less than their pairs cost one by one. Only points as stored can be doubled.
+    `i` and `j` are the pairs left. Tiles of `finer` decide them for less than they cost one by one. None where there is
+    no crowd, or the tile is finer already.
     """
     m, n = tile.product.shape
-    if tile.precision.element != "bfloat16":
-        return np.zeros(m, np.bool_), np.zeros(n, np.bool_)
-    columns = np.bincount(j, minlength=n) > m // _CROWD
-    rows = np.bincount(i[~columns[j]], minlength=m) > n // _CROWD
-    return rows, columns
+    none = np.zeros(0, np.int64)
+    if tile.precision.element != "bfloat16" or tile.rows.norms.error is not None:
+        return none, none
+    columns = np.bincount(j, minlength=n) >= _CROWD
+    rows = np.bincount(i[columns[j]], minlength=m) >= _CROWD
+    left = np.count_nonzero(rows[i] & columns[j])
+    dense = left >= _CROWD**2 and left * _DENSE >= np.count_nonzero(rows) * np.count_nonzero(columns)
+    return (np.flatnonzero(rows), np.flatnonzero(columns)) if dense else (none, none)
+
+
+def finer(tile: Tile, rows: Array, columns: Array) -> Iterator[Tile]:
+    """Multiply some rows and columns (int64 each) of a tile of points as stored again, to tell their pairs apart.
+
+    A crowd is most often rows close to each other, to which others are all as near: these are multiplied about one of
+    them, in bfloat16; what is left, in float64.
+    """
+    by_rows = rows.size < columns.size
+    for centre, hub in _hubs(tile.rows, rows) if by_rows else _hubs(tile.columns, columns):
+        first, second = (hub, columns) if by_rows else (rows, hub)
+        if centre is not None:
+            parts = tile.rows.take(first).about(centre), tile.columns.take(second).about(centre)
+            yield multiply(tile.metric, *parts, diagonal=tile.diagonal)
+            continue
+        for i in range(0, first.size, DOUBLED):
+            for j in range(0, second.size, DOUBLED):
+                parts = tile.rows.take(first[i : i + DOUBLED]), tile.columns.take(second[j : j + DOUBLED])
+                yield multiply(tile.metric, *(part.doubled() for part in parts), diagonal=tile.diagonal)
+
+
+def _hubs(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None, Array]]:
+    """Groups of marked rows that are close to one point, and that point; then those in no group, and None."""
+    alone = []
+    for _ in range(_HUBS):
+        if not marked.size:
+            break
+        points = block.points[torch.from_numpy(marked)]
+        away = (points.double() - points[0].double()).norm(dim=1) <= _CLOSE * points[0].double().norm()
+        close = away.cpu().numpy()
+        if close.sum() > 1:
+            yield points[0], marked[close]
+        else:
+            alone.append(marked[close])
+        marked = marked[~close]
+    yield None, np.concatenate([*alone, marked])
 
 
 def without_twins(twin: Array, tile: Tile, i: Array, j: Array, least: Array) -> tuple[Array, Array, Array]:

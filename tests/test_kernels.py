@@ -18,7 +18,7 @@ from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.exact import Exact, Rows
 from embgeom_dask.kernels import Bins, cpu, device, limits, select
 from embgeom_dask.kernels.bounds import upper_bounds
-from embgeom_dask.kernels.rows import peaks, quantise
+from embgeom_dask.kernels.rows import peaks, quantise, recentre_on_cpu, recentre_on_device
 from embgeom_dask.metrics import METRICS, Norms, Terms
 from embgeom_dask.reductions import Cuts, Histogram
 from tests.guards import NoFloat64
@@ -106,6 +106,41 @@ def test_the_bounds_of_products_of_integers_hold(rows: np.ndarray, repeat: int, 
     i, j, bound = select(tile.product, low, limit, np.full(len(y), -np.inf, np.float32), diagonal=False)
     np.testing.assert_array_equal(np.stack([i, j], 1), np.argwhere(least <= limit[0]))
     assert (upper_bounds(tile.product, low, high, i, j, bound) >= true[i, j]).all()
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("work", ["of a cpu", "of a device"])
+def test_points_about_another_centre_lose_what_is_said(work: str, where: str) -> None:
+    if (work, where) == ("of a cpu", "cuda") or where == "mps":
+        pytest.skip("there the work of a device, in float64, is done")
+    rng = np.random.default_rng(0)
+    rows = 0.37 * rng.normal(size=(1, 640)) + rng.choice([1e-3, 1.0], (50, 1)) * rng.normal(size=(50, 640))
+    rows = rows.astype(ml_dtypes.bfloat16)
+    points = devices.to_tensor(rows, torch.device(where))
+    recentre = {"of a cpu": recentre_on_cpu, "of a device": recentre_on_device}[work]
+    found, norm, left = recentre(points, points[7])
+    away = rows.astype(np.longdouble) - rows[7].astype(np.longdouble)
+    assert found.dtype == torch.bfloat16
+    np.testing.assert_array_equal(found.cpu().float().numpy(), away.astype(np.float32).astype(ml_dtypes.bfloat16))
+    np.testing.assert_allclose(norm, (away**2).sum(1), rtol=1e-12)
+    lost = np.sqrt(((away - found.cpu().double().numpy()) ** 2).sum(1)).astype(float)
+    assert (left >= lost * (1 - 1e-12)).all()
+    np.testing.assert_allclose(left, lost, rtol=1e-8)
+
+
+def test_the_bounds_of_products_about_another_centre_hold() -> None:
+    rng = np.random.default_rng(0)
+    rows = 0.37 * rng.normal(size=(1, 640)) + rng.choice([1e-3, 1.0], (60, 1)) * rng.normal(size=(60, 640))
+    rows = rows.astype(ml_dtypes.bfloat16)
+    points = devices.to_tensor(rows, torch.device("cpu"))
+    whole = Block(np.arange(60), rows, points, Norms((rows.astype(float) ** 2).sum(1)), np.zeros(60)).about(points[3])
+    tile = tiles.multiply(METRICS["euclidean"], whole.take(slice(35)), whole.take(slice(20, None)), diagonal=False)
+    low, high = tile.terms
+    p = tile.product.float().numpy()
+    least, most = (t.row[:, None] + t.column + t.factor * p + np.float32(t.bend) * np.abs(p) for t in (low, high))
+    true = ((rows[:35, None].astype(float) - rows[None, 20:].astype(float)) ** 2).sum(-1)
+    assert (least <= true).all()
+    assert (most >= true).all()
 
 
 def distances(metric: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from scipy.spatial.distance import pdist, squareform
 from typer.testing import CliRunner
 
 from embgeom_dask import devices, execute
+from embgeom_dask.blocks import Block
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.metrics import METRICS, euclidean
@@ -364,17 +365,29 @@ def test_input_against_output_names_both_sides(local: Client, tmp_path: Path) ->
         scan(store, against=narrow, nearest=1, client=local)
 
 
-def test_neighbors_among_a_crowd_of_hubs_equal_scipy(local: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["one hub", "three hubs", "far apart"])
+def test_neighbors_in_a_crowd_equal_scipy(
+    kind: str, local: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(8)
     rows = rng.normal(size=(900, 256)) / 16
-    hub = 0.37 * rows[0] / np.linalg.norm(rows[0])
-    rows[rng.permutation(900)[:300]] = hub + 1e-3 / 16 * rng.normal(size=(300, 256))
+    place = rng.permutation(900)[:300]
+    if kind == "far apart":  # all pairs of these are nearly tied, and none is close
+        rows[place[:256]] = rows[0] + 0.3 * np.eye(256)
+    else:
+        hubs = 0.37 * rows[:3] / np.linalg.norm(rows[:3], axis=1)[:, None]
+        rows[place] = hubs[np.arange(300) % (3 if kind == "three hubs" else 1)] + 1e-3 / 16 * rng.normal(
+            size=(300, 256)
+        )
     rows = rows.astype(ml_dtypes.bfloat16)
     store = make_store(tmp_path / "m.zarr", output=rows)
-    plan = scan(store, neighbors=5, tile=256, dry_run=True, client=local).attrs["plan"]
-    if plan["products"] != "bfloat16":
-        pytest.skip("bfloat16 products are not fast on this machine")
+    monkeypatch.setattr(devices, "fastest", lambda _: ["bfloat16", "float32"])
+    made: set[str] = set()
+    for name in ("about", "doubled"):
+        plain = getattr(Block, name)
+        monkeypatch.setattr(Block, name, lambda *given, f=plain, n=name: made.add(n) or f(*given))
     result = scan(store, neighbors=5, tile=256, client=local)
+    assert made == {"doubled"} if kind == "far apart" else "about" in made
     square = squareform(pdist(rows.astype(np.float64)))
     np.fill_diagonal(square, np.inf)
     np.testing.assert_array_equal(result["neighbor_token_id"], np.argsort(square, axis=1, kind="stable")[:, :5])

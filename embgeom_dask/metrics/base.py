@@ -35,8 +35,11 @@ class Terms:
 
 @dataclass(frozen=True)
 class Norms:
-    """`norm` (b,) float64 of rows as the metric needs it, and `error` (b,) float64, 0 unless given: how far each point
-    is from its row in the L2 norm, beyond the rounding of its values."""
+    """`norm` (b,) float64 of rows as the metric needs it.
+
+    Where points are other than their rows, `error` (b,) float64 is how far each is from its row in the L2 norm, with
+    what sums of products add: a product errs by at most the one point times the error of the other, and the reverse.
+    """
 
     norm: Array
     error: Array | None = None

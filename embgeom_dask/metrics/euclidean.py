@@ -68,9 +68,9 @@ class Euclidean(Metric):
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error.
 
-        Points that are off add what `_moved` says.
+        Points that are off add what `_moved` says, that of their sums with it.
         """
-        error = product_error(width, precision)
+        error = product_error(width if rows.error is None else 0, precision)
         sides, moved = (rows, columns), _moved(rows, columns)
 
         def bound(sign: int) -> Terms:

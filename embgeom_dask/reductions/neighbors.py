@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import nearest, tighten
 from embgeom_dask.metrics import Terms
 from embgeom_dask.reductions.expand import Sides, expand_neighbors
-from embgeom_dask.tiles import DOUBLED, Tile, crowded, multiply
+from embgeom_dask.tiles import Tile, crowd, finer
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -56,21 +56,23 @@ class Neighbors:
             "limit": np.full(self.rows, np.inf) if hint is None else hint.copy(),
         }
 
-    def update(self, state: State, tile: Tile, exact: Exact) -> State:  # noqa: ARG002
+    def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
         touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
         before = {name: state[name][touched] for name in ("best", "limit")}
         i, j, least = self._nearest(state, tile, tile.terms)
-        rows, columns = crowded(tile, i, j)
-        if rows.any() or columns.any():
-            for name, part in before.items():
-                state[name][touched] = part
-            for first, second in _parts(rows, columns):
-                state = self._refine(state, tile, first, second)
-            low, high = tile.terms
-            none = replace(low, row=np.where(rows, np.nan, low.row), column=np.where(columns, np.nan, low.column))
-            i, j, least = self._nearest(state, tile, (none, high))
-        return self._add(state, *tile.pairs(i, j), least)
+        wanted = self._wanted(state, *tile.pairs(i, j), least)
+        rows, columns = crowd(tile, i[wanted], j[wanted])
+        if not rows.size:
+            return self._add(state, *tile.pairs(i, j), least)
+        for name, part in before.items():
+            state[name][touched] = part
+        tile.product[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)] = torch.nan
+        i, j, least = self._nearest(state, tile, tile.terms)
+        state = self._add(state, *tile.pairs(i, j), least)
+        for finer_tile in finer(tile, rows, columns):  # their products take the memory of this tile's
+            state = self.update(state, finer_tile, exact)
+        return state
 
     def _nearest(self, state: State, tile: Tile, terms: tuple[Terms, Terms]) -> tuple[Array, Array, Array]:
         """The pairs of a tile that may be among the nearest of a row, and the lower bounds of their values."""
@@ -87,13 +89,6 @@ class Neighbors:
             diagonal=tile.diagonal,
             twin=twin,
         )
-
-    def _refine(self, state: State, tile: Tile, rows: Array, columns: Array) -> State:
-        """Add the pairs of some rows and columns of a tile, by a product in float64."""
-        blocks = tile.rows.take(rows).doubled(), tile.columns.take(columns).doubled()
-        part = multiply(tile.metric, *blocks, diagonal=tile.diagonal)
-        i, j, least = self._nearest(state, part, part.terms)
-        return self._add(state, *tile.pairs(rows[i], columns[j]), least)
 
     def finish(self, state: State, exact: Exact) -> State:
         """Give the candidates their values in float64, and keep those that may be among the k of a row."""
@@ -142,10 +137,15 @@ class Neighbors:
         """Add pairs to the columns of a state, and drop those that its limits rule out."""
         added = zip(("first", "second", "least", "value"), (first, second, least, *more), strict=False)
         columns = {name: np.concatenate([state[name], column]) for name, column in added}
-        keep = columns["least"] <= state["limit"][columns["first"]]
-        if self.mutual:
-            keep |= columns["least"] <= state["limit"][columns["second"]]
+        keep = self._wanted(state, *(columns[name] for name in ("first", "second", "least")))
         return {**state, **{name: column[keep] for name, column in columns.items()}}
+
+    def _wanted(self, state: State, first: Array, second: Array, least: Array) -> Array:
+        """Which pairs (p,) the limits of a state do not rule out."""
+        wanted: Array = least <= state["limit"][first]
+        if self.mutual:
+            wanted |= least <= state["limit"][second]
+        return wanted
 
     def _directed(self, ordered: State, rank: Array) -> tuple[Array, Array, Array, Array]:
         """See each pair from its row, or both: source, target, index of the pair, place among the neighbours."""
@@ -157,12 +157,3 @@ class Neighbors:
         source, target, pair = source[order], target[order], pair[order]
         place = np.arange(source.size) - np.searchsorted(source, source)
         return source, target, pair, place
-
-
-def _parts(rows: Array, columns: Array) -> Iterator[tuple[Array, Array]]:
-    """All rows with the marked columns, and the marked rows with the other columns, `DOUBLED` at a time."""
-    sides = (np.arange(rows.size), np.flatnonzero(columns)), (np.flatnonzero(rows), np.flatnonzero(~columns))
-    for first, second in sides:
-        for i in range(0, first.size, DOUBLED):
-            for j in range(0, second.size, DOUBLED):
-                yield first[i : i + DOUBLED], second[j : j + DOUBLED]
