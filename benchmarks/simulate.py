@@ -39,12 +39,16 @@ TILE, KEPT, PROCESSES = 16, 100, 4
 
 
 class Peaks:
-    """The most memory that each process held, looked at every quarter of a second."""
+    """The most memory that each process held, looked at every quarter of a second, and its seconds of cpu."""
 
     def __init__(self, processes: dict[str, int]) -> None:
         self.bytes = dict.fromkeys(processes, 0)
         self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}
         threading.Thread(target=self._look, daemon=True).start()
+
+    def seconds(self) -> dict[str, float]:
+        """Of each process, so far."""
+        return {name: sum(process.cpu_times()[:2]) for name, process in self._processes.items()}
 
     def _look(self) -> None:
         while True:
@@ -121,11 +125,13 @@ def simulate(client: Client, store: str, out: str, seconds: float, threads: int,
         if done == 5000 or not done % 25_000:
             print(f"after {done:>7,} panels: {memory(peaks)}", flush=True)
 
-    began = time.perf_counter()
+    began, before = time.perf_counter(), peaks.seconds()
     execute.execute(plan, client, Watch(client, advance), kept)
     lasted = time.perf_counter() - began
+    used = {name: seconds - before[name] for name, seconds in peaks.seconds().items()}
     ideal = done * seconds / threads
     print(f"{done:,} panels in {lasted:.0f} s: {done / lasted:.0f} a second; {threads} devices alone: {ideal:.0f} s")
+    print(f"cpu time a panel: {', '.join(f'{name} {1e3 * spent / done:.1f} ms' for name, spent in used.items())}")
     print(f"most memory: {memory(peaks)}")
     size = sum(path.stat().st_size for path in Path(f"{out}.journal").rglob("*-*-*"))
     began = time.perf_counter()
