@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from hashlib import sha256
 from typing import Any
 
@@ -19,6 +20,7 @@ from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.places import Place
 from embgeom_dask.scans import scan
 from embgeom_dask.stores import Role
+from embgeom_dask.watch import interruptible
 
 TABLE = "table.zarr"
 """The table of all models in the folder of their results."""
@@ -76,6 +78,9 @@ def on_each(
             for done in as_completed(waiting):
                 try:
                     found[waiting[done]] = done.result()
+                except KeyboardInterrupt:  # no more panels: the others end with those they have in flight, too
+                    pool.shutdown(cancel_futures=True)
+                    raise
                 except Exception as error:  # it is that store's alone
                     failed[waiting[done]] = error
                 advance(1)
@@ -149,7 +154,8 @@ def scan_many(
     paths = places_of(stores, "scan")
     kept = None if settings.get("dry_run") else out
     how: dict[str, Any] = {"matrix": which, "out": kept, "device": device, "client": client, "scheduler": scheduler}
-    return on_each("scan", paths, work, table, **how)
+    with interruptible() if kept else nullcontext():
+        return on_each("scan", paths, work, table, **how)
 
 
 def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:

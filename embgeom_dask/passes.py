@@ -13,7 +13,7 @@ from embgeom_dask.execute import execute
 from embgeom_dask.found import Found
 from embgeom_dask.journal import Journal
 from embgeom_dask.plan import Plan
-from embgeom_dask.watch import Watch
+from embgeom_dask.watch import Watch, interruptible
 
 
 class Passes:
@@ -30,7 +30,7 @@ class Passes:
             kept = self._journal.open_pass(plan, what)
             watch = Watch(self._client, advance, partial(self._journal.note, what))
             try:
-                with watch.interruptible():
+                with interruptible():
                     found = execute(plan, self._client, watch, kept)
             except BaseException:
                 with suppress(Halt):

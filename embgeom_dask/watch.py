@@ -21,6 +21,9 @@ _AHEAD = 2
 
 _LOOK = 2.0  # seconds between looks at the workers
 
+_interrupted = threading.Event()
+"""Set by the first Ctrl-C of a process that is `interruptible`."""
+
 
 class Watch:
     """What a pass has done and may do. `advance` moves its bar; `note(panel, found)` is told of every panel."""
@@ -28,11 +31,15 @@ class Watch:
     def __init__(
         self, client: Client, advance: Callable[..., None], note: Callable[[Panel, Found], None] | None = None
     ) -> None:
-        self.interrupted = False
         self._client, self._advance, self._note = client, advance, note
         self._threads: dict[str, int] = {}
         self._looked = -_LOOK
         self._read = self._rechecked = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether no more panels are to be submitted."""
+        return _interrupted.is_set()
 
     def window(self) -> int:
         """How many panels may be submitted at a time: workers come and go. None once this was interrupted."""
@@ -52,20 +59,23 @@ class Watch:
         said = f"{workers}, {memory.text(self._read)} read, {self._rechecked:,} pairs rechecked"
         self._advance(panel.stop - panel.start, said, fresh=fresh)
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """While entered, the first Ctrl-C only stops the submission of panels; the second is a KeyboardInterrupt."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def stop(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
-            progress.note("interrupted: what is in flight is finished and kept; interrupt again to stop at once")
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While entered, the first Ctrl-C only stops the submission of panels, in all threads; the second is a
+    KeyboardInterrupt. Only the main thread can enter it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-        before = signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def stop(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001
+        _interrupted.set()
+        signal.signal(signal.SIGINT, before)
+        progress.note("interrupted: what is in flight is finished and kept; interrupt again to stop at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _interrupted.clear()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,10 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import embgeom_dask as eg
-from embgeom_dask import cli, filling, many
+from embgeom_dask import cli, execute, filling, many
+from embgeom_dask.found import Found
+from embgeom_dask.grid import Panel
+from embgeom_dask.plan import Plan
 from embgeom_dask.testing import make_store
 
 HOW: dict[str, Any] = {"farthest": 2, "nearest": 2, "neighbors": 3, "within": "4,5", "edges": 2.5, "histogram": 8}
@@ -71,6 +76,36 @@ def test_scans_of_many_models_are_those_of_each(tmp_path: Path, client: Client) 
         assert one["edge_count"].item() == each.sizes["pair"] > 0
     assert table.attrs["sha256"] == [each.attrs["sha256"][0] for each in found]
     assert table.attrs["failed"] == []
+
+
+def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores, out = stores_in(tmp_path, 2), tmp_path / "out"
+    how: dict[str, Any] = {"neighbors": 2, "tile": 16, "out": out, "client": client}
+    compute, started, sent = execute._compute, list[tuple[str, str]](), threading.Event()
+
+    def counted(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+        started.append((plan.sides[0].matrix.model.replace("/", "--"), panel.name))
+        return compute(plan, panel, hints)
+
+    def interrupt(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+        if len({model for model, _ in started}) == 2 and not sent.is_set():
+            sent.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        return counted(plan, panel, hints)
+
+    monkeypatch.setattr(execute, "_compute", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        eg.scan_many(stores, **how)
+    kept = {(path.parts[-3].split(".")[0], path.name) for path in out.glob("*.zarr.journal/scan-*/*-*-*")}
+    assert {model for model, _ in kept} == {"org--a", "org--b"}
+    assert sorted(started) == sorted(kept)
+    monkeypatch.setattr(execute, "_compute", counted)
+    found = eg.scan_many(stores, **how)
+    assert len(started) == len(set(started)) > len(kept)
+    for store, each in zip(stores, found, strict=True):
+        xr.testing.assert_identical(each.drop_attrs(), eg.scan(store, neighbors=2).drop_attrs())
 
 
 def test_what_is_there_is_not_computed_again(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
