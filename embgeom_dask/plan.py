@@ -32,7 +32,10 @@ TILES = 2048, 1024, 512, 256
 CUDA_TILES = 8192, 4096, *TILES
 RUN, LONG_RUN = 8, 64
 """Tiles of a panel: of up to 2,048 rows, and of more, which take about a millisecond each on cuda."""
-_PART = 2048  # rows looked at together
+_SAMPLE = 2048
+"""Rows that centre and shape are taken from."""
+_PART = 32 << 20
+"""Bytes of rows looked at together."""
 _ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 _INT8_WIDTHS = range(16, 2**31 // 127**2)
 """Sums of so many products of 8-bit integers fit 32 bits; of a single one torch 2.13 gives anything."""
@@ -139,9 +142,9 @@ def make_plan(
     metric = METRICS[settings.metric]
     matrix, token_id = sides[0]
     if settings.kept == {"farthest"} and metric.name == "chebyshev" and len(sides) == 1:
-        token_id = narrow(client, matrix, _parts(token_id), settings.farthest or 1)
+        token_id = narrow(client, matrix, _parts(matrix, token_id), settings.farthest or 1)
         sides = [(matrix, token_id)]
-    some = matrix.take(token_id[:_PART])
+    some = matrix.take(token_id[:_SAMPLE])
     centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
     dtypes = {matrix.dtype for matrix, _ in sides}
     alike = matrix.dtype if len(dtypes) == 1 else "float64"
@@ -228,7 +231,8 @@ def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, rad
 def _look(
     client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str, dtype: str
 ) -> RowFacts:
-    looks = [client.submit(inspect, matrix, part, centre, metric, dtype, pure=False) for part in _parts(token_id)]
+    parts = _parts(matrix, token_id)
+    looks = [client.submit(inspect, matrix, part, centre, metric, dtype, pure=False) for part in parts]
     return join(client.gather(looks))
 
 
@@ -241,8 +245,10 @@ def _twins(sides: list[Selected], facts: list[RowFacts], rows: list[RowSet]) -> 
     return twins(digests[0], digests[-1])
 
 
-def _parts(token_id: np.ndarray) -> list[np.ndarray]:
-    return [token_id[start : start + _PART] for start in range(0, token_id.size, _PART)]
+def _parts(matrix: Matrix, token_id: np.ndarray) -> list[np.ndarray]:
+    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * _ITEMSIZE[matrix.dtype]
+    rows = matrix.chunk_rows * max(1, _PART // chunk_bytes)
+    return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]
 
 
 def _reductions(
