@@ -65,6 +65,7 @@ LINES = (
     Line("farthest", "a", "half", 0.4),
     Line("farthest", "b", "half", 1.15),
     Line("farthest", "c", "half"),
+    Line("farthest", "abc", "half8"),
     Line("farthest", "ab", "sklearn", 10, "faster"),
     Line("neighbors", "ab", "square", 0.75),
     Line("neighbors", "c", "square"),
@@ -110,13 +111,20 @@ def fastest(data: Data) -> torch.dtype:
     return max(data.rows.dtype, torch.float32, key=speed)
 
 
+def integers(data: Data) -> torch.Tensor:
+    """As many integers from -127 to 127 as there are values."""
+    return torch.randint(-127, 128, data.rows.shape, dtype=torch.int8)
+
+
 def product(points: torch.Tensor, *, half: bool) -> None:
     """The bare products of all pairs of blocks of 2048 rows; of i <= j alone for half the square."""
     blocks = torch.split(points, TILE)
-    out = torch.empty(TILE * TILE, dtype=points.dtype)
+    whole = points.dtype == torch.int8
+    multiply = torch._int_mm if whole else torch.mm
+    out = torch.empty(TILE * TILE, dtype=torch.int32 if whole else points.dtype)
     for i, rows in enumerate(blocks):
         for columns in blocks[i if half else 0 :]:
-            torch.mm(rows, columns.T, out=out[: len(rows) * len(columns)].view(len(rows), len(columns)))
+            multiply(rows, columns.T, out=out[: len(rows) * len(columns)].view(len(rows), len(columns)))
 
 
 def resident(data: Data) -> float:
@@ -228,6 +236,7 @@ REFERENCES: dict[str, tuple[str, Callable[[Data], float] | None]] = {
     "half": ("half-square {dtype} product", lambda data: seconds(product, data.rows.to(fastest(data)), half=True)),
     "square": ("full-square {dtype} product", lambda data: seconds(product, data.rows.to(fastest(data)), half=False)),
     "half32": ("half-square float32 product", lambda data: seconds(product, data.rows.float(), half=True)),
+    "half8": ("half-square int8 product, random", lambda data: seconds(product, integers(data), half=True)),
     "resident": ("half-square bfloat16 product, rows resident", resident),
     "read": ("reading the store", lambda data: seconds(data.read)),
     "faiss": ("FAISS IndexFlatL2{part}", faiss),
@@ -306,7 +315,8 @@ def machine() -> tuple[str, str]:
     return name, (
         f"{name}, {psutil.virtual_memory().total / 2**30:.0f} GiB; torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}, bfloat16 {'native' if native else 'not native'}; products on the "
-        f"cpu {speed(torch.bfloat16):.0f} GFLOP/s in bfloat16, {speed(torch.float32):.0f} in float32; "
+        f"cpu {speed(torch.int8):.0f} GOP/s in int8, {speed(torch.bfloat16):.0f} GFLOP/s in bfloat16, "
+        f"{speed(torch.float32):.0f} in float32; "
         f"embgeom-dask {__version__}"
     )
 
