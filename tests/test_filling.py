@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,7 @@ import zarr
 from zarr.storage import LocalStore, MemoryStore
 
 from embgeom_dask import filling
-
-
-@dataclass
-class Rows:
-    array: np.ndarray
-    tensor: str = "a"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self.array[start:stop]
+from embgeom_dask.testing import ArrayRows
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", ml_dtypes.bfloat16])
@@ -41,10 +24,10 @@ def test_chunks_are_those_that_zarr_writes(
     array = np.random.default_rng(0).normal(size=(rows, 24)).astype(dtype)
     array[-1] = -0.0
     group = zarr.open_group(LocalStore(tmp_path))
-    filled = filling.create(group, "m", Rows(array), ["token_id", "hidden"])
+    filled = filling.create(group, "m", ArrayRows(array), ["token_id", "hidden"])
     assert filled.chunks[0] < rows or rows == 1
-    filling.fill(filled, Rows(array), lambda n, said="", *, fresh=True: None)
-    expected = filling.create(zarr.open_group(MemoryStore()), "m", Rows(array), ["token_id", "hidden"])
+    filling.fill(filled, ArrayRows(array), lambda n, said="", *, fresh=True: None)
+    expected = filling.create(zarr.open_group(MemoryStore()), "m", ArrayRows(array), ["token_id", "hidden"])
     expected[:] = array
     chunks = {str(file.relative_to(tmp_path)): file.read_bytes() for file in tmp_path.glob("m/c/*/*")}
     assert chunks == {key: data.to_bytes() for key, data in expected.store._store_dict.items() if "/c/" in key}

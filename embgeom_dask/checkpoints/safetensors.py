@@ -185,9 +185,7 @@ def read_header(source: ByteSource) -> dict[str, Tensor]:
         )
         if not isinstance(entries, dict):
             raise ValueError("not a JSON object")
-        metadata = entries.pop("__metadata__", None) or {}
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("__metadata__ maps no names to strings")
+        _check_metadata(entries.pop("__metadata__", None))
         tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in entries.items()}
     except RecursionError:
         raise InputError(f"{source.name} has a broken header: nested too deep") from None
@@ -223,6 +221,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"{name!r} stands twice")
         entries[name] = value
     return entries
+
+
+def _check_metadata(metadata: Any) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("__metadata__ maps no names to strings")
+    "".join(metadata.values()).encode()
 
 
 def _unsigned(digits: str) -> int:
