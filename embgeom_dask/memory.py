@@ -111,7 +111,7 @@ def project(
     """
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
-    loading = max(values * stored, 16 * DOUBLED * width) if as_stored else values * (8 + stored)
+    loading = max(8 * values, 16 * DOUBLED * width) if as_stored else values * (8 + stored)  # or crowds of a tile
     return Memory(
         base=psutil.Process().memory_info().rss,
         rows=100 * rows,

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.blocks import Block
+from embgeom_dask.kernels.rows import recentre
 from embgeom_dask.metrics import Metric, Precision, Terms
 
 Array = NDArray[Any]
@@ -103,11 +104,11 @@ def _hubs(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None, Ar
     for _ in range(_HUBS):
         if not marked.size:
             break
-        points = block.points[torch.from_numpy(marked)]
-        away = (points.double() - points[0].double()).norm(dim=1) <= _CLOSE * points[0].double().norm()
-        close = away.cpu().numpy()
+        centre = block.points[int(marked[0])]
+        _, away, _ = recentre(block.points[torch.from_numpy(marked)], centre)
+        close = away <= _CLOSE**2 * block.norms.norm[marked[0]]
         if close.sum() > 1:
-            yield points[0], marked[close]
+            yield centre, marked[close]
         else:
             alone.append(marked[close])
         marked = marked[~close]

@@ -212,17 +212,15 @@ def _moved(rows: Norms, columns: Norms) -> tuple[Array | float, Array | float]:
     """What errors of the points can add to a value: a part of each row (m,) and a part of each column (n,).
 
     With points p, q off by e, f from x, y: |x.y - p.q| <= e |y| + |p| f. Of e and f the median of a block meets the
-    other side's own length, what is above it the largest.
+    other side's own length, what is above it the largest. 2^-20 of it is for the rounding of the sum of terms.
     """
-    if rows.error is None or columns.error is None:
-        return 0.0, 0.0
-    if not rows.error.size or not columns.error.size:
+    if rows.error is None or columns.error is None or not rows.error.size or not columns.error.size:
         return 0.0, 0.0
     e, f = float(np.median(rows.error)), float(np.median(columns.error))
     p, y = np.sqrt(rows.norm) + rows.error, np.sqrt(columns.norm)
     row = p * f + np.maximum(rows.error - e, 0) * y.max()
     column = y * e + np.maximum(columns.error - f, 0) * p.max()
-    return 2 * row, 2 * column
+    return 2 * (1 + 2.0**-20) * row, 2 * (1 + 2.0**-20) * column
 
 
 def squared_norm(values: Array) -> Array:
