@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import google_crc32c
@@ -65,10 +64,10 @@ def create(group: zarr.Group, name: str, source: RowSource, dimensions: list[str
     )
 
 
-def fill(array: zarr.Array[Any], source: RowSource, advance: Advance, kept: Path | None = None) -> str:
+def fill(array: zarr.Array[Any], source: RowSource, advance: Advance, kept: Container[str] = ()) -> str:
     """Write the rows of `source` to `array`, chunk by chunk, and return the SHA-256 of their bytes.
 
-    `kept` is the folder of the array where an earlier writer of the same rows may have left chunks: those that are
+    `kept` names the files of the array that an earlier writer of the same rows left: the chunks among them that are
     whole are not read from the source again. `advance` is told the bytes done.
     """
     digest = hashlib.sha256()
@@ -91,13 +90,13 @@ def fill(array: zarr.Array[Any], source: RowSource, advance: Advance, kept: Path
 
 
 def _read(
-    readers: ThreadPoolExecutor, array: zarr.Array[Any], source: RowSource, kept: Path | None
+    readers: ThreadPoolExecutor, array: zarr.Array[Any], source: RowSource, kept: Container[str]
 ) -> Iterator[tuple[int, np.ndarray, bool]]:
     """Yield first row and rows of each chunk in order, and whether they came from the source."""
 
     def read(start: int) -> tuple[int, np.ndarray, bool]:
         stop = min(start + step, rows)
-        if kept is not None and (kept / "c" / str(start // step) / "0").exists():
+        if f"c/{start // step}/0" in kept:
             try:
                 return start, cast(np.ndarray, array[start:stop]), False
             except Exception:  # a chunk that is damaged is read again

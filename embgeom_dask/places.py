@@ -35,9 +35,8 @@ from embgeom_dask.errors import EmbgeomError, InputError
 Place = str | os.PathLike[str]
 
 UNFINISHED = "unfinished"
-"""The attribute of a group at a URL that is being written, or whose writer died."""
+"""The attribute of a group at a URL that is being written, or whose writer died: a name of what it is, or true."""
 
-_MARK = {"zarr_format": 3, "node_type": "group", "attributes": {UNFINISHED: True}}
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
 _SECRET = re.compile(r"://[^/@]*:(?!\d+(/|$))[^@]*@|^https?://[^/]*@|\?")
 _SECRETS = re.compile(r"(?<=://)[^/\s@]*@|\?[^\s'\"]*")
@@ -136,6 +135,13 @@ def size(place: Place) -> int:
         return sum(info["size"] or 0 for info in fs.find(path, detail=True).values())
 
 
+def names_in(place: str) -> set[str]:
+    """The files in `place`, named from there; none where there is no such place."""
+    with explained(f"list {place}"):
+        fs, path = filesystem(place)
+        return {file[len(path) + 1 :] for file in fs.find(path)}
+
+
 class _Strict(WrapperStore[Store]):
     """A zarr store that refuses to read a chunk that is not there, which zarr takes for zeros."""
 
@@ -196,10 +202,15 @@ def is_free(place: str) -> bool:
         return True
     if not is_url(place):
         return False
-    with explained(f"read {place}"), suppress(FileNotFoundError, ValueError, KeyError):
-        fs, path = filesystem(place)
-        return UNFINISHED in json.loads(fs.cat_file(f"{path}/zarr.json"))["attributes"]
-    return False
+    return _left_unfinished(place) is not None
+
+
+def _left_unfinished(url: str) -> str | bool | None:
+    """What a writer that did not finish there left as its mark; None where there is none."""
+    with explained(f"read {url}"), suppress(FileNotFoundError, ValueError, KeyError):
+        fs, path = filesystem(url)
+        return cast(str | bool, json.loads(fs.cat_file(f"{path}/zarr.json"))["attributes"][UNFINISHED])
+    return None
 
 
 @contextmanager
@@ -224,14 +235,14 @@ def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Ite
 
     A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
     soon as writing starts. Without `overwrite` nothing may be at `target`. With `resume`, a name for what is written,
-    a folder that fails stays aside, and the next writer of that name gets it as it was left.
+    what fails stays, aside or marked unfinished, and the next writer of that name gets it as it was left.
 
     Raises
     ------
     EmbgeomError
         where it cannot be written (InputError where nothing can be written there at all).
     """
-    with _in_place(target, overwrite) if is_url(target) else _aside(target, overwrite, resume) as place:
+    with _in_place(target, overwrite, resume) if is_url(target) else _aside(target, overwrite, resume) as place:
         try:
             yield place
         except BaseException as error:
@@ -243,15 +254,17 @@ def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Ite
 
 
 @contextmanager
-def _in_place(target: str, overwrite: bool) -> Iterator[str]:
+def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
     if target.startswith(("http://", "https://")):
         raise InputError(f"cannot write {target}: from https:// is only read")
     if not overwrite and not is_free(target):
         raise EmbgeomError(f"cannot write {target}: something is there")
     try:
+        resumed = resume is not None and _left_unfinished(target) == resume
         fs, path = filesystem(target)
-        fs.pipe_file(f"{path}/zarr.json", json.dumps(_MARK).encode())
-        old = [file for file in fs.find(path) if file != f"{path}/zarr.json"]
+        mark = {"zarr_format": 3, "node_type": "group", "attributes": {UNFINISHED: resume or True}}
+        fs.pipe_file(f"{path}/zarr.json", json.dumps(mark).encode())
+        old = [] if resumed else [file for file in fs.find(path) if file != f"{path}/zarr.json"]
         if old:
             fs.rm(old)
     except Exception as error:
@@ -259,9 +272,10 @@ def _in_place(target: str, overwrite: bool) -> Iterator[str]:
     try:
         yield target
     except BaseException:
-        with suppress(Exception):  # it stays marked unfinished
-            fs.invalidate_cache()
-            fs.rm(path, recursive=True)
+        if resume is None:
+            with suppress(Exception):  # it stays marked unfinished
+                fs.invalidate_cache()
+                fs.rm(path, recursive=True)
         raise
 
 

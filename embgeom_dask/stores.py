@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -284,7 +283,7 @@ def write_model(
     `token_id_output`.
     `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`; two of the same bits are
     found to be), `attrs` needs `model`, and `labels` is as `make_labels` gives (default: no tokens). With `resume`,
-    which names these very rows, a folder that fails is kept aside, and the next writer goes on from the chunks there.
+    which names these very rows, what fails is kept, and the next writer goes on from the chunks there.
 
     Raises
     ------
@@ -313,7 +312,8 @@ def write_model(
                 _write_labels(group, token_id, np.arange(source.shape[0]), token_id)
             array = filling.create(group, name, source, [token_id, hidden])
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
-                sha256 = filling.fill(array, source, bar, Path(place, name) if resume else None)
+                kept = places.names_in(places.join(place, name)) if resume else ()
+                sha256 = filling.fill(array, source, bar, kept)
             facts = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
             array.attrs.put({**facts, **({} if name in shorter else {"coordinates": " ".join(LABELS)})})
             found.add((source.shape, source.dtype, sha256))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import threading
@@ -129,7 +130,7 @@ def test_what_is_unfinished_in_a_bucket_is_neither_and_is_written_again(bucket: 
     fs = s3fs.S3FileSystem(use_listings_cache=False)
     for key in fs.find(whole):  # as a writer that was killed before the end leaves it
         fs.copy(key, key.replace("whole", "x"))
-    fs.pipe_file(f"{target}/zarr.json", json.dumps(places._MARK).encode())
+    fs.pipe_file(f"{target}/zarr.json", b'{"zarr_format": 3, "node_type": "group", "attributes": {"unfinished": true}}')
     assert stores.is_store(whole)
     assert not stores.is_store(target)
     with pytest.raises(eg.InputError, match="is not a model's store"):
@@ -143,6 +144,39 @@ def test_what_is_unfinished_in_a_bucket_is_neither_and_is_written_again(bucket: 
     else:
         eg.survey(whole, out=target)
         assert eg.open_result(target)["vocab_size"].values.tolist() == [300]
+
+
+def test_a_writer_to_a_bucket_goes_on_from_the_chunks_there(bucket: str) -> None:
+    array = cloud(600)  # five chunks of 128 rows
+
+    class Counted(ArrayRows):
+        def read(self, start: int, stop: int) -> np.ndarray:
+            if start >= fails_at:
+                raise KeyboardInterrupt
+            reads.append(start // 128)
+            return super().read(start, stop)
+
+    def write(resume: str | None) -> list[int]:
+        reads.clear()
+        matrices = {"input_embedding": ArrayRows(array[:, :7]), "output_embedding": Counted(array)}
+        stores.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, resume=resume)
+        return sorted(reads)
+
+    reads: list[int] = []
+    for resume, again in {"these": [1, 3, 4], "others": [0, 1, 2, 3, 4], None: [0, 1, 2, 3, 4]}.items():
+        fails_at = 3 * 128
+        with pytest.raises(KeyboardInterrupt):
+            write("these")
+        assert not stores.is_store(f"{bucket}/m.zarr")
+        chunk = f"{bucket}/m.zarr/output_embedding/c/1/0"
+        fs = s3fs.S3FileSystem(use_listings_cache=False)
+        fs.pipe_file(chunk, fs.cat_file(chunk)[:-1])
+        fails_at = 1 << 40
+        assert write(resume) == again
+        matrix = stores.find_matrix(f"{bucket}/m.zarr")
+        assert matrix.read(0, 600).tobytes() == array.tobytes()
+        assert matrix.sha256 == hashlib.sha256(array.tobytes()).hexdigest()
+        fs.rm(f"{bucket}/m.zarr", recursive=True)
 
 
 def test_damage_in_a_bucket_is_reported(bucket: str) -> None:
