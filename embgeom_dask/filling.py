@@ -128,6 +128,6 @@ def _write(array: zarr.Array[Any], start: int, block: np.ndarray) -> None:
     packed = Blosc(**_BLOSC, shuffle=Blosc.BITSHUFFLE, typesize=block.itemsize).encode(block.view(np.uint8))
     chunk = array.store.root / array.path / "c" / str(start // rows) / "0"
     chunk.parent.mkdir(parents=True, exist_ok=True)
-    with chunk.open("wb", buffering=0) as file:
+    with chunk.open("wb") as file:
         file.write(packed)
         file.write(struct.pack("<I", google_crc32c.value(packed)))
