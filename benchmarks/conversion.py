@@ -64,36 +64,21 @@ def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Gen
 
 
 _CONVERT = """
-import sys, time
-from pathlib import Path
-from benchmarks.conversion import settle
+import shutil, sys, time
 from embgeom_dask import convert
-source, small, stores, matrices = sys.argv[1:]
-convert(small, stores, overwrite=True)
-settle(Path(matrices))
+source, stores = sys.argv[1:]
+convert(source, stores)
+shutil.rmtree(stores)
 started = time.perf_counter()
-convert(source, stores, overwrite=True)
+convert(source, stores)
 print(time.perf_counter() - started)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
-def settle(matrices: Path) -> None:
-    """Copy and remove what is copied: the first use of memory that a virtual machine gave back to its host is slow."""
-    copy = matrices.with_name("copy")
-    subprocess.run(["cp", matrices, copy], check=True)
-    os.sync()
-    copy.unlink()
-
-
-def convert(source: Path, stores: Path, matrices: Path) -> tuple[float, float]:
-    """Seconds and peak MB of a process of its own that converts; a tiny checkpoint of the same class comes first."""
-    small = stores.parent / "small/checkpoint"
-    if not small.exists():
-        small.mkdir(parents=True)
-        _write(small / "model.safetensors", {"model.embed_tokens.weight": (64, 32)}, np.random.default_rng(0))
-        (small / "config.json").write_text(json.dumps(CONFIG | {"vocab_size": 64, "hidden_size": 32}))
-    command = [sys.executable, "-W", "ignore", "-c", _CONVERT, source, small, stores, matrices]
+def convert(source: Path, stores: Path) -> tuple[float, float]:
+    """Seconds and peak MB of a process of its own that converts, for the second time; the first store is removed."""
+    command = [sys.executable, "-W", "ignore", "-c", _CONVERT, source, stores]
     seconds, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     return float(seconds), int(peak) * 1024 / 1e6
 
@@ -111,7 +96,8 @@ def measure(folder: Path, rounds: int) -> list[dict[str, float]]:
         for path in (matrices, *source.glob("*.safetensors")):
             subprocess.run(["cat", path], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(stores, ignore_errors=True)
-        settle(matrices)
+        subprocess.run(["cp", matrices, copy], check=True)
+        copy.unlink()
         started = perf_counter()
         subprocess.run(["cp", matrices, copy], check=True)
         copied = perf_counter() - started
@@ -119,7 +105,7 @@ def measure(folder: Path, rounds: int) -> list[dict[str, float]]:
         synced = perf_counter() - started
         copy.unlink()
         os.sync()
-        seconds, peak = convert(source, stores, matrices)
+        seconds, peak = convert(source, stores)
         started = perf_counter()
         os.sync()
         found.append({"cp": copied, "cp_sync": synced, "convert": seconds, "peak": peak})
