@@ -31,8 +31,9 @@ _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 def connect(client: Client | None = None, scheduler: str | None = None, device: str = "auto") -> Iterator[Client]:
     """Yield `client` itself, a client of the scheduler at address `scheduler`, or a client of a new local cluster.
 
-    The local cluster is one worker in this process with one dask thread, whose torch and numba calls use all cores;
-    with several CUDA devices it is one process and one thread for each. What was opened here is closed on exit.
+    The local cluster is one worker in this process. On a cpu it has two dask threads, which share the cores: one keeps
+    them busy while the other reads, filters or waits. With a GPU it has one; with several it is one process and one
+    thread for each. What was opened here is closed on exit.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def _client(client: Client | None, scheduler: str | None) -> Iterator[Client]:
         with (
             LocalCluster(
                 n_workers=max(1, torch.cuda.device_count()),
-                threads_per_worker=1,
+                threads_per_worker=1 if len(devices.available()) > 1 else min(2, dask.system.CPU_COUNT),
                 processes=processes,
                 preload=dask.config.get("distributed.worker.preload") + [_DEAF] * processes,
                 dashboard_address=":0",

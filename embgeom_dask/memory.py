@@ -27,8 +27,9 @@ _CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a worker's process: `base` (it is there already), `rows` (ids, norms, groups), `blocks` (one of either
-    side, with what loading takes), `tiles` (products and candidates), `states`; all may come to `allowed`.
+    """Bytes of a worker's process: `base` (it is there already), `rows` (ids, norms, groups), and for each of its
+    threads `blocks` (one of either side, with what loading takes), `tiles` (products and candidates) and `states`; all
+    may come to `allowed`.
 
     `on_device`, where a device has memory of its own, is a block of either side and a tile with the passes over it; it
     may come to `allowed_on_device`.
@@ -98,6 +99,7 @@ def project(
     stored: int,
     element: int,
     tile: int,
+    threads: int,
     as_stored: bool,
     states: int,
     most: int,
@@ -105,9 +107,9 @@ def project(
 ) -> Memory:
     """Project the memory of a scan of `rows` rows of `width` values.
 
-    `stored` and `element` are the bytes of a value in the store and in a product, `tile` the rows of a block, `states`
-    the bytes of the reductions' states, and `most` what is allowed, `most_on_device` on the device; 0 where it has no
-    memory of its own.
+    `stored` and `element` are the bytes of a value in the store and in a product, `tile` the rows of a block, `threads`
+    how many a worker has, `states` the bytes of the reductions' states, and `most` what is allowed, `most_on_device`
+    on the device; 0 where it has no memory of its own.
     """
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
@@ -115,11 +117,11 @@ def project(
     return Memory(
         base=psutil.Process().memory_info().rss,
         rows=100 * rows,
-        blocks=2 * block + loading + _READING,
-        tiles=tile * tile * (_PRODUCT[element] + _CANDIDATE),
-        states=states,
+        blocks=threads * (2 * block + loading) + _READING,
+        tiles=threads * tile * tile * (_PRODUCT[element] + _CANDIDATE),
+        states=threads * states,
         allowed=most,
-        on_device=2 * values * element + tile * tile * _PASS[element] if most_on_device else 0,
+        on_device=threads * (2 * values * element + tile * tile * _PASS[element]) if most_on_device else 0,
         allowed_on_device=most_on_device,
     )
 

@@ -167,7 +167,8 @@ def make_plan(
     usual = CUDA_TILES if kind == "cuda" else TILES
     most_on_device = memory.allowed_on_device(memory_limit, free)
     matrices = [matrix for matrix, _ in sides]
-    tile, needed = _fit(matrices, rows, states, element, (tile,) if tile else usual, most, most_on_device)
+    threads = max(client.nthreads().values(), default=1)
+    tile, needed = _fit(matrices, rows, threads, states, element, (tile,) if tile else usual, most, most_on_device)
     keep = needed.cache, needed.cache_on_device
     sources = [
         Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, *keep, uuid4().hex)
@@ -179,6 +180,7 @@ def make_plan(
 def _fit(
     matrices: list[Matrix],
     rows: list[RowSet],
+    threads: int,
     states: int,
     element: str,
     tiles: tuple[int, ...],
@@ -194,6 +196,7 @@ def _fit(
             stored=stored,
             element=_ITEMSIZE[element],
             tile=size,
+            threads=threads,
             as_stored=element == "bfloat16",
             states=states,
             most=most,

@@ -77,9 +77,9 @@ def test_a_device_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (large["tile"], large["tiles"]) == (8192, 3)
     assert large["device_memory_allowed"] == 16 << 30
     assert plan("cuda", 10 << 30, "16GiB")["device_memory_allowed"] == 10 << 30
-    small = plan("cuda", 1 << 30)
+    small = plan("cuda", 2 << 30)
     assert small["tile"] == 4096
-    assert 0 < small["device_memory_projected"] <= small["device_memory_allowed"] == int(0.6 * (1 << 30))
+    assert 0 < small["device_memory_projected"] <= small["device_memory_allowed"] == int(0.6 * (2 << 30))
     with pytest.raises(InputError, match=r"needs \S+ MiB of the device and 1 MiB are allowed: raise --memory-limit"):
         plan("mps", 2 << 20)
 

@@ -243,7 +243,8 @@ def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(progress, "bar", bar)
     survey(paths)
     assert named == [("survey", "models"), ("test/model survey", "rows"), ("test/model survey", "rows")]
-    assert bars == [[2, 2], [400, 400], [77, 77]]
+    assert bars[0] == [2, 2]
+    assert sorted(bars[1:]) == [[77, 77], [400, 400]]  # both at a time
 
 
 def test_table(tmp_path: Path) -> None:
