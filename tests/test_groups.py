@@ -197,7 +197,8 @@ def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(progress, "bar", bar)
     duplicates(paths)
     assert named == [("duplicates", "models"), ("test/model duplicates", "rows"), ("test/model duplicates", "rows")]
-    assert bars == [[2, 2], [400, 400], [77, 77]]
+    assert bars[0] == [2, 2]
+    assert sorted(bars[1:]) == [[77, 77], [400, 400]]  # two models at a time: either begins first
 
 
 def test_the_function_keeps_its_name_when_modules_are_imported() -> None:
