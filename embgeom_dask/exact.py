@@ -142,7 +142,7 @@ class Exact:
 
         Keys are made only for pairs whose values are too close to tell apart.
         """
-        order = np.lexsort((second, first, values))
+        order = np.argsort(values)
         slack = self.metric.direct_slack(values[order], self.width)
         new = np.diff(values[order]) > slack[1:] + slack[:-1]
         alone = np.concatenate([[True], new]) & np.concatenate([new, [True]])

@@ -81,12 +81,13 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: 
     with devices.session(torch.device("cpu")):
         rows = matrix.take(token_id)
         one, two, largest = norms(rows, centre).T
-        about_zero = largest if not centre.any() else norms(rows)[:, 2]
         bad = np.asarray(~((largest <= _LARGEST) & np.isfinite(one)))
         if rows.dtype == np.float64:
             bad |= ((rows != 0) & (np.abs(rows) < _SMALLEST)).any(axis=1)
         alike = rows if matrix.dtype == dtype else rows.astype(dtype)
-        return RowFacts(digest(alike), METRICS[metric].radius(one, two, largest), bad, about_zero == 0)
+        names = digest(alike)
+        zero = (names == digest(np.zeros_like(alike[:1]))).all(axis=1)
+        return RowFacts(names, METRICS[metric].radius(one, two, largest), bad, zero)
 
 
 def digest(rows: Array) -> Array:

@@ -59,7 +59,7 @@ def expand_neighbors(
     size = second.weights[target]
     token = second.members[np.repeat(second.offsets[target], size) + _count_up(size)]
     source, rank, values = (np.repeat(column, size) for column in (source, rank, values))
-    order = np.lexsort((token, rank, source))
+    order = lexical_order(source, rank, token)
     source, token, values = source[order], token[order], values[order]
     start = np.searchsorted(source, np.arange(first.token_id.size + 1))
     position = np.repeat(np.arange(first.token_id.size), first.weights)
@@ -80,6 +80,21 @@ def expand_neighbors(
         out_token[place[member]] = np.concatenate([same, token[here][rest]])[:k]
         out_values[place[member], same.size :] = values[here][rest][: max(0, k - same.size)]
     return out_token, out_values
+
+
+def lexical_order(*columns: Array) -> Array:
+    """The order (p,) of rows of several columns of non-negative integers, the first of which counts most.
+
+    Rows that are alike come in any order. One sort, several times as fast as `np.lexsort`, where the columns together
+    fit 63 bits.
+    """
+    bits = [int(column.max(initial=0)).bit_length() for column in columns]
+    if sum(bits) > 63:
+        return np.lexsort(columns[::-1])
+    key = np.zeros(columns[0].shape, np.int64)
+    for column, width in zip(columns, bits, strict=True):
+        key = key << width | column
+    return np.argsort(key)
 
 
 def expand_all(first: Array, second: Array, values: Array, sides: Sides) -> tuple[Array, Array]:

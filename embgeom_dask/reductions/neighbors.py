@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import nearest, tighten
+from embgeom_dask.kernels.bounds import upper_bounds
 from embgeom_dask.metrics import Terms
-from embgeom_dask.reductions.expand import Sides, expand_neighbors
+from embgeom_dask.reductions.expand import Sides, expand_neighbors, lexical_order
 from embgeom_dask.tiles import Tile, crowd, finer
 
 Array = NDArray[Any]
 State = dict[str, Array]
+
+_TABLE = ("first", "second", "value")
 
 _TIES = 2
 """Pairs for each place of a table, beyond which its ties are resolved."""
@@ -32,7 +34,7 @@ class Neighbors:
     State on a worker, while a panel runs: the candidates `first`, `second` (int64) and `least`, a lower bound of their
     value; `best` (rows, k) float64, the smallest upper bounds of each row; `limit` (rows,) float64, what a pair must
     not exceed to be among the k of a row; bounds in units of the points. State that leaves it: the pairs that may be
-    among the k of a row, `first`, `second` and their `value` in plain float64.
+    among the k of a row, `first`, `second` and their `value` in plain float64. Merged state: all of these.
     """
 
     k: int
@@ -44,7 +46,7 @@ class Neighbors:
     @property
     def nbytes(self) -> int:
         """Bytes of its states: limits and bounds on the worker, tables on the client while they are sorted."""
-        return self.rows * (16 + 8 * self.k + 6 * 24 * self.k)
+        return self.rows * (2 * (8 + 8 * self.k) + 6 * 24 * self.k)
 
     def empty(self, hint: Array | None = None) -> State:
         """No candidates; `hint` is the limit that other panels reached."""
@@ -59,17 +61,20 @@ class Neighbors:
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
         touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
-        before = {name: state[name][touched] for name in ("best", "limit")}
+        best = state["best"][touched]
         i, j, least = self._nearest(state, tile, tile.terms)
         wanted = self._wanted(state, *tile.pairs(i, j), least)
-        rows, columns = crowd(tile, i[wanted], j[wanted])
+        i, j, least = i[wanted], j[wanted], least[wanted]
+        rows, columns = crowd(tile, i, j)
         if not rows.size:
             return self._add(state, *tile.pairs(i, j), least)
-        for name, part in before.items():
-            state[name][touched] = part
-        tile.product[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)] = torch.nan
-        i, j, least = self._nearest(state, tile, tile.terms)
-        state = self._add(state, *tile.pairs(i, j), least)
+        apart = ~(np.isin(np.arange(tile.rows.size), rows)[i] & np.isin(np.arange(tile.columns.size), columns)[j])
+        i, j, least = i[apart], j[apart], least[apart]
+        first, second = tile.pairs(i, j)
+        most = upper_bounds(tile.product, *tile.terms, i, j, least)
+        state["best"][touched] = best  # without the bounds of the crowd, whose pairs come again
+        tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
+        state = self._add(state, first, second, least)
         for finer_tile in finer(tile, rows, columns):  # their products take the memory of this tile's
             state = self.update(state, finer_tile, exact)
         return state
@@ -93,45 +98,49 @@ class Neighbors:
     def finish(self, state: State, exact: Exact) -> State:
         """Give the candidates their values in float64, and keep those that may be among the k of a row."""
         values, _ = exact.values(state["first"], state["second"])
-        table = {"first": state["first"], "second": state["second"], "value": values}
-        return self._kept(table, state["limit"], exact)[0]
+        found = self._add_valued(self.empty(state["limit"]), {**state, "value": values}, exact)
+        return {name: found[name] for name in _TABLE}
 
     def merge(self, states: list[State], exact: Exact) -> State:
-        """Join the states of several panels; where many pairs tie, the ids decide which stay."""
-        joined = {name: np.concatenate([state[name] for state in states]) for name in ("first", "second", "value")}
-        table, _ = self._kept(joined, np.full(self.rows, np.inf), exact)
-        if table["value"].size <= _TIES * self.rows * self.k:
-            return table
-        order, rank = exact.rank(table["first"], table["second"], table["value"])
-        table = {name: column[order] for name, column in table.items()}
-        _, _, pair, place = self._directed(table, rank)
+        """Add the pairs of several panels to what was merged before; where many tie, the ids decide which stay."""
+        merged, *others = states if "best" in states[0] else [self.empty(), *states]
+        if not others:
+            return merged
+        merged = {**merged, **{name: merged[name].copy() for name in ("best", "limit")}}
+        joined = {name: np.concatenate([state[name] for state in others]) for name in _TABLE}
+        merged = self._add_valued(merged, joined, exact)
+        if merged["value"].size <= _TIES * self.rows * self.k:
+            return merged
+        order, rank = exact.rank(*(merged[name] for name in _TABLE))
+        ordered = {name: merged[name][order] for name in (*_TABLE, "least")}
+        _, _, pair, place = self._directed(ordered, rank)
         keep = np.zeros(rank.size, np.bool_)
         keep[pair[place < self.k]] = True
-        return {name: column[keep] for name, column in table.items()}
+        return {**merged, **{name: column[keep] for name, column in ordered.items()}}
 
-    def hint(self, state: State, exact: Exact) -> Array:
+    def hint(self, state: State, exact: Exact) -> Array | None:  # noqa: ARG002
         """What the value of each row's k-th neighbour so far cannot exceed, in units of the points."""
-        return self._kept(state, np.full(self.rows, np.inf), exact)[1]
+        return state.get("limit")
 
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
-        order, rank = exact.rank(state["first"], state["second"], state["value"])
-        table = {name: column[order] for name, column in state.items()}
-        ordered = exact.settle(table["first"], table["second"], table["value"])
-        source, target, pair, _ = self._directed(table, rank)
+        order, rank = exact.rank(*(state[name] for name in _TABLE))
+        table = {name: state[name][order] for name in _TABLE}
+        ordered = exact.settle(*table.values())
+        source, target, pair, place = self._directed(table, rank)
+        source, target, pair = (column[place < self.k] for column in (source, target, pair))
         token_id, values = expand_neighbors(source, target, rank[pair], ordered[pair], sides, self.k, self.twin)
         dims = ("token_id", "neighbor")
         distance = exact.metric.distance(values)
         return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
 
-    def _kept(self, table: State, limit: Array, exact: Exact) -> tuple[State, Array]:
-        """The pairs that may be among the k of a row by their float64 values, and every row's limit."""
-        slack = exact.metric.direct_slack(table["value"], exact.width)
-        state = {**self.empty(limit), "value": np.empty(0)}
-        most = (table["value"] + slack) * exact.unit
-        tighten(state["best"], state["limit"], table["first"], table["second"] if self.mutual else None, most)
-        kept = self._add(state, table["first"], table["second"], (table["value"] - slack) * exact.unit, table["value"])
-        return {name: kept[name] for name in table}, kept["limit"]
+    def _add_valued(self, state: State, table: State, exact: Exact) -> State:
+        """Add pairs whose values are known to float64; tightens `best` and `limit` in place."""
+        first, second, value = (table[name] for name in _TABLE)
+        slack = exact.metric.direct_slack(value, exact.width)
+        most, least = (value + slack) * exact.unit, (value - slack) * exact.unit
+        tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
+        return self._add({"value": np.empty(0), **state}, first, second, least, value)
 
     def _add(self, state: State, first: Array, second: Array, least: Array, *more: Array) -> State:
         """Add pairs to the columns of a state, and drop those that its limits rule out."""
@@ -153,7 +162,7 @@ class Neighbors:
         if self.mutual:
             source, target = np.concatenate([source, target]), np.concatenate([target, source])
             pair = np.tile(pair, 2)
-        order = np.lexsort((target, rank[pair], source))
+        order = lexical_order(source, rank[pair], target)
         source, target, pair = source[order], target[order], pair[order]
         place = np.arange(source.size) - np.searchsorted(source, source)
         return source, target, pair, place
