@@ -85,8 +85,10 @@ def _worker() -> str:
 def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:
     if plan.sides[0].ranked:
         yield from tiles.ranked_parts(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
+    elif diagonal:
+        yield from tiles.triangle(plan.metric, rows)
     else:
-        yield tiles.multiply(plan.metric, rows, columns, diagonal=diagonal)
+        yield tiles.multiply(plan.metric, rows, columns, diagonal=False)
 
 
 def _reach(states: dict[str, State], exact: Exact) -> float:

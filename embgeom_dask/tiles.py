@@ -20,6 +20,9 @@ Array = NDArray[Any]
 _SLAB = 256
 """Rows of a part of a ranked tile."""
 
+_STEPS = 2
+"""Tiles that a block is multiplied with itself in: 3/4 of its square."""
+
 DOUBLED = 512
 """Rows of either side whose points are made float64 at a time."""
 
@@ -125,6 +128,13 @@ def without_twins(twin: Array, tile: Tile, i: Array, j: Array, least: Array) -> 
 def multiply(metric: Metric, rows: Block, columns: Block, *, diagonal: bool) -> Tile:
     """Make the tile of two blocks."""
     return Tile(metric, rows, columns, metric.product(rows.points, columns.points), diagonal)
+
+
+def triangle(metric: Metric, block: Block) -> Iterator[Tile]:
+    """Make the pairs of a block with itself, in tiles without most of those below the diagonal."""
+    step = -(-block.size // _STEPS)
+    for start in range(0, block.size, step):
+        yield multiply(metric, block.take(slice(start, start + step)), block.take(slice(start, None)), diagonal=True)
 
 
 def ranked_parts(
