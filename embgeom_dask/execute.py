@@ -22,7 +22,7 @@ from embgeom_dask.journal import Pass
 from embgeom_dask.plan import Plan
 from embgeom_dask.watch import Watch
 
-_MERGE = 0.25
+_MERGE = 0.5
 """Panels are merged when their states come to so many times what was merged before."""
 
 _HOPELESS = 32
