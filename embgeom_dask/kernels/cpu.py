@@ -134,40 +134,54 @@ def _bin_pairs(
     lower, upper, table = edges
     root, first, per_unit, digits, quantum, half = scalars
     counts, sums, out_i, out_j = out
-    left = 0
-    last = lower.size - 1
-    mask = (1 << half) - 1
+    left, last = 0, lower.size - 1
+    low, high, distance = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
+    sure = np.empty(STRIP, np.int64)
     for i in range(start, stop):
-        linear, square_high, cross, square_low = 0, 0, 0, 0
-        for j in range(i + 1 if diagonal else 0, product.shape[1]):
-            p = product[i, j]
-            low = low_row[i] + low_column[j] + low_factor * p + low_bend * abs(p)
-            high = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
-            middle = max(0.5 * (low + high), 0.0)
-            distance = np.sqrt(middle) if root else middle
-            cell = (distance - first) * per_unit
-            if len(table) == 0:
-                b = int(min(max(cell + 1.0, 0.0), last))
-            else:
-                b = _search(lower, middle, table[int(min(max(cell, 0.0), len(table) - 1.0))])
-            if middle <= digits * (high - low) or low < lower[b] or high >= upper[b]:
-                out_i[left] = i
-                out_j[left] = j
-                left += 1
-            else:
-                w = column_weight[j]
-                counts[b] += row_weight[i] * w
-                t = int(np.rint(distance * quantum))
-                t_high, t_low = t >> half, t & mask
-                linear += w * t
-                square_high += w * (t_high * t_high)
-                cross += w * (t_high * t_low)
-                square_low += w * (t_low * t_low)
-        sums[i - start, 0] = linear
-        sums[i - start, 1] = square_high
-        sums[i - start, 2] = cross
-        sums[i - start, 3] = square_low
+        for strip in range(i + 1 if diagonal else 0, product.shape[1], STRIP):
+            part = product[i, strip : strip + STRIP]
+            low_side, high_side = low_column[strip : strip + STRIP], high_column[strip : strip + STRIP]
+            weight = column_weight[strip : strip + STRIP]
+            for k in range(part.size):  # a vector loop
+                p = part[k]
+                low[k] = low_row[i] + low_side[k] + low_factor * p + low_bend * abs(p)
+                high[k] = high_row[i] + high_side[k] + high_factor * p + high_bend * abs(p)
+                middle = max(0.5 * (low[k] + high[k]), 0.0)
+                distance[k] = np.sqrt(middle) if root else middle
+                sure[k] = weight[k] if middle > digits * (high[k] - low[k]) else 0
+            for k in range(part.size):
+                cell = (distance[k] - first) * per_unit
+                if len(table) == 0:
+                    b = int(min(max(cell + 1.0, 0.0), last))
+                else:
+                    middle = max(0.5 * (low[k] + high[k]), 0.0)
+                    b = _search(lower, middle, table[int(min(max(cell, 0.0), len(table) - 1.0))])
+                if sure[k] == 0 or low[k] < lower[b] or high[k] >= upper[b]:
+                    sure[k] = 0
+                    out_i[left] = i
+                    out_j[left] = strip + k
+                    left += 1
+                counts[b] += row_weight[i] * sure[k]
+            _add_up(distance[: part.size], sure, quantum, half, sums[i - start])
     return left
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_up(distance: Array, weight: Array, quantum: float, half: int, sums: Array) -> None:  # pragma: no cover
+    """Add distances, and parts of their squares, to the sums (4,) of a row."""
+    mask = (1 << half) - 1
+    linear, square_high, cross, square_low = 0, 0, 0, 0
+    for k in range(distance.size):  # a vector loop
+        w, t = weight[k], int(np.rint(distance[k] * quantum))
+        t_high, t_low = t >> half, t & mask
+        linear += w * t
+        square_high += w * (t_high * t_high)
+        cross += w * (t_high * t_low)
+        square_low += w * (t_low * t_low)
+    sums[0] += linear
+    sums[1] += square_high
+    sums[2] += cross
+    sums[3] += square_low
 
 
 @numba.njit(nogil=True, cache=True)
