@@ -19,6 +19,7 @@ Array = NDArray[Any]
 State = dict[str, Array]
 
 _TABLE = ("first", "second", "value")
+"""What leaves a worker."""
 
 _TIES = 2
 """Pairs for each place of a table, beyond which its ties are resolved."""
