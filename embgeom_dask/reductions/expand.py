@@ -39,7 +39,7 @@ def expand_pairs(
         classes[at] = 0.0, np.concatenate([classes[at][1], zeros])
     else:
         classes.insert(len(classes) if farthest else 0, (0.0, zeros))
-    tokens = np.concatenate([tied[np.lexsort((tied[:, 1], tied[:, 0]))] for _, tied in classes])
+    tokens = np.concatenate([tied[lexical_order(*tied.T)] for _, tied in classes])
     return tokens[:k], np.concatenate([np.full(len(tied), value) for value, tied in classes])[:k]
 
 
@@ -114,7 +114,7 @@ def expand_all(first: Array, second: Array, values: Array, sides: Sides) -> tupl
     if rows is others:
         same = _identical(rows, int((rows.weights * (rows.weights - 1) // 2).sum()))
         tokens, values = np.concatenate([np.sort(tokens, axis=1), same]), np.append(values, np.zeros(len(same)))
-    order = np.lexsort((tokens[:, 1], tokens[:, 0]))
+    order = lexical_order(*tokens.T)
     return tokens[order], values[order]
 
 
@@ -140,7 +140,7 @@ def _identical(rows: RowSet, k: int) -> Array:
             if count >= k:
                 break
     pairs = np.concatenate(found)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))][:k]
+    return pairs[lexical_order(*pairs.T)][:k]
 
 
 def _count_up(sizes: Array) -> Array:

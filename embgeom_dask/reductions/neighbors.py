@@ -69,7 +69,7 @@ class Neighbors:
         rows, columns = crowd(tile, i, j)
         if not rows.size:
             return self._add(state, *tile.pairs(i, j), least)
-        apart = ~(np.isin(np.arange(tile.rows.size), rows)[i] & np.isin(np.arange(tile.columns.size), columns)[j])
+        apart = ~(np.isin(i, rows) & np.isin(j, columns))
         i, j, least = i[apart], j[apart], least[apart]
         first, second = tile.pairs(i, j)
         most = upper_bounds(tile.product, *tile.terms, i, j, least)
@@ -129,7 +129,8 @@ class Neighbors:
         table = {name: state[name][order] for name in _TABLE}
         ordered = exact.settle(*table.values())
         source, target, pair, place = self._directed(table, rank)
-        source, target, pair = (column[place < self.k] for column in (source, target, pair))
+        near = place < self.k
+        source, target, pair = source[near], target[near], pair[near]
         token_id, values = expand_neighbors(source, target, rank[pair], ordered[pair], sides, self.k, self.twin)
         dims = ("token_id", "neighbor")
         distance = exact.metric.distance(values)
