@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask import devices
 from embgeom_dask.exact import Rows
-from embgeom_dask.kernels.rows import norms, quantise, recentre
-from embgeom_dask.metrics import METRICS, Norms
+from embgeom_dask.forms import Form
+from embgeom_dask.kernels.rows import recentre
+from embgeom_dask.metrics import Norms
 from embgeom_dask.rows import RowSet
 from embgeom_dask.stores import Matrix
 
@@ -26,22 +26,16 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of one side of a scan come from and how they become points. Small enough to travel.
+    """Where the rows of one side of a scan come from, and the form of their points. Small enough to travel.
 
-    `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball. Products
-    are made of `element`s: `bfloat16` rows are points as they are stored, with no centre and scale 1; `int8` rows are
-    rounded to integers, `scale` being what fills these. With `ranked`
-    the rows of a block come in order of their distance from the centre, farthest first. A process keeps blocks for
-    later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
+    With `ranked` the rows of a block come in order of their distance from the centre, farthest first. A process keeps
+    blocks for later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
     """
 
     matrix: Matrix
     rows: RowSet
-    metric: str
-    centre: Array
-    scale: float
+    form: Form
     tile: int
-    element: str
     ranked: bool
     keep: int
     keep_on_device: int
@@ -55,25 +49,16 @@ class Source:
         return _device.get(key, lambda: self.block(index, _CPU).on(device), self.keep_on_device)
 
     def _load(self, index: int) -> Block:
-        positions = np.arange(index * self.tile, min((index + 1) * self.tile, self.rows.token_id.size))
+        start = index * self.tile
+        positions = np.arange(start, min(start + self.tile, self.rows.token_id.size))
         stored = rows = self.matrix.take(self.rows.token_id[positions])
         loaded.nbytes += rows.nbytes
         radius = np.zeros(positions.size)
         if self.ranked:
-            radius = METRICS[self.metric].radius(*norms(stored, self.centre).T) * self.scale * (1 + 1e-9)
+            radius = self.form.radius(stored)
             order = np.argsort(-radius)
             positions, rows, radius = positions[order], stored[order], radius[order]
-        if self.element == "bfloat16":
-            return Block(positions, stored, devices.to_tensor(rows, _CPU), Norms(norms(rows)[:, 1]), radius)
-        if self.element == "int8":
-            integers, error = quantise(rows, self.centre, self.scale)
-            both = Norms(norms(rows, self.centre)[:, 1] * self.scale**2, error)
-            return Block(positions, stored, torch.from_numpy(integers), both, radius)
-        values = rows.astype(np.float64)
-        values -= self.centre
-        values *= self.scale
-        points = METRICS[self.metric].points(values, np.dtype(self.element))
-        return Block(positions, stored, devices.to_tensor(points.values, _CPU), points.norms, radius)
+        return Block(positions, stored, *self.form.points(rows), radius, start, self.form)
 
     def read(self) -> Rows:
         """The rows as stored, read through this process's blocks."""
@@ -84,10 +69,10 @@ class Source:
 class Block:
     """Rows read together.
 
-    `positions` (b,) int64; `stored` (b, d) in the stored dtype, in order of position, on the host alone; `points`
-    (b, d), the rows at `positions` as the metric's tiles take them; `norms` (b,), the metric's norms of the
-    points; `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the
-    centre.
+    `positions` (b,) int64; `stored` (all, d) in the stored dtype, in order of position from `start` on, on the host
+    alone; `points` (b, d), the rows at `positions` as the metric's tiles take them; `norms` (b,), the metric's norms of
+    the points; `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the
+    centre; `form` is that of the points, and `unit` turns values of these points into those of the scan's.
     """
 
     positions: Array
@@ -95,6 +80,9 @@ class Block:
     points: torch.Tensor
     norms: Norms
     radius: Array
+    start: int = 0
+    form: Form | None = None
+    unit: float = 1.0
 
     @property
     def size(self) -> int:
@@ -110,11 +98,25 @@ class Block:
     def take(self, rows: slice | Array) -> Block:
         """Some rows of the block, for a tile of their own; a slice copies nothing."""
         points = self.points[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
-        return Block(self.positions[rows], self.stored, points, self.norms.take(rows), self.radius[rows])
+        positions, radius = self.positions[rows], self.radius[rows]
+        return replace(self, positions=positions, points=points, norms=self.norms.take(rows), radius=radius)
 
     def on(self, device: torch.device) -> Block:
         """The block with its points on a device, without the rows as stored."""
         return replace(self, stored=self.stored[:0], points=self.points.to(device))
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the points are rounded to integers."""
+        return self.points.dtype == torch.int8
+
+    def unrounded(self) -> Block:
+        """The rows in the form that their points have where they are not rounded."""
+        assert self.form is not None
+        assert self.form.unrounded is not None
+        points, norms = self.form.unrounded.points(self.stored[self.positions - self.start])
+        unit = self.form.unit / self.form.unrounded.unit
+        return replace(self, points=points, norms=norms, form=self.form.unrounded, unit=unit)
 
     def about(self, centre: torch.Tensor) -> Block:
         """The rows less `centre` (d,), one of bfloat16 points as stored: in bfloat16 again, with what that loses."""

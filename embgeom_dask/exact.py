@@ -62,22 +62,17 @@ def take_pairs(pairs: Pairs, index: Array | slice) -> Pairs:
 class Exact:
     """Exact answers about pairs of rows given by position.
 
-    `first` and `second` are the rows of either side, `width` is d, and `scale` is what the tiles' points were
-    multiplied by; `unit` turns values of rows into values of points.
+    `first` and `second` are the rows of either side, `width` is d; `unit` turns values of rows into values of the
+    tiles' points.
     """
 
     metric: Metric
     first: Rows
     second: Rows
     width: int
-    scale: float
+    unit: float
     counts: Counter[str] = field(default_factory=Counter)
     """How many pairs came to each level: `float64`, `double_double`, `rational`."""
-
-    @property
-    def unit(self) -> float:
-        """The value of two points over the value of their rows."""
-        return self.metric.unit(self.scale)
 
     def values(self, first: Array, second: Array) -> tuple[Array, Array]:
         """Values (p,) float64, and how far each may be from the true one."""

@@ -88,7 +88,7 @@ def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Calla
     elif diagonal:
         yield from tiles.triangle(plan.metric, rows)
     else:
-        yield tiles.multiply(plan.metric, rows, columns, diagonal=False)
+        yield tiles.Tile(plan.metric, rows, columns, diagonal=False)
 
 
 def _reach(states: dict[str, State], exact: Exact) -> float:
@@ -99,7 +99,7 @@ def _reach(states: dict[str, State], exact: Exact) -> float:
 def _device(plan: Plan) -> torch.device:
     """This worker's device; its cpu where the plan needs float64 and the device has none."""
     device = devices.choose(plan.device)
-    return torch.device("cpu") if plan.sides[0].element == "float64" and device.type == "mps" else device
+    return torch.device("cpu") if plan.sides[0].form.element == "float64" and device.type == "mps" else device
 
 
 def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = None) -> Found:

@@ -146,7 +146,7 @@ class Journal:
         self.run = {
             "attrs": {name: attrs[name] for name in _KEPT},
             "tile": plan.sides[0].tile,
-            "element": plan.sides[0].element,
+            "element": plan.sides[0].form.element,
             "began": _time(datetime.now(UTC).timestamp()),
             "resume": progress.command(),
             "finished": False,
@@ -307,6 +307,6 @@ def _digest(plan: Plan) -> str:
         else:
             found.update(f"{value!r};".encode())
 
-    sides = [(side.matrix.name, side.matrix.sha256, side.rows, side.metric, side.tile) for side in plan.sides]
+    sides = [(side.matrix.name, side.matrix.sha256, side.rows, side.form.metric, side.tile) for side in plan.sides]
     add([sides, plan.symmetric, plan.grid.run, plan.reductions])
     return found.hexdigest()

@@ -98,6 +98,7 @@ def project(
     width: int,
     stored: int,
     element: int,
+    unrounded: int,
     tile: int,
     threads: int,
     as_stored: bool,
@@ -107,18 +108,21 @@ def project(
 ) -> Memory:
     """Project the memory of a scan of `rows` rows of `width` values.
 
-    `stored` and `element` are the bytes of a value in the store and in a product, `tile` the rows of a block, `threads`
-    how many a worker has, `states` the bytes of the reductions' states, and `most` what is allowed, `most_on_device`
-    on the device; 0 where it has no memory of its own.
+    `stored` and `element` are the bytes of a value in the store and in a product, `unrounded` those in the product that
+    may follow one of integers, else 0; `tile` the rows of a block, `threads` how many a worker has, `states` the bytes
+    of the reductions' states, and `most` what is allowed, `most_on_device` on the device; 0 where it has no memory of
+    its own.
     """
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
-    loading = max(8 * values, 16 * DOUBLED * width) if as_stored else values * (8 + stored)  # or crowds of a tile
+    loading = 8 * values if as_stored else values * (8 + stored + 2 * unrounded)  # or a tile's rows, unrounded
+    crowds = 16 * min(DOUBLED, tile) * width if as_stored or unrounded else 0
+    products = _PRODUCT[element] + (_PRODUCT[unrounded] if unrounded else 0)
     return Memory(
         base=psutil.Process().memory_info().rss,
         rows=100 * rows,
-        blocks=threads * (2 * block + loading) + _READING,
-        tiles=threads * tile * tile * (_PRODUCT[element] + _CANDIDATE),
+        blocks=threads * (2 * block + max(loading, crowds)) + _READING,
+        tiles=threads * tile * tile * (products + _CANDIDATE),
         states=threads * states,
         allowed=most,
         on_device=threads * (2 * values * element + tile * tile * _PASS[element]) if most_on_device else 0,

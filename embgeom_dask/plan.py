@@ -15,13 +15,15 @@ from embgeom_dask.blocks import Source
 from embgeom_dask.errors import InputError
 from embgeom_dask.exact import Exact
 from embgeom_dask.extents import narrow
+from embgeom_dask.forms import Form
 from embgeom_dask.grid import Grid
 from embgeom_dask.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
 from embgeom_dask.reductions import Cuts, Edges, Extreme, Histogram, Neighbors, Reduction, Within
 from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.reductions.order_statistics import NBYTES
-from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, scale_of, twins
+from embgeom_dask.rounding import choose_form
+from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, twins
 from embgeom_dask.settings import Settings
 from embgeom_dask.stores import Matrix
 
@@ -37,8 +39,6 @@ _SAMPLE = 2048
 _PART = 32 << 20
 """Bytes of rows looked at together."""
 _ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
-_INT8_WIDTHS = range(16, 2**31 // 127**2)
-"""Sums of so many products of 8-bit integers fit 32 bits; of a single one torch 2.13 gives anything."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
         first = self.sides[0]
         return (
             f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
-            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.element} products; "
+            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.form.element} products; "
             f"memory: {self.memory}"
         )
 
@@ -68,7 +68,7 @@ class Plan:
             "metric": self.metric.name,
             "tiles": self.grid.tiles,
             "tile": self.sides[0].tile,
-            "products": self.sides[0].element,
+            "products": self.sides[0].form.element,
             "memory_projected": self.memory.projected,
             "memory_allowed": self.memory.allowed,
             "device_memory_projected": self.memory.on_device,
@@ -83,7 +83,7 @@ class Plan:
     @property
     def metric(self) -> Metric:
         """The metric."""
-        return METRICS[self.sides[0].metric]
+        return METRICS[self.sides[0].form.metric]
 
     @cached_property
     def grid(self) -> Grid:
@@ -97,12 +97,16 @@ class Plan:
         """What products are made of, and the bound of their error that filters pairs, relative to |x| |y|, on a CPU.
 
         8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
+        Pairs that these leave undecided by the thousand are filtered by `unrounded_products`.
         """
-        first = self.sides[0]
-        precision, rounded = Precision(first.element, cpu=True), first.element == "int8"
-        error = product_error(0 if rounded else first.matrix.hidden_size, precision) + precision.rounding
-        step = {"quantisation_step": 1 / first.scale} if rounded else {}
-        return {"products": first.element, "product_error": error} | step
+        form, width = self.sides[0].form, self.sides[0].matrix.hidden_size
+        said = {"products": form.element, "product_error": _product_error(form.element, width)}
+        if form.element == "int8":
+            said["quantisation_step"] = 1 / form.scale
+        if form.unrounded is not None:
+            plain = form.unrounded.element
+            said |= {"unrounded_products": plain, "unrounded_product_error": _product_error(plain, width)}
+        return said
 
     def with_tile(self, tile: int) -> Plan:
         """The same scan in tiles of `tile` rows."""
@@ -114,7 +118,7 @@ class Plan:
     def exact(self) -> Exact:
         """Exact answers about the rows, read through this process's blocks."""
         first, second = self.sides
-        return Exact(self.metric, first.read(), second.read(), first.matrix.hidden_size, first.scale)
+        return Exact(self.metric, first.read(), second.read(), first.matrix.hidden_size, first.form.unit)
 
 
 def make_plan(
@@ -155,26 +159,29 @@ def make_plan(
             raise InputError(
                 f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
             )
-    largest = np.sort(np.concatenate([found.radius for found in facts]))[-2:].tolist()
+    radii = np.concatenate([found.radius for found in facts])
     twin = _twins(sides, facts, rows) if settings.distinct else None
-    reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
-    if element is None:
-        fastest = client.submit(devices.fastest, device, pure=False).result()
-        element = _element(settings, [side for side, _ in sides], centre, largest[-1], fastest)
-    scale = scale_of(element, largest[-1], some, centre)
+    reductions = _reductions(settings, metric, rows, distance_bound(metric, np.sort(radii)[-2:].tolist()), twin)
+    fastest = client.submit(devices.fastest, device, pure=False).result()
+    form = choose_form(settings, dtypes, centre, radii, some, fastest, element)
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
     usual = CUDA_TILES if kind == "cuda" else TILES
     most_on_device = memory.allowed_on_device(memory_limit, free)
     matrices = [matrix for matrix, _ in sides]
     threads = max(client.nthreads().values(), default=1)
-    tile, needed = _fit(matrices, rows, threads, states, element, (tile,) if tile else usual, most, most_on_device)
+    tile, needed = _fit(matrices, rows, threads, states, form, (tile,) if tile else usual, most, most_on_device)
     keep = needed.cache, needed.cache_on_device
     sources = [
-        Source(matrix, distinct, metric.name, centre, scale, tile, element, ranked, *keep, uuid4().hex)
+        Source(matrix, distinct, form, tile, ranked, *keep, uuid4().hex)
         for matrix, distinct in zip(matrices, rows, strict=True)
     ]
     return Plan((sources[0], sources[-1]), reductions, device, needed)
+
+
+def _product_error(element: str, width: int) -> float:
+    precision = Precision(element, cpu=True)
+    return product_error(0 if element == "int8" else width, precision) + precision.rounding
 
 
 def _fit(
@@ -182,7 +189,7 @@ def _fit(
     rows: list[RowSet],
     threads: int,
     states: int,
-    element: str,
+    form: Form,
     tiles: tuple[int, ...],
     most: int,
     most_on_device: int,
@@ -194,10 +201,11 @@ def _fit(
             rows=sum(distinct.members.size for distinct in rows),
             width=matrices[0].hidden_size,
             stored=stored,
-            element=_ITEMSIZE[element],
+            element=_ITEMSIZE[form.element],
+            unrounded=_ITEMSIZE[form.unrounded.element] if form.unrounded else 0,
             tile=size,
             threads=threads,
-            as_stored=element == "bfloat16",
+            as_stored=form.element == "bfloat16",
             states=states,
             most=most,
             most_on_device=most_on_device,
@@ -211,24 +219,6 @@ def _fit(
         f"this scan needs {memory.text(projected)}{where} and {memory.text(allowed)} are allowed: "
         f"raise --memory-limit, ask for fewer neighbors, lower --edge-limit, or scan fewer --tokens"
     )
-
-
-def _element(settings: Settings, matrices: list[Matrix], centre: np.ndarray, radius: float, fastest: list[str]) -> str:
-    """What products are made of: float64 where few pairs may be left undecided, else the fastest that filters well.
-
-    8-bit integers do where all pairs compete for a few places, and those are far from one another.
-    """
-    dtypes, metric = {matrix.dtype for matrix in matrices}, METRICS[settings.metric]
-    few = settings.kept == {"farthest"} and metric.quantises and matrices[0].hidden_size in _INT8_WIDTHS
-    if few and fastest[0] == "int8":
-        return "int8"
-    if settings.double or "float64" in dtypes:
-        return "float64"
-    offset = float(np.linalg.norm(centre))
-    near_origin = offset <= radius and 2.0**-10 <= offset + radius <= 2.0**10
-    as_stored = dtypes == {"bfloat16"} and metric.as_stored
-    fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
-    return next(name for name in fastest if name in fit)
 
 
 def _look(

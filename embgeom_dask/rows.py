@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
-from embgeom_dask.kernels.rows import multilinear, norms, peaks
+from embgeom_dask.kernels.rows import multilinear, norms
 from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.stores import Matrix
@@ -22,9 +22,6 @@ Array = NDArray[Any]
 # Squares of float64 values (and their double-double errors) stay clear of underflow and overflow inside this range.
 _SMALLEST, _LARGEST = 2.0**-400, 2.0**400
 _NONE = np.zeros(0, np.int64)
-
-_UNCLIPPED = 0.99
-"""The share of rows of which no value is cut off where the largest are rounded to 8-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -156,17 +153,3 @@ def distance_bound(metric: Metric, largest: list[float]) -> float:
         return 1.0
     exponent = floor(log10(bound)) - 2
     return float(f"{ceil(bound / 10.0**exponent)}e{exponent}")
-
-
-def scale_of(element: str, radius: float, some: Array, centre: Array) -> float:
-    """What rows of up to this radius are multiplied by: a power of two that brings them into the unit ball.
-
-    For `int8`, to which they are rounded: what lets few values of the largest exceed 127, by `some` rows (n, d).
-    """
-    if element == "bfloat16" or not radius > 0:
-        return 1.0
-    if element != "int8":
-        return float(2.0 ** -np.ceil(np.log2(radius * (1 + 1e-9))))
-    length = np.sqrt(norms(some, centre)[:, 1]) / radius
-    shape = (peaks(some, centre, 1 / radius) / length)[length > 0]
-    return float(127 / (radius * np.quantile(shape, _UNCLIPPED))) if shape.any() else 127 / radius

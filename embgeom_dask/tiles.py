@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,9 @@ _CROWD = 32
 _DENSE = 8
 """One in so many pairs of a crowd left undecided makes a finer product cheaper than these pairs one by one."""
 
+_DENSE_ROUNDED = 16
+"""The same where the finer product is of the rows of a tile of integers, unrounded."""
+
 _CLOSE = 1 / 32
 """Rows as far apart as that, relative to their length, are told apart much better about one of them."""
 
@@ -39,25 +41,42 @@ _HUBS = 8
 """Groups of close rows that are sought among those of a crowd."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tile:
-    """All pairs of the rows of two blocks; `product` (m, n) on the device; `diagonal`: only the pairs i < j count."""
+    """All pairs of the rows of two blocks; `diagonal`: only the pairs i < j count."""
 
     metric: Metric
     rows: Block
     columns: Block
-    product: torch.Tensor
     diagonal: bool
+    _product: torch.Tensor | None = field(default=None, init=False)
+
+    @property
+    def product(self) -> torch.Tensor:
+        """The product (m, n) on the device, made when it is first asked for; a later one may take its memory."""
+        if self._product is None:  # a cached_property of Python 3.11 would have all threads wait for each other
+            self._product = self.metric.product(self.rows.points, self.columns.points)
+        return self._product
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the points are rounded to integers."""
+        return self.rows.rounded
+
+    def unrounded(self) -> Tile:
+        """The same pairs of points that are not."""
+        return Tile(self.metric, self.rows.unrounded(), self.columns.unrounded(), self.diagonal)
 
     @property
     def precision(self) -> Precision:
         """How the product was made."""
         return Precision(str(self.product.dtype).removeprefix("torch."), self.product.device.type == "cpu")
 
-    @cached_property
+    @property
     def terms(self) -> tuple[Terms, Terms]:
-        """Lower and upper bound of the value of each pair of points."""
-        return self.metric.terms(self.rows.norms, self.columns.norms, self.rows.points.shape[1], self.precision)
+        """Lower and upper bound of the value of each pair of points, as the points of the scan have it."""
+        low, high = self.metric.terms(self.rows.norms, self.columns.norms, self.rows.points.shape[1], self.precision)
+        return low.times(self.rows.unit), high.times(self.rows.unit)
 
     def pairs(self, i: Array, j: Array) -> tuple[Array, Array]:
         """The positions of pairs of this tile, within one matrix the lower first."""
@@ -66,39 +85,48 @@ class Tile:
 
 
 def crowd(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
-    """Rows and columns (int64 each) of a tile of bfloat16 products whose pairs a filter left undecided by the thousand.
+    """Rows and columns (int64 each) of a tile whose pairs a filter left undecided by the thousand.
 
-    `i` and `j` are the pairs left. Tiles of `finer` decide them for less than they cost one by one. None where there is
-    no crowd, or the tile is finer already.
+    The tile is of integers, or of bfloat16 points as stored; `i` and `j` are the pairs left. Tiles of `finer` decide
+    them for less than they cost one by one. None where there is no crowd, or the tile is finer already.
     """
     m, n = tile.product.shape
     none = np.zeros(0, np.int64)
-    if tile.precision.element != "bfloat16" or tile.rows.norms.error is not None:
+    as_stored = tile.precision.element == "bfloat16" and tile.rows.norms.error is None
+    if not (tile.rounded or as_stored):
         return none, none
     columns = np.bincount(j, minlength=n) >= _CROWD
     rows = np.bincount(i[columns[j]], minlength=m) >= _CROWD
     left = np.count_nonzero(rows[i] & columns[j])
-    dense = left >= _CROWD**2 and left * _DENSE >= np.count_nonzero(rows) * np.count_nonzero(columns)
+    one_in = _DENSE_ROUNDED if tile.rounded else _DENSE
+    dense = left >= _CROWD**2 and left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
     return (np.flatnonzero(rows), np.flatnonzero(columns)) if dense else (none, none)
 
 
 def finer(tile: Tile, rows: Array, columns: Array) -> Iterator[Tile]:
-    """Multiply some rows and columns (int64 each) of a tile of points as stored again, to tell their pairs apart.
+    """Multiply some rows and columns (int64 each) of a tile again, to tell their pairs apart.
 
-    A crowd is most often rows close to each other, to which others are all as near: these are multiplied about one of
-    them, in bfloat16; what is left, in float64.
+    Those of a tile of integers as they were before they were rounded. Among points as stored a crowd is most often rows
+    close to each other, to which others are all as near: these are multiplied about one of them, in bfloat16; what is
+    left, in float64.
     """
+    if not rows.size:
+        return
+    if tile.rounded:
+        parts = tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded()
+        yield Tile(tile.metric, *parts, tile.diagonal)
+        return
     by_rows = rows.size < columns.size
     for centre, hub in _hubs(tile.rows, rows) if by_rows else _hubs(tile.columns, columns):
         first, second = (hub, columns) if by_rows else (rows, hub)
         if centre is not None:
             parts = tile.rows.take(first).about(centre), tile.columns.take(second).about(centre)
-            yield multiply(tile.metric, *parts, diagonal=tile.diagonal)
+            yield Tile(tile.metric, *parts, tile.diagonal)
             continue
         for i in range(0, first.size, DOUBLED):
             for j in range(0, second.size, DOUBLED):
                 parts = tile.rows.take(first[i : i + DOUBLED]), tile.columns.take(second[j : j + DOUBLED])
-                yield multiply(tile.metric, *(part.doubled() for part in parts), diagonal=tile.diagonal)
+                yield Tile(tile.metric, parts[0].doubled(), parts[1].doubled(), tile.diagonal)
 
 
 def _hubs(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None, Array]]:
@@ -125,16 +153,11 @@ def without_twins(twin: Array, tile: Tile, i: Array, j: Array, least: Array) -> 
     return i[keep], j[keep], least[keep]
 
 
-def multiply(metric: Metric, rows: Block, columns: Block, *, diagonal: bool) -> Tile:
-    """Make the tile of two blocks."""
-    return Tile(metric, rows, columns, metric.product(rows.points, columns.points), diagonal)
-
-
 def triangle(metric: Metric, block: Block) -> Iterator[Tile]:
     """Make the pairs of a block with itself, in tiles without most of those below the diagonal."""
     step = -(-block.size // _STEPS)
     for start in range(0, block.size, step):
-        yield multiply(metric, block.take(slice(start, start + step)), block.take(slice(start, None)), diagonal=True)
+        yield Tile(metric, block.take(slice(start, start + step)), block.take(slice(start, None)), diagonal=True)
 
 
 def ranked_parts(
@@ -155,5 +178,5 @@ def ranked_parts(
         whole = value > 0 and rows.radius[-1] + columns.radius[-1] >= distance
         stop = rows.size if whole else start + _SLAB
         part, other = rows.take(slice(start, stop)), columns.take(slice(first, count))
-        yield multiply(metric, part, other, diagonal=diagonal)
+        yield Tile(metric, part, other, diagonal)
         start = stop

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embgeom_dask import devices, tiles
+from embgeom_dask import devices
 from embgeom_dask.blocks import Block
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.exact import Exact, Rows
@@ -21,6 +21,7 @@ from embgeom_dask.kernels.bounds import upper_bounds
 from embgeom_dask.kernels.rows import peaks, quantise, recentre_on_cpu, recentre_on_device
 from embgeom_dask.metrics import METRICS, Norms, Terms
 from embgeom_dask.reductions import Cuts, Histogram
+from embgeom_dask.tiles import Tile
 from tests.guards import NoFloat64
 from tests.reference import matrices, truth
 
@@ -46,7 +47,7 @@ def test_the_bounds_of_bfloat16_products_hold(where: str) -> None:
         rows[12, 0] *= 1.01
         points = devices.to_tensor(rows, torch.device(where))
         sides = Block(np.arange(60), rows, points, Norms((rows.astype(float) ** 2).sum(1)), np.zeros(60))
-        tile = tiles.multiply(METRICS["euclidean"], sides, sides, diagonal=True)
+        tile = Tile(METRICS["euclidean"], sides, sides, diagonal=True)
         low, high = tile.terms
         p = tile.product.float().cpu().numpy()
         least, most = (t.row[:, None] + t.column + t.factor * p + np.float32(t.bend) * np.abs(p) for t in (low, high))
@@ -93,7 +94,7 @@ def test_the_bounds_of_products_of_integers_hold(rows: np.ndarray, repeat: int, 
     sides = Norms(norm * scale**2, error)
     whole = Block(np.arange(len(rows)), rows, torch.from_numpy(points), sides, norm)
     first, second = whole.take(slice(len(rows) // 2 + 1)), whole.take(slice(len(rows) // 3, None))
-    tile = tiles.multiply(METRICS["euclidean"], first, second, diagonal=False)
+    tile = Tile(METRICS["euclidean"], first, second, diagonal=False)
     assert tile.product.dtype == torch.int32
     low, high = tile.terms
     p = tile.product.numpy().astype(np.float32)
@@ -134,7 +135,7 @@ def test_the_bounds_of_products_about_another_centre_hold() -> None:
     rows = rows.astype(ml_dtypes.bfloat16)
     points = devices.to_tensor(rows, torch.device("cpu"))
     whole = Block(np.arange(60), rows, points, Norms((rows.astype(float) ** 2).sum(1)), np.zeros(60)).about(points[3])
-    tile = tiles.multiply(METRICS["euclidean"], whole.take(slice(35)), whole.take(slice(20, None)), diagonal=False)
+    tile = Tile(METRICS["euclidean"], whole.take(slice(35)), whole.take(slice(20, None)), diagonal=False)
     low, high = tile.terms
     p = tile.product.float().numpy()
     least, most = (t.row[:, None] + t.column + t.factor * p + np.float32(t.bend) * np.abs(p) for t in (low, high))
@@ -161,7 +162,7 @@ def test_the_bounds_of_every_pair_hold(where: str, dtype: type, metric: str) -> 
         rows = (rng.normal(size=(60, width)) * rng.uniform(1e-8, 1, size=(60, 1)) / width).astype(dtype)
         rows[10:20] = rows[9] * (1 + 1e-7 * rng.normal(size=(10, width)))
         first, second = block(rows[:25], 0, metric, where), block(rows[25:], 25, metric, where)
-        tile = tiles.multiply(METRICS[metric], first, second, diagonal=False)
+        tile = Tile(METRICS[metric], first, second, diagonal=False)
         low, high = tile.terms
         i, j = np.indices((25, 35)).reshape(2, -1)
         product = tile.product.cpu().numpy()
@@ -271,7 +272,7 @@ def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndar
     points /= np.sqrt((points**2).sum(1).max())
     distance = np.sqrt(((points[:, None] - points) ** 2).sum(-1))[np.triu_indices(150, 1)]
     rows, ones = block(points, 0, "euclidean"), np.ones(150, np.int64)
-    tile = tiles.multiply(METRICS["euclidean"], rows, rows, diagonal=True)
+    tile = Tile(METRICS["euclidean"], rows, rows, diagonal=True)
     stored = Rows(150, lambda _: points)
     exact = Exact(tile.metric, stored, stored, 8, 1.0)
     bins = Histogram(Cuts.at(exact.metric, edges, closed=False), (ones, ones))._in_points(exact)
@@ -339,7 +340,7 @@ def test_the_tile_of_a_device_without_float64_makes_none() -> None:
     for metric in METRICS:
         rows = block(points, 0, metric)
         with NoFloat64():
-            tile = tiles.multiply(METRICS[metric], rows, rows, diagonal=True)
+            tile = Tile(METRICS[metric], rows, rows, diagonal=True)
             low, high = tile.terms
             i, j, least = device.select(tile.product, low, limit, limit, True)
             upper_bounds(tile.product, low, high, i, j, least)

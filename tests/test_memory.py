@@ -13,6 +13,7 @@ import torch
 
 from embgeom_dask import blocks, devices, memory
 from embgeom_dask.errors import InputError
+from embgeom_dask.forms import Form
 from embgeom_dask.rows import RowSet
 from embgeom_dask.scans import scan
 from embgeom_dask.testing import make_store
@@ -100,9 +101,8 @@ def test_blocks_on_a_device_and_rows_on_the_host_keep_to_their_limits() -> None:
     for keep, kept in ((0, 0), (3 * size, 3), (8 * size, 8)):
         blocks.forget()
         reads.clear()
-        source = blocks.Source(
-            Stored(), row_set, "euclidean", np.zeros(32), 1.0, 8, "bfloat16", False, 8 * size, keep, "key"
-        )
+        form = Form("euclidean", "bfloat16", np.zeros(32), 1.0)
+        source = blocks.Source(Stored(), row_set, form, 8, False, 8 * size, keep, "key")
         loaded = [source.block(index, device) for index in range(8)]
         assert all(block.points.device == device and block.stored.size == 0 for block in loaded)
         again = [source.block(index, device) for index in reversed(range(8))]

@@ -318,7 +318,7 @@ def test_a_failing_panel_ends_the_run_and_frees_the_cluster(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the tile is broken")
 
-    monkeypatch.setattr(execute.tiles, "multiply", broken)
+    monkeypatch.setattr(execute.tiles, "Tile", broken)
     store = make_store(tmp_path / "m.zarr", output=np.eye(50, dtype=np.float32))
     with pytest.raises(EmbgeomError, match=r"RuntimeError: the tile is broken$"):
         scan(store, nearest=1, tile=4, out=tmp_path / "r.zarr", client=local)

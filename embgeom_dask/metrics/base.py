@@ -28,6 +28,11 @@ class Terms:
     factor: float
     bend: float = 0.0
 
+    def times(self, unit: float) -> Terms:
+        """The bound of the values times `unit`; no part is off by more than 2 u of itself."""
+        kind = self.row.dtype.type
+        return Terms(self.row * kind(unit), self.column * kind(unit), self.factor * unit, self.bend * unit)
+
     def __neg__(self) -> Terms:
         """The bound of the negated values."""
         return Terms(-self.row, -self.column, -self.factor, -self.bend)

@@ -32,10 +32,11 @@ class Neighbors:
     Where `mutual`, both rows of a pair are among the `rows`, and one product serves both. Identical rows are left out
     where `twin` (rows,) int64 is given, the position on the second side of the row identical to each, -1 where none is.
 
-    State on a worker, while a panel runs: the candidates `first`, `second` (int64) and `least`, a lower bound of their
-    value; `best` (rows, k) float64, the smallest upper bounds of each row; `limit` (rows,) float64, what a pair must
-    not exceed to be among the k of a row; bounds in units of the points. State that leaves it: the pairs that may be
-    among the k of a row, `first`, `second` and their `value` in plain float64. Merged state: all of these.
+    State on a worker, while a panel runs: the candidates `first`, `second` (int64), `least`, a lower bound of their
+    value, and that `value` where it is known, else NaN; `best` (rows, k) float64, the smallest upper bounds of each
+    row; `limit` (rows,) float64, what a pair must not exceed to be among the k of a row; bounds in units of the points.
+    State that leaves it: the pairs that may be among the k of a row, `first`, `second` and their `value` in plain
+    float64. Merged state: all of these.
     """
 
     k: int
@@ -55,6 +56,7 @@ class Neighbors:
             "first": np.empty(0, np.int64),
             "second": np.empty(0, np.int64),
             "least": np.empty(0),
+            "value": np.empty(0),
             "best": np.full((self.rows, self.k), np.inf),
             "limit": np.full(self.rows, np.inf) if hint is None else hint.copy(),
         }
@@ -62,20 +64,27 @@ class Neighbors:
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
         touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
+        if tile.rounded and not np.isfinite(state["limit"][touched]).all():
+            return self.update(state, tile.unrounded(), exact)
         best = state["best"][touched]
         i, j, least = self._nearest(state, tile, tile.terms)
         wanted = self._wanted(state, *tile.pairs(i, j), least)
         i, j, least = i[wanted], j[wanted], least[wanted]
         rows, columns = crowd(tile, i, j)
-        if not rows.size:
-            return self._add(state, *tile.pairs(i, j), least)
-        apart = ~(np.isin(i, rows) & np.isin(j, columns))
-        i, j, least = i[apart], j[apart], least[apart]
+        if rows.size:
+            apart = ~(np.isin(i, rows) & np.isin(j, columns))
+            i, j, least = i[apart], j[apart], least[apart]
         first, second = tile.pairs(i, j)
-        most = upper_bounds(tile.product, *tile.terms, i, j, least)
-        state["best"][touched] = best  # without the bounds of the crowd, whose pairs come again
-        tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
-        state = self._add(state, first, second, least)
+        if tile.rounded or rows.size:
+            state["best"][touched] = best  # without the bounds of pairs that come again
+        if tile.rounded:
+            values, _ = exact.values(first, second)
+            state = self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
+        else:
+            if rows.size:
+                most = upper_bounds(tile.product, *tile.terms, i, j, least)
+                tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
+            state = self._add(state, first, second, least, np.full(least.size, np.nan))
         for finer_tile in finer(tile, rows, columns):  # their products take the memory of this tile's
             state = self.update(state, finer_tile, exact)
         return state
@@ -98,7 +107,9 @@ class Neighbors:
 
     def finish(self, state: State, exact: Exact) -> State:
         """Give the candidates their values in float64, and keep those that may be among the k of a row."""
-        values, _ = exact.values(state["first"], state["second"])
+        (unknown,) = np.nonzero(np.isnan(state["value"]))
+        values = state["value"].copy()
+        values[unknown], _ = exact.values(state["first"][unknown], state["second"][unknown])
         found = self._add_valued(self.empty(state["limit"]), {**state, "value": values}, exact)
         return {name: found[name] for name in _TABLE}
 
@@ -142,11 +153,11 @@ class Neighbors:
         slack = exact.metric.direct_slack(value, exact.width)
         most, least = (value + slack) * exact.unit, (value - slack) * exact.unit
         tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
-        return self._add({"value": np.empty(0), **state}, first, second, least, value)
+        return self._add(state, first, second, least, value)
 
-    def _add(self, state: State, first: Array, second: Array, least: Array, *more: Array) -> State:
+    def _add(self, state: State, first: Array, second: Array, least: Array, value: Array) -> State:
         """Add pairs to the columns of a state, and drop those that its limits rule out."""
-        added = zip(("first", "second", "least", "value"), (first, second, least, *more), strict=False)
+        added = zip(("first", "second", "least", "value"), (first, second, least, value), strict=True)
         columns = {name: np.concatenate([state[name], column]) for name, column in added}
         keep = self._wanted(state, *(columns[name] for name in ("first", "second", "least")))
         return {**state, **{name: column[keep] for name, column in columns.items()}}

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from distributed import Client, LocalCluster
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from embgeom_dask import devices, rounding
+from embgeom_dask.blocks import Block
+from embgeom_dask.metrics import METRICS, euclidean
+from embgeom_dask.rounding import choose_form
+from embgeom_dask.scans import scan
+from embgeom_dask.settings import Settings
+from embgeom_dask.testing import make_store
+from embgeom_dask.tiles import Tile
+from tests.reference import matrices, truth
+from tests.test_scans import check
+
+INT8_FIRST = ["int8", "bfloat16", "float32"]
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours are sought by products of integers, however well they filter."""
+    monkeypatch.setattr(devices, "fastest", lambda _: INT8_FIRST)
+    monkeypatch.setattr(rounding, "_filters_well", lambda *_: True)
+
+
+def crowded(count: int) -> np.ndarray:
+    """Rows of which a fifth lie close to one point, nearly tied neighbours of all others: (count, 256) bfloat16."""
+    rng = np.random.default_rng(8)
+    rows = rng.normal(size=(count, 256)) / 16 * rng.uniform(0.8, 1.2, (count, 1))
+    place = rng.permutation(count)[: count // 5]
+    rows[place] = 0.4 * rows[0] / np.linalg.norm(rows[0]) + 1e-3 / 16 * rng.normal(size=(place.size, 256))
+    return rows.astype(ml_dtypes.bfloat16)
+
+
+def choose(rows: np.ndarray, fastest: list[str], element: str | None = None, **kept: int) -> list[str]:
+    """The element that is chosen for rows, and the one behind it."""
+    centre = rows[:512].astype(float).mean(axis=0)
+    radii = np.linalg.norm(rows.astype(float) - centre, axis=1)
+    form = choose_form(
+        Settings(metric="euclidean", **kept), {rows.dtype.name}, centre, radii, rows[:512], fastest, element
+    )
+    return [form.element] + ([form.unrounded.element] if form.unrounded else [])
+
+
+def test_integers_are_chosen_where_they_tell_neighbours_from_most_others() -> None:
+    rng = np.random.default_rng(1)
+    directions = rng.normal(size=(3000, 512))
+    directions /= np.linalg.norm(directions, axis=1)[:, None]
+    groups = directions + 2 * rng.normal(size=(200, 512))[rng.integers(0, 200, 3000)] / np.sqrt(512)
+    alike, apart = (rows.astype(ml_dtypes.bfloat16) for rows in (directions, groups))
+    assert choose(apart, INT8_FIRST, neighbors=10) == ["int8", "bfloat16"]
+    assert choose(apart, ["bfloat16", "int8", "float32"], neighbors=10) == ["bfloat16"]
+    assert choose(apart.astype(np.float32), INT8_FIRST, neighbors=10) == ["int8", "float32"]
+    assert choose(apart.astype(np.float64), INT8_FIRST, neighbors=10) == ["int8", "float64"]
+    assert choose(apart, INT8_FIRST, neighbors=10, nearest=3) == ["bfloat16"]
+    assert choose(apart, INT8_FIRST, neighbors=10, farthest=3) == ["int8", "bfloat16"]
+    assert choose(apart, INT8_FIRST, neighbors=10, histogram=9) == ["float64"]
+    assert choose(alike, INT8_FIRST, neighbors=10) == ["bfloat16"]
+    assert choose(alike, INT8_FIRST, "int8", neighbors=10) == ["int8", "bfloat16"]
+    assert choose(alike, INT8_FIRST, "float32", neighbors=10) == ["float32"]
+    assert choose(alike, INT8_FIRST, farthest=3) == ["int8"]
+    assert choose(alike[:, :15], INT8_FIRST, farthest=3) == ["bfloat16"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(matrices(max_rows=30), st.sampled_from([16, 20, 48]))
+def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarray, repeat: int) -> None:
+    rows = np.tile(rows, (1, repeat))
+    centre = rows.astype(float).mean(axis=0)
+    radii = np.linalg.norm(rows.astype(float) - centre, axis=1)
+    asked = Settings(metric="euclidean", neighbors=1)
+    form = choose_form(asked, {rows.dtype.name}, centre, radii, rows, INT8_FIRST, "int8")
+    block = Block(np.arange(100, 100 + len(rows)), rows, *form.points(rows), radii, 100, form)
+    tile = Tile(METRICS["euclidean"], block.take(np.arange(0, len(rows), 2)), block, diagonal=False)
+    x, y = (np.longdouble(rows[side.positions - 100].astype(float)) for side in (tile.rows, tile.columns))
+    true = ((x[:, None] - y) ** 2).sum(-1) * np.longdouble(form.unit)
+    for each in (tile, tile.unrounded()):
+        p = each.product.to(torch.float64).numpy()
+        least, most = (t.row[:, None] + t.column + t.factor * p + t.bend * np.abs(p) for t in each.terms)
+        assert np.isfinite(most).all()
+        assert (least <= true).all()
+        assert (most >= true).all()
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
+@given(
+    rows=matrices(),
+    repeat=st.sampled_from([16, 20]),
+    tile=st.sampled_from([3, 16, 2048]),
+    k=st.integers(1, 30),
+    cut=st.none() | st.integers(0, 40),
+    farthest=st.booleans(),
+)
+def test_neighbors_by_8_bit_integers_equal_rational_brute_force(
+    rows: np.ndarray,
+    repeat: int,
+    tile: int,
+    k: int,
+    cut: int | None,
+    farthest: bool,
+    rounded: None,
+    local: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    rows = np.tile(rows, (1, repeat))
+    folder = tmp_path_factory.mktemp("scan")
+    first = rows if cut is None or cut >= len(rows) else rows[cut:]
+    against = None if cut is None else make_store(folder / "n.zarr", output=first)
+    asked = {"neighbors": k, "tile": max(tile, len(rows) // 8)} | ({"farthest": k} if farthest else {})
+    result = scan(make_store(folder / "m.zarr", output=rows), against=against, client=local, **asked)
+    assert json.loads(result.attrs["certificate"])["products"] == "int8"
+    expected = truth(rows, against=None if against is None else (first, np.arange(len(first))))
+    check(result, expected, np.arange(len(rows)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("against", [False, True])
+def test_a_crowd_among_integers_is_told_apart_unrounded(
+    dtype: str, against: bool, rounded: None, local: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = crowded(900).astype(dtype)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    made: list[int] = []
+    plain = Block.unrounded
+    monkeypatch.setattr(Block, "unrounded", lambda block: made.append(block.size) or plain(block))
+    result = scan(store, neighbors=5, tile=256, client=local, **({"against": store} if against else {}))
+    assert set(made) - {256, 128, 900 % 256}, "no part of a tile was multiplied again"
+    square = cdist(rows.astype(np.float64), rows.astype(np.float64))
+    if not against:
+        np.fill_diagonal(square, np.inf)
+    np.testing.assert_array_equal(result["neighbor_token_id"], np.argsort(square, axis=1, kind="stable")[:, :5])
+    np.testing.assert_allclose(result["neighbor_distance"], np.sort(square, axis=1)[:, :5], rtol=1e-12, atol=1e-12)
+
+
+def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbours(
+    rounded: None, monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    groups = rng.normal(size=(20, 64))[rng.integers(0, 20, 600)]
+    rows = (groups + 1e-2 * rng.normal(size=(600, 64))).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    honest = scan(store, neighbors=5, client=local, tile=100)
+    monkeypatch.setattr(euclidean, "_moved", lambda *_: (0.0, 0.0))
+    wrong = scan(store, neighbors=5, client=local, tile=100)
+    square = cdist(rows.astype(np.float64), rows.astype(np.float64))
+    np.testing.assert_array_equal(honest["neighbor_token_id"], np.argsort(square, axis=1)[:, 1:6])
+    assert not np.array_equal(honest["neighbor_token_id"], wrong["neighbor_token_id"])
