@@ -85,31 +85,32 @@ class Tile:
 
 
 def crowd(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
-    """Rows and columns (int64 each) of a tile whose pairs a filter left undecided by the thousand.
+    """Which rows (m,) and columns (n,), bool each, of a tile have pairs that a filter left undecided by the thousand.
 
     The tile is of integers, or of bfloat16 points as stored; `i` and `j` are the pairs left. Tiles of `finer` decide
     them for less than they cost one by one. None where there is no crowd, or the tile is finer already.
     """
-    m, n = tile.product.shape
-    none = np.zeros(0, np.int64)
+    m, n = tile.rows.size, tile.columns.size
+    none = np.zeros(m, np.bool_), np.zeros(n, np.bool_)
     as_stored = tile.precision.element == "bfloat16" and tile.rows.norms.error is None
     if not (tile.rounded or as_stored):
-        return none, none
+        return none
     columns = np.bincount(j, minlength=n) >= _CROWD
     rows = np.bincount(i[columns[j]], minlength=m) >= _CROWD
     left = np.count_nonzero(rows[i] & columns[j])
     one_in = _DENSE_ROUNDED if tile.rounded else _DENSE
     dense = left >= _CROWD**2 and left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
-    return (np.flatnonzero(rows), np.flatnonzero(columns)) if dense else (none, none)
+    return (rows, columns) if dense else none
 
 
-def finer(tile: Tile, rows: Array, columns: Array) -> Iterator[Tile]:
-    """Multiply some rows and columns (int64 each) of a tile again, to tell their pairs apart.
+def finer(tile: Tile, in_rows: Array, in_columns: Array) -> Iterator[Tile]:
+    """Multiply some rows (m,) and columns (n,), bool each, of a tile again, to tell their pairs apart.
 
     Those of a tile of integers as they were before they were rounded. Among points as stored a crowd is most often rows
     close to each other, to which others are all as near: these are multiplied about one of them, in bfloat16; what is
     left, in float64.
     """
+    rows, columns = np.flatnonzero(in_rows), np.flatnonzero(in_columns)
     if not rows.size:
         return
     if tile.rounded:

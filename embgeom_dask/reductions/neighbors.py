@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.exact import Exact
-from embgeom_dask.kernels import nearest, tighten
-from embgeom_dask.kernels.bounds import upper_bounds
+from embgeom_dask.kernels import nearest, select, tighten
+from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.metrics import Terms
 from embgeom_dask.reductions.expand import Sides, expand_neighbors, lexical_order
-from embgeom_dask.tiles import Tile, crowd, finer
+from embgeom_dask.tiles import Tile, crowd, finer, without_twins
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -63,31 +63,46 @@ class Neighbors:
 
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
+        if tile.rounded:
+            return self._update_rounded(state, tile, exact)
         touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
-        if tile.rounded and not np.isfinite(state["limit"][touched]).all():
-            return self.update(state, tile.unrounded(), exact)
         best = state["best"][touched]
         i, j, least = self._nearest(state, tile, tile.terms)
         wanted = self._wanted(state, *tile.pairs(i, j), least)
         i, j, least = i[wanted], j[wanted], least[wanted]
         rows, columns = crowd(tile, i, j)
-        if rows.size:
-            apart = ~(np.isin(i, rows) & np.isin(j, columns))
-            i, j, least = i[apart], j[apart], least[apart]
+        if not rows.any():
+            return self._add(state, *tile.pairs(i, j), least)
+        apart = ~(rows[i] & columns[j])
+        i, j, least = i[apart], j[apart], least[apart]
         first, second = tile.pairs(i, j)
-        if tile.rounded or rows.size:
-            state["best"][touched] = best  # without the bounds of pairs that come again
-        if tile.rounded:
-            values, _ = exact.values(first, second)
-            state = self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
-        else:
-            if rows.size:
-                most = upper_bounds(tile.product, *tile.terms, i, j, least)
-                tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
-            state = self._add(state, first, second, least, np.full(least.size, np.nan))
+        most = upper_bounds(tile.product, *tile.terms, i, j, least)
+        state["best"][touched] = best  # without the bounds of the crowd, whose pairs come again
+        tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
+        state = self._add(state, first, second, least)
         for finer_tile in finer(tile, rows, columns):  # their products take the memory of this tile's
             state = self.update(state, finer_tile, exact)
         return state
+
+    def _update_rounded(self, state: State, tile: Tile, exact: Exact) -> State:
+        """Add the pairs of a tile of integers: a crowd unrounded, the others by their values."""
+        limits = [state["limit"][side.positions] for side in (tile.rows, tile.columns)]
+        if not np.isfinite(np.concatenate(limits[: 1 + self.mutual])).all():
+            return self.update(state, tile.unrounded(), exact)
+        row_limit, column_limit = (round_up(limit, tile.precision.dtype) for limit in limits)
+        if not self.mutual:
+            column_limit = np.full_like(column_limit, -np.inf)
+        i, j, least = select(tile.product, tile.terms[0], row_limit, column_limit, diagonal=tile.diagonal)
+        if self.twin is not None:
+            i, j, least = without_twins(self.twin, tile, i, j, least)
+        rows, columns = crowd(tile, i, j)
+        for finer_tile in finer(tile, rows, columns):
+            state = self.update(state, finer_tile, exact)
+        first, second = tile.pairs(i, j)
+        wanted = self._wanted(state, first, second, least) & ~(rows[i] & columns[j])
+        first, second = first[wanted], second[wanted]
+        values, _ = exact.values(first, second)
+        return self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
 
     def _nearest(self, state: State, tile: Tile, terms: tuple[Terms, Terms]) -> tuple[Array, Array, Array]:
         """The pairs of a tile that may be among the nearest of a row, and the lower bounds of their values."""
@@ -155,8 +170,9 @@ class Neighbors:
         tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
         return self._add(state, first, second, least, value)
 
-    def _add(self, state: State, first: Array, second: Array, least: Array, value: Array) -> State:
+    def _add(self, state: State, first: Array, second: Array, least: Array, value: Array | None = None) -> State:
         """Add pairs to the columns of a state, and drop those that its limits rule out."""
+        value = np.full(least.size, np.nan) if value is None else value
         added = zip(("first", "second", "least", "value"), (first, second, least, value), strict=True)
         columns = {name: np.concatenate([state[name], column]) for name, column in added}
         keep = self._wanted(state, *(columns[name] for name in ("first", "second", "least")))
