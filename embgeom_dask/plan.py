@@ -36,7 +36,7 @@ RUN, LONG_RUN = 8, 64
 """Tiles of a panel: of up to 2,048 rows, and of more, which take about a millisecond each on cuda."""
 _SAMPLE = 2048
 """Rows that centre and shape are taken from."""
-_PART = 32 << 20
+_PART = 16 << 20
 """Bytes of rows looked at together."""
 _ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 

@@ -29,7 +29,7 @@ _UNCLIPPED_NEAR = 0.95, 0.9
 _RANGE = 16
 """The longest row is at most so many times that long: its values, and their bounds, stay within float32."""
 
-_SAMPLED = 256
+_SAMPLED = 64
 """Rows whose neighbours among a sample are looked for."""
 
 _UNDECIDED = {"bfloat16": 1 / 64, "float32": 1 / 10, "float64": 1 / 5}
