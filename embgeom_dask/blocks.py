@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Lock, local
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -121,8 +122,8 @@ class Block:
     def about(self, centre: torch.Tensor) -> Block:
         """The rows less `centre` (d,), one of bfloat16 points as stored: in bfloat16 again, with what that loses."""
         points, norm, left = recentre(self.points, centre)
-        unit = 2.0**-24 * (1 if points.device.type == "cpu" else 3)  # of a sum's error: see metrics.product_error
-        sums = (points.shape[1] + 16) * unit * (np.sqrt(norm) + left)
+        roundoff = 2.0**-24 * (1 if points.device.type == "cpu" else 3)  # of a sum: see metrics.product_error
+        sums = (points.shape[1] + 16) * roundoff * (np.sqrt(norm) + left)
         return replace(self, points=points, norms=Norms(norm, left + sums))
 
     def doubled(self) -> Block:
@@ -131,21 +132,24 @@ class Block:
 
 
 class _Cache:
-    """The blocks used last, as many as may be kept."""
+    """The blocks used last, as many as may be kept, and those that are in use."""
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[tuple[str, int, str], Block] = OrderedDict()
+        self._used: WeakValueDictionary[tuple[str, int, str], Block] = WeakValueDictionary()
         self._lock = Lock()
         self._held = 0
 
     def get(self, key: tuple[str, int, str], load: Callable[[], Block], keep: int) -> Block:
         """The block of that key; `load` makes it, and then the oldest are dropped until at most `keep` bytes stay."""
         with self._lock:
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-                return self._blocks[key]
+            if (found := self._used.get(key)) is not None:
+                if key in self._blocks:
+                    self._blocks.move_to_end(key)
+                return found
         block = load()
         with self._lock:
+            self._used[key] = block
             if key not in self._blocks:
                 self._blocks[key] = block
                 self._held += block.nbytes
@@ -156,6 +160,7 @@ class _Cache:
     def clear(self) -> None:
         with self._lock:
             self._blocks.clear()
+            self._used.clear()
             self._held = 0
 
 

@@ -35,7 +35,7 @@ CUDA_TILES = 8192, 4096, *TILES
 RUN, LONG_RUN = 8, 64
 """Tiles of a panel: of up to 2,048 rows, and of more, which take about a millisecond each on cuda."""
 _SAMPLE = 2048
-"""Rows that centre and shape are taken from."""
+"""Rows of a side that centre and shape are taken from."""
 _PART = 16 << 20
 """Bytes of rows looked at together."""
 _ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
@@ -97,7 +97,7 @@ class Plan:
         """What products are made of, and the bound of their error that filters pairs, relative to |x| |y|, on a CPU.
 
         8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
-        Pairs that these leave undecided by the thousand are filtered by `unrounded_products`.
+        Where these do not filter, as at the start, or leave pairs undecided by the thousand, `unrounded_products` do.
         """
         form, width = self.sides[0].form, self.sides[0].matrix.hidden_size
         said = {"products": form.element, "product_error": _product_error(form.element, width)}
@@ -163,7 +163,8 @@ def make_plan(
     twin = _twins(sides, facts, rows) if settings.distinct else None
     reductions = _reductions(settings, metric, rows, distance_bound(metric, np.sort(radii)[-2:].tolist()), twin)
     fastest = client.submit(devices.fastest, device, pure=False).result()
-    form = choose_form(settings, dtypes, centre, radii, some, fastest, element)
+    samples = [some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:])]
+    form = choose_form(settings, dtypes, centre, [found.radius for found in facts], samples, fastest, element)
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
     usual = CUDA_TILES if kind == "cuda" else TILES

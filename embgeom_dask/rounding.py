@@ -40,33 +40,41 @@ def choose_form(
     settings: Settings,
     dtypes: set[str],
     centre: Array,
-    radii: Array,
-    some: Array,
+    radii: list[Array],
+    samples: list[Array],
     fastest: list[str],
     element: str | None,
 ) -> Form:
-    """The form of the points of rows of these `dtypes`, `radii` (all,) from `centre`; `some` (n, d) are a sample.
+    """The form of the points of a scan; `radii` (all,) from `centre` and `samples` (n, d) are of the rows of each side.
 
     Products are of `element` where it is given. Else they are float64 where few pairs may be left undecided; integers
     where these are multiplied fastest and farthest pairs are sought, or neighbours that integers tell from most others
-    in the sample; else of the first of `fastest` that can hold the points.
+    in the samples; else of the first of `fastest` that can hold the points. Integers that this machine cannot multiply
+    are not taken even where they are given.
     """
-    largest = float(radii.max())
+    if element == "int8" and "int8" not in fastest:
+        element = None
+    every, width = np.concatenate(radii), centre.size
+    largest = float(every.max())
     plain = element if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
     form = Form(settings.metric, plain, centre, 1.0 if plain == "bfloat16" else _into_unit_ball(largest))
-    if element != "int8" and (element or fastest[0] != "int8" or not _few(settings, centre.size)):
+    if element != "int8" and (element or fastest[0] != "int8" or not _can_round(settings, width)):
         return form
-    if not settings.neighbors:
-        return Form(settings.metric, "int8", centre, _filling(largest, _UNCLIPPED, some, centre))
-    length = max(float(np.quantile(radii, _UNCLIPPED_NEAR[0])), largest / _RANGE)
-    scale = _filling(length, _UNCLIPPED_NEAR[1], some, centre)
-    rounded = Form(settings.metric, "int8", centre, scale, form)
-    return rounded if element or _filters_well(rounded, some, settings.neighbors, radii.size) else form
+    if settings.farthest:
+        scale = _filling(largest, _UNCLIPPED, samples[0], centre)
+    else:
+        length = max(float(np.quantile(every, _UNCLIPPED_NEAR[0])), largest / _RANGE)
+        scale = _filling(length, _UNCLIPPED_NEAR[1], samples[0], centre)
+    rounded = Form(settings.metric, "int8", centre, scale, form if settings.neighbors else None)
+    if element or not settings.neighbors:
+        return rounded
+    return rounded if _filters_well(rounded, samples, settings.neighbors, radii[-1].size) else form
 
 
-def _few(settings: Settings, width: int) -> bool:
-    few = settings.kept <= {"farthest", "neighbors"}
-    return few and METRICS[settings.metric].quantises and width in _WIDTHS
+def _can_round(settings: Settings, width: int) -> bool:
+    """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
+    wanted = settings.kept <= {"farthest", "neighbors"}
+    return wanted and METRICS[settings.metric].quantises and width in _WIDTHS
 
 
 def _plain(settings: Settings, dtypes: set[str], centre: Array, radius: float, fastest: list[str]) -> str:
@@ -91,24 +99,31 @@ def _filling(length: float, share: float, some: Array, centre: Array) -> float:
     lengths = np.sqrt(norms(some, centre)[:, 1]) / length
     apart = lengths > 0
     shape = peaks(some[apart], centre, 1 / length) / lengths[apart]
-    return float(127 / (length * np.quantile(shape, share))) if shape.any() else 127 / length
+    shape = shape[shape > 0]
+    return float(127 / (length * np.quantile(shape, share))) if shape.size else 127 / length
 
 
-def _filters_well(form: Form, rows: Array, neighbors: int, count: int) -> bool:
+def _filters_well(form: Form, samples: list[Array], neighbors: int, count: int) -> bool:
     """Whether integers, the points of `form`, leave few more pairs to be looked at than its unrounded points do.
 
-    The pairs are those that may be among the `neighbors` nearest of either row, of `count` rows of which `rows` (n, d)
-    are a sample.
+    The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
+    rows of which the last is a sample.
     """
-    sample = Block(np.arange(len(rows)), rows, *form.points(rows), np.zeros(len(rows)), form=form)
-    first = sample.take(np.arange(0, len(rows), -(-len(rows) // _SAMPLED)))
-    rounded = Tile(METRICS[form.metric], first, sample, diagonal=False)
+    some = samples[0][np.arange(0, len(samples[0]), -(-len(samples[0]) // _SAMPLED))]
+    blocks = [_block(form, rows) for rows in (some, samples[-1])]
+    rounded = Tile(METRICS[form.metric], blocks[0], blocks[1], diagonal=False)
     plain = rounded.unrounded()
     least, most = (_bound(plain, terms) for terms in plain.terms)
-    place = min(ceil(neighbors * len(rows) / count), len(rows) - 1)  # 0 is the row itself
+    mutual, size = len(samples) == 1, len(samples[-1])
+    place = min(ceil(neighbors * size / count) - 1 + mutual, size - 1)  # a row is the nearest to itself
     limit = np.partition(most, place, axis=1)[:, place, None]
     more = np.mean(_bound(rounded, rounded.terms[0]) <= limit) - np.mean(least <= limit)
-    return bool(2 * more <= _UNDECIDED[plain.precision.element])
+    sides = 1 + mutual  # a pair may be among the nearest of either of its rows
+    return bool(sides * more <= _UNDECIDED[plain.precision.element])
+
+
+def _block(form: Form, rows: Array) -> Block:
+    return Block(np.arange(len(rows)), rows, *form.points(rows), np.zeros(len(rows)), form=form)
 
 
 def _bound(tile: Tile, terms: Terms) -> Array:

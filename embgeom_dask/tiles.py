@@ -88,7 +88,7 @@ def crowd(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
     """Which rows (m,) and columns (n,), bool each, of a tile have pairs that a filter left undecided by the thousand.
 
     The tile is of integers, or of bfloat16 points as stored; `i` and `j` are the pairs left. Tiles of `finer` decide
-    them for less than they cost one by one. None where there is no crowd, or the tile is finer already.
+    them for less than they cost one by one. All are false where there is no crowd, or the tile is finer already.
     """
     m, n = tile.rows.size, tile.columns.size
     none = np.zeros(m, np.bool_), np.zeros(n, np.bool_)

@@ -52,13 +52,12 @@ def crowded(count: int) -> np.ndarray:
     return rows.astype(ml_dtypes.bfloat16)
 
 
-def choose(rows: np.ndarray, fastest: list[str], element: str | None = None, **kept: int) -> list[str]:
-    """The element that is chosen for rows, and the one behind it."""
-    centre = rows[:512].astype(float).mean(axis=0)
-    radii = np.linalg.norm(rows.astype(float) - centre, axis=1)
-    form = choose_form(
-        Settings(metric="euclidean", **kept), {rows.dtype.name}, centre, radii, rows[:512], fastest, element
-    )
+def choose(*sides: np.ndarray, fastest: list[str] = INT8_FIRST, element: str | None = None, **kept: int) -> list[str]:
+    """The element that is chosen for the rows of one side or two, and the one behind it."""
+    centre = sides[0][:512].astype(float).mean(axis=0)
+    radii = [np.linalg.norm(rows.astype(float) - centre, axis=1) for rows in sides]
+    dtypes, samples = {rows.dtype.name for rows in sides}, [rows[:512] for rows in sides]
+    form = choose_form(Settings(metric="euclidean", **kept), dtypes, centre, radii, samples, fastest, element)
     return [form.element] + ([form.unrounded.element] if form.unrounded else [])
 
 
@@ -68,18 +67,31 @@ def test_integers_are_chosen_where_they_tell_neighbours_from_most_others() -> No
     directions /= np.linalg.norm(directions, axis=1)[:, None]
     groups = directions + 2 * rng.normal(size=(200, 512))[rng.integers(0, 200, 3000)] / np.sqrt(512)
     alike, apart = (rows.astype(ml_dtypes.bfloat16) for rows in (directions, groups))
-    assert choose(apart, INT8_FIRST, neighbors=10) == ["int8", "bfloat16"]
-    assert choose(apart, ["bfloat16", "int8", "float32"], neighbors=10) == ["bfloat16"]
-    assert choose(apart.astype(np.float32), INT8_FIRST, neighbors=10) == ["int8", "float32"]
-    assert choose(apart.astype(np.float64), INT8_FIRST, neighbors=10) == ["int8", "float64"]
-    assert choose(apart, INT8_FIRST, neighbors=10, nearest=3) == ["bfloat16"]
-    assert choose(apart, INT8_FIRST, neighbors=10, farthest=3) == ["int8", "bfloat16"]
-    assert choose(apart, INT8_FIRST, neighbors=10, histogram=9) == ["float64"]
-    assert choose(alike, INT8_FIRST, neighbors=10) == ["bfloat16"]
-    assert choose(alike, INT8_FIRST, "int8", neighbors=10) == ["int8", "bfloat16"]
-    assert choose(alike, INT8_FIRST, "float32", neighbors=10) == ["float32"]
-    assert choose(alike, INT8_FIRST, farthest=3) == ["int8"]
-    assert choose(alike[:, :15], INT8_FIRST, farthest=3) == ["bfloat16"]
+    assert choose(apart, neighbors=10) == ["int8", "bfloat16"]
+    assert choose(apart, fastest=["bfloat16", "int8", "float32"], neighbors=10) == ["bfloat16"]
+    assert choose(apart.astype(np.float32), neighbors=10) == ["int8", "float32"]
+    assert choose(apart.astype(np.float64), neighbors=10) == ["int8", "float64"]
+    assert choose(apart, neighbors=10, nearest=3) == ["bfloat16"]
+    assert choose(apart, neighbors=10, farthest=3) == ["int8", "bfloat16"]
+    assert choose(apart, neighbors=10, histogram=9) == ["float64"]
+    assert choose(alike, neighbors=10) == ["bfloat16"]
+    assert choose(alike, element="int8", neighbors=10) == ["int8", "bfloat16"]
+    assert choose(alike, element="float32", neighbors=10) == ["float32"]
+    assert choose(alike, farthest=3) == ["int8"]
+    assert choose(alike[:, :15], farthest=3) == ["bfloat16"]
+    assert choose(apart, element="int8", fastest=["bfloat16", "float32"], neighbors=10) == ["bfloat16"]
+    assert choose(apart, apart[::-1], neighbors=10) == ["int8", "bfloat16"]
+    wide = rng.normal(size=(2, 600, 4096)).astype(ml_dtypes.bfloat16)
+    assert choose(*wide, neighbors=10) == ["bfloat16"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_of_any_length_have_a_scale() -> None:
+    rows = np.zeros((200, 16))
+    rows[0], rows[1], rows[2:100] = 2.0**390, -(2.0**390), 2.0**-390
+    assert choose(rows, neighbors=3)[-1] == "float64"
+    assert choose(rows, farthest=3) == ["int8"]
+    assert choose(rows[100:], element="int8", neighbors=3) == ["int8", "float64"]
 
 
 @settings(deadline=None, max_examples=50)
@@ -89,14 +101,15 @@ def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarr
     centre = rows.astype(float).mean(axis=0)
     radii = np.linalg.norm(rows.astype(float) - centre, axis=1)
     asked = Settings(metric="euclidean", neighbors=1)
-    form = choose_form(asked, {rows.dtype.name}, centre, radii, rows, INT8_FIRST, "int8")
+    form = choose_form(asked, {rows.dtype.name}, centre, [radii], [rows], INT8_FIRST, "int8")
     block = Block(np.arange(100, 100 + len(rows)), rows, *form.points(rows), radii, 100, form)
     tile = Tile(METRICS["euclidean"], block.take(np.arange(0, len(rows), 2)), block, diagonal=False)
     x, y = (np.longdouble(rows[side.positions - 100].astype(float)) for side in (tile.rows, tile.columns))
     true = ((x[:, None] - y) ** 2).sum(-1) * np.longdouble(form.unit)
     for each in (tile, tile.unrounded()):
-        p = each.product.to(torch.float64).numpy()
-        least, most = (t.row[:, None] + t.column + t.factor * p + t.bend * np.abs(p) for t in each.terms)
+        kind = each.terms[0].row.dtype.type
+        p = each.product.to(torch.float64).numpy().astype(kind)
+        least, most = (t.row[:, None] + t.column + kind(t.factor) * p + kind(t.bend) * np.abs(p) for t in each.terms)
         assert np.isfinite(most).all()
         assert (least <= true).all()
         assert (most >= true).all()
@@ -112,29 +125,38 @@ def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarr
     repeat=st.sampled_from([16, 20]),
     tile=st.sampled_from([3, 16, 2048]),
     k=st.integers(1, 30),
-    cut=st.none() | st.integers(0, 40),
+    cut=st.none() | st.tuples(st.integers(0, 40), st.integers(0, 40)),
     farthest=st.booleans(),
+    distinct=st.booleans(),
 )
 def test_neighbors_by_8_bit_integers_equal_rational_brute_force(
     rows: np.ndarray,
     repeat: int,
     tile: int,
     k: int,
-    cut: int | None,
+    cut: tuple[int, int] | None,
     farthest: bool,
+    distinct: bool,
     rounded: None,
     local: Client,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     rows = np.tile(rows, (1, repeat))
     folder = tmp_path_factory.mktemp("scan")
-    first = rows if cut is None or cut >= len(rows) else rows[cut:]
-    against = None if cut is None else make_store(folder / "n.zarr", output=first)
-    asked = {"neighbors": k, "tile": max(tile, len(rows) // 8)} | ({"farthest": k} if farthest else {})
-    result = scan(make_store(folder / "m.zarr", output=rows), against=against, client=local, **asked)
+    first, second = (rows, None) if cut is None else (rows[c:] if c < len(rows) else rows for c in cut)
+    against = None if second is None else make_store(folder / "n.zarr", output=second)
+    asked = {"neighbors": k, "tile": max(tile, len(rows) // 8), "distinct": distinct}
+    asked |= {"farthest": k} if farthest else {}
+    result = scan(make_store(folder / "m.zarr", output=first), against=against, client=local, **asked)
     assert json.loads(result.attrs["certificate"])["products"] == "int8"
-    expected = truth(rows, against=None if against is None else (first, np.arange(len(first))))
-    check(result, expected, np.arange(len(rows)))
+    expected = truth(first, against=None if second is None else (second, np.arange(len(second))))
+    check(result.drop_vars([str(name) for name in result.data_vars if "neighbor" in str(name)]), expected, np.arange(0))
+    others = expected.between_other_rows(first, second) if distinct else expected
+    for token, found in enumerate(result["neighbor_token_id"].values.tolist()):
+        ids, distance = others.neighbors(token, len(found))
+        assert found == ids + [-1] * (len(found) - len(ids))
+        known = result["neighbor_distance"].values[token, : len(ids)]
+        np.testing.assert_allclose(known, distance, rtol=1e-12, atol=1e-28)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -147,8 +169,9 @@ def test_a_crowd_among_integers_is_told_apart_unrounded(
     made: list[int] = []
     plain = Block.unrounded
     monkeypatch.setattr(Block, "unrounded", lambda block: made.append(block.size) or plain(block))
+    whole = {256, 128, 900 % 256, 900 % 256 // 2}  # blocks, and halves of them
     result = scan(store, neighbors=5, tile=256, client=local, **({"against": store} if against else {}))
-    assert set(made) - {256, 128, 900 % 256}, "no part of a tile was multiplied again"
+    assert set(made) - whole, "no part of a tile was multiplied again"
     square = cdist(rows.astype(np.float64), rows.astype(np.float64))
     if not against:
         np.fill_diagonal(square, np.inf)
@@ -169,3 +192,24 @@ def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbours(
     square = cdist(rows.astype(np.float64), rows.astype(np.float64))
     np.testing.assert_array_equal(honest["neighbor_token_id"], np.argsort(square, axis=1)[:, 1:6])
     assert not np.array_equal(honest["neighbor_token_id"], wrong["neighbor_token_id"])
+
+
+def test_halved_tiles_of_integers_find_the_same(
+    rounded: None, monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path
+) -> None:
+    rows = crowded(700)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    plain = scan(store, neighbors=4, tile=256, client=local)
+    multiply, sizes = euclidean._product, set[int]()
+
+    def scarce(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        if max(len(first), len(second)) > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.add(len(first))
+        return multiply(first, second)
+
+    monkeypatch.setattr(euclidean, "_product", scarce)
+    halved = scan(store, neighbors=4, tile=256, client=local)
+    assert 64 in sizes
+    for name in ("neighbor_token_id", "neighbor_distance"):
+        np.testing.assert_array_equal(plain[name], halved[name])

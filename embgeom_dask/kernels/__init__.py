@@ -26,13 +26,13 @@ def select(
 
     Parameters
     ----------
-    product : (m, n) float32 or float64
-    terms : the bound; its arrays, `row_limit` (m,) and `column_limit` (n,) have the product's dtype
+    product : (m, n) int32, bfloat16, float32 or float64
+    terms : the bound; its arrays, `row_limit` (m,) and `column_limit` (n,) have one dtype, float32 or float64
     diagonal : the tile lies on the diagonal of the pair matrix: only pairs with i < j
 
     Returns
     -------
-    i, j (p,) int64, ordered by i then j, and their bound (p,) of the product's dtype
+    i, j (p,) int64, ordered by i then j, and their bound (p,) of the dtype of the terms
     """
     work = cpu.select if product.device.type == "cpu" else device.select
     return work(product, terms, row_limit, column_limit, diagonal)

@@ -34,7 +34,7 @@ def product_error(width: int, precision: Precision) -> float:
 
     With u the unit roundoff, a product of rows errs by at most d u |x| |y| in any order of summation (Jeannerod and
     Rump, SIAM J. Matrix Anal. Appl. 34, 2013), 3 d u where tensor cores truncate. 16 u more: rounding the points (4),
-    the bound itself (1) and the sum of its terms (4), with slack; and the norms, which are float64 sums.
+    the bound itself (1), its unit (3) and the sum of its terms (4), with slack; and the norms, which are float64 sums.
     """
     return ((1 if precision.cpu else 3) * width + 16) * precision.unit + (width + 4) * UNIT
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from embgeom_dask.exact import Exact
 from embgeom_dask.kernels import nearest, select, tighten
 from embgeom_dask.kernels.bounds import round_up, upper_bounds
-from embgeom_dask.metrics import Terms
 from embgeom_dask.reductions.expand import Sides, expand_neighbors, lexical_order
 from embgeom_dask.tiles import Tile, crowd, finer, without_twins
 
@@ -67,7 +66,7 @@ class Neighbors:
             return self._update_rounded(state, tile, exact)
         touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
         best = state["best"][touched]
-        i, j, least = self._nearest(state, tile, tile.terms)
+        i, j, least = self._nearest(state, tile)
         wanted = self._wanted(state, *tile.pairs(i, j), least)
         i, j, least = i[wanted], j[wanted], least[wanted]
         rows, columns = crowd(tile, i, j)
@@ -85,32 +84,36 @@ class Neighbors:
         return state
 
     def _update_rounded(self, state: State, tile: Tile, exact: Exact) -> State:
-        """Add the pairs of a tile of integers: a crowd unrounded, the others by their values."""
-        limits = [state["limit"][side.positions] for side in (tile.rows, tile.columns)]
-        if not np.isfinite(np.concatenate(limits[: 1 + self.mutual])).all():
+        """Add the pairs of a tile of integers: a crowd unrounded, the others by their values.
+
+        Unrounded is the whole tile where a row has no limit yet.
+        """
+        row_limit = state["limit"][tile.rows.positions]
+        column_limit = state["limit"][tile.columns.positions] if self.mutual else np.full(tile.columns.size, -np.inf)
+        if np.isposinf(row_limit).any() or np.isposinf(column_limit).any():
             return self.update(state, tile.unrounded(), exact)
-        row_limit, column_limit = (round_up(limit, tile.precision.dtype) for limit in limits)
-        if not self.mutual:
-            column_limit = np.full_like(column_limit, -np.inf)
-        i, j, least = select(tile.product, tile.terms[0], row_limit, column_limit, diagonal=tile.diagonal)
+        limits = (round_up(limit, tile.precision.dtype) for limit in (row_limit, column_limit))
+        i, j, least = select(tile.product, tile.terms[0], *limits, diagonal=tile.diagonal)
         if self.twin is not None:
             i, j, least = without_twins(self.twin, tile, i, j, least)
         rows, columns = crowd(tile, i, j)
+        apart = ~(rows[i] & columns[j])
+        (first, second), least = tile.pairs(i[apart], j[apart]), least[apart]
+        del i, j, apart  # a crowd may be the whole tile
         for finer_tile in finer(tile, rows, columns):
             state = self.update(state, finer_tile, exact)
-        first, second = tile.pairs(i, j)
-        wanted = self._wanted(state, first, second, least) & ~(rows[i] & columns[j])
+        wanted = self._wanted(state, first, second, least)
         first, second = first[wanted], second[wanted]
         values, _ = exact.values(first, second)
         return self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
 
-    def _nearest(self, state: State, tile: Tile, terms: tuple[Terms, Terms]) -> tuple[Array, Array, Array]:
+    def _nearest(self, state: State, tile: Tile) -> tuple[Array, Array, Array]:
         """The pairs of a tile that may be among the nearest of a row, and the lower bounds of their values."""
         rows, columns = tile.rows.positions, tile.columns.positions
         twin = None if self.twin is None else self.twin[rows]
         return nearest(
             tile.product,
-            terms,
+            tile.terms,
             state["best"],
             state["limit"],
             rows,
