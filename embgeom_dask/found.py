@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from numcodecs import Blosc
 from safetensors.numpy import load, save
 
 State = dict[str, Any]
+
+_PACKING: Any = Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE, typesize=8)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Found:
             for reduction, state in self.states.items()
             for name, column in state.items()
         }
-        body = json.dumps(about).encode() + b"\n" + zlib.compress(save(columns), 1)
+        packed: bytes = _PACKING.encode(save(columns))
+        body = json.dumps(about).encode() + b"\n" + packed
         return sha256(body).digest() + body
 
     @classmethod
@@ -63,7 +66,7 @@ class Found:
         if sha256(body).digest() != stored[:32]:
             return None
         line, _, packed = body.partition(b"\n")
-        about, columns = json.loads(line), load(zlib.decompress(packed))
+        about, columns = json.loads(line), load(_PACKING.decode(packed))
         states = {
             reduction: {name: columns[f"{reduction}/{name}"] for name in names}
             for reduction, names in about["states"].items()

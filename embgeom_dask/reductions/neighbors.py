@@ -143,7 +143,7 @@ class Neighbors:
             return merged
         order, rank = exact.rank(*(merged[name] for name in _TABLE))
         ordered = {name: merged[name][order] for name in (*_TABLE, "least")}
-        _, _, pair, place = self._directed(ordered, rank)
+        _, _, pair, place = self._directed(ordered, rank, merged["limit"])
         keep = np.zeros(rank.size, np.bool_)
         keep[pair[place < self.k]] = True
         return {**merged, **{name: column[keep] for name, column in ordered.items()}}
@@ -155,9 +155,9 @@ class Neighbors:
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
         order, rank = exact.rank(*(state[name] for name in _TABLE))
-        table = {name: state[name][order] for name in _TABLE}
-        ordered = exact.settle(*table.values())
-        source, target, pair, place = self._directed(table, rank)
+        table = {name: state[name][order] for name in (*_TABLE, "least")}
+        ordered = exact.settle(*(table[name] for name in _TABLE))
+        source, target, pair, place = self._directed(table, rank, state["limit"])
         near = place < self.k
         source, target, pair = source[near], target[near], pair[near]
         token_id, values = expand_neighbors(source, target, rank[pair], ordered[pair], sides, self.k, self.twin)
@@ -188,12 +188,17 @@ class Neighbors:
             wanted |= least <= state["limit"][second]
         return wanted
 
-    def _directed(self, ordered: State, rank: Array) -> tuple[Array, Array, Array, Array]:
-        """See each pair from its row, or both: source, target, index of the pair, place among the neighbours."""
-        source, target, pair = ordered["first"], ordered["second"], np.arange(rank.size)
-        if self.mutual:
-            source, target = np.concatenate([source, target]), np.concatenate([target, source])
-            pair = np.tile(pair, 2)
+    def _directed(self, ordered: State, rank: Array, limit: Array) -> tuple[Array, Array, Array, Array]:
+        """See each pair from its row, or both, where `limit` (rows,) does not rule it out.
+
+        Returns source, target, index of the pair, place among the neighbours of the source.
+        """
+        ends = (("first", "second"), ("second", "first"))[: 1 + self.mutual]
+        near = [np.flatnonzero(ordered["least"] <= limit[ordered[mine]]) for mine, _ in ends]
+        sides = [
+            (ordered[mine][pair], ordered[other][pair], pair) for pair, (mine, other) in zip(near, ends, strict=True)
+        ]
+        source, target, pair = (np.concatenate(column) for column in zip(*sides, strict=True))
         order = lexical_order(source, rank[pair], target)
         source, target, pair = source[order], target[order], pair[order]
         place = np.arange(source.size) - np.searchsorted(source, source)
