@@ -28,6 +28,11 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def _hear_interrupts() -> None:
+    """What a shell starts in the background does not, nor what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Processes:
     """Processes by name: `scheduler`, `worker-0`, `worker-1`, ..., `client`. Their output is kept in `folder`."""
 
@@ -53,6 +58,7 @@ class Processes:
                 env={**os.environ, **self._environment, **more},
                 cwd=self.folder,
                 start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
 
     def start_cluster(self, *options: str) -> None:
