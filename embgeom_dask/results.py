@@ -144,9 +144,10 @@ def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
     for name, array in dataset.variables.items():
         if str(name).endswith("token_id") and array.dtype == np.int64:
             ids = array.to_numpy()
-            strings = tokens[-1 if name in _OF_SECOND else 0][ids]
             if "side" in array.dims:
                 strings = np.stack([tokens[0][ids[..., 0]], tokens[-1][ids[..., 1]]], axis=-1)
+            else:
+                strings = tokens[-1 if name in _OF_SECOND else 0][ids]
             if (ids < 0).any():
                 strings = np.where(ids >= 0, strings, "")
             found[str(name).removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
