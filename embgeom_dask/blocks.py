@@ -149,7 +149,7 @@ class _Cache:
                 return found
         block = load()
         with self._lock:
-            self._used[key] = block
+            block = self._used.setdefault(key, block)
             if key not in self._blocks:
                 self._blocks[key] = block
                 self._held += block.nbytes

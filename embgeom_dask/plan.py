@@ -159,12 +159,13 @@ def make_plan(
             raise InputError(
                 f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
             )
-    radii = np.concatenate([found.radius for found in facts])
+    radii = [found.radius for found in facts]
+    largest = np.sort(np.concatenate(radii))[-2:].tolist()
     twin = _twins(sides, facts, rows) if settings.distinct else None
-    reductions = _reductions(settings, metric, rows, distance_bound(metric, np.sort(radii)[-2:].tolist()), twin)
+    reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
     fastest = client.submit(devices.fastest, device, pure=False).result()
-    samples = [some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:])]
-    form = choose_form(settings, dtypes, centre, [found.radius for found in facts], samples, fastest, element)
+    samples = [some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:] if settings.neighbors)]
+    form = choose_form(settings, dtypes, centre, radii, samples, fastest, element)
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
     usual = CUDA_TILES if kind == "cuda" else TILES

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask.blocks import Block
 from embgeom_dask.forms import Form
+from embgeom_dask.kernels.device import bounds
 from embgeom_dask.kernels.rows import norms, peaks
-from embgeom_dask.metrics import METRICS, Terms
+from embgeom_dask.metrics import METRICS
 from embgeom_dask.settings import Settings
 from embgeom_dask.tiles import Tile
 
@@ -23,8 +24,11 @@ _WIDTHS = range(16, 2**31 // 127**2)
 _UNCLIPPED = 0.99
 """The share of rows, all made as long as the longest, of which no value is cut off when they are rounded."""
 
-_UNCLIPPED_NEAR = 0.95, 0.9
-"""Where the nearest of all rows are sought: the share of rows that are no longer than some, and of these as above."""
+_USUAL = 0.95
+"""Where the nearest of all rows are sought, this share of them is to be rounded well, not the longest."""
+
+_UNCLIPPED_USUAL = 0.9
+"""The share of rows, all made as long as the longest of the usual, of which no value is cut off."""
 
 _RANGE = 16
 """The longest row is at most so many times that long: its values, and their bounds, stay within float32."""
@@ -45,7 +49,9 @@ def choose_form(
     fastest: list[str],
     element: str | None,
 ) -> Form:
-    """The form of the points of a scan; `radii` (all,) from `centre` and `samples` (n, d) are of the rows of each side.
+    """The form of the points of a scan; `radii` (all,) from `centre` are of the rows of each side.
+
+    `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
 
     Products are of `element` where it is given. Else they are float64 where few pairs may be left undecided; integers
     where these are multiplied fastest and farthest pairs are sought, or neighbours that integers tell from most others
@@ -58,17 +64,18 @@ def choose_form(
     largest = float(every.max())
     plain = element if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
     form = Form(settings.metric, plain, centre, 1.0 if plain == "bfloat16" else _into_unit_ball(largest))
-    if element != "int8" and (element or fastest[0] != "int8" or not _can_round(settings, width)):
+    asked = element == "int8"
+    if not (asked or (element is None and fastest[0] == "int8" and _can_round(settings, width))):
         return form
     if settings.farthest:
         scale = _filling(largest, _UNCLIPPED, samples[0], centre)
     else:
-        length = max(float(np.quantile(every, _UNCLIPPED_NEAR[0])), largest / _RANGE)
-        scale = _filling(length, _UNCLIPPED_NEAR[1], samples[0], centre)
+        length = max(float(np.quantile(every, _USUAL)), largest / _RANGE)
+        scale = _filling(length, _UNCLIPPED_USUAL, samples[0], centre)
     rounded = Form(settings.metric, "int8", centre, scale, form if settings.neighbors else None)
-    if element or not settings.neighbors:
-        return rounded
-    return rounded if _filters_well(rounded, samples, settings.neighbors, radii[-1].size) else form
+    if settings.neighbors and not asked and not _filters_well(rounded, samples, settings.neighbors, radii[-1].size):
+        return form
+    return rounded
 
 
 def _can_round(settings: Settings, width: int) -> bool:
@@ -113,20 +120,14 @@ def _filters_well(form: Form, samples: list[Array], neighbors: int, count: int) 
     blocks = [_block(form, rows) for rows in (some, samples[-1])]
     rounded = Tile(METRICS[form.metric], blocks[0], blocks[1], diagonal=False)
     plain = rounded.unrounded()
-    least, most = (_bound(plain, terms) for terms in plain.terms)
+    least, most = (bounds(plain.product, terms).numpy() for terms in plain.terms)
     mutual, size = len(samples) == 1, len(samples[-1])
     place = min(ceil(neighbors * size / count) - 1 + mutual, size - 1)  # a row is the nearest to itself
     limit = np.partition(most, place, axis=1)[:, place, None]
-    more = np.mean(_bound(rounded, rounded.terms[0]) <= limit) - np.mean(least <= limit)
+    more = np.mean(bounds(rounded.product, rounded.terms[0]).numpy() <= limit) - np.mean(least <= limit)
     sides = 1 + mutual  # a pair may be among the nearest of either of its rows
     return bool(sides * more <= _UNDECIDED[plain.precision.element])
 
 
 def _block(form: Form, rows: Array) -> Block:
     return Block(np.arange(len(rows)), rows, *form.points(rows), np.zeros(len(rows)), form=form)
-
-
-def _bound(tile: Tile, terms: Terms) -> Array:
-    p = tile.product.float().numpy()
-    bound: Array = terms.row[:, None] + terms.column + np.float32(terms.factor) * p + np.float32(terms.bend) * np.abs(p)
-    return bound

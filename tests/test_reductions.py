@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
@@ -20,13 +20,7 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.scans import scan
 from embgeom_dask.testing import make_store
-from tests.reference import Truth, matrices, truth
-
-slow_examples = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
-)
+from tests.reference import Truth, matrices, slow_examples, truth
 
 
 @st.composite

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from distributed import Client, LocalCluster
-from hypothesis import HealthCheck, given, settings
+from distributed import Client
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
@@ -21,19 +20,10 @@ from embgeom_dask.scans import scan
 from embgeom_dask.settings import Settings
 from embgeom_dask.testing import make_store
 from embgeom_dask.tiles import Tile
-from tests.reference import matrices, truth
+from tests.reference import matrices, slow_examples, truth
 from tests.test_scans import check
 
 INT8_FIRST = ["int8", "bfloat16", "float32"]
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Client]:
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 @pytest.fixture
@@ -115,11 +105,7 @@ def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarr
         assert (most >= true).all()
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
-)
+@slow_examples
 @given(
     rows=matrices(),
     repeat=st.sampled_from([16, 20]),
@@ -138,7 +124,7 @@ def test_neighbors_by_8_bit_integers_equal_rational_brute_force(
     farthest: bool,
     distinct: bool,
     rounded: None,
-    local: Client,
+    client: Client,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     rows = np.tile(rows, (1, repeat))
@@ -147,7 +133,7 @@ def test_neighbors_by_8_bit_integers_equal_rational_brute_force(
     against = None if second is None else make_store(folder / "n.zarr", output=second)
     asked = {"neighbors": k, "tile": max(tile, len(rows) // 8), "distinct": distinct}
     asked |= {"farthest": k} if farthest else {}
-    result = scan(make_store(folder / "m.zarr", output=first), against=against, client=local, **asked)
+    result = scan(make_store(folder / "m.zarr", output=first), against=against, client=client, **asked)
     assert json.loads(result.attrs["certificate"])["products"] == "int8"
     expected = truth(first, against=None if second is None else (second, np.arange(len(second))))
     check(result.drop_vars([str(name) for name in result.data_vars if "neighbor" in str(name)]), expected, np.arange(0))
@@ -162,7 +148,7 @@ def test_neighbors_by_8_bit_integers_equal_rational_brute_force(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("against", [False, True])
 def test_a_crowd_among_integers_is_told_apart_unrounded(
-    dtype: str, against: bool, rounded: None, local: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, against: bool, rounded: None, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = crowded(900).astype(dtype)
     store = make_store(tmp_path / "m.zarr", output=rows)
@@ -170,7 +156,7 @@ def test_a_crowd_among_integers_is_told_apart_unrounded(
     plain = Block.unrounded
     monkeypatch.setattr(Block, "unrounded", lambda block: made.append(block.size) or plain(block))
     whole = {256, 128, 900 % 256, 900 % 256 // 2}  # blocks, and halves of them
-    result = scan(store, neighbors=5, tile=256, client=local, **({"against": store} if against else {}))
+    result = scan(store, neighbors=5, tile=256, client=client, **({"against": store} if against else {}))
     assert set(made) - whole, "no part of a tile was multiplied again"
     square = cdist(rows.astype(np.float64), rows.astype(np.float64))
     if not against:
@@ -180,26 +166,26 @@ def test_a_crowd_among_integers_is_told_apart_unrounded(
 
 
 def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbours(
-    rounded: None, monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path
+    rounded: None, monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(5)
     groups = rng.normal(size=(20, 64))[rng.integers(0, 20, 600)]
     rows = (groups + 1e-2 * rng.normal(size=(600, 64))).astype(np.float32)
     store = make_store(tmp_path / "m.zarr", output=rows)
-    honest = scan(store, neighbors=5, client=local, tile=100)
+    honest = scan(store, neighbors=5, client=client, tile=100)
     monkeypatch.setattr(euclidean, "_moved", lambda *_: (0.0, 0.0))
-    wrong = scan(store, neighbors=5, client=local, tile=100)
+    wrong = scan(store, neighbors=5, client=client, tile=100)
     square = cdist(rows.astype(np.float64), rows.astype(np.float64))
     np.testing.assert_array_equal(honest["neighbor_token_id"], np.argsort(square, axis=1)[:, 1:6])
     assert not np.array_equal(honest["neighbor_token_id"], wrong["neighbor_token_id"])
 
 
 def test_halved_tiles_of_integers_find_the_same(
-    rounded: None, monkeypatch: pytest.MonkeyPatch, local: Client, tmp_path: Path
+    rounded: None, monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
 ) -> None:
     rows = crowded(700)
     store = make_store(tmp_path / "m.zarr", output=rows)
-    plain = scan(store, neighbors=4, tile=256, client=local)
+    plain = scan(store, neighbors=4, tile=256, client=client)
     multiply, sizes = euclidean._product, set[int]()
 
     def scarce(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -209,7 +195,7 @@ def test_halved_tiles_of_integers_find_the_same(
         return multiply(first, second)
 
     monkeypatch.setattr(euclidean, "_product", scarce)
-    halved = scan(store, neighbors=4, tile=256, client=local)
+    halved = scan(store, neighbors=4, tile=256, client=client)
     assert 64 in sizes
     for name in ("neighbor_token_id", "neighbor_distance"):
         np.testing.assert_array_equal(plain[name], halved[name])

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels import cpu, device
 from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.limits import nearest, tighten
+from embgeom_dask.kernels.limits import limits_of, nearest, tighten
 
 if TYPE_CHECKING:
     from embgeom_dask.metrics.base import Terms
 
 Array = NDArray[Any]
 
-__all__ = ["Bins", "bin_pairs", "count_within", "nearest", "select", "tighten"]
+__all__ = ["Bins", "bin_pairs", "count_within", "limits_of", "nearest", "select", "tighten"]
 
 
 def select(

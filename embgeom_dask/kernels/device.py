@@ -146,6 +146,11 @@ def _count(
     return rows, columns, (~sure).triu(1) if diagonal else ~sure
 
 
+def bounds(product: Tensor, terms: Terms) -> Tensor:
+    """The bound (m, n) of every pair of a product, on its device."""
+    return _bound(product, *_put(product.device, *_parts(terms)))
+
+
 def _bound(product: Tensor, row: Tensor, column: Tensor, factors: Tensor) -> Tensor:
     p = product.to(row.dtype)
     return row[:, None] + column + factors[0] * p + factors[1] * p.abs()

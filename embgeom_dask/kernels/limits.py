@@ -54,11 +54,13 @@ def nearest(
     return work(product, terms, best, limit, (rows, columns, skip), mutual, diagonal)
 
 
-def _limits(terms: Terms, limit: Array, places: tuple[Array, Array, Array], mutual: bool) -> tuple[Array, Array]:
-    kind = terms.row.dtype.type
-    rows, columns, _ = places
-    none = np.full_like(terms.column, -np.inf)
-    return round_up(limit[rows], kind), round_up(limit[columns], kind) if mutual else none
+def limits_of(limit: Array, rows: Array, columns: Array, dtype: Any, *, mutual: bool) -> tuple[Array, Array]:
+    """The limits (m,) and (n,) of a tile's rows and columns in `dtype`, rounded up; columns have none if not `mutual`.
+
+    `limit` (all,) float64 and the positions `rows` (m,) and `columns` (n,) are those of `nearest`.
+    """
+    none = np.full(columns.size, -np.inf, dtype)
+    return round_up(limit[rows], dtype), round_up(limit[columns], dtype) if mutual else none
 
 
 def _on_cpu(
@@ -74,7 +76,7 @@ def _on_cpu(
     p, kind = as_numba(product), low.row.dtype.type
     out = np.empty(p.size, np.int32), np.empty(p.size, np.int32), np.empty(p.size, kind)
     factors = tuple(kind(each) for each in (low.factor, low.bend, high.factor, high.bend))
-    bounds, limits = (low.row, low.column, high.row, high.column), _limits(low, limit, places, mutual)
+    bounds, limits = (low.row, low.column, high.row, high.column), limits_of(limit, *places[:2], kind, mutual=mutual)
     count = _nearest(p, bounds, factors, limits, places, best, limit, mutual, diagonal, out)
     i, j, least = (column[:count] for column in out)
     return i.astype(np.int64), j.astype(np.int64), least.astype(np.float64)
@@ -91,7 +93,8 @@ def _on_device(
 ) -> tuple[Array, Array, Array]:
     low, high = terms
     rows, columns, skip = places
-    i, j, bound = device.select(product, low, *_limits(low, limit, places, mutual), diagonal=False)
+    limits = limits_of(limit, rows, columns, low.row.dtype.type, mutual=mutual)
+    i, j, bound = device.select(product, low, *limits, diagonal=False)
     keep = (skip[i] != columns[j]) & ((rows[i] < columns[j]) | (not diagonal))
     i, j, least = i[keep], j[keep], bound[keep].astype(np.float64)
     tighten(best, limit, rows[i], columns[j] if mutual else None, upper_bounds(product, low, high, i, j, least))

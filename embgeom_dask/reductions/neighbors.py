@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.exact import Exact
-from embgeom_dask.kernels import nearest, select, tighten
-from embgeom_dask.kernels.bounds import round_up, upper_bounds
+from embgeom_dask.kernels import limits_of, nearest, select, tighten
+from embgeom_dask.kernels.bounds import upper_bounds
+from embgeom_dask.metrics import Terms
 from embgeom_dask.reductions.expand import Sides, expand_neighbors, lexical_order
 from embgeom_dask.tiles import Tile, crowd, finer, without_twins
 
@@ -65,8 +66,8 @@ class Neighbors:
         if tile.rounded:
             return self._update_rounded(state, tile, exact)
         touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
-        best = state["best"][touched]
-        i, j, least = self._nearest(state, tile)
+        best, terms = state["best"][touched], tile.terms
+        i, j, least = self._nearest(state, tile, terms)
         wanted = self._wanted(state, *tile.pairs(i, j), least)
         i, j, least = i[wanted], j[wanted], least[wanted]
         rows, columns = crowd(tile, i, j)
@@ -75,7 +76,7 @@ class Neighbors:
         apart = ~(rows[i] & columns[j])
         i, j, least = i[apart], j[apart], least[apart]
         first, second = tile.pairs(i, j)
-        most = upper_bounds(tile.product, *tile.terms, i, j, least)
+        most = upper_bounds(tile.product, *terms, i, j, least)
         state["best"][touched] = best  # without the bounds of the crowd, whose pairs come again
         tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
         state = self._add(state, first, second, least)
@@ -88,11 +89,10 @@ class Neighbors:
 
         Unrounded is the whole tile where a row has no limit yet.
         """
-        row_limit = state["limit"][tile.rows.positions]
-        column_limit = state["limit"][tile.columns.positions] if self.mutual else np.full(tile.columns.size, -np.inf)
-        if np.isposinf(row_limit).any() or np.isposinf(column_limit).any():
+        places = tile.rows.positions, tile.columns.positions
+        limits = limits_of(state["limit"], *places, np.float32, mutual=self.mutual)
+        if any(np.isposinf(limit).any() for limit in limits):
             return self.update(state, tile.unrounded(), exact)
-        limits = (round_up(limit, tile.precision.dtype) for limit in (row_limit, column_limit))
         i, j, least = select(tile.product, tile.terms[0], *limits, diagonal=tile.diagonal)
         if self.twin is not None:
             i, j, least = without_twins(self.twin, tile, i, j, least)
@@ -107,13 +107,13 @@ class Neighbors:
         values, _ = exact.values(first, second)
         return self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
 
-    def _nearest(self, state: State, tile: Tile) -> tuple[Array, Array, Array]:
+    def _nearest(self, state: State, tile: Tile, terms: tuple[Terms, Terms]) -> tuple[Array, Array, Array]:
         """The pairs of a tile that may be among the nearest of a row, and the lower bounds of their values."""
         rows, columns = tile.rows.positions, tile.columns.positions
         twin = None if self.twin is None else self.twin[rows]
         return nearest(
             tile.product,
-            tile.terms,
+            terms,
             state["best"],
             state["limit"],
             rows,
