@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask.kernels.ahead import fetch_next
 from embgeom_dask.kernels.widen import value
 
 Array = NDArray[Any]
@@ -34,6 +35,7 @@ def squared_differences(
     out = np.empty(i.size)
     a, last = np.empty(x.shape[1]), -1
     for p in range(i.size):
+        fetch_next(x, y, i, j, p)
         if i[p] != last:
             last = i[p]
             row, scale = x[last], scale_x[last]

@@ -28,6 +28,9 @@ DOUBLED = 512
 _CROWD = 32
 """Pairs of one row or column of a tile left undecided that make it part of a crowd."""
 
+LEAST_CROWD = 2**15
+"""Fewer pairs of a tile than that cost less one by one than the finer products do."""
+
 _DENSE = 8
 """One in so many pairs of a crowd left undecided makes a finer product cheaper than these pairs one by one."""
 
@@ -99,7 +102,7 @@ def crowd(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
     rows = np.bincount(i[columns[j]], minlength=m) >= _CROWD
     left = np.count_nonzero(rows[i] & columns[j])
     one_in = _DENSE_ROUNDED if tile.rounded else _DENSE
-    dense = left >= _CROWD**2 and left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
+    dense = left >= LEAST_CROWD and left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
     return (rows, columns) if dense else none
 
 
