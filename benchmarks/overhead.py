@@ -4,9 +4,9 @@
 
 scans data a of `docs/benchmarks.md` in its `--full` size (made in DIR where it is not there yet) for 10 neighbors, with
 one worker in this process. Work is planning (every row is read once), the panels (reading, products, passes over them,
-recheck), merging what they found, and naming the result: what a plain loop would have to do too. Where parts of it
-overlap they count once. The rest of the wall time is overhead: the local cluster's start and end, scheduling, transfer
-and waiting, commits to the journal, labels and saving.
+recheck), their time divided by the threads, and naming the result: what a plain loop would have to do too. The rest of
+the wall time is overhead: the local cluster's start and end, scheduling, transfer and waiting, commits to the journal,
+merging where no panel runs meanwhile, labels and saving.
 """
 
 from __future__ import annotations
@@ -14,44 +14,62 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from unittest import mock
 
 from benchmarks.data import prepare
 from embgeom_dask import execute, results, scans
+from embgeom_dask.cluster import connect
 from embgeom_dask.journal import Pass
 
-Span = tuple[float, float]
-WORK = {
-    "planning": (scans, "make_plan"),
-    "panels": (execute, "_compute"),
-    "merging": (execute, "_merge"),
-    "naming": (scans, "_finalize"),
-}
-OVERHEAD = {"journal": (Pass, "commit"), "labels": (results, "with_tokens"), "saving": (results, "save")}
+ONCE = {"planning": (scans, "make_plan"), "naming": (scans, "_finalize")}
+IN_THREADS = {"panels": (execute, "_compute"), "journal": (Pass, "commit")}
+ELSE = {"merging": (execute, "_merge"), "labels": (results, "with_tokens"), "saving": (results, "save")}
 
 
-def timed(spans: list[Span], call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call, which adds its start and end to `spans`."""
+@dataclass
+class Spent:
+    """Seconds of wall time, and the seconds of every call of each part; those of `threads` threads run side by side."""
+
+    wall: float
+    threads: int
+    parts: dict[str, list[float]]
+
+    @property
+    def work(self) -> float:
+        """Seconds that a plain loop would take too, with as many threads."""
+        return sum(map(sum, (self.parts[name] for name in ONCE))) + sum(self.parts["panels"]) / self.threads
+
+
+def timed(spent: list[float], call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, which adds its seconds to `spent`."""
 
     def run(*given: Any, **options: Any) -> Any:
         started = perf_counter()
         try:
             return call(*given, **options)
         finally:
-            spans.append((started, perf_counter()))
+            spent.append(perf_counter() - started)
 
     return run
 
 
-def covered(spans: list[Span]) -> float:
-    """Seconds that lie in at least one of the spans."""
-    total, end = 0.0, 0.0
-    for start, stop in sorted(spans):
-        total += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return total
+def measure(store: str, options: dict[str, Any]) -> Spent:
+    """Scan a store on the cpu and save the result, its local cluster included."""
+    parts: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
+        for name, (owner, attribute) in (ONCE | IN_THREADS | ELSE).items():
+            call = timed(parts.setdefault(name, []), getattr(owner, attribute))
+            patches.enter_context(mock.patch.object(owner, attribute, call))
+        started = perf_counter()
+        with connect() as client:
+            scans.scan(store, **options, device="cpu", client=client, out=Path(folder, "result.zarr"))
+            threads = sum(client.nthreads().values())
+        return Spent(perf_counter() - started, threads, parts)
 
 
 def main() -> None:
@@ -62,19 +80,13 @@ def main() -> None:
     given = parser.parse_args()
     store = prepare(given.data, "full", given.rows)
     scans.scan(store, tokens="0:3000", neighbors=10, device="cpu")
-    spans: dict[str, list[Span]] = {}
-    for name, (owner, attribute) in (WORK | OVERHEAD).items():
-        setattr(owner, attribute, timed(spans.setdefault(name, []), getattr(owner, attribute)))
-    with tempfile.TemporaryDirectory() as folder:
-        started = perf_counter()
-        scans.scan(store, neighbors=10, device="cpu", out=Path(folder, "result.zarr"))
-        wall = perf_counter() - started
-    work = covered([span for name in WORK for span in spans[name]])
+    spent = measure(store, {"neighbors": 10})
     print("| part | seconds | calls |\n| --- | --- | --- |")
-    for name, part in spans.items():
-        print(f"| {name} | {covered(part):.2f} | {len(part):,} |")
-    print(f"| work, overlaps once | {work:.2f} | |\n| wall | {wall:.2f} | |")
-    print(f"| **overhead** | {wall - work:.2f} | {100 * (wall / work - 1):.1f}% of the work |")
+    for name, part in spent.parts.items():
+        beside = f", in {spent.threads} threads" if name in IN_THREADS else ""
+        print(f"| {name} | {sum(part):.2f}{beside} | {len(part):,} |")
+    print(f"| work | {spent.work:.2f} | |\n| wall | {spent.wall:.2f} | |")
+    print(f"| **overhead** | {spent.wall - spent.work:.2f} | {100 * (spent.wall / spent.work - 1):.1f}% of the work |")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import psutil
 import torch
 from distributed import get_task_stream
 
-from benchmarks import conversion
+from benchmarks import conversion, overhead
 from benchmarks.data import Array, Data
 from embgeom_dask import EmbgeomError, __version__, scan, stores
 from embgeom_dask.cluster import connect
@@ -45,6 +44,9 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+OF_A_JOB = ("sklearn", "tasks", "work", "limit")
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of the table for each data set in `data`: a job beside a reference, with the target of their ratio."""
@@ -58,7 +60,7 @@ class Line:
     @property
     def key(self) -> str:
         """The name that the reference is measured under: some belong to their job."""
-        return f"{self.reference} {self.job}" if self.reference in ("sklearn", "tasks", "limit") else self.reference
+        return f"{self.reference} {self.job}" if self.reference in OF_A_JOB else self.reference
 
 
 LINES = (
@@ -80,7 +82,7 @@ LINES = (
     Line("all", "a", "sklearn", 10, "faster"),
     Line("chebyshev", "a", "read", 2),
     Line("memory", "m", "limit", 1),
-    Line("overhead", "a", "tasks", 1.03),
+    Line("overhead", "a", "work", 1.03),
     Line("device", "a", "resident", 60, "percent"),
     Line("device", "a", "tasks"),
 )
@@ -181,14 +183,6 @@ def sklearn(
     return seconds(list, chunks) * len(points) / data.picked.size
 
 
-def options(job: str) -> dict[str, Any]:
-    """The arguments of a job's scan, less the radii where this version of `scan` has none."""
-    known = inspect.signature(scan).parameters
-    if "memory_limit" in JOBS[job][1] and "memory_limit" not in known:
-        raise EmbgeomError("scan has no memory_limit")
-    return {name: value for name, value in JOBS[job][1].items() if name in known}
-
-
 def device_of(job: str) -> str:
     """Where a job runs: all but one are measured on the cpu, also where there is a CUDA device."""
     return "cuda" if job == "device" else "cpu"
@@ -198,13 +192,13 @@ def device_of(job: str) -> str:
 def warm_up(job: str, store: str) -> None:
     """Do a job on few rows, untimed: what is compiled or loaded once is there afterwards."""
     few = min(3000, stores.find_matrix(store).vocab_size)
-    scan(store, **options(job), device=device_of(job), tokens=f"0:{few}")
+    scan(store, **JOBS[job][1], device=device_of(job), tokens=f"0:{few}")
 
 
 def ours(job: str, data: Data) -> dict[str, float]:
     """Seconds of a job's scan, from the store to the labelled result, its local cluster included."""
     warm_up(job, data.store)
-    return {job: seconds(scan, data.store, **options(job), device=device_of(job))}
+    return {job: seconds(scan, data.store, **JOBS[job][1], device=device_of(job))}
 
 
 def ours_and_tasks(job: str, data: Data) -> dict[str, float]:
@@ -215,16 +209,23 @@ def ours_and_tasks(job: str, data: Data) -> dict[str, float]:
         started = perf_counter()
         with connect() as client, get_task_stream(client) as stream:
             out = Path(folder, "result.zarr")
-            scan(data.store, **options(job), device=device_of(job), client=client, out=out)
+            scan(data.store, **JOBS[job][1], device=device_of(job), client=client, out=out)
             threads = sum(client.nthreads().values())
         whole = perf_counter() - started
     spans = [span for task in stream.data for span in task["startstops"] if span["action"] == "compute"]
     return {job: whole, f"tasks {job}": sum(span["stop"] - span["start"] for span in spans) / threads}
 
 
+def ours_and_work(job: str, data: Data) -> dict[str, float]:
+    """Seconds of a scan that is saved, its local cluster included, and of what a plain loop would have to do too."""
+    warm_up(job, data.store)
+    spent = overhead.measure(data.store, JOBS[job][1])
+    return {job: spent.wall, f"work {job}": spent.work}
+
+
 def peak_memory(job: str, data: Data) -> dict[str, float]:
     """GiB of the largest resident set of a process of its own that does the job."""
-    wanted = options(job) | {"device": device_of(job)}
+    wanted = JOBS[job][1] | {"device": device_of(job)}
     code = f"from embgeom_dask import scan; scan({data.store!r}, **{wanted!r})"
     code += "; print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     found = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
@@ -242,17 +243,21 @@ REFERENCES: dict[str, tuple[str, Callable[[Data], float] | None]] = {
     "faiss": ("FAISS IndexFlatL2{part}", faiss),
     "sklearn": ("scikit-learn pairwise_distances_chunked{part}", None),
     "tasks": ("its dask tasks alone", None),
+    "work": ("planning, panels and naming alone", None),
     "limit": ("the limit", None),
 }
+
+
+MEASURES = {"memory": peak_memory, "overhead": ours_and_work, "device": ours_and_tasks}
 
 
 def measure(name: str, data: Data) -> dict[str, float]:
     """Measure a job, with the reference that belongs to it where there is one, or another reference."""
     if name in JOBS:
-        return {"memory": peak_memory, "overhead": ours_and_tasks, "device": ours_and_tasks}.get(name, ours)(name, data)
+        return MEASURES.get(name, ours)(name, data)
     peer, _, job = name.partition(" ")
     call = REFERENCES[peer][1]
-    return {name: call(data) if call else sklearn(data, **options(job))}
+    return {name: call(data) if call else sklearn(data, **JOBS[job][1])}
 
 
 def measure_all(
@@ -267,7 +272,7 @@ def measure_all(
     errors: dict[tuple[str, str], str] = {}
     for turn in range(rounds):
         for name, data in dict.fromkeys(needed):
-            brought, once = name.startswith(("tasks", "limit")), name.startswith(("faiss", "sklearn", "memory"))
+            brought, once = name.startswith(("tasks", "work", "limit")), name.startswith(("faiss", "sklearn", "memory"))
             if brought or (once and turn) or (name, data) in errors:
                 continue
             try:
@@ -282,13 +287,11 @@ def measure_all(
 
 def cells(line: Line, name: str, data: Data, values: Any, errors: Any) -> list[str]:
     """The cells of a line for data set `name`."""
-    title, wanted = JOBS[line.job]
+    title = JOBS[line.job][0]
     text, target, met = KINDS[line.kind]
     target = "" if line.limit is None else target.format(line.limit)
     if reason := errors.get((line.job, name)) or errors.get((line.key, name)):
         return [title, name, f"not measured: {reason}", "", "", target, ""]
-    if missing := set(wanted) - set(options(line.job)):
-        title += f" (without {', '.join(missing)}, which scan does not have)"
     mine, other = median(values[line.job, name]), median(values[line.key, name])
     total = data.matrix.vocab_size
     part = f" ({data.picked.size:,} of {total:,} rows, scaled up)" if data.picked.size < total else ""

@@ -5,10 +5,12 @@ The layout is documented in `stores/README.md`.
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -87,20 +89,33 @@ class Matrix:
 
 
 def check_unchanged(matrix: Matrix) -> None:
-    """Raise EmbgeomError where the store of `matrix` was replaced, or parts of it removed, since it was found."""
-    _stored_array.__wrapped__(matrix)
+    """Raise EmbgeomError where the store of `matrix` was replaced or removed since it was found: one small read."""
+    where = places.join(matrix.store, matrix.name)
+    fs, path = places.filesystem(places.join(where, "zarr.json"))
+    with _opening(where):
+        attrs = json.loads(fs.cat_file(path))["attributes"]
+    _check_same(matrix, attrs)
 
 
 @lru_cache(maxsize=64)
 def _stored_array(matrix: Matrix) -> zarr.Array[Any]:
-    try:
+    with _opening(places.join(matrix.store, matrix.name)):
         array = zarr.open_array(places.reader(matrix.store), path=matrix.name, mode="r")
-    except Exception as error:  # each kind of storage has its own
-        where = places.join(matrix.store, matrix.name)
-        raise EmbgeomError(f"cannot open {where}: {places.explain(error)}") from error
-    if array.attrs["sha256"] != matrix.sha256:
-        raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
+    _check_same(matrix, array.attrs)
     return array
+
+
+@contextmanager
+def _opening(where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each kind of storage has its own
+        raise EmbgeomError(f"cannot open {where}: {places.explain(error)}") from error
+
+
+def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
+    if attrs["sha256"] != matrix.sha256:
+        raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
 
 
 def open_model(store: Place) -> xr.Dataset:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import data, memory, overhead, run
+from embgeom_dask import execute
+from embgeom_dask.journal import Pass
 
 
 def _vocabulary(rows: int = 5000, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
@@ -147,16 +149,25 @@ def test_what_cannot_be_measured_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_overhead_is_measured_through_the_tasks_of_a_whole_scan(tmp_path: Path) -> None:
+def test_overhead_is_what_a_whole_scan_takes_besides_its_work(tmp_path: Path) -> None:
     found = run.measure("overhead", data.Data(tmp_path, "b", 300))
-    assert 0 < found["tasks overhead"] < found["overhead"]
+    assert 0 < found["work overhead"] < found["overhead"]
 
 
-def test_spans_that_overlap_count_once() -> None:
-    assert overhead.covered([(5.0, 6.0), (1.0, 3.0), (2.0, 4.0), (2.0, 2.5), (6.0, 6.5)]) == pytest.approx(4.5)
-    spans: list[tuple[float, float]] = []
-    assert overhead.timed(spans, max)(1, 2) == 2
-    assert len(spans) == 1
+def test_tasks_are_measured_through_those_of_a_whole_scan(tmp_path: Path) -> None:
+    found = run.ours_and_tasks("neighbors", data.Data(tmp_path, "b", 300))
+    assert 0 < found["tasks neighbors"] < found["neighbors"]
+
+
+def test_work_is_the_parts_of_a_plain_loop(tmp_path: Path) -> None:
+    compute, commit = execute._compute, Pass.commit
+    spent = overhead.measure(data.prepare(tmp_path, "b", 300), {"neighbors": 3})
+    counts = {name: len(part) for name, part in spent.parts.items()}
+    assert counts["panels"] == counts["journal"] == 1
+    assert counts["planning"] == counts["naming"] == counts["labels"] == counts["saving"] == 1
+    assert (execute._compute, Pass.commit) == (compute, commit)
+    parts = {"planning": [2.0], "naming": [1.0], "panels": [3.0, 5.0], "journal": [7.0], "saving": [9.0]}
+    assert overhead.Spent(30.0, 2, parts).work == 7
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
