@@ -32,7 +32,7 @@ class _Differences(Metric):
 
     def points(self, values: Array, dtype: Any) -> Points:
         """The rows as they are; no norms are needed."""
-        return Points(values.astype(dtype), Norms(np.zeros(len(values))))
+        return Points(values.astype(dtype, copy=False), Norms(np.zeros(len(values))))
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
         """The product within (d + 8) u of itself."""

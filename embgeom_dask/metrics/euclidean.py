@@ -58,7 +58,7 @@ class Euclidean(Metric):
 
     def points(self, values: Array, dtype: Any) -> Points:
         """The rows as they are; norms are squared."""
-        points = values.astype(dtype)
+        points = values.astype(dtype, copy=False)
         return Points(points, Norms(squared_norm(points)))
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
