@@ -176,10 +176,12 @@ class Neighbors:
     def _add(self, state: State, first: Array, second: Array, least: Array, value: Array | None = None) -> State:
         """Add pairs to the columns of a state, and drop those that its limits rule out."""
         value = np.full(least.size, np.nan) if value is None else value
-        added = zip(("first", "second", "least", "value"), (first, second, least, value), strict=True)
-        columns = {name: np.concatenate([state[name], column]) for name, column in added}
-        keep = self._wanted(state, *(columns[name] for name in ("first", "second", "least")))
-        return {**state, **{name: column[keep] for name, column in columns.items()}}
+        names, parts = ("first", "second", "least", "value"), []
+        for columns in ([state[name] for name in names], [first, second, least, value]):
+            keep = self._wanted(state, *columns[:3])
+            parts.append(columns if keep.all() else [column[keep] for column in columns])
+        joined = (np.concatenate(pair) for pair in zip(*parts, strict=True))
+        return {**state, **dict(zip(names, joined, strict=True))}
 
     def _wanted(self, state: State, first: Array, second: Array, least: Array) -> Array:
         """Which pairs (p,) the limits of a state do not rule out."""
