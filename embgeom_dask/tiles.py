@@ -28,8 +28,8 @@ DOUBLED = 512
 _CROWD = 32
 """Pairs of one row or column of a tile left undecided that make it part of a crowd."""
 
-LEAST_CROWD = 2**15
-"""Fewer pairs of a tile than that cost less one by one than the finer products do."""
+_FEW = 128
+"""Less than one in so many pairs of two blocks cost little, one by one, beside the product; finer products more."""
 
 _DENSE = 8
 """One in so many pairs of a crowd left undecided makes a finer product cheaper than these pairs one by one."""
@@ -102,8 +102,9 @@ def crowd(tile: Tile, i: Array, j: Array) -> tuple[Array, Array]:
     rows = np.bincount(i[columns[j]], minlength=m) >= _CROWD
     left = np.count_nonzero(rows[i] & columns[j])
     one_in = _DENSE_ROUNDED if tile.rounded else _DENSE
-    dense = left >= LEAST_CROWD and left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
-    return (rows, columns) if dense else none
+    dense = left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
+    few = max(_CROWD**2, len(tile.rows.stored) * len(tile.columns.stored) / _FEW)
+    return (rows, columns) if dense and left >= few else none
 
 
 def finer(tile: Tile, in_rows: Array, in_columns: Array) -> Iterator[Tile]:

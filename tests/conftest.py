@@ -9,7 +9,7 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from embgeom_dask import progress, tiles
+from embgeom_dask import progress
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,12 +39,6 @@ def client() -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
-
-
-@pytest.fixture
-def small_crowds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crowd, whose pairs finer products tell apart, may be as small as test data are."""
-    monkeypatch.setattr(tiles, "LEAST_CROWD", 1024)
 
 
 @pytest.fixture(autouse=True)

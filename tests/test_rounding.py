@@ -148,13 +148,7 @@ def test_neighbors_by_8_bit_integers_equal_rational_brute_force(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("against", [False, True])
 def test_a_crowd_among_integers_is_told_apart_unrounded(
-    dtype: str,
-    against: bool,
-    rounded: None,
-    small_crowds: None,
-    client: Client,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    dtype: str, against: bool, rounded: None, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = crowded(900).astype(dtype)
     store = make_store(tmp_path / "m.zarr", output=rows)
@@ -187,7 +181,7 @@ def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbours(
 
 
 def test_halved_tiles_of_integers_find_the_same(
-    rounded: None, small_crowds: None, monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
+    rounded: None, monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
 ) -> None:
     rows = crowded(700)
     store = make_store(tmp_path / "m.zarr", output=rows)

@@ -368,7 +368,7 @@ def test_pairs_with_a_larger_matrix_name_both_sides(client: Client, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["one hub", "three hubs", "far apart"])
 def test_neighbors_in_a_crowd_equal_scipy(
-    kind: str, small_crowds: None, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(8)
     rows = rng.normal(size=(900, 256)) / 16
