@@ -44,7 +44,8 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-OF_A_JOB = ("sklearn", "tasks", "work", "limit")
+BROUGHT = ("tasks", "work", "limit")
+"""References that a job measures with itself."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Line:
     @property
     def key(self) -> str:
         """The name that the reference is measured under: some belong to their job."""
-        return f"{self.reference} {self.job}" if self.reference in OF_A_JOB else self.reference
+        return f"{self.reference} {self.job}" if self.reference in ("sklearn", *BROUGHT) else self.reference
 
 
 LINES = (
@@ -272,7 +273,7 @@ def measure_all(
     errors: dict[tuple[str, str], str] = {}
     for turn in range(rounds):
         for name, data in dict.fromkeys(needed):
-            brought, once = name.startswith(("tasks", "work", "limit")), name.startswith(("faiss", "sklearn", "memory"))
+            brought, once = name.startswith(BROUGHT), name.startswith(("faiss", "sklearn", "memory"))
             if brought or (once and turn) or (name, data) in errors:
                 continue
             try:

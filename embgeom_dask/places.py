@@ -92,11 +92,11 @@ def explain(error: BaseException) -> str:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Raise whatever goes wrong as one line, `cannot <what>: <why>`; let FileNotFoundError and our own errors pass."""
+def explained(what: str, passing: tuple[type[Exception], ...] = (EmbgeomError, FileNotFoundError)) -> Iterator[None]:
+    """Raise whatever goes wrong as one line, `cannot <what>: <why>`; let errors of the types `passing` pass."""
     try:
         yield
-    except (EmbgeomError, FileNotFoundError):
+    except passing:
         raise
     except Exception as error:  # each kind of storage has its own
         raise EmbgeomError(f"cannot {what}: {explain(error)}") from error

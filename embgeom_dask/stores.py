@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -67,11 +66,9 @@ class Matrix:
         if not 0 <= start <= stop <= self.vocab_size:
             raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.store}/{self.name}")
         array = _stored_array(self)
-        try:
+        where = places.join(self.store, self.name)
+        with places.explained(f"read rows {start}:{stop} of {where}", passing=()):
             return cast(np.ndarray, array[start:stop])
-        except Exception as error:  # each kind of storage has its own
-            where = places.join(self.store, self.name)
-            raise EmbgeomError(f"cannot read rows {start}:{stop} of {where}: {places.explain(error)}") from error
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
@@ -91,26 +88,18 @@ class Matrix:
 def check_unchanged(matrix: Matrix) -> None:
     """Raise EmbgeomError where the store of `matrix` was replaced or removed since it was found: one small read."""
     where = places.join(matrix.store, matrix.name)
-    fs, path = places.filesystem(places.join(where, "zarr.json"))
-    with _opening(where):
+    with places.explained(f"open {where}", passing=()):
+        fs, path = places.filesystem(places.join(where, "zarr.json"))
         attrs = json.loads(fs.cat_file(path))["attributes"]
     _check_same(matrix, attrs)
 
 
 @lru_cache(maxsize=64)
 def _stored_array(matrix: Matrix) -> zarr.Array[Any]:
-    with _opening(places.join(matrix.store, matrix.name)):
+    with places.explained(f"open {places.join(matrix.store, matrix.name)}", passing=()):
         array = zarr.open_array(places.reader(matrix.store), path=matrix.name, mode="r")
     _check_same(matrix, array.attrs)
     return array
-
-
-@contextmanager
-def _opening(where: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # each kind of storage has its own
-        raise EmbgeomError(f"cannot open {where}: {places.explain(error)}") from error
 
 
 def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from re import fullmatch
 from typing import Any
@@ -27,15 +27,6 @@ from embgeom_dask.testing import make_store
 
 WANTED: dict[str, Any] = {"farthest": 4, "nearest": 4, "neighbors": 3, "histogram": 16, "within": [4.0], "tile": 16}
 PANELS = 7 + 6  # 100 rows are 7 blocks of 16: the diagonal, and for each but the last a run of the others
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 @pytest.fixture

@@ -126,7 +126,10 @@ class Metric(ABC):
 
     @abstractmethod
     def points(self, values: Array, dtype: Any) -> Points:
-        """Make points of shifted and scaled float64 rows (b, d), in `dtype`: float32 or float64."""
+        """Make points of shifted and scaled float64 rows (b, d), in `dtype`: float32 or float64.
+
+        Points of float64 may share the memory of the rows.
+        """
 
     @abstractmethod
     def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
