@@ -243,6 +243,36 @@ def test_quantised_embeddings_are_refused(tmp_path: Path, kind: str) -> None:
         checkpoints.convert(source, tmp_path / "stores")
 
 
+def test_a_role_that_is_not_asked_for_is_not_judged(tmp_path: Path) -> None:
+    table = random(20, 8)
+    unknown = {"model_type": "not-in-transformers", "vocab_size": 20, "hidden_size": 8}
+    two_inputs = {"embed.weight": table, "tok.weight": table}
+    for name, wanted, tensors, config in (
+        ("head", "input", {"model.embed_tokens.weight": table, "lm_head.qweight": random(20, 2)}, LLAMA),
+        ("embedding", "output", {"model.embed_tokens.qweight": random(20, 2), "lm_head.weight": table}, LLAMA),
+        ("heads", "input", {"embed.weight": table, "head.weight": table, "out_head.weight": table}, unknown),
+        ("embeddings", "output", {**two_inputs, "head.weight": table}, unknown),
+    ):
+        source = make_checkpoint(tmp_path / name / "snapshots" / name, tensors, config)
+        other = "input" if wanted == "output" else "output"
+        for matrix in ("both", other):
+            with pytest.raises(InputError, match=r"quantised .* with --matrix|cannot tell the embeddings"):
+                checkpoints.convert(source, tmp_path / "stores", matrix=matrix)  # type: ignore[arg-type]
+        store = checkpoints.convert(source, tmp_path / "stores", matrix=wanted)  # type: ignore[arg-type]
+        assert list(stores.open_model(store).data_vars) == [f"{wanted}_embedding"]
+        assert stored(store, wanted) == table.tobytes()  # type: ignore[arg-type]
+        assert stores.open_model(store).attrs["decision"]["roles"] == [wanted]
+
+
+def test_a_store_of_one_role_is_not_taken_for_one_of_both(tmp_path: Path) -> None:
+    tensors = {"model.embed_tokens.weight": random(20, 8), "lm_head.qweight": random(20, 2)}
+    source = make_checkpoint(tmp_path / "models--org--m/snapshots/0123abcd", tensors, LLAMA)
+    store = checkpoints.convert(source, tmp_path, matrix="input")
+    assert checkpoints.convert(source, tmp_path, matrix="input") == store
+    with pytest.raises(InputError, match="quantised"):
+        checkpoints.convert(source, tmp_path)
+
+
 # Files and names
 
 

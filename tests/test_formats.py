@@ -127,6 +127,7 @@ def test_the_decision_is_recorded_in_the_store_and_in_json(tmp_path: Path, capsy
     key = {"tensor": "model.embed_tokens.weight"}
     assert decision == {
         "class": "GemmaForCausalLM",
+        "roles": ["input", "output"],
         "input": {**key, "module": "model.embed_tokens", "how": "direct"},
         "output": {**key, "module": "lm_head", "how": "tied"},
         "warnings": [],

@@ -21,11 +21,13 @@ def _decide(listing: Listing, matrix: str, keys: dict[str, str | None]) -> Decis
         if key and role not in wanted:
             raise InputError(f"--{role}-key {key} was given with --matrix {matrix}: drop one of them")
     given = {role: named(key) for role, key in keys.items() if key}
+    judged = [role for role in wanted if role not in given]
     if listing.source.is_dir():
-        found = Decision() if len(given) == len(wanted) else find_embeddings(listing)
+        found = find_embeddings(listing, judged) if judged else Decision()
     else:
         found = Decision() if given else _only_matrix(listing, "input" if matrix == "input" else "output")
-    return replace(found, input=given.get("input", found.input), output=given.get("output", found.output))
+    chosen = {role: given.get(role, getattr(found, role)) for role in ("input", "output")}
+    return replace(found, **chosen, roles=tuple(wanted))
 
 
 def choose(listing: Listing, matrix: str, keys: dict[str, str | None]) -> tuple[Decision, dict[str, RowSource], bool]:

@@ -33,8 +33,9 @@ def named(key: str) -> Choice:
 
 @dataclass(frozen=True)
 class Decision:
-    """The choices for a checkpoint; None where it has no such embedding.
+    """The choices for a checkpoint; None where it has no such embedding, or where none was looked for.
 
+    `roles` are those that were asked for: of another role the choice is what was found on the way.
     `architecture` is the class that was asked, or empty. `scale` is the factor that the model multiplies its input
     embedding by, `head_bias` the tensor that it adds to the product with its output embedding.
     """
@@ -45,12 +46,14 @@ class Decision:
     warnings: tuple[str, ...] = ()
     scale: float | None = None
     head_bias: str | None = None
+    roles: tuple[str, ...] = ("input", "output")
 
     def record(self) -> dict[str, Any]:
-        """Return the decision as a JSON object: class, input, output, warnings, embedding_scale, head_bias."""
+        """Return the decision as a JSON object: class, roles, both choices, warnings and more."""
         roles = {role: getattr(self, role) for role in ("input", "output")}
         return {
             "class": self.architecture,
+            "roles": list(self.roles),
             **{
                 role: choice and {"tensor": choice.key, "module": choice.module, "how": choice.how}
                 for role, choice in roles.items()

@@ -21,6 +21,8 @@ def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str 
     if not facts or not folder.revision or (facts["model"], facts["revision"]) != (folder.model, folder.revision):
         return False
     for role in ("input", "output") if matrix == "both" else (matrix,):
+        if facts["decision"][role] is None and role not in facts["decision"]["roles"]:
+            return False
         if not _fits(facts["matrices"].get(f"{role}_embedding"), facts["decision"][role], keys[role]):
             return False
     return _note(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,28 +61,31 @@ def _check_sizes(path: Path, part: Any) -> None:
                 raise InputError(f"{path} has the absurd {name} {value}: give --input-key and --output-key")
 
 
-def choose_by_name(listing: Listing, config: dict[str, Any], reason: str) -> Decision:
+def choose_by_name(listing: Listing, config: dict[str, Any], reason: str, judged: Collection[str]) -> Decision:
     """Choose the embeddings of a checkpoint by names and shapes; `reason` says why it has come to this.
 
     Candidates are matrices outside numbered layers and whatever is of pictures, sound and positions, one dimension the
     width and the other near the vocabulary where the config has them. Raises InputError, with the candidates, where
-    that leaves none, two inputs or two outputs.
+    that leaves none, or two for one of the roles `judged`.
     """
     config = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
     candidates = _candidates(listing, config)
     outputs = [tensor.tensor for tensor in candidates if _OUTPUT.search(tensor.tensor)]
     inputs = [tensor.tensor for tensor in candidates if tensor.tensor not in outputs]
-    if len(inputs) > 1 or len(outputs) > 1 or not candidates:
+    tied = config.get("tie_word_embeddings") is True and _GENERATES.search(
+        str((config.get("architectures") or [""])[0])
+    )
+    told = {"input": inputs, "output": outputs or (inputs if tied else [])}
+    if not candidates or any(len(told[role]) > 1 for role in judged):
         listed = describe(candidates or listing.matrices())
         raise InputError(
             f"cannot tell the embeddings of {listing.name}, {reason}: choose --input-key, --output-key from {listed}"
         )
     found = {
-        role: Choice(tuple(names), "", "name") for role, names in {"input": inputs, "output": outputs}.items() if names
+        role: Choice((names[0],), "", "tied" if role == "output" and not outputs else "name")
+        for role, names in told.items()
+        if len(names) == 1
     }
-    generates = _GENERATES.search(str((config.get("architectures") or [""])[0]))
-    if "output" not in found and config.get("tie_word_embeddings") is True and generates:
-        found["output"] = Choice(found["input"].tensors, "", "tied")
     chosen = ", ".join(f"{role} {choice.key}" for role, choice in found.items())
     return Decision("", found.get("input"), found.get("output"), (f"{reason}: chosen by name and shape, {chosen}",))
 

@@ -9,7 +9,7 @@ Names and shapes decide only where transformers does not know the model (`names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from embgeom_dask.checkpoints.decisions import Choice, Decision
@@ -24,11 +24,12 @@ _MOST_MODULES = 200_000
 _Landed = dict[str, tuple[str, ...]]
 
 
-def find_embeddings(listing: Listing) -> Decision:
+def find_embeddings(listing: Listing, judged: Collection[str] = ("input", "output")) -> Decision:
     """Find the embeddings of the model folder `listing.source`.
 
-    Raises InputError, with the candidates, where neither transformers nor names and shapes tell, where the model has no
-    token embedding or a quantised one, and where its config is broken or has absurd sizes.
+    `judged` are the roles that must be told; of another role the decision says what was found on the way. Raises
+    InputError, with the candidates, where neither transformers nor names and shapes tell, where the model has no token
+    embedding or a quantised one, and where its config is broken or has absurd sizes.
     """
     config = read_config(listing.source)
     try:
@@ -36,9 +37,9 @@ def find_embeddings(listing: Listing) -> Decision:
             model, declared = _build(listing.source)
             landed = _landing(model, list(listing))
     except Exception as error:  # transformers raises what it likes for configs that it does not understand
-        return choose_by_name(listing, config, _reason(config, error))
-    return _by_class(listing, model, declared, landed) or choose_by_name(
-        listing, config, f"no tensor has the name of the input embedding of {type(model).__name__}"
+        return choose_by_name(listing, config, _reason(config, error), judged)
+    return _by_class(listing, model, declared, landed, judged) or choose_by_name(
+        listing, config, f"no tensor has the name of an embedding of {type(model).__name__}", judged
     )
 
 
@@ -51,23 +52,32 @@ def _reason(config: dict[str, Any], error: Exception) -> str:
     return f"transformers has no model type {kind!r}" if kind else "it has no config that names a model type"
 
 
-def _by_class(listing: Listing, model: Any, declared: bool, landed: _Landed) -> Decision | None:
-    """Ask the model's modules; None where no tensor lands on its input embedding."""
+def _by_class(
+    listing: Listing, model: Any, declared: bool, landed: _Landed, judged: Collection[str]
+) -> Decision | None:
+    """Ask the model's modules; None where no tensor lands on those that are judged."""
     modules = {role: _module(model, role) for role in ("input", "output")}
     name = type(model).__name__
-    if modules["input"] is None:
+    if modules["input"] is None and "input" in judged:
         raise InputError(
             f"{name} of {listing.name} has no token embedding: choose --input-key, --output-key from "
             f"{describe(listing.matrices())}"
         )
-    found = {role: _choice(listing, model, role, module, landed, declared) for role, module in modules.items()}
+    found: dict[str, Choice | None] = {}
+    for role, module in modules.items():
+        try:
+            found[role] = _choice(listing, model, role, module, landed, declared)
+        except InputError:  # quantised
+            if role in judged:
+                raise
+            found[role] = None
     first, last = found["input"], found["output"]
-    if first is None:
+    if first is None and ("input" in judged or last is None):
         return None
     warnings = []
-    if last is None and modules["output"] is not None and declared:
+    if last is None and modules["output"] is not None and declared and "output" in judged:
         warnings.append(f"the output embedding of {name} is neither in the checkpoint nor tied: none is stored")
-    if "tied" in (first.how, last and last.how):
+    if first and "tied" in (first.how, last and last.how):
         warnings += _unmapped(listing, model, landed, first)
     config = model.config.get_text_config()
     scale = getattr(modules["input"], "scalar_embed_scale", getattr(modules["input"], "embed_scale", None))
@@ -177,7 +187,11 @@ def _choice(listing: Listing, model: Any, role: str, module: Any, landed: _Lande
     )
     if any("bias" not in part for part in parts):
         kinds = ", ".join(f"{part} {listing.kind(part)}" for part in parts)
-        raise InputError(f"the {role} embedding of {listing.name} is quantised ({kinds}): convert the original model")
+        other = "input" if role == "output" else "output"
+        raise InputError(
+            f"the {role} embedding of {listing.name} is quantised ({kinds}): "
+            f"convert the original model, or only the {other} embedding with --matrix {other}"
+        )
     ties: dict[str, str] = model.all_tied_weights_keys
     roots = {ties.get(weight, weight) for weight in weights}
     if role == "input" or declared:
