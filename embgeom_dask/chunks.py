@@ -28,7 +28,7 @@ def by_chunk(
     """
     starts = range(0, matrix.vocab_size, matrix.chunk_rows)
     stops = [min(start + matrix.chunk_rows, matrix.vocab_size) for start in starts]
-    with connect(*how) as active, progress.bar(matrix.vocab_size, f"{matrix.model} {what}", "rows") as advance:
+    with connect(*how) as active, progress.bar(matrix.vocab_size, f"{matrix.label} {what}", "rows") as advance:
         parts = {
             active.submit(work, matrix, start, stop, *args, pure=False): stop - start
             for start, stop in zip(starts, stops, strict=True)

@@ -35,7 +35,7 @@ def duplicates(
     told by a digest of 128 bits. A group has two members or more. Counts, ids and indices are int64:
 
     - `unique_count (model)`, the different rows; `removed_count`, `vocab_size` less `unique_count`; `group_count`;
-      `member_count`, the tokens in groups; `vocab_size`; the coordinate `matrix`, the stored array;
+      `member_count`, the tokens in groups; `vocab_size`; the coordinates `revision`, `matrix` (the stored array);
     - `group_model (group)`, the model's place in `model`; `group_population (group)`. Groups come model by model, the
       largest first, equal ones by lowest token id;
     - `member_token_id (member)`, `member_group (member)`, the group's place in `group`, and the coordinate
@@ -95,7 +95,7 @@ def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
             parts = [part + start for part, start in zip(parts, first, strict=True)]
         if name not in ("token_to_group", "token_id"):
             columns[str(name)] = (variable.dims[0], np.concatenate(parts))
-    dataset = xr.Dataset(columns).set_coords(["model", "matrix", "member_token"])
+    dataset = xr.Dataset(columns).set_coords(["model", "revision", "matrix", "member_token"])
     return dataset.assign_attrs(many.joined(found, "duplicates"))
 
 
@@ -130,6 +130,7 @@ def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:
         },
         {
             "model": ("model", np.array([matrix.model], text)),
+            "revision": ("model", np.array([matrix.revision], text)),
             "matrix": ("model", np.array([matrix.name], text)),
             "member_token": ("member", labels(matrix.store, ids)["token"].to_numpy()),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ from embgeom_dask.cluster import connect
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.places import Place
 from embgeom_dask.scans import scan
-from embgeom_dask.stores import Role
+from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.watch import interruptible
 
 TABLE = "table.zarr"
@@ -100,19 +101,28 @@ def on_each(
 
 
 def _outs(given: Sequence[Place], matrix: Role | None, out: Place | None) -> list[Place | None]:
-    """Where the result of each store goes; nowhere for a store that is broken: it fails by itself."""
+    """Where the result of each store goes; nowhere for a store that is broken: it fails by itself.
+
+    Its name is the model's, with the revision where several of the stores are of that model.
+    """
     if out is None:
         return [None] * len(given)
     if not places.is_free(places.locate(places.join(os.fspath(out), "zarr.json"))):
         raise InputError(f"{out} is a result: with several stores --out names a folder")
-    taken: dict[str, Place] = {TABLE: "the table of all models"}
-    outs: list[Place | None] = []
+    found: list[Matrix | None] = []
     for store in given:
         try:
-            name = f"{stores.find_matrix(store, matrix).model.replace('/', '--')}.zarr"
+            found.append(stores.find_matrix(store, matrix))
         except EmbgeomError:
+            found.append(None)
+    counts = Counter(each.model for each in found if each is not None)
+    taken: dict[str, Place] = {TABLE: "the table of all models"}
+    outs: list[Place | None] = []
+    for store, each in zip(given, found, strict=True):
+        if each is None:
             outs.append(None)
             continue
+        name = stores.file_name(each.model, each.revision if counts[each.model] > 1 else "")
         if name in taken:
             raise InputError(f"{store} and {taken[name]} would both be saved as {name}: give them another --out each")
         taken[name] = store
@@ -162,7 +172,8 @@ def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
     """What scans with the same settings have one of, as a Dataset over `model`.
 
     The first of the farthest and of the nearest pairs with their tokens, the moments, counts within radii, quantiles,
-    and `edge_count`; the coordinates `matrix` and, of scans against another model, `against`.
+    and `edge_count`; the coordinates `revision`, `matrix` and, of scans against another model, `against` and
+    `against_revision`.
     """
     columns: dict[str, Any] = {}
     for name, variable in scans[0].variables.items() if scans else ():
@@ -174,11 +185,12 @@ def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
     if scans and "pair" in scans[0].dims:
         columns["edge_count"] = ("model", np.array([each.sizes["pair"] for each in scans]))
     text = np.dtypes.StringDType()
-    sides = {"model": ("model", 0), "matrix": ("matrix", 0), "against": ("model", -1)}
+    sides = {"model": ("model", 0), "revision": ("revision", 0), "matrix": ("matrix", 0)}
+    if any(len(each.attrs["model"]) > 1 for each in scans):
+        sides |= {"against": ("model", -1), "against_revision": ("revision", -1)}
     labels = {
         label: ("model", np.array([each.attrs[name][side] for each in scans], text))
         for label, (name, side) in sides.items()
-        if label != "against" or any(len(each.attrs["model"]) > 1 for each in scans)
     }
     kept = {name: scans[0].coords[name] for name in ("radius", "quantile") if scans and name in scans[0].coords}
     return xr.Dataset(columns, {**labels, **kept}, attrs=joined(scans, "scan"))
@@ -193,7 +205,8 @@ def _first(values: xr.DataArray) -> Any:
 
 def joined(found: Sequence[xr.Dataset], command: str) -> dict[str, Any]:
     """The attributes of what is made of several results."""
-    every = {name: [value for each in found for value in each.attrs[name]] for name in ("model", "matrix", "sha256")}
+    names = ("model", "revision", "matrix", "sha256")
+    every = {name: [value for each in found for value in each.attrs[name]] for name in names}
     settings = found[0].attrs["settings"] if found else "{}"
     made = results.provenance(command, [], [used for each in found for used in each.attrs["devices"]], 0.0)
     prints = "".join(each.attrs["fingerprint"] for each in found)

@@ -24,7 +24,7 @@ class Passes:
 
     def run(self, plan: Plan, what: str) -> Found:
         """Make the pass called `what`; with a journal, a first Ctrl-C lets what is in flight finish."""
-        with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.model} {what}", "tiles") as advance:
+        with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.label} {what}", "tiles") as advance:
             if self._journal is None:
                 return execute(plan, self._client, Watch(self._client, advance))
             kept = self._journal.open_pass(plan, what)

@@ -20,10 +20,10 @@ _OF_SECOND = ("neighbor_token_id", "against_left_out_token_id")
 
 
 def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
-    """The sha256 of what decides a result: command, matrices (name and sha256 of the bytes), settings and version."""
+    """The sha256 of what decides a result: command, matrices (model, revision, name, bytes), settings, version."""
     decides = {
         "command": command,
-        "matrices": [[matrix.model, matrix.name, matrix.sha256] for matrix in matrices],
+        "matrices": [[matrix.model, matrix.revision, matrix.name, matrix.sha256] for matrix in matrices],
         "settings": dict(settings),
         "version": version("embgeom-dask"),
     }
@@ -45,6 +45,7 @@ def provenance(
     return {
         "command": command,
         "model": [matrix.model for matrix in matrices],
+        "revision": [matrix.revision for matrix in matrices],
         "matrix": [matrix.name for matrix in matrices],
         "sha256": [matrix.sha256 for matrix in matrices],
         "settings": json.dumps(settings, sort_keys=True),
@@ -78,7 +79,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """What differs between the attributes of two results, with both values."""
     differing = [
         f"{name} is {there.get(name)!r} there and {here[name]!r} here"
-        for name in ("command", "model", "matrix", "sha256")
+        for name in ("command", "model", "revision", "matrix", "sha256")
         if there.get(name) != here[name]
     ]
     old, new = json.loads(there["settings"]), json.loads(here["settings"])

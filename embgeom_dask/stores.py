@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Matrix:
     """One stored matrix, as it travels to workers: where it is and what it must contain. Rows are token ids.
 
     `name` is the stored array (`input_embedding` or `output_embedding`; of a tied store, the one that is there),
-    `dtype` the stored type's name, `sha256` that of the rows' bytes in order, `chunk_rows` the rows of a zarr chunk.
+    `revision` the model's commit ("" where it is not known), `dtype` the stored type's name, `sha256` that of the rows'
+    bytes in order, `chunk_rows` the rows of a zarr chunk.
     """
 
     store: str
@@ -57,6 +59,12 @@ class Matrix:
     sha256: str
     tied: bool
     chunk_rows: int
+    revision: str = ""
+
+    @property
+    def label(self) -> str:
+        """The model, with its revision where it is known."""
+        return label(self.model, self.revision)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows start..stop-1 as (stop - start, hidden_size) in the stored dtype (ml_dtypes' bfloat16 for that).
@@ -85,6 +93,16 @@ class Matrix:
         return rows
 
 
+def label(model: str, revision: str) -> str:
+    """Name a model and its revision, `organisation/name@revision`, of a commit the first 12 digits."""
+    return f"{model}@{revision[:12] if re.fullmatch('[0-9a-f]{40}', revision) else revision}" if revision else model
+
+
+def file_name(model: str, revision: str = "") -> str:
+    """Name the store, or the result, of a model: `<organisation>--<name>.zarr`, or `...@<revision>.zarr`."""
+    return f"{label(model, revision).replace('/', '--')}.zarr"
+
+
 def check_unchanged(matrix: Matrix) -> None:
     """Raise EmbgeomError where the store of `matrix` was replaced or removed since it was found: one small read."""
     where = places.join(matrix.store, matrix.name)
@@ -110,8 +128,8 @@ def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
 def open_model(store: Place) -> xr.Dataset:
     """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
 
-    Each matrix carries `attrs["store"]` and `attrs["model"]`. Of a tied store both names give its one matrix.
-    Raises InputError where `store` is not a model's store.
+    Each matrix carries `attrs["store"]`, `attrs["model"]` and `attrs["revision"]`. Of a tied store both names give its
+    one matrix. Raises InputError where `store` is not a model's store.
     """
     path, group = _model_group(store)
     attrs: Mapping[str, Any] = group.attrs
@@ -122,7 +140,7 @@ def open_model(store: Place) -> xr.Dataset:
         dataset = dataset.assign(dict.fromkeys(MATRICES, dataset[stored]))
     for name in MATRICES:
         if name in dataset:
-            dataset[name].attrs.update(store=path, model=attrs["model"])
+            dataset[name].attrs.update(store=path, model=attrs["model"], revision=attrs.get("revision", ""))
     return cast(xr.Dataset, dataset)
 
 
@@ -181,6 +199,7 @@ def _matrix(path: str, group: zarr.Group, matrix: Role | None) -> Matrix:
         sha256=cast(str, array.attrs["sha256"]),
         tied=cast(bool, group.attrs["tied"]),
         chunk_rows=array.chunks[0],
+        revision=str(group.attrs.get("revision", "")),
     )
 
 
@@ -226,7 +245,7 @@ def _description(path: str) -> tuple[str | int | bool, ...] | None:
     matrix = _matrix(path, group, None)
     roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in group]
     facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
-    return (matrix.model, path, *facts, ", ".join(roles), str(group.attrs.get("revision", "")), places.size(path))
+    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, places.size(path))
 
 
 def is_store(path: Place) -> bool:

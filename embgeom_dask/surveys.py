@@ -52,7 +52,8 @@ def survey(
       `centroid_max`: of its components;
     - `norm_mean`, `norm_median`, `norm_std`, `norm_min`, `norm_max`: of the L2 norms of the rows;
     - `centroid_ratio`: `centroid_l2` / `norm_mean`, NaN where all rows are zero;
-    - `vocab_size`, `hidden_size` (int64), `dtype` (str), `tied` (bool), and the coordinate `matrix`, the stored array.
+    - `vocab_size`, `hidden_size` (int64), `dtype` (str), `tied` (bool), and the coordinates `revision` and
+      `matrix`, the stored array.
 
     A standard deviation is the sample's (n - 1; NaN for n = 1), a median the mean of the two middle values. The
     result is saved at `out`; where the same result is there already, it is opened instead. With several stores `out` is
@@ -115,7 +116,7 @@ def together(surveys: Sequence[xr.Dataset]) -> xr.Dataset:
         if variable.dims == ("model",)
     }
     dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroids)})
-    return dataset.set_coords(["model", "matrix"]).assign_attrs(many.joined(surveys, "survey"))
+    return dataset.set_coords(["model", "revision", "matrix"]).assign_attrs(many.joined(surveys, "survey"))
 
 
 def table(dataset: xr.Dataset) -> pd.DataFrame:
@@ -175,7 +176,7 @@ def _dataset(matrix: Matrix, blocks: Sequence[BlockSummary]) -> xr.Dataset:
     centroid = mean_row(blocks)
     columns = {name: ("model", _column([value])) for name, value in _statistics(matrix, centroid, norms).items()}
     dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroid[None])})
-    return dataset.set_coords(["model", "matrix"])
+    return dataset.set_coords(["model", "revision", "matrix"])
 
 
 def _statistics(matrix: Matrix, centroid: NDArray[np.float64], norms: NDArray[np.float64]) -> Mapping[str, Any]:
@@ -183,6 +184,7 @@ def _statistics(matrix: Matrix, centroid: NDArray[np.float64], norms: NDArray[np
     mean = float(norms.mean())
     return {
         "model": matrix.model,
+        "revision": matrix.revision,
         "matrix": matrix.name,
         "centroid_l1": math.fsum(size),
         "centroid_l2": length,

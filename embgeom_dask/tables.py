@@ -91,15 +91,23 @@ def survey_text(dataset: xr.Dataset) -> str:
     """The numbers of a survey: a column a model, or a line a model where they are many."""
     from embgeom_dask.surveys import table
 
-    frame = table(dataset)
+    frame = table(dataset.assign_coords(model=("model", _models(dataset)))).drop("revision")
     if len(frame.columns) > _MODELS_ACROSS:
         frame = frame.T
     return align(["model", *map(str, frame.columns)], frame.itertuples())
 
 
+def _models(dataset: xr.Dataset, model: str = "model", revision: str = "revision") -> list[str]:
+    """The models of a result, each with its revision where that is known."""
+    from embgeom_dask.stores import label
+
+    return [label(*each) for each in zip(dataset[model].to_numpy(), dataset[revision].to_numpy(), strict=True)]
+
+
 def duplicates_text(dataset: xr.Dataset) -> str:
     """The counts of each model, then the largest groups with their first members."""
     counts = ("vocab_size", "unique_count", "removed_count", "group_count", "member_count")
+    dataset = dataset.assign_coords(model=("model", _models(dataset)))
     parts = [_together(dataset, ("model", "matrix", *counts))]
     groups = dataset.sizes["group"]
     if groups:
@@ -125,7 +133,7 @@ def _groups(dataset: xr.Dataset) -> str:
 
 def scan_text(dataset: xr.Dataset) -> str:
     """The parts of a scan that are there: pairs, neighbor distances, histogram."""
-    named = [", ".join(side) for side in zip(dataset.attrs["model"], dataset.attrs["matrix"], strict=True)]
+    named = [", ".join(side) for side in zip(_labels(dataset), dataset.attrs["matrix"], strict=True)]
     sides = _sides(dataset)
     parts = ["\n".join([" against ".join(named), *_left_out(dataset, named)])]
     parts += [_pairs(dataset, name, sides) for name in ("farthest", "nearest") if f"{name}_distance" in dataset]
@@ -145,8 +153,19 @@ def scan_text(dataset: xr.Dataset) -> str:
     return "\n\n".join(parts)
 
 
+def _labels(dataset: xr.Dataset) -> list[str]:
+    """The model of each side of a scan, with its revision where that is known."""
+    from embgeom_dask.stores import label
+
+    return [label(*side) for side in zip(dataset.attrs["model"], dataset.attrs["revision"], strict=True)]
+
+
 def scans_text(dataset: xr.Dataset) -> str:
     """The table of scans of many models: a line a model."""
+    dataset = dataset.assign_coords(model=("model", _models(dataset)))
+    if "against" in dataset.coords:
+        dataset["against"] = ("model", _models(dataset, "against", "against_revision"))
+    dataset = dataset.drop_vars(["revision", "against_revision"], errors="ignore")
     names = [name for name in ("model", "matrix", "against") if name in dataset.coords]
     names += [str(name) for name, variable in dataset.data_vars.items() if variable.dims[:1] == ("model",)]
     names += [str(name) for name in dataset.coords if name not in names and dataset[name].dims[:1] == ("model",)]
@@ -157,7 +176,7 @@ def scans_text(dataset: xr.Dataset) -> str:
 
 def _sides(dataset: xr.Dataset) -> list[str]:
     """What the columns of each side are called: the models, or the matrices of one; nothing where there is one side."""
-    models, matrices = dataset.attrs["model"], dataset.attrs["matrix"]
+    models, matrices = _labels(dataset), dataset.attrs["matrix"]
     if len(models) == 1:
         return ["", ""]
     roles = [f"{matrix.removesuffix('_embedding')} " for matrix in matrices]

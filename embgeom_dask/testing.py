@@ -44,6 +44,7 @@ def make_store(
     tokens: Sequence[str] | None = None,
     model: str = "test/model",
     tied: bool = False,
+    revision: str = "",
 ) -> str:
     """Write a model's store at `path` from one or two numpy matrices (V, d) and return the path.
 
@@ -54,7 +55,8 @@ def make_store(
     rows = max(source.shape[0] for source in matrices.values())
     pieces = [f"t{i}" for i in range(rows)] if tokens is None else tokens
     labels = stores.make_labels(pieces, pieces, [True] * rows)
-    return stores.write_model(path, matrices, labels=labels, attrs={"model": model}, tied=tied, overwrite=True)
+    attrs = {"model": model, "revision": revision}
+    return stores.write_model(path, matrices, labels=labels, attrs=attrs, tied=tied, overwrite=True)
 
 
 def make_checkpoint(

@@ -116,18 +116,22 @@ def test_only_headers_and_rows_travel_and_the_commit_is_pinned(hub: Hub, run: An
     assert not hub.leaks
 
 
-def test_the_same_commit_is_not_fetched_again_and_another_needs_overwrite(hub: Hub, run: Any) -> None:
+def test_the_same_commit_is_not_fetched_again_and_another_lies_beside_it(hub: Hub, run: Any) -> None:
     assert run("convert", "org/model")[0] == 0
     ranges = len(hub.ranges)
     code, out, err = run("convert", "org/model")
     assert (code, out, len(hub.ranges)) == (0, "stores/org--model.zarr\n", ranges)
     assert "stores/org--model.zarr is there already" in err
     hub.commits["org/model"] = "f" * 40
-    code, _, err = run("convert", "org/model")
-    assert (code, len(hub.ranges)) == (2, ranges)
-    assert "exists: --overwrite replaces it" in err
-    assert run("convert", "org/model@main", "--overwrite")[0] == 0
-    assert stores.open_model("stores/org--model.zarr").attrs["revision"] == "f" * 40
+    there = tree(Path("stores/org--model.zarr"))
+    for _ in range(2):
+        assert run("convert", "org/model")[:2] == (0, "stores/org--model@ffffffffffff.zarr\n")
+    assert run("convert", "org/model", "--overwrite")[:2] == (0, "stores/org--model@ffffffffffff.zarr\n")
+    assert run("convert", "org/model@v1")[:2] == (0, "stores/org--model@v1.zarr\n")
+    for name in ("org--model@v1", "org--model@ffffffffffff"):
+        assert stores.open_model(f"stores/{name}.zarr").attrs["revision"] == "f" * 40
+    assert tree(Path("stores/org--model.zarr")) == there
+    assert stores.list_models("stores").revision.values.tolist().count("f" * 40) == 2
 
 
 def test_faults_are_retried(hub: Hub, run: Any) -> None:

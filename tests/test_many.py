@@ -14,7 +14,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import embgeom_dask as eg
-from embgeom_dask import cli, execute, filling, many
+from embgeom_dask import cli, execute, filling, many, tables
 from embgeom_dask.found import Found
 from embgeom_dask.grid import Panel
 from embgeom_dask.plan import Plan
@@ -168,6 +168,40 @@ def test_names_that_would_collide_are_refused(tmp_path: Path, client: Client) ->
     with pytest.raises(eg.InputError, match=r"one.zarr is a result: with several stores --out names a folder"):
         eg.survey(stores, out=tmp_path / "one.zarr", client=client)
     assert not (tmp_path / "out").exists()
+
+
+def test_revisions_of_a_model_are_told_apart(tmp_path: Path, client: Client) -> None:
+    commits = ["a" * 40, "b" * 40]
+    paths = [
+        make_store(tmp_path / f"{commit[0]}.zarr", np.eye(4) * (1 + place), model="org/m", revision=commit)
+        for place, commit in enumerate(commits)
+    ]
+    out = tmp_path / "out"
+    survey = eg.survey(paths, out=out / "survey", client=client)
+    assert survey.revision.values.tolist() == commits
+    assert eg.open_result(out / "survey/table.zarr").revision.values.tolist() == commits
+    files = ["org--m@aaaaaaaaaaaa.zarr", "org--m@bbbbbbbbbbbb.zarr", "table.zarr"]
+    assert sorted(path.name for path in (out / "survey").iterdir()) == files
+    groups = eg.duplicates(paths, client=client)
+    assert groups.revision.values.tolist() == commits
+    scans = eg.scan_many(paths, nearest=1, against=paths[0], client=client)
+    table = many.table(scans)
+    assert table.revision.values.tolist() == commits
+    assert table.against_revision.values.tolist() == [commits[0]] * 2
+    assert scans[1].attrs["revision"] == commits[::-1]
+    for text in (tables.survey_text(survey), tables.duplicates_text(groups), tables.scans_text(table)):
+        assert all(text.count(f"org/m@{commit[:12]}") for commit in commits)
+    assert tables.scan_text(scans[1]).startswith("org/m@bbbbbbbbbbbb, output_embedding against org/m@aaaaaaaaaaaa,")
+    assert "org/m@bbbbbbbbbbbb id" in tables.scan_text(scans[1])
+
+
+def test_a_result_of_another_revision_is_not_taken_for_this_one(tmp_path: Path, client: Client) -> None:
+    out = tmp_path / "r.zarr"
+    for name in ("a", "b"):
+        make_store(tmp_path / f"{name}.zarr", np.eye(4), model="org/m", revision=name * 40)
+    eg.survey(tmp_path / "a.zarr", out=out, client=client)
+    with pytest.raises(eg.InputError, match=r"revision is \['aaa.* there and \['bbb.* here"):
+        eg.survey(tmp_path / "b.zarr", out=out, client=client)
 
 
 def test_a_slow_store_holds_up_no_other(tmp_path: Path, client: Client) -> None:

@@ -252,7 +252,7 @@ def test_table(tmp_path: Path) -> None:
     found = survey(paths)
     frame = table(found)
     assert list(frame.columns) == ["a/a", "b/b"]
-    assert set(frame.index) == NAMES - {"centroid"} | {"matrix"}
+    assert set(frame.index) == NAMES - {"centroid"} | {"revision", "matrix"}
     assert frame.loc["norm_max", "b/b"] == found["norm_max"].values[1]
 
 

@@ -64,7 +64,7 @@ def test_the_histogram_shows_every_pair_once(bins):
     moments = {"pair_count": 4000, "distance_mean": 5.0, "distance_std": 1.0, "distance_min": 1.0, "distance_max": 9.0}
     dataset = xr.Dataset(
         {"histogram_count": ("bin", counts), "bin_edge": ("edge", edges), **moments},
-        attrs={"model": ["m"], "matrix": ["output_embedding"]},
+        attrs={"model": ["m"], "revision": [""], "matrix": ["output_embedding"]},
     )
     lines = tables.scan_text(dataset).split("\n\n")[-1].splitlines()[1:]
     cells = [line.split()[:3] for line in lines]

@@ -44,8 +44,10 @@ def convert(
 ) -> str:
     """Convert a checkpoint to a store in the folder `stores`, and return the store's path.
 
-    A store that is there already, of the same commit or the same bytes, is left as it is. Of a model on the hub only
-    its small files and the rows of its matrices are fetched; interrupted, the same call goes on where it was.
+    A store that is there already, of the same commit or the same bytes, is left as it is. One of another commit of the
+    model is kept: the name of the new one then has its revision, as it has where a revision is asked for. Of a model
+    on the hub only its small files and the rows of its matrices are fetched; interrupted, the same call goes on where
+    it was.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ def convert(
     input_key, output_key : str, optional
         Names of the tensors, where they are not to be looked for.
     overwrite : bool
-        Replace a store of the same name, once the new one is complete.
+        Replace the store of the same model and revision, once the new one is complete.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def convert(
         on the hub is left behind.
     """
     folder, keys = _folder(source), {"input": input_key, "output": output_key}
-    target = places.join(os.fspath(stores), f"{folder.model.replace('/', '--')}.zarr")
+    target = existing.target_of(folder, os.fspath(stores))
     if not overwrite and existing.has_commit(target, folder, matrix, keys):
         return target
     if isinstance(folder, HubFolder):

@@ -1,4 +1,4 @@
-"""Whether a conversion has been done already: the store that is there, and the checkpoint that it would be made of."""
+"""The store that a checkpoint is converted to, and whether that has been done already."""
 
 from __future__ import annotations
 
@@ -8,11 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from embgeom_dask import progress, stores
+from embgeom_dask import places, progress, stores
 from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.filling import RowSource
 
 _BLOCK_BYTES = 8 << 20
+
+
+def target_of(folder: Folder, directory: str) -> str:
+    """Return the path of a checkpoint's store in `directory`.
+
+    It has the name of the model, with the revision that was asked for. Where a store of that name is there already, of
+    another commit of the model, it has the commit: a model is its name and its revision.
+    """
+    target = places.join(directory, stores.file_name(folder.model, folder.asked))
+    there = _facts(target)
+    if not there or there["model"] != folder.model or "" in (there.get("revision", ""), folder.revision):
+        return target
+    if there["revision"] == folder.revision:
+        return target
+    return places.join(directory, stores.file_name(folder.model, folder.revision))
 
 
 def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str | None]) -> bool:

@@ -25,7 +25,8 @@ class ByteSource(Protocol):
 class Folder(Protocol):
     """The files of one checkpoint: `name` tells it in messages, `path` holds the small ones (config, index, tokenizer).
 
-    `model` and `revision` are what its store records: `organisation/name` and a commit, "" where they are not known.
+    `model` and `revision` are what its store records: `organisation/name` and a commit, "" where they are not known;
+    `asked` is the revision that the user asked for, a commit or the name of one, else "".
     """
 
     @property
@@ -36,6 +37,8 @@ class Folder(Protocol):
     def model(self) -> str: ...  # noqa: D102
     @property
     def revision(self) -> str: ...  # noqa: D102
+    @property
+    def asked(self) -> str: ...  # noqa: D102
     def has(self, file: str) -> bool:
         """Whether there is a file of that name."""
         ...
@@ -98,6 +101,7 @@ class LocalFolder:
     path: Path
     model: str
     revision: str
+    asked: str = ""
 
     @property
     def name(self) -> str:

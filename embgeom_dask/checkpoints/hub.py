@@ -113,6 +113,7 @@ class HubFolder:
     revision: str
     path: Path
     files: frozenset[str]
+    asked: str = ""
 
     @property
     def name(self) -> str:
@@ -154,7 +155,7 @@ def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
             cached = try_to_load_from_cache(model, "config.json", revision=revision)
             if not isinstance(cached, str):
                 raise
-            return LocalFolder(Path(cached).parent, model, Path(cached).parent.name)
+            return LocalFolder(Path(cached).parent, model, Path(cached).parent.name, revision or "")
         files = frozenset(sibling.rfilename for sibling in info.siblings or ())
         commit = str(info.sha)
         if not any("/" not in file and file.endswith(".safetensors") for file in files):
@@ -168,7 +169,7 @@ def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
         paths = [hf_hub_download(model, file, revision=commit) for file in sorted(_small(files))]
     if not paths:
         raise InputError(f"{model} has no config on the hub: download its weights, then convert them with --output-key")
-    return HubFolder(model, commit, Path(paths[0]).parent, files)
+    return HubFolder(model, commit, Path(paths[0]).parent, files, revision or "")
 
 
 def _small(files: frozenset[str]) -> set[str]:
