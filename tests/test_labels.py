@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from embgeom_dask import checkpoints, stores
 from embgeom_dask.checkpoints import labels
-from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.testing import make_checkpoint
 from tests.test_checkpoints import LLAMA, random
@@ -61,8 +62,7 @@ def test_labels_are_what_transformers_says(tmp_path: Path, make: Callable[[], To
     write_tokenizer(tmp_path, made)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     size, rows = len(tokenizer), len(tokenizer) + 7
-    found, _ = labels.token_labels(LocalFolder(tmp_path, "m", ""), rows)
-    assert found is not None
+    found = labels.token_labels(labels.load_tokenizer(tmp_path)[0], rows)
     assert found.has_token.values.tolist() == [True] * size + [False] * 7
     assert found.token.values.tolist() == tokenizer.convert_ids_to_tokens(range(size)) + [""] * 7
 
@@ -150,6 +150,94 @@ def test_sentencepiece_pieces_keep_their_leading_space(tmp_path: Path) -> None:
     assert found == [*((piece, text, True) for piece, text in zip(pieces, texts, strict=True)), *[("", "", False)] * 2]
 
 
+@pytest.mark.parametrize(
+    "pieces", [["<unk>", "▁the", "the", "▁", "<0xE2>", "▁▁"], ["<unk>", "<0xE2>", "▁", "▁the", "▁"]]
+)
+@pytest.mark.parametrize("decoder", ["strip", "metaspace"])
+def test_the_leading_space_needs_no_piece_in_particular(pieces: list[str], decoder: str) -> None:
+    """A Unigram model may have a piece twice: both of its ids are labelled."""
+    tokenizer = Tokenizer(models.Unigram([(piece, 0.0) for piece in pieces], 0, byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Metaspace() if decoder == "metaspace" else decoders.Sequence(steps)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    found = labels.token_labels(fast, len(pieces) + 1)
+    byte = {"<0xE2>": "<0xE2>" if decoder == "metaspace" else "\ufffd"}
+    assert found.text.values.tolist() == [*(byte.get(piece, piece.replace("▁", " ")) for piece in pieces), ""]
+    assert found.token.values.tolist() == [*pieces, ""]
+    assert found.has_token.values.tolist() == [True] * len(pieces) + [False]
+
+
+def test_a_decoder_that_strips_every_piece_loses_no_space() -> None:
+    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(["A", "▁the", "▁", "b"])}, "A"))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)])
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert labels.token_labels(fast, 4).text.values.tolist() == ["A", " the", " ", "b"]
+
+
+@pytest.mark.parametrize("kind", ["ByT5", "Perceiver", "Canine"])
+def test_a_tokenizer_that_is_all_code_of_transformers_labels_too(tmp_path: Path, kind: str) -> None:
+    made = getattr(transformers, f"{kind}Tokenizer")()
+    made.save_pretrained(tmp_path)
+    tokenizer, name = labels.load_tokenizer(tmp_path)
+    assert name == f"{kind}Tokenizer"
+    found = labels.token_labels(tokenizer, 270)
+    size = min(270, len(made))
+    assert found.token.values.tolist() == made.convert_ids_to_tokens(range(size)) + [""] * (270 - size)
+    ids = np.array(made("é a", add_special_tokens=False).input_ids)
+    assert "".join(found.text.values[ids[-2:]]) == " a"
+    assert found.bytes.values[ids].tolist() == ([""] * 3 if kind == "Canine" else ["c3", "a9", "20", "61"])
+    assert kind == "Canine" or found.text.values[ids[0]] == "\ufffd"
+
+
+def test_a_tokenizer_whose_vocabulary_is_missing_gives_no_labels(tmp_path: Path) -> None:
+    """Transformers makes one of the special tokens alone."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    assert labels.load_tokenizer(tmp_path) == (None, "none: the checkpoint has no tokenizer")
+
+
+PIECES = ["<unk>", "<s>", "</s>", "▁the", "▁", "t"]
+
+
+def write_sentencepiece(path: Path) -> None:
+    """Write a model of `PIECES` in the format of sentencepiece (protobuf: field number and kind, length, bytes)."""
+
+    def field(number: int, data: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    kinds = [2, 3, 3, 1, 1, 1]  # unknown, control, control, normal
+    scored = (field(1, piece.encode()) + b"\x15" + struct.pack("<f", -i) for i, piece in enumerate(PIECES))
+    pieces = b"".join(field(1, piece + bytes([0x18, kind])) for piece, kind in zip(scored, kinds, strict=True))
+    path.write_bytes(pieces + field(2, b"\x18\x01") + field(3, field(1, b"identity")))
+
+
+def test_a_sentencepiece_model_labels_alone(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    write_sentencepiece(tmp_path / "tokenizer.model")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    found = labels.token_labels(labels.load_tokenizer(tmp_path)[0], 7)
+    assert found.token.values.tolist() == [*PIECES, ""]
+    assert found.text.values.tolist() == [*PIECES[:3], " the", " ", "t", ""]
+
+
+def test_what_is_missing_to_read_a_sentencepiece_model_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.utils, "is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    write_sentencepiece(tmp_path / "tokenizer.model")
+    tokenizer, reason = labels.load_tokenizer(tmp_path)
+    assert tokenizer is None
+    assert "embgeom-dask[sentencepiece]" in reason
+    assert "tiktoken" not in reason
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")  # a file of tiktoken, of the same name
+    assert "pip install tiktoken" in labels.load_tokenizer(tmp_path)[1]
+
+
+def fail(*_: object, **__: object) -> None:
+    raise ValueError("`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`.")
+
+
 def test_byte_level_pieces_and_rows_without_a_token(tmp_path: Path) -> None:
     vocabulary = {"a": 0, "Ġthe": 1, "â": 2, "Ċ": 3, "A": 9}  # holes, and a piece past the rows
     tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, "past": 30}, merges=[]))
@@ -165,8 +253,9 @@ def test_without_a_tokenizer_there_are_no_labels(tmp_path: Path) -> None:
     source = make_checkpoint(
         tmp_path / "m", {"embeddings.word_embeddings.weight": random(20, 8)}, {**LLAMA, "model_type": "bert"}
     )
-    assert not stores.labels(checkpoints.convert(source, tmp_path)).has_token.values.any()
+    with pytest.warns(EmbgeomWarning, match="no row has a token: the checkpoint has no tokenizer"):
+        assert not stores.labels(checkpoints.convert(source, tmp_path)).has_token.values.any()
     (Path(source) / "tokenizer.json").write_text("{}")
-    with pytest.warns(EmbgeomWarning, match=r"no token labels from the tokenizer of .*: it cannot be loaded"):
+    with pytest.warns(EmbgeomWarning, match=r"no row has a token: it cannot be loaded"):
         store = checkpoints.convert(source, tmp_path, overwrite=True)
     assert not stores.labels(store).has_token.values.any()

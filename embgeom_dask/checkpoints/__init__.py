@@ -18,7 +18,7 @@ from embgeom_dask.checkpoints.bare_files import check_ending, list_file
 from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.hub import HubFolder
-from embgeom_dask.checkpoints.labels import token_labels
+from embgeom_dask.checkpoints.labelling import label
 from embgeom_dask.checkpoints.safetensors import Listing, list_folder
 from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
@@ -86,7 +86,9 @@ def convert(
     model_stores.check_writable(target, overwrite=overwrite)
     for warning in decision.warnings:
         warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
-    labels, tokenizer = token_labels(folder, max(rows.shape[0] for rows in tensors.values()))
+    labels, tokenizer, said = label(folder, max(rows.shape[0] for rows in tensors.values()))
+    for warning in said:
+        warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
     facts = {**_description(folder.path), "tokenizer": tokenizer, "decision": decision.record()}
     return model_stores.write_model(
         target,

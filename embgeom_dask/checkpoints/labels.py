@@ -5,20 +5,23 @@ from __future__ import annotations
 import codecs
 import gc
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.checkpoints.quiet import quiet
-from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.stores import make_labels
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
+NO_TOKENIZER = "none: the checkpoint has no tokenizer"
+
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_LATIN = ("ByT5Tokenizer", "PerceiverTokenizer")  # a piece is the character of Latin-1 with the number of its byte
+_ANCHORS = 64  # tokens that are tried
+_SENTENCEPIECE = "pip install 'embgeom-dask[sentencepiece]' brings sentencepiece and protobuf, which read it"
 
 
 @contextmanager
@@ -33,68 +36,108 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def token_labels(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str]:
-    """Return labels over token_id for `rows` rows, None where there is no tokenizer, and what it is or why it is none.
+def has_vocabulary(path: Path) -> bool:
+    """Whether a folder has a file that tokenizers keep their vocabulary in."""
+    return any(True for pattern in VOCABULARIES for _ in path.glob(pattern))
 
-    `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip),
-    `bytes` the bytes of the piece in hexadecimal where it is made of bytes, `is_added` and `is_special` say which
-    pieces were added to the vocabulary and which of them are special. Rows that the tokenizer has no token for have
-    empty strings. A tokenizer that cannot be loaded, or only by code of its own, is warned of.
+
+def load_tokenizer(path: Path) -> tuple[Any, str]:
+    """Return the tokenizer of a folder and the name of its class; or None, and why there is none, after `none: `.
+
+    A tokenizer that is all code, of transformers itself (ByT5, Canine, Perceiver), needs no vocabulary file; of any
+    other without one transformers makes an empty one, which is not taken. No code of the folder is run.
     """
-    if not any(True for pattern in VOCABULARIES for _ in folder.path.glob(pattern)):
-        return None, "none: the checkpoint has no tokenizer"
     from transformers import AutoTokenizer
 
+    filed = has_vocabulary(path)
+    if not filed and not any((path / file).exists() for file in ("tokenizer_config.json", "config.json")):
+        return None, NO_TOKENIZER
     try:
         with quiet(), _uncollected():
-            tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes for files that it does not understand
-        reason = "it needs code of its own, which is not run"
-        if "trust_remote_code" not in str(error):
-            reason = "it cannot be loaded: " + " ".join(str(error).split())[:200]
-        message = f"no token labels from the tokenizer of {folder.name}: {reason}"
-        warnings.warn(message, EmbgeomWarning, stacklevel=3)  # where convert was called
-        return None, f"none: {reason}"
-    return _labels(tokenizer, rows), type(tokenizer).__name__
+        if "trust_remote_code" in str(error):
+            return None, "none: it needs code of its own, which is not run"
+        if not filed:
+            return None, NO_TOKENIZER
+        if _needs_sentencepiece(path):
+            return None, f"none: it is a SentencePiece model: {_SENTENCEPIECE}"
+        return None, "none: it cannot be loaded: " + " ".join(str(error).split())[:200]
+    if not filed and type(tokenizer).vocab_files_names:
+        return None, NO_TOKENIZER
+    return tokenizer, type(tokenizer).__name__
+
+
+def _needs_sentencepiece(path: Path) -> bool:
+    """Whether a package is missing to read the SentencePiece model of a folder; files of tiktoken begin otherwise."""
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    if is_sentencepiece_available() and is_protobuf_available():
+        return False
+    files = (file for pattern in ("*.model", "*.spm") for file in path.glob(pattern) if file.is_file())
+    return any(file.open("rb").read(1) == b"\n" for file in files)
+
+
+def count_past(tokenizer: Any, rows: int) -> int:
+    """How many tokens of a tokenizer have ids of `rows` and more."""
+    return len({token_id for token_id in tokenizer.get_vocab().values() if token_id >= rows})
 
 
 @_uncollected()
-def _labels(tokenizer: Any, rows: int) -> xr.Dataset:
+def token_labels(tokenizer: Any, rows: int) -> xr.Dataset:
+    """Return labels over token_id for the ids 0 to `rows` - 1 of a tokenizer.
+
+    `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip),
+    `bytes` the bytes of the piece in hexadecimal where it is made of bytes, `is_added` and `is_special` say which
+    pieces were added to the vocabulary and which of them are special. Ids that the tokenizer has no token for have
+    empty strings.
+    """
     pieces = _pieces(tokenizer, rows)
     known = [i for i, piece in enumerate(pieces) if piece is not None]
-    text = [""] * rows
-    for i, decoded in zip(known, _texts(tokenizer, pieces, known), strict=True):
-        text[i] = decoded
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    raw = _bytes(tokenizer, pieces, set(added))
+    text = [""] * rows
+    for i, decoded in zip(known, _texts(tokenizer, pieces, known, set(added)), strict=True):
+        text[i] = decoded if decoded or not raw[i] else bytes.fromhex(raw[i]).decode(errors="replace")
     return make_labels(
         _clean([piece or "" for piece in pieces]),
         _clean(text),
         [piece is not None for piece in pieces],
-        bytes=_bytes(tokenizer, pieces, set(added)),
+        bytes=raw,
         is_added=[i in added for i in range(rows)],
         is_special=[i in special for i in range(rows)],
     )
 
 
 def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
+    """The piece of each id. A vocabulary says only one id of a piece that has two, so the ids are asked for theirs."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return [backend.id_to_token(i) for i in range(rows)]
     pieces: list[str | None] = [None] * rows
-    for piece, token_id in tokenizer.get_vocab().items():
+    vocabulary = tokenizer.get_vocab()
+    for piece, token_id in vocabulary.items():
         if 0 <= token_id < rows:
             pieces[token_id] = piece
+    for i in range(min(rows, tokenizer.vocab_size)):
+        if pieces[i] is None:
+            twin = tokenizer.convert_ids_to_tokens(i)  # the unknown token where there is none
+            pieces[i] = twin if twin in vocabulary and twin != tokenizer.unk_token else None
     return pieces
 
 
 def _bytes(tokenizer: Any, pieces: list[str | None], added: set[int]) -> list[str]:
-    """The bytes, in hexadecimal, of byte-level pieces (GPT-2's alphabet) and of `<0x..>`; "" for the others."""
+    """The bytes, in hexadecimal, of byte-level pieces (GPT-2's alphabet, ByT5's) and of `<0x..>`; "" for the others."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     byte_level = "ByteLevel" in repr(backend.decoder if backend is not None else "")
-    alphabet = codecs.charmap_build("".join(_alphabet()))
+    latin = type(tokenizer).__name__ in _LATIN
+    alphabet = codecs.charmap_build("".join(map(chr, range(256)) if latin else _alphabet()))
 
     def convert(i: int, piece: str) -> str:
         if found := _BYTE.fullmatch(piece):
             return found[1].lower()
-        if not byte_level or i in added:
+        if not (byte_level or latin) or i in added:
             return ""
         try:
             return codecs.charmap_encode(piece, "strict", alphabet)[0].hex()
@@ -111,8 +154,8 @@ def _alphabet() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int]) -> list[str]:
-    """Decode each id alone; where the decoder strips a leading space, after the token `A`, which is dropped again."""
+def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int], added: set[int]) -> list[str]:
+    """Decode each id alone; where the decoder strips a leading space, after another token, whose text is dropped."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
 
     def decode(sequences: list[list[int]]) -> list[str]:
@@ -120,11 +163,29 @@ def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int]) -> list[str
             return list(backend.decode_batch(sequences, skip_special_tokens=False))
         return list(tokenizer.batch_decode(sequences, clean_up_tokenization_spaces=False))
 
-    anchor = next((i for i in ids if pieces[i] == "A"), None)
-    spaced = next((i for i in ids if (pieces[i] or "").startswith("▁") and (pieces[i] or "").strip("▁")), None)
-    if anchor is None or spaced is None or decode([[spaced]])[0].startswith(" "):
-        return decode([[i] for i in ids])
-    return [text.removeprefix("A") for text in decode([[anchor, i] for i in ids])]
+    texts = dict(zip(ids, decode([[i] for i in ids]), strict=True))
+    if backend is None:  # those of Python put spaces around added tokens
+        texts |= {i: str(pieces[i]) for i in ids if i in added}
+    plain = [i for i in ids if backend is not None or i not in added]
+    stripped = [i for i in plain if str(pieces[i]).startswith("▁") and not texts[i].startswith((" ", "▁"))]
+    anchor = _anchor(decode, pieces, {i: texts[i] for i in plain if i not in added}, stripped) if stripped else None
+    if anchor is not None:
+        before = texts[anchor]
+        after = zip(plain, decode([[anchor, i] for i in plain]), strict=True)
+        texts |= {i: text.removeprefix(before) for i, text in after if text.startswith(before)}
+    texts |= {i: str(pieces[i]).replace("▁", " ") for i in stripped if not texts[i].startswith(" ")}
+    return list(texts.values())
+
+
+def _anchor(
+    decode: Callable[[list[list[int]]], list[str]], pieces: list[str | None], texts: dict[int, str], stripped: list[int]
+) -> int | None:
+    """Find a token after which the decoder keeps the space of those that it strips alone; None where there is none."""
+    words = [i for i, text in texts.items() if text.strip() == text != "" and not _BYTE.fullmatch(str(pieces[i]))]
+    words = sorted(words, key=lambda i: str(pieces[i]).startswith("▁"))[:_ANCHORS]
+    probe = next((i for i in stripped if str(pieces[i]).strip("▁")), stripped[0])
+    tried = zip(words, decode([[i, probe] for i in words]), strict=True)
+    return next((i for i, text in tried if text.startswith(f"{texts[i]} ")), None)
 
 
 def _clean(strings: list[str]) -> list[str]:
