@@ -490,7 +490,8 @@ def test_nothing_is_run_or_said(tmp_path: Path) -> None:
     (source / "evil.py").write_text("raise SystemExit('ran')")
     code = f"""
 import warnings
-from embgeom_dask import EmbgeomWarning, convert
+from embgeom_dask import convert
+from embgeom_dask.errors import EmbgeomWarning
 warnings.filterwarnings("ignore", ".*no row has a token", EmbgeomWarning)
 print(convert({str(source)!r}, {str(tmp_path)!r}))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, input="y\n")
