@@ -6,9 +6,11 @@ The journal of RESULT.zarr is the folder RESULT.zarr.journal, local or on an obj
 - `<pass>-<digest>/pass.json`: how many panels a pass over the tiles has; the digest is of all that their states mean;
 - `<pass>-<digest>/<row>-<start>-<stop>`: a committed panel, its state and a checksum, put there whole by the worker
   that computed it; `.failed` after it: why it was given up;
-- `history.csv`: a line for every panel.
+- `history.csv`: a line for every panel;
+- `lock` and `claim.json`: while a command makes the result, see `claims`.
 
-When the result is written the passes are removed; `run.json` and `history.csv` stay.
+When the result is written the passes are removed; `run.json` and `history.csv` stay. What else is in the folder, or in
+that of a pass, is left alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -28,16 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fsspec import AbstractFileSystem
 
-from embgeom_dask import places, progress, results
-from embgeom_dask.errors import Halt, InputError
+from embgeom_dask import claims, places, progress, results, transactions
+from embgeom_dask.errors import EmbgeomError, Halt, InputError
 from embgeom_dask.found import Found
 from embgeom_dask.grid import Panel
 from embgeom_dask.plan import Plan
+from embgeom_dask.watch import is_interrupted
 
+_PASS = re.compile(r"[a-z]+-[0-9a-f]{16}")
 _PANEL = re.compile(r"\d+-\d+-\d+")
+_OF_PASS = re.compile(r"\.?(pass\.json|\d+-\d+-\d+(\.failed)?)(\.[0-9a-f]{8}\.partial)?")
+_OF_KILLED = re.compile(r"\.(run\.json|claim\.json|history\.csv)\.[0-9a-f]{8}\.partial")
 _TOGETHER = 16  # panels read at a time
-_KEPT = ("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint")
 _COLUMNS = ("pass", "panel", "start", "end", "worker", "read_bytes", "peak_bytes")
 
 
@@ -49,8 +55,9 @@ class Pass:
 
     def names(self) -> set[str]:
         """The names of what is there."""
-        fs, path = places.filesystem(self.url)
-        return {_last(entry) for entry in fs.ls(path, detail=False)}
+        with places.explained(f"read {self.url}", passing=()):
+            fs, path = places.filesystem(self.url)
+            return {_last(entry) for entry in fs.ls(path, detail=False)}
 
     def get(self, panel: Panel) -> Found | None:
         """What a committed panel found; None where it is not committed, or is damaged."""
@@ -91,7 +98,19 @@ class Journal:
         self.out = os.fspath(out)
         self.url = places.locate(out) + ".journal"
         self._lines: list[tuple[Any, ...]] = []
-        self.run: dict[str, Any] | None = self.read_json("run.json")
+        self.run: dict[str, Any] | None = self._read_run()
+
+    @contextmanager
+    def claimed(self, attrs: Mapping[str, Any]) -> Iterator[None]:
+        """Be the one that makes the result, as `claims.claimed` says; what is there is looked at again first."""
+        with claims.claimed(self.out, self.url, attrs, is_interrupted):
+            self.run = self._read_run()
+            yield
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no panels are kept: the result was written, or nothing has begun."""
+        return self.run is None or self.run["finished"]
 
     def check(self, attrs: Mapping[str, Any]) -> None:
         """Refuse to go on with what other settings began. A journal whose result was written is of no more use.
@@ -104,7 +123,6 @@ class Journal:
         if self.run is None:
             return
         if self.run["finished"]:
-            self._remove()
             self.run = None
         elif self.run["attrs"]["fingerprint"] != attrs["fingerprint"]:
             differing = results.differences(self.run["attrs"], attrs)
@@ -129,22 +147,11 @@ class Journal:
         return begun
 
     def begin(self, attrs: Mapping[str, Any], plan: Plan) -> None:
-        """Write down what is to be computed, unless it is there.
-
-        Raises
-        ------
-        InputError
-            where the folder cannot be made.
-        """
+        """Write down what is to be computed, unless it is there."""
         if self.run is not None:
             return
-        fs, path = places.filesystem(self.url)
-        try:
-            fs.makedirs(path, exist_ok=True)
-        except Exception as error:  # file systems raise what they like
-            raise InputError(f"cannot make the folder {self.url}: {places.explain(error)}") from error
         self.run = {
-            "attrs": {name: attrs[name] for name in _KEPT},
+            "attrs": results.identity(attrs),
             "tile": plan.sides[0].tile,
             "element": plan.sides[0].form.element,
             "began": _time(datetime.now(UTC).timestamp()),
@@ -156,9 +163,10 @@ class Journal:
     def open_pass(self, plan: Plan, what: str) -> Pass:
         """The pass that `plan` makes: the same plan finds the same panels again."""
         name = f"{what}-{_digest(plan)[:16]}"
-        fs, path = places.filesystem(f"{self.url}/{name}")
-        if not fs.exists(f"{path}/pass.json"):
-            fs.makedirs(path, exist_ok=True)
+        if not places.exists(f"{self.url}/{name}/pass.json"):
+            if not places.is_url(self.url):
+                with places.explained(f"write {self.url}/{name}"):
+                    transactions.make_folder(Path(self.url, name))
             self._write_json(f"{name}/pass.json", {"panels": sum(1 for _ in plan.grid.panels())})
         return Pass(f"{self.url}/{name}")
 
@@ -176,40 +184,78 @@ class Journal:
         _put(f"{self.url}/history.csv", text.getvalue().encode())
 
     def finish(self) -> None:
-        """The result is written: remove the panels."""
-        if self.run is None or self.run["finished"]:
+        """The result is written, and on the disk: remove the panels."""
+        if self.run is None:
             return
-        self.run["finished"] = True
-        self._write_json("run.json", self.run)
+        if not self.run["finished"]:
+            self.run["finished"] = True
+            self._write_json("run.json", self.run)
         fs, path = places.filesystem(self.url)
-        for entry in fs.ls(path, detail=True):
-            if entry["type"] == "directory":
-                with suppress(Exception):  # what stays is never read
-                    fs.rm(entry["name"], recursive=True)
+        with suppress(Exception):  # what stays is never read
+            for entry in fs.ls(path, detail=True):
+                name = _last(entry["name"])
+                if entry["type"] == "directory" and _PASS.fullmatch(name):
+                    _remove_pass(fs, entry["name"])
+                elif _OF_KILLED.fullmatch(name):
+                    fs.rm_file(entry["name"])
 
     @property
     def _path(self) -> str:
         return self.out.rstrip("/") + ".journal"
 
-    def _remove(self) -> None:
-        fs, path = places.filesystem(self.url)
-        fs.rm(path, recursive=True)
+    def _read_run(self) -> dict[str, Any] | None:
+        run = self.read_json("run.json")
+        if run is not None and not _is_run(run):
+            raise InputError(self._foreign("run.json"))
+        return run
+
+    def _foreign(self, name: str) -> str:
+        return f"{self._path}/{name} is damaged, or no journal's: choose another --out, or move {self._path} away"
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """One of its files; None where it is not there."""
+        """One of its files; None where it is not there.
+
+        Raises
+        ------
+        InputError
+            where it is something else than was written there.
+        EmbgeomError
+            where it cannot be read now.
+        """
         fs, path = places.filesystem(f"{self.url}/{name}")
         try:
-            found: dict[str, Any] = json.loads(fs.cat_file(path))
-        except FileNotFoundError:
+            content = fs.cat_file(path)
+        except (FileNotFoundError, IsADirectoryError):
             return None
         except Exception as error:  # file systems raise what they like
-            raise InputError(
-                f"cannot read {path}: {places.explain(error)}: remove {self._path} to begin again"
-            ) from error
+            why = places.explain(error)
+            raise EmbgeomError(f"cannot read {path}: {why}: nothing is lost, run again once it can be read") from error
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise InputError(self._foreign(name))
         return found
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         _put(f"{self.url}/{name}", json.dumps(content, indent=1).encode())
+
+
+def _is_run(run: Mapping[str, Any]) -> bool:
+    """Whether this is what `Journal.begin` writes."""
+    kinds = {"tile": int, "element": str, "began": str, "resume": str | None, "finished": bool}
+    known = all(name in run and isinstance(run[name], kind) for name, kind in kinds.items())
+    return known and results.is_provenance(run.get("attrs"))
+
+
+def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
+    """Remove what a pass wrote, and its folder where nothing else is in it."""
+    made = [entry for entry in fs.ls(folder, detail=False) if _OF_PASS.fullmatch(_last(entry))]
+    if made:
+        fs.rm(made)
+    with suppress(OSError):
+        fs.rmdir(folder)
 
 
 def status(out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -231,14 +277,20 @@ def status(out: str | os.PathLike[str]) -> dict[str, Any]:
     journal = Journal(out)
     if journal.run is None:
         raise InputError(f"no journal beside {out}: name what was given as --out to embgeom scan")
+    with places.explained(f"read {journal.url}"):
+        return _status(journal, journal.run)
+
+
+def _status(journal: Journal, run: Mapping[str, Any]) -> dict[str, Any]:
     passes, failures, commits = list[dict[str, Any]](), list[dict[str, str]](), list[float]()
     fs, path = places.filesystem(journal.url)
-    for folder in sorted(entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory"):
+    folders = sorted(entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory")
+    for folder in (folder for folder in folders if _PASS.fullmatch(_last(folder))):
         what, known = _last(folder).rpartition("-")[0], journal.read_json(f"{_last(folder)}/pass.json")
         there = {_last(entry["name"]): entry for entry in fs.ls(folder, detail=True)}
         done = [name for name in there if _PANEL.fullmatch(name)]
         commits += [_modified(there[name]) for name in done]
-        passes.append({"pass": what, "done": len(done), "total": known["panels"] if known else None})
+        passes.append({"pass": what, "done": len(done), "total": known.get("panels") if known else None})
         for name in sorted(there):
             if (panel := name.removesuffix(".failed")) != name and panel not in there:
                 failures.append({"pass": what, "panel": panel, "cause": fs.cat_file(f"{folder}/{name}").decode()})
@@ -248,7 +300,7 @@ def status(out: str | os.PathLike[str]) -> dict[str, Any]:
     left = sum(each["total"] - each["done"] for each in passes if each["total"])
     return {
         "result": journal.out,
-        "state": "finished" if journal.run["finished"] else "begun",
+        "state": "finished" if run["finished"] else "begun",
         "panels_done": sum(each["done"] for each in passes),
         "panels_total": sum(each["total"] or 0 for each in passes),
         "passes": passes,
@@ -256,7 +308,7 @@ def status(out: str | os.PathLike[str]) -> dict[str, Any]:
         "seconds_left": left / rate if rate else None,
         "last_commit": _time(recent[-1]) if recent else None,
         "failures": failures,
-        "resume": journal.run["resume"],
+        "resume": run["resume"],
     }
 
 

@@ -11,11 +11,11 @@ import errno
 import json
 import os
 import re
-import shutil
 import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -30,12 +30,15 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from embgeom_dask import transactions
 from embgeom_dask.errors import EmbgeomError, InputError
 
 Place = str | os.PathLike[str]
 
 UNFINISHED = "unfinished"
 """The attribute of a group at a URL that is being written, or whose writer died: a name of what it is, or true."""
+
+_READERS = 4  # threads that check chunks
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
 _SECRET = re.compile(r"://[^/@]*:(?!\d+(/|$))[^@]*@|^https?://[^/]*@|\?")
@@ -188,6 +191,31 @@ def open_group(place: str) -> zarr.Group:
     return group
 
 
+def check_chunks(group: zarr.Group) -> None:
+    """Read every chunk of a group's arrays, which `open_group` gave.
+
+    Raises
+    ------
+    EmbgeomError
+        where one is missing, cannot be read, or does not hold its checksum.
+    """
+
+    def check(part: tuple[zarr.Array[Any], Any]) -> None:
+        array, rows = part
+        with explained(f"read {array.store_path}", passing=()):
+            array[rows]
+
+    arrays = [array for _, array in group.arrays()]
+    parts = [
+        (array, slice(start, start + array.chunks[0]) if array.ndim else ())
+        for array in arrays
+        for start in range(0, array.shape[0] if array.ndim else 1, array.chunks[0] if array.ndim else 1)
+    ]
+    with ThreadPoolExecutor(_READERS) as threads:
+        for _ in threads.map(check, parts):
+            pass
+
+
 def finish(place: str, attributes: Mapping[str, Any]) -> None:
     """Consolidate the metadata of the group that was written at `place`; then write its attributes, which ends it."""
     with warnings.catch_warnings():
@@ -223,6 +251,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        transactions.sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             aside.unlink()
@@ -283,27 +312,20 @@ def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]
 def _aside(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
     place = Path(target)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        transactions.make_folder(place.parent)
         aside, held = _begin(place, resume)
     except OSError as error:
         raise InputError(f"cannot make the folder {place.parent}: {error.strerror}") from error
     old = aside.with_suffix(".old")
     try:
         yield str(aside)
-        if overwrite and place.exists():
-            place.rename(old)
-        try:
-            aside.rename(place)
-        except BaseException:
-            if old.exists():
-                old.rename(place)
-            raise
+        transactions.put_in_place(aside, place, old if overwrite else None)
+        transactions.discard(old)
     except OSError as error:
         raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
     finally:
         if resume is None:
-            shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            transactions.discard(aside)
         if held is not None:
             os.close(held)
 
@@ -312,7 +334,7 @@ def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
     """Make, or take up again, the hidden folder beside `place` that is written to, and lock it."""
     fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
     aside = place.with_name(f".{place.name}.{resume}.partial") if resume else fresh.with_name(f"{fresh.name}.partial")
-    _sweep(place, aside)
+    sweep(place, aside)
     if aside.exists():
         held = _hold(aside)
         if held is not None:
@@ -324,17 +346,17 @@ def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
     return aside, held
 
 
-def _sweep(place: Path, aside: Path) -> None:
-    """Remove what writers of `place` left beside it that were killed; put back the group one was about to replace."""
+def sweep(place: Path, kept: Path | None = None) -> None:
+    """Remove what writers of `place` left beside it that were killed, but `kept`; put back what one was to replace."""
     for left in place.parent.glob(f".{escape(place.name)}.*.partial"):
         if (held := _hold(left)) is not None:
-            if left != aside:
-                shutil.rmtree(left, ignore_errors=True)
+            transactions.put_back(left.with_suffix(".old"), place)
+            if left != kept:
+                transactions.discard(left)
             os.close(held)
-            old = left.with_suffix(".old")
-            if old.exists() and not place.exists():
-                old.rename(place)
-            shutil.rmtree(old, ignore_errors=True)
+    for old in place.parent.glob(f".{escape(place.name)}.*.old"):
+        if not old.with_suffix(".partial").exists():  # else its writer runs
+            transactions.put_back(old, place)
 
 
 def _hold(folder: Path) -> int | None:

@@ -6,16 +6,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from embgeom_dask import places, stores, versions
-from embgeom_dask.errors import InputError
+from embgeom_dask import places, progress, stores, versions
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.places import Place
 from embgeom_dask.stores import Matrix
 
+_COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
+_IDENTITY = ("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint")
 _OF_SECOND = ("neighbor_token_id", "against_left_out_token_id")
 
 
@@ -56,23 +61,36 @@ def provenance(
     }
 
 
+def identity(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the attributes of `provenance`, those that tell a result from others."""
+    return {name: attrs[name] for name in _IDENTITY}
+
+
 def existing(path: Place, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     """The result at `path` if the same command made it from the same input and settings; None if nothing is there.
 
-    `attrs` are those of `provenance`.
+    `attrs` are those of `provenance`. Every chunk of it is read: one that is damaged is none, which a note says.
 
     Raises
     ------
     InputError
         where something else is at `path`; it names what differs, with both values.
     """
-    if places.is_free(places.locate(path)):
+    place = places.locate(path)
+    if places.is_free(place):
         return None
-    there = open_result(path)
-    if there.attrs["fingerprint"] == attrs["fingerprint"]:
-        return there
-    reason = differences(there.attrs, attrs)
-    raise InputError(f"{path} holds a result from other settings ({reason}): choose another --out, or remove it")
+    group = _result_group(path)
+    if group.attrs["fingerprint"] != attrs["fingerprint"]:
+        reason = differences(group.attrs, attrs)
+        raise InputError(f"{path} holds a result from other settings ({reason}): choose another --out, or remove it")
+    try:
+        places.check_chunks(group)
+    except EmbgeomError as error:
+        progress.note(f"{path} is damaged, and is made again: {error}")
+        return None
+    if not places.is_url(place):
+        places.sweep(Path(place))
+    return _opened(path, group)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -89,30 +107,42 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         if old.get(name) != new.get(name)
     ]
     if not differing:
-        versions = [json.loads(attrs["versions"])["embgeom-dask"] for attrs in (there, here)]
+        versions = [json.loads(attrs["versions"]).get("embgeom-dask") for attrs in (there, here)]
         differing = [f"embgeom-dask is {versions[0]} there and {versions[1]} here"]
     return "; ".join(differing)
 
 
 def save(dataset: xr.Dataset, path: Place, *, replace: bool = False) -> None:
-    """Write a result to zarr at `path`: aside first, then moved into place; the same result there is replaced.
+    """Write a result to zarr at `path`: aside first, then moved into place. The same result there is left as it is.
 
-    With `replace` any result there is.
+    With `replace` any result there is replaced. Every chunk has a checksum.
 
     Raises
     ------
     InputError
         where something else is at `path`.
     """
-    if not replace:
-        existing(path, dataset.attrs)
-    elif not places.is_free(places.locate(path)):
+    place = places.locate(path)
+    free = places.is_free(place)
+    if replace and not free:
         open_result(path)
-    with places.replacing(places.locate(path), overwrite=True) as place:
-        dataset.drop_attrs(deep=False).to_zarr(
-            places.writer(place), mode="a", zarr_format=3, consolidated=False, write_empty_chunks=True
-        )
-        places.finish(place, dataset.attrs)
+    elif existing(path, dataset.attrs) is not None:
+        return
+    try:
+        with places.replacing(place, overwrite=not free) as aside:
+            dataset.drop_attrs(deep=False).to_zarr(
+                places.writer(aside),
+                mode="a",
+                zarr_format=3,
+                consolidated=False,
+                write_empty_chunks=True,
+                encoding={name: {"compressors": _COMPRESSORS} for name in dataset.variables},
+            )
+            places.finish(aside, dataset.attrs)
+    except EmbgeomError as error:
+        another = isinstance(error.__cause__, FileExistsError)
+        if not another or existing(path, dataset.attrs) is None:  # which another command has put there meanwhile
+            raise
 
 
 def open_result(path: Place) -> xr.Dataset:
@@ -122,17 +152,38 @@ def open_result(path: Place) -> xr.Dataset:
     ------
     InputError
         where there is no result at `path`.
+    EmbgeomError
+        where it is damaged.
     """
-    place = places.locate(path)
+    return _opened(path, _result_group(path))
+
+
+def _opened(path: Place, group: zarr.Group) -> xr.Dataset:
+    with places.explained(f"read {path}", passing=()):
+        return cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
+
+
+def _result_group(path: Place) -> zarr.Group:
+    """The zarr group of the result at `path`; InputError where there is none."""
     try:
-        group = places.open_group(place)
+        group = places.open_group(places.locate(path))
     except FileNotFoundError:
         raise InputError(f"no result at {path}: name the folder that --out wrote") from None
     except ValueError:
-        raise InputError(f"{path} is not a result of embgeom") from None
-    if "fingerprint" not in group.attrs:
-        raise InputError(f"{path} is not a result of embgeom")
-    return cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
+        raise InputError(f"{path} is not a result of embgeom: name another path, or move it away") from None
+    if not is_provenance(group.attrs):
+        raise InputError(f"{path} is not a result of embgeom: name another path, or move it away")
+    return group
+
+
+def is_provenance(attrs: object) -> bool:
+    """Whether these are attributes that `provenance` gave, not those of something else."""
+    try:
+        known = cast(Mapping[str, Any], attrs)
+        texts = [json.loads(identity(known)[name]) for name in ("settings", "versions")]
+        return isinstance(known["fingerprint"], str) and all(isinstance(text, dict) for text in texts)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:

@@ -144,11 +144,38 @@ def scan(
         distinct=distinct,
     )
     attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
-    journal = None if out is None else Journal(out)
-    if journal is not None and (done := results.existing(journal.out, attrs)) is not None:
+    how = (device, tile, memory_limit, dry_run, client, scheduler)
+    if out is None:
+        return _made(sides, settings, attrs, started, None, *how)
+    journal = Journal(out)
+    done = results.existing(journal.out, attrs)
+    if done is not None and journal.is_finished:
         journal.finish()
         return done
-    element = None
+    if dry_run:
+        return _made(sides, settings, attrs, started, journal, *how)
+    with journal.claimed(attrs):
+        if (done := results.existing(journal.out, attrs)) is not None:
+            journal.finish()
+            return done
+        return _made(sides, settings, attrs, started, journal, *how)
+
+
+def _made(
+    sides: list[tuple[Matrix, np.ndarray]],
+    settings: Settings,
+    attrs: dict[str, Any],
+    started: float,
+    journal: Journal | None,
+    device: str,
+    tile: int | None,
+    memory_limit: str | int | None,
+    dry_run: bool,
+    client: Client | None,
+    scheduler: str | None,
+) -> xr.Dataset:
+    """Make the result, and save it where there is a journal."""
+    matrices, element = [found for found, _ in sides], None
     if journal is not None:
         journal.check(attrs)
         tile, element = journal.fix("tile", tile), journal.fix("element", None)

@@ -25,6 +25,11 @@ _interrupted = threading.Event()
 """Set by the first Ctrl-C of a process that is `interruptible`."""
 
 
+def is_interrupted() -> bool:
+    """Whether the first Ctrl-C came, in a process that is `interruptible`."""
+    return _interrupted.is_set()
+
+
 class Watch:
     """What a pass has done and may do. `advance` moves its bar; `note(panel, found)` is told of every panel."""
 
@@ -39,7 +44,7 @@ class Watch:
     @property
     def interrupted(self) -> bool:
         """Whether no more panels are to be submitted."""
-        return _interrupted.is_set()
+        return is_interrupted()
 
     def window(self) -> int:
         """How many panels may be submitted at a time: workers come and go. None once this was interrupted."""

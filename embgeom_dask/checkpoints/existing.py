@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embgeom_dask import places, progress, stores
 from embgeom_dask.checkpoints.files import Folder
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.filling import RowSource
 
 _BLOCK_BYTES = 8 << 20
@@ -40,7 +42,7 @@ def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str 
             return False
         if not _fits(facts["matrices"].get(f"{role}_embedding"), facts["decision"][role], keys[role]):
             return False
-    return _note(target)
+    return _is_whole(target)
 
 
 def has_rows(target: str, matrices: Mapping[str, RowSource], *, tied: bool) -> bool:
@@ -50,7 +52,7 @@ def has_rows(target: str, matrices: Mapping[str, RowSource], *, tied: bool) -> b
         return False
     if any(not _equal(facts["matrices"].get(name), source) for name, source in matrices.items()):
         return False
-    return _note(target)
+    return _is_whole(target)
 
 
 def _facts(target: str) -> dict[str, Any] | None:
@@ -77,6 +79,16 @@ def _equal(stored: Mapping[str, Any] | None, source: RowSource) -> bool:
     return bool(stored["sha256"] == digest.hexdigest())
 
 
-def _note(target: str) -> bool:
+def _is_whole(target: str) -> bool:
+    """Say that a store is there, every chunk of which was read and holds its checksum; InputError where one does not.
+
+    What a writer left beside it that was killed is removed.
+    """
+    try:
+        places.check_chunks(places.open_group(places.locate(target)))
+    except EmbgeomError as error:
+        raise InputError(f"{target} is damaged, --overwrite replaces it: {error}") from error
+    if not places.is_url(target):
+        places.sweep(Path(places.locate(target)))
     progress.note(f"{target} is there already")
     return True

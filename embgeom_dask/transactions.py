@@ -1,0 +1,114 @@
+"""What survives a power cut: files and folders are on the disk before what they replace is removed.
+
+A file is on the disk once it is synced and the folder that names it is, too; a rename, once the folder is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+_TOGETHER = 16
+"""Files synced at a time: a file system writes down many in hardly more time than one."""
+
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # what a folder meets that is moved to where something is
+_MEANWHILE = "another command has put something there meanwhile"
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems say that cannot sync a folder
+
+
+def sync_file(path: Path) -> None:
+    """Return once the contents of a file are on the disk."""
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Return once the names in a folder are on the disk. Where a file system has no such thing nothing is done."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDERS:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Return once a folder is on the disk with all that is in it."""
+    with ThreadPoolExecutor(_TOGETHER) as threads:
+        for parent, _, names in os.walk(folder, topdown=False):
+            list(threads.map(sync_file, [Path(parent, name) for name in names]))
+            sync_folder(Path(parent))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless they are there; those that were made are on the disk then."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+def put_in_place(aside: Path, place: Path, old: Path | None) -> None:
+    """Move the folder `aside` to `place`; what was at `place` is at `old` then, and may be removed.
+
+    All is on the disk when this returns. Where it fails, nothing has changed.
+
+    Raises
+    ------
+    FileExistsError
+        where something is at `place`, and no `old` given.
+    """
+    sync_tree(aside)
+    if os.path.lexists(place):
+        if old is None:
+            raise FileExistsError(errno.EEXIST, _MEANWHILE)
+        place.rename(old)
+    try:
+        _move(aside, place)
+        sync_folder(place.parent)
+    except BaseException:
+        if not os.path.lexists(aside):
+            place.rename(aside)
+        if old is not None and os.path.lexists(old):
+            old.rename(place)
+        raise
+
+
+def _move(aside: Path, place: Path) -> None:
+    try:
+        aside.rename(place)
+    except OSError as error:
+        if error.errno in _OCCUPIED:
+            raise FileExistsError(errno.EEXIST, _MEANWHILE) from error
+        raise
+
+
+def put_back(old: Path, place: Path) -> None:
+    """End what was killed within `put_in_place`: `old` is put back, or removed where something is at `place`."""
+    if os.path.lexists(place):
+        discard(old)
+    else:
+        with suppress(OSError):
+            old.rename(place)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a folder, or a link but not what it names; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
