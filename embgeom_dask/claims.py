@@ -78,13 +78,14 @@ def _leave(lock: FileLock, folder: Path) -> None:
 
 def _wait(lock: FileLock, out: str, folder: Path, attrs: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
     """Return once the lock is held, or where there are no locks."""
-    before = None
+    before, said = None, False
     while not _take(lock, folder):
         there = _read(str(folder))
-        if before is None:
-            progress.note(f"another command makes {out}: waiting for it to end")
-        elif there == before:  # else a new owner has just come
+        if there is not None and there == before:  # else its owner may just have come, and not have written it
             _check(out, there, attrs, "wait until it has ended, or choose another --out")
+            if not said:
+                progress.note(f"another command makes {out}: waiting for it to end")
+            said = True
         before = there
         if stopped():
             raise KeyboardInterrupt
@@ -138,7 +139,7 @@ def _read(folder: str) -> dict[str, Any] | None:
     return there if results.is_provenance(there) else None
 
 
-def _check(out: str, there: Mapping[str, Any] | None, attrs: Mapping[str, Any], remedy: str) -> None:
-    if there is not None and there["fingerprint"] != attrs["fingerprint"]:
+def _check(out: str, there: Mapping[str, Any], attrs: Mapping[str, Any], remedy: str) -> None:
+    if there["fingerprint"] != attrs["fingerprint"]:
         differing = results.differences(there, attrs)
         raise InputError(f"another command makes {out} with other settings ({differing}): {remedy}")

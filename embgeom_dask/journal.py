@@ -225,8 +225,10 @@ class Journal:
         fs, path = places.filesystem(f"{self.url}/{name}")
         try:
             content = fs.cat_file(path)
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             return None
+        except (NotADirectoryError, IsADirectoryError):
+            raise InputError(self._foreign(name)) from None
         except Exception as error:  # file systems raise what they like
             why = places.explain(error)
             raise EmbgeomError(f"cannot read {path}: {why}: nothing is lost, run again once it can be read") from error

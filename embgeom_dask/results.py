@@ -165,8 +165,9 @@ def _opened(path: Place, group: zarr.Group) -> xr.Dataset:
 
 def _result_group(path: Place) -> zarr.Group:
     """The zarr group of the result at `path`; InputError where there is none."""
+    place = places.locate(path)
     try:
-        group = places.open_group(places.locate(path))
+        group = places.open_group(place)
     except FileNotFoundError:
         raise InputError(f"no result at {path}: name the folder that --out wrote") from None
     except ValueError:
