@@ -1,9 +1,10 @@
 """The zarr v3 data type `bfloat16` of zarr-extensions, as numpy's `ml_dtypes.bfloat16`.
 
-Importing this module registers the type with zarr-python. The entry point `zarr.data_type` is meant for that, but
-zarr-python 3.1 never loads it; the group `zarr.buffer` it does load, when it opens a group. So `xarray.open_zarr` and
-`zarr.open_group` read such an array in a process that never imports this package; `zarr.open_array` of the array's own
-path needs this import first. Only numpy, ml_dtypes and zarr are imported here.
+Importing this module registers the type with zarr-python. The entry point `zarr.data_type` is meant for that:
+zarr-python 3.4 loads it, 3.1 never does; the group `zarr.buffer` both load, when they open a group. So
+`xarray.open_zarr` and `zarr.open_group` read such an array in a process that never imports this package;
+`zarr.open_array` of the array's own path needs this import first, with zarr 3.1. Only numpy, ml_dtypes and zarr are
+imported here.
 
 Data type: https://github.com/zarr-developers/zarr-extensions/tree/main/data-types/bfloat16
 """
@@ -18,8 +19,13 @@ import ml_dtypes
 import numpy as np
 from zarr.core.buffer.cpu import Buffer
 from zarr.core.dtype import data_type_registry
-from zarr.core.dtype.common import DataTypeValidationError, HasEndianness, HasItemSize
+from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.core.dtype.wrapper import ZDType
+
+try:  # zarr 3.4 has it there, and warns of the former place
+    from zarr.errors import DataTypeValidationError  # type: ignore[attr-defined, unused-ignore]
+except ImportError:
+    from zarr.core.dtype.common import DataTypeValidationError
 
 if TYPE_CHECKING:
     from zarr.core.common import JSON, ZarrFormat

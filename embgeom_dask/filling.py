@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from numcodecs.blosc import Blosc
-from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from embgeom_dask.progress import Advance
@@ -56,7 +56,7 @@ def create(group: zarr.Group, name: str, source: RowSource, dimensions: list[str
         chunks=(chunk_rows, columns),
         dtype=source.dtype,
         compressors=[
-            BloscCodec(**_BLOSC, shuffle=BloscShuffle.bitshuffle, typesize=source.dtype.itemsize),
+            BloscCodec(**_BLOSC, shuffle="bitshuffle", typesize=source.dtype.itemsize),
             Crc32cCodec(),
         ],
         dimension_names=dimensions,

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported: no test asks the real hub
 
+from typing import TYPE_CHECKING
+
 import pytest
-import torch
-from distributed import Client, LocalCluster
 
 from embgeom_dask import progress
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,9 +22,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    try:
+        import torch
+
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    except ImportError:  # tests of storage need none
+        cuda = mps = False
     missing = {
-        "cuda": "" if torch.cuda.is_available() else "no CUDA device on this machine",
-        "mps": "" if torch.backends.mps.is_available() else "no Apple mps device on this machine",
+        "cuda": "" if cuda else "no CUDA device on this machine",
+        "mps": "" if mps else "no Apple mps device on this machine",
         "cluster": "" if config.getoption("--kills") else "runs with --kills 25",
         "slow": "" if config.getoption("--slow") else "runs with --slow",
     }
@@ -34,6 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """A client of one worker of one thread in this process; modules that need another have their own."""
+    from distributed import Client, LocalCluster
+
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
