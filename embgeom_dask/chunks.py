@@ -10,16 +10,20 @@ from distributed import Client, as_completed
 from embgeom_dask import progress
 from embgeom_dask.cluster import connect
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.places import explain
+from embgeom_dask.places import Place, explain
 from embgeom_dask.stores import Matrix
 
 
 def by_chunk(
-    what: str, matrix: Matrix, work: Callable[..., Any], *args: Any, how: tuple[Client | None, str | None, str]
+    what: str,
+    matrix: Matrix,
+    work: Callable[..., Any],
+    *args: Any,
+    how: tuple[Client | None, str | None, str, Place | None],
 ) -> list[Any]:
     """Do `work(matrix, start, stop, *args)` on the cluster for the rows of every chunk; return what it gives, in order.
 
-    `how` is client, scheduler and device, as `connect` takes them.
+    `how` is client, scheduler, device and output, as `connect` takes them.
 
     Raises
     ------

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import dask
 import torch
@@ -19,21 +22,28 @@ from distributed.utils import LoopRunner
 
 from embgeom_dask import devices, places, progress
 from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.places import Place
 
 _PATIENCE = 5.0  # seconds
 _REMINDER = 60.0  # seconds
+
+_LOOPBACK = "127.0.0.1:0"  # a free port that nobody else reaches
 
 _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """Run by worker processes of this machine: a Ctrl-C in the terminal is for this process, which ends them."""
 
 
 @contextmanager
-def connect(client: Client | None = None, scheduler: str | None = None, device: str = "auto") -> Iterator[Client]:
+def connect(
+    client: Client | None = None, scheduler: str | None = None, device: str = "auto", out: Place | None = None
+) -> Iterator[Client]:
     """Yield `client` itself, a client of the scheduler at address `scheduler`, or a client of a new local cluster.
 
     The local cluster is one worker in this process. On a cpu it has two dask threads, which share the cores: one keeps
     them busy while the other reads, filters or waits. With a GPU it has one; with several it is one process and one
-    thread for each. What was opened here is closed on exit.
+    thread for each. It listens on loopback alone. What was opened here is closed on exit.
+
+    Where no temporary folder can be written, dask's is beside `out` for as long.
 
     Raises
     ------
@@ -41,9 +51,9 @@ def connect(client: Client | None = None, scheduler: str | None = None, device: 
         where no scheduler answers at `scheduler` within 5 seconds, or a worker has another version of this package or
         none, or no `device`.
     EmbgeomError
-        where the scheduler is lost.
+        where the scheduler is lost, or no local cluster starts.
     """
-    with _client(client, scheduler) as active:
+    with _client(client, scheduler, out) as active:
         address = active.scheduler.address if active.scheduler else "?"
         try:
             _check_workers(active)
@@ -57,7 +67,7 @@ def connect(client: Client | None = None, scheduler: str | None = None, device: 
 
 
 @contextmanager
-def _client(client: Client | None, scheduler: str | None) -> Iterator[Client]:
+def _client(client: Client | None, scheduler: str | None, out: Place | None) -> Iterator[Client]:
     if client is not None:
         yield client
     elif scheduler is not None:
@@ -65,17 +75,9 @@ def _client(client: Client | None, scheduler: str | None) -> Iterator[Client]:
         with Client(scheduler, set_as_default=False) as remote:
             yield remote
     else:
-        processes = torch.cuda.device_count() > 1
         with (
-            LocalCluster(
-                n_workers=max(1, torch.cuda.device_count()),
-                threads_per_worker=1 if len(devices.available()) > 1 else min(2, dask.system.CPU_COUNT),
-                processes=processes,
-                preload=dask.config.get("distributed.worker.preload") + [_DEAF] * processes,
-                dashboard_address=":0",
-                memory_limit=0,
-                silence_logs=40,
-            ) as cluster,
+            _temporary_folder(out),
+            _local_cluster() as cluster,
             Client(cluster, set_as_default=False) as local,
         ):
             try:
@@ -83,6 +85,58 @@ def _client(client: Client | None, scheduler: str | None) -> Iterator[Client]:
             except KeyboardInterrupt:
                 local.run(_leave, wait=False)
                 raise
+
+
+def _local_cluster() -> LocalCluster:
+    processes = torch.cuda.device_count() > 1
+    try:
+        return LocalCluster(
+            n_workers=max(1, torch.cuda.device_count()),
+            threads_per_worker=1 if len(devices.available()) > 1 else min(2, dask.system.CPU_COUNT),
+            processes=processes,
+            preload=dask.config.get("distributed.worker.preload") + [_DEAF] * processes,
+            dashboard_address=_LOOPBACK,
+            worker_dashboard_address=_LOOPBACK,
+            memory_limit=0,
+            silence_logs=40,
+        )
+    except Exception as error:  # a port, a folder, a setting of dask's
+        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        raise EmbgeomError(f"dask cannot start a cluster on this machine: {places.explain(error)}") from error
+
+
+@contextmanager
+def _temporary_folder(out: Place | None) -> Iterator[None]:
+    """Give this process a temporary folder where it finds none: dask does not start without."""
+    try:
+        tempfile.gettempdir()
+        yield
+        return
+    except FileNotFoundError:
+        pass
+    above = [] if out is None or places.is_url(out) else Path(out).absolute().parents
+    beside = [folder for folder in above if folder.is_dir()][:1]
+    for parent in (*beside, Path("/dev/shm")):
+        with suppress(OSError):
+            folder = tempfile.TemporaryDirectory(prefix=".embgeom-", dir=parent)
+            break
+    else:
+        raise EmbgeomError("dask needs a folder to write in and finds none: name one with TMPDIR")
+    progress.note(f"no temporary folder can be written: dask writes in {folder.name}")
+    with folder:
+        tempfile.tempdir = folder.name
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+
+
+def dashboard(client: Client) -> str:
+    """The address of dask's dashboard, as this process reaches it."""
+    link = str(client.dashboard_link)
+    inside = client.scheduler is not None and str(client.scheduler.address).startswith("inproc:")
+    return re.sub(r"//[^:/]+", "//127.0.0.1", link) if inside else link
 
 
 async def _leave(dask_worker: Worker) -> None:

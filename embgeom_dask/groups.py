@@ -74,7 +74,7 @@ def _duplicates(
     attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    digests = np.concatenate(by_chunk("duplicates", matrix, _digest_part, how=(client, scheduler, "auto")))
+    digests = np.concatenate(by_chunk("duplicates", matrix, _digest_part, how=(client, scheduler, "auto", out)))
     dataset = _dataset(matrix, group(np.arange(len(digests)), digests))
     dataset = dataset.assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
     if out is not None:

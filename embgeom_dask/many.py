@@ -68,7 +68,8 @@ def on_each(
     outs = _outs(stores, matrix, out)
     found: dict[int, xr.Dataset] = {}
     failed: dict[int, Exception] = {}
-    with connect(client, scheduler, device) as active, progress.bar(len(stores), what, "models") as advance:
+    within = None if out is None else places.join(os.fspath(out), TABLE)
+    with connect(client, scheduler, device, within) as active, progress.bar(len(stores), what, "models") as advance:
         at_once = max(1, min(len(stores), _AT_ONCE, sum(active.nthreads().values())))
         pool = ThreadPoolExecutor(at_once)
         try:

@@ -84,7 +84,8 @@ def allowed(limit: str | int | None) -> int:
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?\s*", str(limit), re.IGNORECASE)
     if not found:
         raise InputError(f"--memory-limit {limit}: give a size like 2GiB or 500MB")
-    return int(float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()])
+    size = float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()]
+    return int(min(size, sys.maxsize))
 
 
 def allowed_on_device(limit: str | int | None, free: int) -> int:

@@ -16,7 +16,7 @@ from distributed import Client
 
 from embgeom_dask import places, progress, results, stores
 from embgeom_dask.blocks import forget
-from embgeom_dask.cluster import check_seen, connect
+from embgeom_dask.cluster import check_seen, connect, dashboard
 from embgeom_dask.errors import InputError
 from embgeom_dask.found import Found
 from embgeom_dask.journal import Journal
@@ -24,7 +24,7 @@ from embgeom_dask.metrics import find_metric
 from embgeom_dask.passes import Passes
 from embgeom_dask.plan import Plan, make_plan
 from embgeom_dask.quantiles import find as find_quantiles
-from embgeom_dask.settings import EDGE_LIMIT, Numbers, Settings, at_least_one, parse_number, parse_numbers
+from embgeom_dask.settings import EDGE_LIMIT, Numbers, Settings, parse_count, parse_number, parse_numbers
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
 
@@ -120,7 +120,7 @@ def scan(
     """
     started = perf_counter()
     find_metric(metric)
-    at_least_one("tile", tile)
+    tile = parse_count("tile", tile)
     sides = [_rows_of(matrix, which, tokens)]
     if against is not None:
         sides.append(_rows_of(*_split_role(against, which), None))
@@ -179,11 +179,11 @@ def _made(
     if journal is not None:
         journal.check(attrs)
         tile, element = journal.fix("tile", tile), journal.fix("element", None)
-    with connect(client, scheduler, device) as cluster:
+    with connect(client, scheduler, device, None if journal is None else journal.out) as cluster:
         check_seen(cluster, [places.join(found.store, found.name, "zarr.json") for found in matrices])
         try:
             plan = make_plan(cluster, sides, settings, device, tile, memory_limit, element)
-            progress.note(f"{plan}\ndashboard: {cluster.dashboard_link}")
+            progress.note(f"{plan}\ndashboard: {dashboard(cluster)}")
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
             if journal is not None:

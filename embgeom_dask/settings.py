@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
+
+import numpy as np
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.reductions.histogram import FINE
@@ -52,7 +55,7 @@ class Settings:
             options = [_option(name) for name in _KEEP]
             raise InputError(f"nothing to keep: ask for {', '.join(options[:-1])} or {options[-1]}")
         for name in ("farthest", "nearest", "neighbors", "histogram", "edge_limit"):
-            at_least_one(name, getattr(self, name))
+            object.__setattr__(self, name, parse_count(name, getattr(self, name)))
         if self.histogram_scale not in ("linear", "log"):
             raise InputError(f"no scale {self.histogram_scale!r} of bins: choose linear or log")
         if self.histogram is None and self.histogram_scale != "linear":
@@ -98,10 +101,23 @@ class Settings:
         return {name: value for name, value in given.items() if value != type(self).__dict__.get(name)}
 
 
-def at_least_one(name: str, number: int | None) -> None:
-    """Refuse a number below 1."""
-    if number is not None and number < 1:
-        raise InputError(f"{_option(name)} {number}: give a number of at least 1")
+def parse_count(name: str, given: Any) -> Any:
+    """Read a whole number of at least 1, of Python or numpy, as an int; None stays None.
+
+    Raises
+    ------
+    InputError
+        for anything else.
+    """
+    if given is None:
+        return None
+    try:
+        number = 0 if isinstance(given, bool | np.bool_) else operator.index(given)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{_option(name)} {given!r}: give a whole number of at least 1")
+    return number
 
 
 def parse_numbers(
@@ -118,8 +134,8 @@ def parse_numbers(
         return None
     parts = given.split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
     try:
-        numbers = tuple(float(part) + 0.0 for part in parts)
-    except (TypeError, ValueError) as error:
+        numbers = tuple(_number(part) for part in parts)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{_option(name)} {given}: give numbers, with commas between them") from error
     if not numbers:
         raise InputError(f"{_option(name)}: give one number at least")
@@ -142,6 +158,12 @@ def parse_number(name: str, given: float | str | None) -> float | None:
     if len(numbers) > 1:
         raise InputError(f"{_option(name)} {given}: give one number")
     return numbers[0]
+
+
+def _number(given: Any) -> float:
+    if isinstance(given, bool | np.bool_):
+        raise TypeError(f"{given} is no number")
+    return float(given) + 0.0
 
 
 def _option(name: str) -> str:

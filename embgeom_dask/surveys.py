@@ -94,7 +94,7 @@ def _survey(
     attrs = results.provenance("survey", [matrix], [], 0.0)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    blocks = by_chunk("survey", matrix, _summarize_part, device, how=(client, scheduler, device))
+    blocks = by_chunk("survey", matrix, _summarize_part, device, how=(client, scheduler, device, out))
     dataset = _dataset(matrix, blocks)
     used = [block.device for block in blocks]
     dataset.attrs = results.provenance("survey", [matrix], used, time.perf_counter() - started)

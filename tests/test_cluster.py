@@ -3,20 +3,24 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import dask
 import numpy as np
+import psutil
 import pytest
 import torch
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
 
 import embgeom_dask as eg
 from embgeom_dask import cluster, progress
 from embgeom_dask.cluster import connect
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.testing import make_store
 
 
@@ -85,6 +89,41 @@ def test_the_command_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "error: no dask scheduler answers at 'foo': start one with `dask scheduler`, and give the address it prints"
     ]
+
+
+def listening() -> set[str]:
+    """The addresses on which this process waits for others."""
+    return {each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == "LISTEN"}
+
+
+def test_a_cluster_of_its_own_listens_on_loopback_alone() -> None:
+    before = listening()
+    with connect() as client:
+        assert listening() - before <= {"127.0.0.1"}
+        with urllib.request.urlopen(cluster.dashboard(client).removesuffix("/status") + "/health") as answer:
+            assert answer.read() == b"ok"
+
+
+def test_without_a_temporary_folder_scratch_is_beside_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with connect(out=tmp_path / "r.zarr") as client:
+        (folder,) = tmp_path.iterdir()
+        assert client.submit(lambda: get_worker().local_directory).result().startswith(str(folder))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        dask.config.set({"temporary-directory": str(tmp_path / "file")}),
+        pytest.raises(EmbgeomError, match=r"^dask cannot start a cluster on this machine: .*") as told,
+        connect(),
+    ):
+        pass
+    assert "\n" not in str(told.value)
 
 
 def test_a_device_that_workers_lack_is_refused_before_any_work(

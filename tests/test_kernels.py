@@ -1,22 +1,27 @@
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
+import numba
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 
 from embgeom_dask import devices
 from embgeom_dask.blocks import Block
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.exact import Exact, Rows
-from embgeom_dask.kernels import Bins, cpu, device, limits, select
+from embgeom_dask.kernels import Bins, cache, cpu, device, limits, select
 from embgeom_dask.kernels.bounds import upper_bounds
 from embgeom_dask.kernels.rows import peaks, quantise, recentre_on_cpu, recentre_on_device
 from embgeom_dask.metrics import METRICS, Norms, Terms
@@ -374,3 +379,42 @@ def test_both_passes_keep_the_nearest_of_every_row(seed: int, n: int, k: int, si
         kth = np.sort(true[there])[k - 1] if np.count_nonzero(there) >= k else np.inf
         assert limit[position] >= kth
         assert found[there & (true <= kth)].all()
+
+
+def only_where_named(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let numba write nowhere but where it is told to; `folder` is the temporary one."""
+    monkeypatch.setattr(numba.config, "CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    for owner, name in ((numba.config, "CACHE_DIR"), (Dispatcher, "enable_caching")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+
+
+def compile_one() -> None:
+    @numba.njit(cache=True)
+    def twice(x):
+        return 2 * x
+
+    assert twice(21) == 42
+
+
+def test_compiled_passes_are_kept_where_numba_can_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    only_where_named(monkeypatch, tmp_path)
+    with pytest.raises(RuntimeError, match="no locator available"):
+        compile_one()
+    cache.settle()
+    (folder,) = tmp_path.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    compile_one()
+    assert list(folder.rglob("*.nbi"))
+
+
+@pytest.mark.parametrize("fault", ["missing", "of all"])
+def test_compiled_passes_are_kept_nowhere_else(fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / f"embgeom-numba-{os.getuid()}"
+    if fault == "of all":
+        folder.mkdir()
+        folder.chmod(0o777)
+    only_where_named(monkeypatch, tmp_path / "missing" if fault == "missing" else tmp_path)
+    cache.settle()
+    compile_one()
+    assert not list(tmp_path.rglob("*.nbi"))

@@ -36,6 +36,10 @@ def test_sizes(text: str | int, size: int) -> None:
     assert memory.allowed(text) == size
 
 
+def test_a_size_beyond_all_memory_is_no_limit() -> None:
+    assert memory.allowed("9" * 400) == memory.allowed("9" * 300 + "TiB") > 1 << 60
+
+
 @pytest.mark.parametrize("text", ["", "much", "2 PiB", "-1GiB"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(InputError, match="--memory-limit"):

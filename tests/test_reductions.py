@@ -88,7 +88,15 @@ def test_wrong_numbers_are_refused_in_one_line(client: Client, tmp_path: Any) ->
         ({"within": "1,2,1.0"}, "--within: 1.0 is given more than once"),
         ({"edges": "1,2"}, "--edges 1,2: give one number"),
         ({"edges": -1}, "--edges -1: give numbers of 0 or more"),
-        ({"edges": 1, "edge_limit": 0}, "--edge-limit 0: give a number of at least 1"),
+        ({"edges": 1, "edge_limit": 0}, "--edge-limit 0: give a whole number of at least 1"),
+        ({"nearest": 2.5}, "--nearest 2.5: give a whole number"),
+        ({"nearest": "3"}, "--nearest '3': give a whole number"),
+        ({"neighbors": True}, "--neighbors True: give a whole number"),
+        ({"farthest": [1]}, r"--farthest \[1\]: give a whole number"),
+        ({"histogram": np.float64(8)}, r"--histogram .*8.0.*: give a whole number"),
+        ({"nearest": 1, "tile": 2.0}, "--tile 2.0: give a whole number"),
+        ({"within": True}, "--within True: give numbers"),
+        ({"edges": [None]}, r"--edges \[None\]: give numbers"),
         ({"histogram_edges": [1]}, "--histogram-edges: give two edges"),
         ({"histogram_edges": "2,1"}, "--histogram-edges: give numbers that ascend"),
         ({"histogram_edges": "1,1"}, "--histogram-edges: 1.0 is given more than once"),
@@ -102,6 +110,16 @@ def test_wrong_numbers_are_refused_in_one_line(client: Client, tmp_path: Any) ->
             scan(store, client=client, **kept)
         assert "\n" not in str(refusal.value)
     assert scan(store, within=1.5, client=client)["within_count"].values.tolist() == [3]
+
+
+def test_numbers_of_numpy_are_numbers(client: Client, tmp_path: Any) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(4, dtype=np.float32))
+    counts = {"nearest": np.int64(2), "neighbors": np.uint8(1), "histogram": np.int32(8), "tile": np.int16(2)}
+    found = scan(
+        store, within=np.float32(1.5), edge_limit=np.int64(9), out=tmp_path / "r.zarr", client=client, **counts
+    )
+    plain = {name: int(count) for name, count in counts.items()}
+    assert scan(store, within=1.5, edge_limit=9, out=tmp_path / "r.zarr", **plain).identical(found)
 
 
 def test_the_command_takes_and_shows_all_of_them(tmp_path: Any) -> None:

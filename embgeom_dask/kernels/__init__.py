@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels import cpu, device
-from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.limits import limits_of, nearest, tighten
+from embgeom_dask.kernels import cache
+
+cache.settle()  # before a module is imported that defines compiled passes
+
+from embgeom_dask.kernels import cpu, device  # noqa: E402
+from embgeom_dask.kernels.bins import Bins  # noqa: E402
+from embgeom_dask.kernels.limits import limits_of, nearest, tighten  # noqa: E402
 
 if TYPE_CHECKING:
     from embgeom_dask.metrics.base import Terms

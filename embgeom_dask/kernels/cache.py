@@ -1,0 +1,49 @@
+"""Where compiled passes are kept for the next process: decided before the first of them is defined."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import numba
+from numba.core.dispatcher import Dispatcher
+
+from embgeom_dask import progress
+
+
+def settle() -> None:
+    """Let numba keep what it compiles where it can write: else a private temporary folder, else nowhere.
+
+    Numba looks for a folder when a function is defined, beside its file and in the home folder, and fails without one.
+    """
+    if _can_keep():
+        return
+    if folder := _temporary_folder():
+        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
+        if _can_keep():
+            progress.note(f"no cache folder of numba can be written: compiled passes are kept in {folder}")
+            return
+    Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]  # noqa: ARG005
+    progress.note("no folder can be written: passes are compiled anew, for a minute (NUMBA_CACHE_DIR names one)")
+
+
+def _can_keep() -> bool:
+    try:
+        numba.njit(cache=True)(_can_keep)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _temporary_folder() -> str | None:
+    """A folder of this user alone: numba runs the code that it finds there."""
+    try:
+        folder = Path(tempfile.gettempdir(), f"embgeom-numba-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return str(folder) if own else None
