@@ -35,3 +35,9 @@ class SomeFailed(EmbgeomError):
 
 class EmbgeomWarning(UserWarning):
     """Something is missing and the work goes on without it. The command line prints the message as one line."""
+
+
+def shorten(said: object, most: int = 100) -> str:
+    """What is said in one line of `most` characters."""
+    line = " ".join(str(said).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

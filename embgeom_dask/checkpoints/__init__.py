@@ -16,12 +16,13 @@ from embgeom_dask import stores as model_stores
 from embgeom_dask.checkpoints import existing, hub
 from embgeom_dask.checkpoints.bare_files import check_ending, list_file
 from embgeom_dask.checkpoints.choosing import choose
-from embgeom_dask.checkpoints.files import LocalFolder
+from embgeom_dask.checkpoints.files import LocalFolder, cannot_read, check_entries
 from embgeom_dask.checkpoints.hub import HubFolder
 from embgeom_dask.checkpoints.labelling import label
 from embgeom_dask.checkpoints.safetensors import Listing, list_folder
+from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
 from embgeom_dask.checkpoints.torch_files import list_local
-from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, shorten
 from embgeom_dask.filling import RowSource
 
 _OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # what the hub allows as the name of an organisation
@@ -138,16 +139,22 @@ def read_sources(path: str) -> list[str]:
 
 
 def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
-    path = Path(source)
+    path, shown = Path(source), shorten(source, 300)
     if model_stores.is_store(source):
-        raise InputError(f"{path} is a store already")
-    if path.exists():
-        if not path.is_dir():
+        raise InputError(f"{shown} is a store already")
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise InputError(cannot_read(path, error)) from error
+    if there:
+        if path.is_dir():
+            check_entries(path)
+        else:
             check_ending(path)
         return LocalFolder(path, *_name(path))
     named = hub.parse(os.fspath(source))
     if named is None:
-        raise InputError(f"no checkpoint at {path}: give a model folder, a .safetensors file, or organisation/name")
+        raise InputError(f"no checkpoint at {shown}: give a model folder, a .safetensors file, or organisation/name")
     return hub.open_folder(*named)
 
 
@@ -179,16 +186,9 @@ def _name(path: Path) -> tuple[str, str]:
 
 def _description(path: Path) -> dict[str, Any]:
     """Return what the checkpoint says of itself: the architecture, and the licence where its model card has one."""
-    from huggingface_hub import metadata_load
-
     try:
-        config = json.loads((path / "config.json").read_text())
-        description = {"architecture": str((config.get("architectures") or [""])[0])}
-    except (OSError, ValueError, AttributeError):
-        description = {"architecture": ""}
-    try:
-        card = metadata_load(path / "README.md") or {}
-        licence = card.get("license_name") or card.get("license")
-    except Exception:  # no card, or none that can be read
-        licence = None
-    return {**description, "license": str(licence)} if licence else description
+        architecture = class_name(read_config(path))
+    except InputError:
+        architecture = ""
+    found = {"architecture": architecture, "license": read_license(path / "README.md")}
+    return {name: value for name, value in found.items() if value or name == "architecture"}

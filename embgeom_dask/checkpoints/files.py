@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, shorten
+
+_NO_FILE = "is a pipe or a device, not a file: move it away"
+_TOKENIZER = re.compile("tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|tekken|spiece|sentencepiece")
+_MOST_TOKENIZER = 1 << 29
 
 
 class ByteSource(Protocol):
@@ -60,12 +68,16 @@ class LocalFile:
 
     @classmethod
     def open(cls, path: Path) -> LocalFile:
-        """Look at a file. Raises InputError where it cannot be read."""
+        """Look at a file. Raises InputError where it cannot be read, or is a pipe or a device."""
         try:
-            with path.open("rb", buffering=0) as file:
-                return cls(path, _stamp(file.fileno()))
+            with _open(path) as file:
+                regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                found = cls(path, _stamp(file.fileno()))
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from error
+            raise InputError(cannot_read(path, error)) from error
+        if not regular:
+            raise InputError(f"{path} {_NO_FILE}")
+        return found
 
     @property
     def name(self) -> str:
@@ -80,7 +92,7 @@ class LocalFile:
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop-1. Raises EmbgeomError where the file changed, or gives fewer than it should."""
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with _open(self.path) as file:
                 data = b"" if _stamp(file.fileno()) != self.stamp else os.pread(file.fileno(), stop - start, start)
                 while 0 < len(data) < stop - start:  # Linux gives at most 2 GiB at once
                     more = os.pread(file.fileno(), stop - start - len(data), start + len(data))
@@ -110,11 +122,48 @@ class LocalFolder:
 
     def has(self, file: str) -> bool:
         """Whether the folder has that file."""
-        return (self.path / file).exists()
+        try:
+            return (self.path / file).exists()
+        except OSError as error:
+            raise InputError(cannot_read(self.path / file, error)) from error
 
     def open(self, file: str) -> LocalFile:
         """Look at a file of the folder. Raises InputError where it cannot be read."""
         return LocalFile.open(self.path / file)
+
+
+def check_entries(directory: Path) -> None:
+    """Look at what a folder holds before its files are read, some of them by libraries without bounds.
+
+    Raises InputError where it cannot be listed, or holds a pipe, a device or a tokenizer's file of an absurd length.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    status = Path(entry).stat()
+                except OSError:  # a link to nothing; whoever needs the file says so
+                    continue
+                if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                    raise InputError(f"{entry.path} {_NO_FILE}")
+                if status.st_size > _MOST_TOKENIZER and _TOKENIZER.match(entry.name):
+                    raise InputError(f"{entry.path} has {status.st_size} bytes, no tokenizer's file: move it away")
+    except OSError as error:
+        raise InputError(cannot_read(directory, error)) from error
+
+
+def cannot_read(path: Path, error: OSError) -> str:
+    """Say in one line why a file or a folder cannot be read."""
+    with suppress(OSError):
+        target = path.readlink()
+        if isinstance(error, FileNotFoundError):
+            return f"{path} is a link to {target}, which is not there: download the file again"
+    return f"cannot read {shorten(path, 300)}: {error.strerror}"
+
+
+def _open(path: Path) -> FileIO:
+    """Open a file to read it, without waiting for somebody to write to a pipe."""
+    return FileIO(path, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
 
 
 def _stamp(descriptor: int) -> tuple[int, int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from embgeom_dask.checkpoints.decisions import Choice, Decision
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe
+from embgeom_dask.checkpoints.small_files import class_name
 from embgeom_dask.errors import InputError
 
 _OTHER = re.compile(
@@ -21,40 +21,17 @@ _GENERATES = re.compile(r"LM|ForConditionalGeneration|Generator|Seq2Seq")
 _ROWS = ("vocab_size", "padded_vocab_size", "n_vocab", "vocabulary_size", "num_embeddings")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "model_dim", "embedding_size", "word_embed_proj_dim")
 _VOCABULARY_SLACK = 4096
-_MOST_CONFIG_BYTES = 64 << 20
 _SIZE = re.compile(r"size|layers|depth|heads|experts|blocks|positions|length|width|dim$|channels|n_|num_|d_|groups")
 _COUNT = re.compile(r"layers|depth|heads|experts|blocks|groups|n_layer|n_head")
 _MOST, _MOST_COUNTED = 1 << 31, 1 << 16
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """Read `config.json`: empty where there is none.
-
-    Raises InputError where it is not a JSON object, or has a size that no model has.
-    """
-    path = directory / "config.json"
-    try:
-        if path.stat().st_size > _MOST_CONFIG_BYTES:
-            raise ValueError("too long")
-        config = json.loads(path.read_bytes())
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a model's config: {' '.join(str(error).split())[:100]}") from error
-    _check_sizes(path, config)
-    return config
-
-
-def _check_sizes(path: Path, part: Any) -> None:
-    """Refuse a config that would take minutes or all memory to build a model from."""
+def check_sizes(path: Path, part: Any) -> None:
+    """Refuse the config at `path` where it would take minutes or all memory to build a model from."""
     values = part.items() if isinstance(part, dict) else [("", value) for value in part]
     for name, value in values:
         if isinstance(value, dict | list):
-            _check_sizes(path, value)
+            check_sizes(path, value)
         elif isinstance(value, int) and _SIZE.search(name):
             most = _MOST_COUNTED if _COUNT.search(name) else _MOST
             if not -most <= value <= most:
@@ -72,9 +49,7 @@ def choose_by_name(listing: Listing, config: dict[str, Any], reason: str, judged
     candidates = _candidates(listing, config)
     outputs = [tensor.tensor for tensor in candidates if _OUTPUT.search(tensor.tensor)]
     inputs = [tensor.tensor for tensor in candidates if tensor.tensor not in outputs]
-    tied = config.get("tie_word_embeddings") is True and _GENERATES.search(
-        str((config.get("architectures") or [""])[0])
-    )
+    tied = config.get("tie_word_embeddings") is True and _GENERATES.search(class_name(config))
     told = {"input": inputs, "output": outputs or (inputs if tied else [])}
     if not candidates or any(len(told[role]) > 1 for role in judged):
         listed = describe(candidates or listing.matrices())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ import ml_dtypes
 import numpy as np
 
 from embgeom_dask.checkpoints.files import ByteSource, Folder
-from embgeom_dask.errors import InputError
+from embgeom_dask.checkpoints.small_files import read_json
+from embgeom_dask.errors import InputError, shorten
 
 _BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64},
@@ -42,6 +44,7 @@ _STRANGERS = {
     b"GGUF": "is a GGUF file: give the original safetensors checkpoint",
 }
 _SHOWN = 8
+_SHARD = re.compile(r"[^/\\\0]{1,200}")  # a name that every file system takes
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ class Listing:
 def describe(tensors: list[Tensor]) -> str:
     """Name tensors and their shapes in one line, the largest first and a few of them at most."""
     ordered = sorted(tensors, key=lambda tensor: (-math.prod(tensor.shape), tensor.tensor))
-    named = [f"{tensor.tensor} ({' x '.join(map(str, tensor.shape))} {tensor.kind})" for tensor in ordered[:_SHOWN]]
+    named = [
+        f"{shorten(tensor.tensor)} ({' x '.join(map(str, tensor.shape))} {tensor.kind})" for tensor in ordered[:_SHOWN]
+    ]
     return ", ".join([*named, f"{len(ordered) - _SHOWN} more"] if len(ordered) > _SHOWN else named) or "no matrix"
 
 
@@ -155,16 +160,12 @@ def read_index(folder: Folder, file: str, ending: str) -> dict[str, str]:
     Raises InputError where it is none, or names another file.
     """
     index = folder.open(file)
-    try:
-        if index.size > _MAX_HEADER:
-            raise ValueError("too long")
-        weight_map: dict[str, str] = json.loads(index.read(0, index.size))["weight_map"]
-        files = {str(shard) for shard in weight_map.values()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{index.name} is not an index of {ending} files") from error
-    for shard in files:
-        if "/" in shard or "\\" in shard or ".." in shard or not shard.endswith(ending):
-            raise InputError(f"{index.name} names {shard!r}, which is not a {ending} file of the folder")
+    weight_map = read_json(index, what := f"an index of {ending} files", _MAX_HEADER).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index.name} is not {what}: it has no weight_map of tensors to files")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or ".." in shard or not shard.endswith(ending):
+            raise InputError(f"{index.name} names {shorten(repr(shard))}, which is not a {ending} file of the folder")
     return weight_map
 
 

@@ -8,15 +8,18 @@ Names and shapes decide only where transformers does not know the model (`names.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator
+from copy import deepcopy
 from typing import Any
 
 from embgeom_dask.checkpoints.decisions import Choice, Decision
-from embgeom_dask.checkpoints.names import choose_by_name, read_config
+from embgeom_dask.checkpoints.names import check_sizes, choose_by_name
 from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.checkpoints.safetensors import Listing, describe
-from embgeom_dask.errors import InputError
+from embgeom_dask.checkpoints.small_files import read_config
+from embgeom_dask.errors import InputError, shorten
 
 _MAPPINGS = ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "PRETRAINING", "")
 _NUMBERED = re.compile(r"\.\d+\.")
@@ -32,9 +35,10 @@ def find_embeddings(listing: Listing, judged: Collection[str] = ("input", "outpu
     embedding or a quantised one, and where its config is broken or has absurd sizes.
     """
     config = read_config(listing.source)
+    check_sizes(listing.source / "config.json", config)
     try:
         with quiet():
-            model, declared = _build(listing.source)
+            model, declared = _build(config)
             landed = _landing(model, list(listing))
     except Exception as error:  # transformers raises what it likes for configs that it does not understand
         return choose_by_name(listing, config, _reason(config, error), judged)
@@ -48,8 +52,10 @@ def _reason(config: dict[str, Any], error: Exception) -> str:
 
     kind = config.get("model_type")
     if kind in CONFIG_MAPPING:
-        return f"transformers cannot build this {kind} ({' '.join(str(error).split())[:120]})"
-    return f"transformers has no model type {kind!r}" if kind else "it has no config that names a model type"
+        return f"transformers cannot build this {kind} ({shorten(error, 120)})"
+    return (
+        f"transformers has no model type {shorten(repr(kind))}" if kind else "it has no config that names a model type"
+    )
 
 
 def _by_class(
@@ -79,22 +85,35 @@ def _by_class(
         warnings.append(f"the output embedding of {name} is neither in the checkpoint nor tied: none is stored")
     if first and "tied" in (first.how, last and last.how):
         warnings += _unmapped(listing, model, landed, first)
-    config = model.config.get_text_config()
-    scale = getattr(modules["input"], "scalar_embed_scale", getattr(modules["input"], "embed_scale", None))
-    scale = scale if isinstance(scale, int | float) else getattr(config, "embedding_multiplier", None)
     biases = [f"{path}.bias" for path in _paths(model, modules["output"])]
     bias = [landed[key][0] for own in biases for key in (own, model.all_tied_weights_keys.get(own)) if key in landed]
-    return Decision(name, first, last, tuple(warnings), None if scale in (None, 1) else scale, next(iter(bias), None))
+    return Decision(name, first, last, tuple(warnings), _scale(listing, model, modules), next(iter(bias), None))
 
 
-def _build(directory: Any) -> tuple[Any, bool]:
-    """Build the model on the meta device; return it, and whether the config itself names its class."""
+def _scale(listing: Listing, model: Any, modules: dict[str, Any]) -> float | None:
+    """The factor that the model multiplies its input embedding by; None where there is none, or it is 1."""
+    scale = getattr(modules["input"], "scalar_embed_scale", getattr(modules["input"], "embed_scale", None))
+    if not isinstance(scale, int | float):
+        scale = getattr(model.config.get_text_config(), "embedding_multiplier", None)
+    if scale is None or scale == 1:
+        return None
+    if not isinstance(scale, int | float) or not abs(scale) < math.inf:
+        raise InputError(
+            f"{listing.source / 'config.json'} multiplies the embeddings by {shorten(repr(scale), 40)}, no number: "
+            "mend it, or give --input-key and --output-key"
+        )
+    return scale
+
+
+def _build(given: dict[str, Any]) -> tuple[Any, bool]:
+    """Build the model of a config on the meta device; return it, and whether the config itself names its class."""
     import torch
     import transformers
     from torch.nn.modules.module import register_module_module_registration_hook
     from transformers.models.auto import modeling_auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    config = CONFIG_MAPPING[given["model_type"]].from_dict(deepcopy(given))
     mapped = _mapped_classes(config, modeling_auto)
     named = getattr(transformers, (config.architectures or [""])[0] or "", None)
     fits = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)

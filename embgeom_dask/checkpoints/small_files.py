@@ -1,0 +1,106 @@
+"""The small files of a checkpoint that say what it is, in JSON or YAML: of any content, read within bounds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embgeom_dask.checkpoints.files import ByteSource, LocalFile, cannot_read
+from embgeom_dask.errors import InputError, shorten
+
+_MOST_CONFIG = 16 << 20
+_MOST_CARD = 1 << 20
+_MOST_DEPTH = 16
+_MOST_LICENSE = 200
+_FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", re.DOTALL)
+_NULLS = ("~", "null", "Null", "NULL")  # where they are not quoted
+_YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_json(source: ByteSource, what: str, most: int) -> dict[str, Any]:
+    """Read a JSON object of `most` bytes at most, with or without a byte order mark.
+
+    NaN and Infinity, which configs hold, are read. Raises InputError where it is something else; `what` says in the
+    message what it should be.
+    """
+    try:
+        if source.size > most:
+            raise ValueError(f"its {source.size} bytes are more than {most}")
+        value = json.loads(source.read(0, source.size))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source.name} is not {what}: {shorten(error)}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{source.name} is not {what}: it holds a {type(value).__name__}, not an object")
+    return value
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read the `config.json` of a model folder: empty where there is none.
+
+    Raises InputError where it cannot be read, is no JSON object, or has `architectures` or a `model_type` that are no
+    names.
+    """
+    path = directory / "config.json"
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(cannot_read(path, error)) from error
+    config = read_json(LocalFile.open(path), "a model's config", _MOST_CONFIG)
+    names, kind = config.get("architectures"), config.get("model_type")
+    for field, value, fits, kinds in (
+        ("architectures", names, isinstance(names, list) and all(isinstance(name, str) for name in names), "names"),
+        ("model_type", kind, isinstance(kind, str), "a name"),
+    ):
+        if value is not None and not fits:
+            raise InputError(f"{path} is not a model's config: {field} is {shorten(repr(value), 40)}, not {kinds}")
+    return config
+
+
+def class_name(config: dict[str, Any]) -> str:
+    """The first of the classes that a config names; "" where it names none."""
+    return next(iter(config.get("architectures") or ()), "")
+
+
+def read_license(path: Path) -> str:
+    """Return the licence that a model card states (its `license_name`, else its `license`); "" where it states none.
+
+    Its YAML is looked through without building what it describes: aliases of aliases can describe more than fits in
+    memory, and nested lists more than the stack holds.
+    """
+    try:
+        source = LocalFile.open(path)
+        text = source.read(0, min(source.size, _MOST_CARD)).decode("utf-8-sig", "replace")
+        front = _FRONT_MATTER.match(text)
+        fields = _texts(front[1], ("license_name", "license")) if front else {}
+    except (InputError, yaml.YAMLError):  # no card, or none that can be read
+        return ""
+    return next((", ".join(found)[:_MOST_LICENSE] for found in fields.values() if found), "")
+
+
+def _texts(text: str, names: tuple[str, ...]) -> dict[str, list[str]]:
+    """The scalars that some keys of a YAML mapping have as their values, or as the items of these."""
+    found: dict[str, list[str]] = {name: [] for name in names}
+    depth, nodes, key = 0, 0, ""
+    for event in yaml.parse(text, Loader=_YAML):
+        scalar = event.value if isinstance(event, yaml.ScalarEvent) else ""
+        if scalar in _NULLS and event.implicit[0]:
+            scalar = ""
+        starts = isinstance(event, yaml.CollectionStartEvent)
+        if depth == 1 and (starts or isinstance(event, yaml.NodeEvent)):
+            nodes += 1
+            if nodes % 2:  # keys and values take turns
+                key = scalar
+            elif key in found:
+                found[key] = [scalar] if scalar else []
+        elif depth == 2 and scalar and not nodes % 2 and key in found:
+            found[key].append(scalar)
+        depth += starts - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH:
+            raise yaml.YAMLError("nested too deep")
+    return found
