@@ -181,10 +181,17 @@ def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # 
     return high, low, np.ones(i.size, np.bool_)
 
 
-def fixed(values: Array) -> list[int]:
-    """Float64 values (d,) as integers, in units of 2^-1074."""
-    ratios = (value.as_integer_ratio() for value in values.tolist())
-    return [numerator << (1075 - denominator.bit_length()) for numerator, denominator in ratios]
+def integers(x: Array, y: Array) -> tuple[list[int], list[int], int]:
+    """Two rows (d,) float64 without error: integers, and the power of two, at least -1074, that is their unit."""
+    both = np.stack([x, y])
+    mantissa, exponent = np.frexp(both)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    trailing = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+    unit = int(np.min(exponent - 53 + trailing, where=whole != 0, initial=971))
+    shift = np.where(whole != 0, exponent - 53 - unit, 0)
+    small, shift = (whole >> np.maximum(-shift, 0)).tolist(), np.maximum(shift, 0).tolist()
+    first, second = ([v << s for v, s in zip(*rows, strict=True)] for rows in zip(small, shift, strict=True))
+    return first, second, unit
 
 
 @numba.njit(nogil=True, cache=True)

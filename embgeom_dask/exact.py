@@ -1,7 +1,8 @@
 """Exact answers about the few pairs that matter.
 
 Three levels, each used only where the one before cannot decide: plain float64, within a known error; double-double, the
-*key* of a pair, which knows whether it is exact; and rational numbers.
+*key* of a pair, which knows whether it is exact; and rational numbers. What is reported of a pair is its distance
+correctly rounded, whatever level decided.
 """
 
 from __future__ import annotations
@@ -9,21 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import pairwise
+from math import inf, nextafter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.double_double import UNIT
+from embgeom_dask.correct_rounding import upper_boundary
 from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.kernels.widen import as_numba
 from embgeom_dask.metrics import Metric
 
 Array = NDArray[Any]
-_POOR = 16
-"""A value whose error may be so many times that of a sum of as many positive terms is found by its key."""
-
 Pairs = dict[str, Array]
 """Pairs of rows and the keys of their values: `first`, `second` (int64 positions), `high` + `low` (float64), `exact`
 (bool). Where a matrix is compared with itself, first < second."""
@@ -94,7 +94,7 @@ class Exact:
                 pairs[name][part] = np.concatenate(columns)
         return pairs
 
-    def order(self, pairs: Pairs) -> list[Any]:
+    def order(self, pairs: Pairs) -> list[Fraction]:
         """The rational number of each pair that grows with its distance."""
         self.counts["rational"] += pairs["first"].size
         rows = zip(self.first[pairs["first"]], self.second[pairs["second"]], strict=True)
@@ -152,12 +152,25 @@ class Exact:
         ranks = np.concatenate([[0], np.cumsum(new)]) if order.size else np.empty(0, np.int64)
         return order, ranks.astype(np.int64)
 
-    def settle(self, first: Array, second: Array, values: Array) -> Array:
-        """The plain float64 `values` of pairs in exact order, as reported: never falling, 0 only where exact."""
-        out = values.copy()
-        poor = self.metric.direct_slack(values, self.width) > _POOR * (self.width + 8) * UNIT * values
-        out[poor] = self.keys(first[poor], second[poor])["high"]
-        return np.maximum.accumulate(out)
+    def distances(self, first: Array, second: Array) -> Array:
+        """Distances (p,) float64 as they are reported: correctly rounded, so that ties are equal and none falls."""
+        out, settled = np.empty(first.size), np.empty(first.size, np.bool_)
+        order = np.lexsort((second, first))
+        for part, x, y, i, j in self._gather(first[order], second[order]):
+            found = share_out(lambda a, b: self.metric.rounded(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
+            for column, parts in zip((out, settled), zip(*found, strict=True), strict=True):
+                column[order[part]] = np.concatenate(parts)
+        (unsettled,) = np.nonzero(~settled)
+        numbers = self.order({"first": first[unsettled], "second": second[unsettled]})
+        out[unsettled] = [nearest_float(self.metric, number) for number in numbers]
+        return out
+
+    def equal(self, first: Array, second: Array, distance: Array) -> Array:
+        """Which pairs (p,), of those reported at `distance` (p,), are at distance 0 before it is rounded."""
+        equal: Array = distance == 0
+        keys = self.keys(first[equal], second[equal])
+        equal[equal] = keys["exact"] & (keys["high"] == 0)
+        return equal
 
     def _gather(self, first: Array, second: Array) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
         """Yield index arrays into the pairs, the two blocks of rows that they need, and each pair's place in these."""
@@ -168,3 +181,20 @@ class Exact:
                 i, j = first[part], second[part]
                 x, y = self.first.block(int(i[0]) // self.first.tile), self.second.block(int(j[0]) // self.second.tile)
                 yield part, as_numba(x), as_numba(y), i % self.first.tile, j % self.second.tile
+
+
+def is_at_most(metric: Metric, order: Fraction, distance: float) -> bool:
+    """Whether a pair, whose rational number is `order`, is reported at `distance` at most."""
+    boundary, inside = upper_boundary(distance)
+    most = metric.order_of(boundary)
+    return order < most or (inside and order == most)
+
+
+def nearest_float(metric: Metric, order: Fraction) -> float:
+    """The distance of a pair as it is reported, from its rational number."""
+    found = metric.near(order)
+    while not is_at_most(metric, order, found):
+        found = nextafter(found, inf)
+    while is_at_most(metric, order, below := nextafter(found, -inf)):
+        found = below
+    return found

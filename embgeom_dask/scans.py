@@ -75,13 +75,15 @@ def scan(
         digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
     histogram_scale : `linear`, or `log` for bins that are equal in the logarithm, from a millionth of that bound
     histogram_edges : edges of bins, at least two that ascend, instead of a number of bins; the last bin includes its
-        upper edge. `histogram_below` and `histogram_above` are the numbers of pairs outside the bins.
+        upper edge. Edges are compared with distances as they are reported, rounded to float64. `histogram_below` and
+        `histogram_above` are the numbers of pairs outside the bins.
     quantiles : numbers from 0 to 1; for each of them, between which edges of the bins it lies for certain: those of the
         histogram asked for, else of 4,096 equal ones. The quantile q of n distances is the one of rank ceil(q n), q as
         a decimal number: numpy's `inverted_cdf`.
     exact_quantiles : also find the quantiles themselves, by a second pass over the pairs in those bins
-    within : radii; counts, for each of them, the pairs at that distance at most, and those of every row
-    edges : a radius; lists every pair at that distance at most
+    within : radii; counts, for each of them, the pairs reported at that distance at most, and those of every row. A
+        reported distance is rounded to float64: the pair that a radius was taken from is within it.
+    edges : a radius; lists every pair reported at that distance at most
     edge_limit : the most pairs that `edges` may list; default 10 million
     distinct : leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbours of a token then
         are the nearest tokens with other rows, and several of these that share a row are all neighbours. Where a token
@@ -97,15 +99,16 @@ def scan(
     Returns
     -------
     xr.Dataset
-        Distances float64, token ids and counts int64, token strings as coordinates. `farthest_distance (farthest)`,
-        `farthest_token_id (farthest, side)`, the same for nearest; `neighbor_distance` and `neighbor_token_id
-        (token_id, neighbor)`; `histogram_count (bin)`, `bin_edge (edge)`, `histogram_below`, `histogram_above`,
-        `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`; `quantile_lower`,
-        `quantile_upper` and `quantile_distance (quantile)`; `within_count (radius)`, and `within_degree (token_id,
-        radius)` without the token itself; `edge_radius`, `edge_distance (pair)` and `edge_token_id (pair, side)`, in
-        order of the ids; `left_out_token_id (left_out)` where rows were left out, `against_left_out_token_id
-        (against_left_out)` where rows of `against` were. Side 1 is the matrix `against`, if any. Ties go to the lowest
-        ids. Where there are fewer pairs than asked for, all of them are given.
+        Distances float64, each the number nearest to the true distance of the stored values; token ids and counts
+        int64, token strings as coordinates. `farthest_distance (farthest)`, `farthest_token_id (farthest, side)`, the
+        same for nearest; `neighbor_distance` and `neighbor_token_id (token_id, neighbor)`; `histogram_count (bin)`,
+        `bin_edge (edge)`, `histogram_below`, `histogram_above`, `distance_mean`, `distance_std`, `distance_min`,
+        `distance_max`, `pair_count`; `quantile_lower`, `quantile_upper` and `quantile_distance (quantile)`;
+        `within_count (radius)`, and `within_degree (token_id, radius)` without the token itself; `edge_radius`,
+        `edge_distance (pair)` and `edge_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)`
+        where rows were left out, `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is
+        the matrix `against`, if any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them
+        are given.
 
         The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
         were decided in float64, in double-double and in rational numbers.

@@ -1,11 +1,11 @@
-"""Brute force, independent of the package: exact order from integers, distances from float64 differences."""
+"""Brute force, independent of the package: exact order and correctly rounded distances, both from integers."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import isqrt
 from typing import Any
 
 import ml_dtypes
@@ -34,7 +34,7 @@ def integers(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Truth:
-    """Pairs of ids, with a number that grows with their distance without error, and the distance in float64.
+    """Pairs of ids, a number that grows with their distance without error, and the float64 nearest to the distance.
 
     `mutual` says that either row is a neighbour of the other.
     """
@@ -43,7 +43,6 @@ class Truth:
     j: np.ndarray
     order: np.ndarray
     distance: np.ndarray
-    order_of: Callable[[float], Fraction]
     mutual: bool
 
     def best(self, k: int, *, farthest: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -69,9 +68,8 @@ class Truth:
         return [other for _, other, _ in found[:k]], [distance for _, _, distance in found[:k]]
 
     def counts(self, edges: np.ndarray) -> np.ndarray:
-        """Pairs in each bin [edge, next edge), the last closed; compared without error."""
-        bounds = [self.order_of(edge) for edge in edges.tolist()]
-        bins = [min(bisect_right(bounds, value) - 1, edges.size - 2) for value in self.order.tolist()]
+        """Pairs in each bin [edge, next edge), the last closed, of the rounded distances."""
+        bins = [min(bisect_right(edges.tolist(), value) - 1, edges.size - 2) for value in self.distance.tolist()]
         return np.bincount(np.array(bins, int), minlength=edges.size - 1)
 
 
@@ -79,9 +77,28 @@ def _cosine_order(dot: int, xx: int, yy: int) -> Fraction:
     return Fraction(-dot * abs(dot), xx * yy)
 
 
+_BITS = 4096
+"""Bits of a square root: so many that no number halfway between two of float64 lies between its floor and itself."""
+
+
+def _root(square: Fraction, bits: int) -> tuple[int, bool]:
+    """The square root of a number times 2^bits: its floor, and whether that is all."""
+    scaled, rest = divmod(square.numerator << 2 * bits, square.denominator)
+    root = isqrt(scaled)
+    return root, rest == 0 and root * root == scaled
+
+
+def _euclidean_distance(order: Fraction) -> float:
+    """The square root of a square in units of 2^-2148; a number of Python's integers divided is rounded correctly."""
+    root, whole = _root(order, 128)
+    return (2 * root + (not whole)) / (1 << 129 + 1074)
+
+
 def _cosine_distance(order: Fraction) -> float:
-    """1 - cos from -cos |cos|, without cancellation: (1 - cos^2) / (1 + cos) where cos is positive."""
-    return float(1 + order) / (1 + float(-order) ** 0.5) if order < 0 else 1 + float(order) ** 0.5
+    """1 - cos from -cos |cos|."""
+    root, whole = _root(abs(order), _BITS)
+    cosine = 2 * root + (not whole)
+    return ((2 << _BITS) + (cosine if order > 0 else -cosine)) / (2 << _BITS)
 
 
 def truth(
@@ -101,21 +118,18 @@ def truth(
         i, j = np.indices((len(values), len(other))).reshape(2, -1)
     x, y = integers(values), integers(other)
     pairs = list(zip(i.tolist(), j.tolist(), strict=True))
-    difference = np.abs(values[i] - other[j])
-    one = Fraction(2**1074)
     if metric == "euclidean":
         order = [Fraction(((x[a] - y[b]) ** 2).sum()) for a, b in pairs]
-        distance, order_of = np.sqrt((difference**2).sum(axis=1)), lambda edge: (Fraction(edge) * one) ** 2
+        distance = [_euclidean_distance(value) for value in order]
     elif metric == "cosine":
         xx, yy = (x**2).sum(axis=1), (y**2).sum(axis=1)
         order = [_cosine_order((x[a] * y[b]).sum(), xx[a], yy[b]) for a, b in pairs]
-        distance = np.array([_cosine_distance(value) for value in order], float)
-        order_of = lambda edge: -(1 - Fraction(edge)) * abs(1 - Fraction(edge))  # noqa: E731
+        distance = [_cosine_distance(value) for value in order]
     else:
         total = np.max if metric == "chebyshev" else np.sum
         order = [Fraction(total(np.abs(x[a] - y[b]))) for a, b in pairs]
-        distance, order_of = total(difference, axis=1), lambda edge: Fraction(edge) * one
-    return Truth(names[i], other_names[j], np.array(order, object), distance, order_of, against is None)
+        distance = [value.numerator / (1 << 1074) for value in order]
+    return Truth(names[i], other_names[j], np.array(order, object), np.array(distance, float), against is None)
 
 
 @st.composite

@@ -68,7 +68,7 @@ def test_counts_within_radii_equal_rational_brute_force(
     result = compare(case, tmp_path_factory.mktemp("within"), client, within=rng.permutation(radii))
     assert result["radius"].values.tolist() == radii
     for k, radius in enumerate(radii):
-        near = expected.order <= expected.order_of(radius)
+        near = expected.distance <= radius
         assert int(result["within_count"][k]) == near.sum()
         degree = np.bincount(expected.i[near], minlength=len(case[0]))
         if expected.mutual:
@@ -160,7 +160,7 @@ def test_edges_equal_rational_brute_force(
 ) -> None:
     expected, rng = true(case), np.random.default_rng(seed)
     radius = rng.choice(among(expected.distance, rng, 2))
-    near = expected.order <= expected.order_of(radius)
+    near = expected.distance <= radius
     folder, limit = tmp_path_factory.mktemp("edges"), max(1, near.sum() - rng.integers(0, 2))
     if near.sum() > limit:
         with pytest.raises(EmbgeomError, match=f"^{near.sum()} pairs lie within .* limit of {limit}: choose"):
@@ -170,7 +170,7 @@ def test_edges_equal_rational_brute_force(
     ids = np.stack([expected.i[near], expected.j[near]], axis=1)
     order = np.lexsort((ids[:, 1], ids[:, 0]))
     np.testing.assert_array_equal(result["edge_token_id"], ids[order])
-    np.testing.assert_allclose(result["edge_distance"], expected.distance[near][order], rtol=1e-9, atol=1e-28)
+    np.testing.assert_array_equal(result["edge_distance"], expected.distance[near][order])
     assert result["edge_token"].values.tolist() == [[f"t{i}", f"t{j}"] for i, j in ids[order].tolist()]
 
 
@@ -196,8 +196,7 @@ def test_histograms_equal_rational_brute_force(
         first = 0 if kind == "linear" else top * 1e-6
         np.testing.assert_allclose(found, (np.linspace if kind == "linear" else np.geomspace)(first, top, bins + 1))
         assert int(result["histogram_above"]) == 0
-    bounds = [expected.order_of(edge) for edge in found.tolist()]
-    place = [bisect_right(bounds, value) - (value == bounds[-1]) for value in expected.order.tolist()]
+    place = [bisect_right(found.tolist(), value) - (value == found[-1]) for value in expected.distance.tolist()]
     counts = np.bincount(np.array(place, int), minlength=found.size + 1)
     np.testing.assert_array_equal(result["histogram_count"], counts[1:-1])
     assert [int(result["histogram_below"]), int(result["histogram_above"])] == [counts[0], counts[-1]]
@@ -239,13 +238,11 @@ def test_quantiles_equal_sorted_rationals(
     if not expected.i.size:
         assert np.isnan(result["quantile_distance"]).all()
         return
-    order = np.sort(expected.order)
+    order = np.sort(expected.distance)
     values = [order[max(1, ceil(Fraction(str(share)) * order.size)) - 1] for share in wanted]
-    places = [np.flatnonzero(expected.order == value)[0] for value in values]
-    np.testing.assert_allclose(result["quantile_distance"], expected.distance[places], rtol=1e-12, atol=1e-28)
+    np.testing.assert_array_equal(result["quantile_distance"], values)
     for value, lower, upper in zip(values, result["quantile_lower"], result["quantile_upper"], strict=True):
-        assert expected.order_of(float(lower)) <= value
-        assert value <= expected.order_of(float(upper))
+        assert float(lower) <= value <= float(upper)
 
 
 def test_quantiles_are_those_of_numpy(client: Client, tmp_path: Any) -> None:
@@ -286,7 +283,7 @@ def test_distinct_leaves_identical_rows_out_like_rational_brute_force(
     for name, pairs in (("farthest", whole), ("nearest", apart)):
         ids, distance = pairs.best(k, farthest=name == "farthest")
         np.testing.assert_array_equal(result[f"{name}_token_id"], ids)
-        np.testing.assert_allclose(result[f"{name}_distance"], distance, rtol=1e-12, atol=1e-28)
+        np.testing.assert_array_equal(result[f"{name}_distance"], distance)
     found = [apart.neighbors(token, k) for token in range(len(rows))]
     width = max(len(ids) for ids, _ in found)
     assert result.sizes["neighbor"] == width
@@ -295,9 +292,9 @@ def test_distinct_leaves_identical_rows_out_like_rational_brute_force(
         assert result["neighbor_token_id"].values[token].tolist() == ids + [-1] * missing
         assert result["neighbor_token"].values[token].tolist() == [f"t{i}" for i in ids] + [""] * missing
         expected = distance + [np.nan] * missing
-        np.testing.assert_allclose(result["neighbor_distance"].values[token], expected, rtol=1e-12, atol=1e-28)
+        np.testing.assert_array_equal(result["neighbor_distance"].values[token], expected)
     if histogram and whole.i.size:
-        np.testing.assert_allclose(result["distance_min"], whole.distance.min(), rtol=1e-12, atol=1e-28)
+        np.testing.assert_array_equal(result["distance_min"], whole.distance.min())
         assert int(result["pair_count"]) == whole.i.size
 
 

@@ -26,7 +26,7 @@ __all__ = ["Bins", "bin_pairs", "count_within", "limits_of", "nearest", "select"
 def select(
     product: torch.Tensor, terms: Terms, row_limit: Array, column_limit: Array, *, diagonal: bool
 ) -> tuple[Array, Array, Array]:
-    """Find the pairs whose bound is at most the larger of their two limits.
+    """Find the pairs whose bound is at most the larger of their two limits, or NaN.
 
     Parameters
     ----------

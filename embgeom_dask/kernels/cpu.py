@@ -47,15 +47,15 @@ def select(
 def may_hit(
     strip: Array, column: Array, column_limit: Array, row: Any, row_limit: Any, factor: Any, bend: Any
 ) -> bool:  # pragma: no cover (compiled)
-    """Whether a bound in a strip of one row of a tile is at most a limit of its own; true of a strip that is short."""
+    """Whether a bound in a strip of one row of a tile is at most a limit of its own, or NaN; true of a short strip."""
     if strip.size < STRIP:
         return True
-    hits = 0
+    misses = 0
     for k in range(STRIP):  # a vector loop: of fixed length, without branches, no index below 0
         p = value(strip[k])
         bound = row + column[k] + factor * p + bend * abs(p)
-        hits += (bound <= row_limit) | (bound <= column_limit[k])
-    return hits > 0
+        misses += (bound > row_limit) & (bound > column_limit[k])
+    return misses < STRIP
 
 
 @numba.njit(nogil=True, cache=True)
@@ -82,7 +82,7 @@ def _select(
                 for j in range(strip, stop):
                     p = value(product[i, j])
                     bound = r + column[j] + factor * p + bend * abs(p)
-                    if bound <= limit or bound <= column_limit[j]:
+                    if not (bound > limit and bound > column_limit[j]):
                         out_i[count] = i
                         out_j[count] = j
                         out_bound[count] = bound
@@ -146,7 +146,8 @@ def _bin_pairs(
                 p = part[k]
                 low[k] = low_row[i] + low_side[k] + low_factor * p + low_bend * abs(p)
                 high[k] = high_row[i] + high_side[k] + high_factor * p + high_bend * abs(p)
-                middle = max(0.5 * (low[k] + high[k]), 0.0)
+                middle = 0.5 * (low[k] + high[k])
+                middle = middle if middle > 0.0 else 0.0  # of NaN too
                 distance[k] = np.sqrt(middle) if root else middle
                 sure[k] = weight[k] if middle > digits * (high[k] - low[k]) else 0
             for k in range(part.size):
@@ -245,12 +246,12 @@ def _count_within(
     for i in range(start, stop):
         for strip in range(i + 1 if diagonal else 0, product.shape[1], STRIP):
             size = min(STRIP, product.shape[1] - strip)
-            near = False
+            beyond = True
             for k in range(size):  # no branches: these loops are vector ones
                 p = value(product[i, strip + k])
                 low[k] = low_row[i] + low_column[strip + k] + low_factor * p + low_bend * abs(p)
-                near |= low[k] <= far
-            if not near:
+                beyond &= low[k] > far
+            if beyond:
                 continue
             for k in range(size):
                 p = value(product[i, strip + k])

@@ -46,7 +46,7 @@ def select(
 def _hits(
     product: Tensor, row: Tensor, column: Tensor, factors: Tensor, limit: Tensor, other_limit: Tensor, diagonal: bool
 ) -> Tensor:
-    hit = _bound(product, row, column, factors) <= torch.maximum(limit[:, None], other_limit)
+    hit = ~(_bound(product, row, column, factors) > torch.maximum(limit[:, None], other_limit))
     return hit.triu(1) if diagonal else hit
 
 
@@ -86,13 +86,13 @@ def _bin(
 ) -> tuple[Tensor, Tensor, Tensor]:
     first, per_unit, digits, quantum = numbers.unbind()
     low, high = _bound(product, low_row, low_column, low_factors), _bound(product, high_row, high_column, high_factors)
-    value = (0.5 * (low + high)).clamp(min=0)
+    value = (0.5 * (low + high)).nan_to_num(0).clamp(min=0)
     distance = value.sqrt() if root else value
     if equal:
         index = ((distance - first) * per_unit + 1).clamp(0, lower.numel() - 1).long()
     else:
         index = torch.searchsorted(lower, value, right=True) - 1
-    undecided = (value <= digits * (high - low)) | (low < lower[index]) | (high >= upper[index])
+    undecided = ~((value > digits * (high - low)) & (low >= lower[index]) & (high < upper[index]))
     weight = column_weight.expand(product.shape) * ~undecided
     if diagonal:
         undecided, weight = undecided.triu(1), weight.triu(1)

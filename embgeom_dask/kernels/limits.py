@@ -164,7 +164,7 @@ def _nearest(
                         continue
                     p = value(product[i, j])
                     least = r + low_column[j] + factor * p + bend * abs(p)
-                    if least <= row_most or least <= column_limit[j]:
+                    if not (least > row_most and least > column_limit[j]):
                         upper = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
                         _insert(best, limit, rows[i], upper)
                         row_most = _lower(row_limit, i, limit[rows[i]])

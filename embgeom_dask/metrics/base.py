@@ -148,6 +148,10 @@ class Metric(ABC):
         """A bound (p,) of the error of `direct`."""
 
     @abstractmethod
+    def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
+        """The distances (p,) float64 of pairs of rows, and whether each is sure to be correctly rounded: (p,) bool."""
+
+    @abstractmethod
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """The values of pairs of rows in double-double, and whether they are exact."""
 
@@ -160,8 +164,12 @@ class Metric(ABC):
         """A number that grows with the distance of two rows (d,), float64, without any error."""
 
     @abstractmethod
-    def order_of(self, distance: float) -> Fraction:
-        """The same number for pairs at exactly `distance`."""
+    def order_of(self, distance: Fraction) -> Fraction:
+        """The same number for pairs at exactly `distance`; below 0 it ascends too."""
+
+    @abstractmethod
+    def near(self, order: Fraction) -> float:
+        """The distance of pairs whose `order` this is, but for a few roundings."""
 
     def distance(self, values: Array) -> Array:
         """Distances of values."""

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embgeom_dask import correct_rounding
 from embgeom_dask.double_double import (
     UNIT,
     Keys,
     absolute_difference_keys,
     absolute_differences,
-    fixed,
+    integers,
     largest_difference_keys,
     largest_differences,
 )
@@ -44,9 +45,13 @@ class _Differences(Metric):
 
         return bound(-1), bound(1)
 
-    def order_of(self, distance: float) -> Fraction:
+    def order_of(self, distance: Fraction) -> Fraction:
         """The distance in units of 2^-1074."""
-        return Fraction(distance) * 2**1074
+        return distance * 2**1074
+
+    def near(self, order: Fraction) -> float:
+        """The distance, rounded."""
+        return order.numerator / (order.denominator << 1074)
 
 
 class Chebyshev(_Differences):
@@ -70,6 +75,10 @@ class Chebyshev(_Differences):
         """One rounded difference."""
         return 2 * UNIT * values
 
+    def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
+        """The largest of the rounded differences, which is the largest rounded."""
+        return largest_differences(x, y, i, j), np.ones(i.size, np.bool_)
+
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """The largest |x - y|, always exact."""
         return largest_difference_keys(x, y, i, j)
@@ -80,7 +89,8 @@ class Chebyshev(_Differences):
 
     def order(self, x: Array, y: Array) -> Fraction:
         """The distance in units of 2^-1074."""
-        return Fraction(max(abs(a - b) for a, b in zip(fixed(x), fixed(y), strict=True)))
+        a, b, unit = integers(x, y)
+        return Fraction(max(abs(p - q) for p, q in zip(a, b, strict=True)) << unit + 1074)
 
 
 class Cityblock(_Differences):
@@ -104,6 +114,11 @@ class Cityblock(_Differences):
         """d u in any order of summation, and the difference."""
         return (width + 4) * UNIT * values
 
+    def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
+        """See `correct_rounding.cityblock`."""
+        found: tuple[Array, Array] = correct_rounding.cityblock(x, y, i, j)
+        return found
+
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """Sum |x - y|."""
         return absolute_difference_keys(x, y, i, j)
@@ -114,4 +129,5 @@ class Cityblock(_Differences):
 
     def order(self, x: Array, y: Array) -> Fraction:
         """The distance in units of 2^-1074."""
-        return Fraction(sum(abs(a - b) for a, b in zip(fixed(x), fixed(y), strict=True)))
+        a, b, unit = integers(x, y)
+        return Fraction(sum(abs(p - q) for p, q in zip(a, b, strict=True)) << unit + 1074)

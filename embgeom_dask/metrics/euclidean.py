@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import isqrt, sqrt
 from threading import local
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embgeom_dask import correct_rounding
+from embgeom_dask.correct_rounding import are_settled, dot_slack, dots
 from embgeom_dask.double_double import (
     UNIT,
     Keys,
     dot_keys,
-    fixed,
+    integers,
     one_minus_ratio,
     squared_difference_keys,
     squared_differences,
@@ -90,6 +93,11 @@ class Euclidean(Metric):
         """(d + 3) u in any order of summation: the sum (Jeannerod and Rump), the difference and its square."""
         return (width + 8) * UNIT * values
 
+    def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
+        """See `correct_rounding.euclidean`."""
+        found: tuple[Array, Array] = correct_rounding.euclidean(x, y, i, j)
+        return found
+
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """Sum (x - y)^2."""
         return squared_difference_keys(x, y, i, j)
@@ -100,11 +108,16 @@ class Euclidean(Metric):
 
     def order(self, x: Array, y: Array) -> Fraction:
         """The squared distance in units of 2^-2148."""
-        return Fraction(sum((a - b) ** 2 for a, b in zip(fixed(x), fixed(y), strict=True)))
+        a, b, unit = integers(x, y)
+        return Fraction(sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) << 2 * unit + 2148)
 
-    def order_of(self, distance: float) -> Fraction:
-        """The square in units of 2^-2148."""
-        return Fraction(distance) ** 2 * 2**2148
+    def order_of(self, distance: Fraction) -> Fraction:
+        """The square in units of 2^-2148, with the sign of `distance`."""
+        return distance * abs(distance) * 2**2148
+
+    def near(self, order: Fraction) -> float:
+        """The square root, of 64 more bits than an integer has."""
+        return isqrt(int(order) << 128) / (1 << 1074 + 64)
 
 
 class Cosine(Metric):
@@ -158,6 +171,15 @@ class Cosine(Metric):
         slack: Array = 2 * np.sqrt(2 * values) * error + 4 * error**2 + (width + 8) * UNIT * values
         return slack
 
+    def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
+        """1 - x.y / sqrt(x.x y.y) in two words; of three sums each errs by its part, and twenty operations more."""
+        dot, parts = dots(x, y, i, j), []
+        for rows, places in ((x, i), (y, j)):
+            used, place = np.unique(places, return_inverse=True)
+            parts += [part[place] for part in dots(rows, rows, used, used)]
+        high, low = one_minus_ratio(*dot, *parts)
+        return high, are_settled(high, low, 2 * dot_slack(x.shape[1]) + 200 * UNIT**2)
+
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """1 - x.y / sqrt(x.x y.y); exact where rows are orthogonal or parallel, 0 only where they are parallel."""
         dot = dot_keys(x, y, i, j)
@@ -169,7 +191,7 @@ class Cosine(Metric):
         exact = dot[2] & (dot[0] == 0)
         for p in np.flatnonzero(high <= self.key_slack(high, x.shape[1])).tolist():
             order = self.order(as_float(x[i[p]]), as_float(y[j[p]]))
-            high[p], low[p], exact[p] = float((1 + order) / 2), 0.0, order == -1  # (1 - cos^2) / (1 + cos)
+            high[p], low[p], exact[p] = self.near(order), 0.0, order == -1
         return high, low, exact
 
     def key_slack(self, values: Array, width: int) -> Array:
@@ -178,14 +200,17 @@ class Cosine(Metric):
 
     def order(self, x: Array, y: Array) -> Fraction:
         """Minus the signed square of the cosine."""
-        a, b = fixed(x), fixed(y)
+        a, b, _ = integers(x, y)
         dot = sum(p * q for p, q in zip(a, b, strict=True))
         return Fraction(-dot * abs(dot), sum(p * p for p in a) * sum(q * q for q in b))
 
-    def order_of(self, distance: float) -> Fraction:
+    def order_of(self, distance: Fraction) -> Fraction:
         """Minus the signed square of the cosine."""
-        cosine = 1 - Fraction(distance)
-        return -cosine * abs(cosine)
+        return (distance - 1) * abs(distance - 1)
+
+    def near(self, order: Fraction) -> float:
+        """1 - cos; of acute angles (1 - cos^2) / (1 + cos), without cancellation."""
+        return float(1 + order) / (1 + sqrt(-order)) if order < 0 else 1 + sqrt(order)
 
     def distance(self, values: Array) -> Array:
         """The values; a key of parallel rows may be a hair below zero before it is found to be zero."""
@@ -236,5 +261,8 @@ def l2_norm(values: Array) -> Array:
 
 
 def _unit(values: Array) -> Array:
-    out: Array = values / l2_norm(values)[:, None]
-    return out
+    """Rows (b, d) of length 1; each is first scaled by a power of two of its own, so that no square underflows."""
+    exponent = np.frexp(np.abs(values).max(axis=1, keepdims=True))[1]
+    scaled: Array = np.ldexp(values, -exponent)
+    scaled /= l2_norm(scaled)[:, None]
+    return scaled

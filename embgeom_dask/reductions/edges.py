@@ -26,8 +26,8 @@ class Edges:
 
     `weights` (rows,) int64, for either side, is how many tokens share each row; where `mutual`, both sides are one, and
     tokens that share a row are edges too. State: `count` () int64, the pairs of tokens with different rows; unless
-    these are too many, the pairs of rows `first`, `second` (int64) and, once it leaves the worker, their `value`;
-    `room` () int64, how many may still be kept.
+    these are too many, the pairs of rows `first`, `second` (int64) and, once it leaves the worker, their `distance` as
+    it is reported; `room` () int64, how many may still be kept.
     """
 
     radius: Cuts
@@ -51,7 +51,7 @@ class Edges:
         inside, outside = (bound.item() for bound in self.radius.in_points(exact))
         limit = round_up(np.full(len(low.row), outside), tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
-        (unsure,) = np.nonzero(upper_bounds(tile.product, low, high, i, j, least) > inside)
+        (unsure,) = np.nonzero(~(upper_bounds(tile.product, low, high, i, j, least) <= inside))
         first, second = tile.pairs(i, j)
         keep = np.ones(first.size, np.bool_)
         keep[unsure] = self.radius.classify(first[unsure], second[unsure], exact)[0] == 0
@@ -61,20 +61,19 @@ class Edges:
         return self._state(count, int(state["room"]), *pairs)
 
     def finish(self, state: State, exact: Exact) -> State:
-        """Give the pairs their values."""
-        first, second = state["first"], state["second"]
-        return {**state, "value": exact.keys(first, second)["high"]}
+        """Give the pairs their distances."""
+        return {**state, "distance": exact.distances(state["first"], state["second"])}
 
     def merge(self, states: list[State], exact: Exact) -> State:  # noqa: ARG002
         """Join the states of several panels."""
-        columns = (np.concatenate([state[name] for state in states]) for name in ("first", "second", "value"))
+        columns = (np.concatenate([state[name] for state in states]) for name in ("first", "second", "distance"))
         return self._state(sum(int(state["count"]) for state in states), int(self.empty()["room"]), *columns)
 
     def hint(self, state: State, exact: Exact) -> Array:  # noqa: ARG002
         """The room left."""
         return state["room"] - state["count"]
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:  # noqa: ARG002
         """Name `edge_distance` and `edge_token_id`, in order of the first id, then of the second, and `edge_radius`.
 
         Raises
@@ -88,10 +87,10 @@ class Edges:
                 f"{count} pairs lie within {self.radius.distance.item():.9g}, more than the limit of {self.limit}: "
                 f"choose a smaller radius for --edges, or a larger --edge-limit"
             )
-        token_id, values = expand_all(state["first"], state["second"], state["value"], sides)
+        token_id, distance = expand_all(state["first"], state["second"], state["distance"], sides)
         return {
             "edge_radius": ((), self.radius.distance[0]),
-            "edge_distance": (("pair",), exact.metric.distance(values)),
+            "edge_distance": (("pair",), distance),
             "edge_token_id": (("pair", "side"), token_id),
         }
 
@@ -102,5 +101,5 @@ class Edges:
 
     def _state(self, count: int, room: int, *columns: Array) -> State:
         kept = columns if columns and count <= room else (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-        names = ("first", "second", "value")[: len(kept)]
+        names = ("first", "second", "distance")[: len(kept)]
         return {"count": np.array(count), "room": np.array(room), **dict(zip(names, kept, strict=True))}

@@ -21,36 +21,45 @@ def expand_pairs(
 ) -> tuple[Array, Array]:
     """The best `k` pairs of tokens from the best k pairs of distinct rows, and pairs of `identical` rows or not.
 
-    Returns token ids (pairs, 2) int64 and values (pairs,) float64, in order of rank and then of the ids; within one
-    matrix the lower id comes first, and identical tokens are pairs of value 0.
+    `ordered` are pairs with their keys and, as `distance`, what is reported of them. Returns token ids (pairs, 2) int64
+    and distances (pairs,) float64, in order of rank and then of the ids; within one matrix the lower id comes first,
+    and identical tokens are pairs at distance 0.
     """
     first, second = sides
     zeros = _identical(first, k) if identical and first is second else np.empty((0, 2), np.int64)
     classes: list[tuple[float, Array]] = []
+    equal = (ordered["high"] == 0) & ordered["exact"]  # a distance other than 0 may be reported as 0
     bounds = np.flatnonzero(np.concatenate([[True], np.diff(rank) != 0, [True]])) if rank.size else np.zeros(1, int)
     for start, stop in pairwise(bounds.tolist()):
         if sum(len(tied) for _, tied in classes) >= k:
             break
         pairs = zip(ordered["first"][start:stop].tolist(), ordered["second"][start:stop].tolist(), strict=True)
         tied = np.concatenate([_across(_group(first, a, k), _group(second, b, k), k) for a, b in pairs])
-        classes.append((float(ordered["high"][start]), np.sort(tied, axis=1) if first is second else tied))
-    at = -1 if farthest else 0
-    if classes and classes[at][0] == 0:
-        classes[at] = 0.0, np.concatenate([classes[at][1], zeros])
-    else:
-        classes.insert(len(classes) if farthest else 0, (0.0, zeros))
+        tied = np.sort(tied, axis=1) if first is second else tied
+        if equal[start]:
+            tied, zeros = np.concatenate([tied, zeros]), zeros[:0]
+        classes.append((float(ordered["distance"][start]), tied))
+    classes.insert(len(classes) if farthest else 0, (0.0, zeros))
     tokens = np.concatenate([tied[lexical_order(*tied.T)] for _, tied in classes])
     return tokens[:k], np.concatenate([np.full(len(tied), value) for value, tied in classes])[:k]
 
 
 def expand_neighbors(
-    source: Array, target: Array, rank: Array, values: Array, sides: Sides, k: int, twin: Array | None
+    source: Array,
+    target: Array,
+    rank: Array,
+    distance: Array,
+    equal: Array,
+    sides: Sides,
+    k: int,
+    twin: Array | None,
 ) -> tuple[Array, Array]:
     """The `k` nearest tokens of every token of the first side, from the k nearest distinct rows of every distinct row.
 
-    `source` and `target` (p,) are positions, `rank` and `values` (p,) those of the pairs. Returns token ids and values
-    (tokens, k), tokens in ascending order of their id; k is at most the number of other tokens. Where `twin` is given,
-    tokens with the same row are left out, and a token that has fewer than k others is given -1 and NaN for the rest.
+    `source` and `target` (p,) are positions, `rank` and `distance` (p,) those of the pairs, and `equal` (p,) bool says
+    where the distance is 0 before it is rounded. Returns token ids and distances (tokens, k), tokens in ascending order
+    of their id; k is at most the number of other tokens. Where `twin` is given, tokens with the same row are left out,
+    and a token that has fewer than k others is given -1 and NaN for the rest.
     """
     first, second = sides
     alike = np.array(first is second) if twin is None else np.where(twin >= 0, second.weights[twin], 0)
@@ -58,28 +67,28 @@ def expand_neighbors(
     k = min(k, int(others.max()))
     size = second.weights[target]
     token = second.members[np.repeat(second.offsets[target], size) + _count_up(size)]
-    source, rank, values = (np.repeat(column, size) for column in (source, rank, values))
+    source, rank, distance, equal = (np.repeat(column, size) for column in (source, rank, distance, equal))
     order = lexical_order(source, rank, token)
-    source, token, values = source[order], token[order], values[order]
+    source, token, distance, equal = source[order], token[order], distance[order], equal[order]
     start = np.searchsorted(source, np.arange(first.token_id.size + 1))
     position = np.repeat(np.arange(first.token_id.size), first.weights)
     place = np.argsort(np.argsort(first.members))
-    out_token, out_values = np.empty((place.size, k), np.int64), np.zeros((place.size, k))
+    out_token, out_distance = np.empty((place.size, k), np.int64), np.zeros((place.size, k))
     grouped = (first.weights > 1)[position] & (first is second and twin is None)
     plain = position[~grouped]
     there = np.arange(k) < others[plain][:, None]
     index = np.where(there, start[plain][:, None] + np.arange(k), 0)
     out_token[place[~grouped]] = np.where(there, token[index], -1)
-    out_values[place[~grouped]] = np.where(there, values[index], np.nan)
+    out_distance[place[~grouped]] = np.where(there, distance[index], np.nan)
     for member in np.flatnonzero(grouped).tolist():
         here = slice(start[position[member]], start[position[member] + 1])
         group = _group(first, position[member], k + 1)
-        same = np.concatenate([group[group != first.members[member]], token[here][values[here] == 0]])
+        same = np.concatenate([group[group != first.members[member]], token[here][equal[here]]])
         same.sort()
-        rest = values[here] > 0
+        rest = ~equal[here]
         out_token[place[member]] = np.concatenate([same, token[here][rest]])[:k]
-        out_values[place[member], same.size :] = values[here][rest][: max(0, k - same.size)]
-    return out_token, out_values
+        out_distance[place[member], same.size :] = distance[here][rest][: max(0, k - same.size)]
+    return out_token, out_distance
 
 
 def lexical_order(*columns: Array) -> Array:
@@ -97,11 +106,11 @@ def lexical_order(*columns: Array) -> Array:
     return np.argsort(key)
 
 
-def expand_all(first: Array, second: Array, values: Array, sides: Sides) -> tuple[Array, Array]:
+def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tuple[Array, Array]:
     """All pairs of tokens of the pairs (p,) of distinct rows, and within one matrix all pairs of identical tokens.
 
-    Returns token ids (pairs, 2) int64 and values (pairs,) float64, ordered by the ids; within one matrix the lower id
-    comes first.
+    Returns token ids (pairs, 2) int64 and distances (pairs,) float64, ordered by the ids; within one matrix the lower
+    id comes first.
     """
     rows, others = sides
     height, width = rows.weights[first], others.weights[second]
@@ -110,12 +119,12 @@ def expand_all(first: Array, second: Array, values: Array, sides: Sides) -> tupl
     tokens = np.stack(
         [rows.members[rows.offsets[first[pair]] + down], others.members[others.offsets[second[pair]] + across]], axis=1
     )
-    values = values[pair]
+    distance = distance[pair]
     if rows is others:
         same = _identical(rows, int((rows.weights * (rows.weights - 1) // 2).sum()))
-        tokens, values = np.concatenate([np.sort(tokens, axis=1), same]), np.append(values, np.zeros(len(same)))
+        tokens, distance = np.concatenate([np.sort(tokens, axis=1), same]), np.append(distance, np.zeros(len(same)))
     order = lexical_order(*tokens.T)
-    return tokens[order], values[order]
+    return tokens[order], distance[order]
 
 
 def _group(rows: RowSet, position: int, most: int) -> Array:

@@ -57,14 +57,14 @@ class Extreme:
         i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
         if self.twin is not None:
             i, j, least = without_twins(self.twin, tile, i, j, least)
-        keep = least <= self._cutoff(upper_bounds(tile.product, low, high, i, j, least))
+        keep = ~(least > self._cutoff(upper_bounds(tile.product, low, high, i, j, least)))
         i, j, least = i[keep], j[keep], least[keep].astype(np.float64) / exact.unit
         order = np.argsort(least, kind="stable")
         for part in (order[: self.k], order[self.k :]):  # the first are likely to be the best, and rule others out
-            part = part[least[part] <= state["limit"]]
+            part = part[~(least[part] > state["limit"])]
             first, second = tile.pairs(i[part], j[part])
             values, slack = exact.values(first, second)
-            keep = sign * values - slack <= min(self._cutoff(sign * values + slack), float(state["limit"]))
+            keep = ~(sign * values - slack > min(self._cutoff(sign * values + slack), float(state["limit"])))
             if keep.any():
                 found = exact.keys(first[keep], second[keep])
                 state = self._best([state, {**found, "limit": state["limit"]}], exact)
@@ -85,9 +85,10 @@ class Extreme:
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
         """Name distances and token ids: `<name>_distance (<name>)` and `<name>_token_id (<name>, side)`."""
         ordered, rank = exact.sort(state, descending=self.farthest)
-        token_id, values = expand_pairs(ordered, rank, sides, self.k, self.twin is None, farthest=self.farthest)
+        ordered["distance"] = exact.distances(ordered["first"], ordered["second"])
+        token_id, distance = expand_pairs(ordered, rank, sides, self.k, self.twin is None, farthest=self.farthest)
         return {
-            f"{self.name}_distance": ((self.name,), exact.metric.distance(values)),
+            f"{self.name}_distance": ((self.name,), distance),
             f"{self.name}_token_id": ((self.name, "side"), token_id),
         }
 

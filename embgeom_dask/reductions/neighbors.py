@@ -156,13 +156,16 @@ class Neighbors:
         """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
         order, rank = exact.rank(*(state[name] for name in _TABLE))
         table = {name: state[name][order] for name in (*_TABLE, "least")}
-        ordered = exact.settle(*(table[name] for name in _TABLE))
         source, target, pair, place = self._directed(table, rank, state["limit"])
         near = place < self.k
-        source, target, pair = source[near], target[near], pair[near]
-        token_id, values = expand_neighbors(source, target, rank[pair], ordered[pair], sides, self.k, self.twin)
+        used, pair = np.unique(pair[near], return_inverse=True)
+        first, second = table["first"][used], table["second"][used]
+        known = exact.distances(first, second)
+        equal = exact.equal(first, second, known)
+        token_id, distance = expand_neighbors(
+            source[near], target[near], rank[used][pair], known[pair], equal[pair], sides, self.k, self.twin
+        )
         dims = ("token_id", "neighbor")
-        distance = exact.metric.distance(values)
         return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
 
     def _add_valued(self, state: State, table: State, exact: Exact) -> State:
@@ -185,9 +188,9 @@ class Neighbors:
 
     def _wanted(self, state: State, first: Array, second: Array, least: Array) -> Array:
         """Which pairs (p,) the limits of a state do not rule out."""
-        wanted: Array = least <= state["limit"][first]
+        wanted: Array = ~(least > state["limit"][first])
         if self.mutual:
-            wanted |= least <= state["limit"][second]
+            wanted |= ~(least > state["limit"][second])
         return wanted
 
     def _directed(self, ordered: State, rank: Array, limit: Array) -> tuple[Array, Array, Array, Array]:
@@ -196,7 +199,7 @@ class Neighbors:
         Returns source, target, index of the pair, place among the neighbours of the source.
         """
         ends = (("first", "second"), ("second", "first"))[: 1 + self.mutual]
-        near = [np.flatnonzero(ordered["least"] <= limit[ordered[mine]]) for mine, _ in ends]
+        near = [np.flatnonzero(~(ordered["least"] > limit[ordered[mine]])) for mine, _ in ends]
         sides = [
             (ordered[mine][pair], ordered[other][pair], pair) for pair, (mine, other) in zip(near, ends, strict=True)
         ]

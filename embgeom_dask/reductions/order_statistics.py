@@ -83,6 +83,5 @@ class OrderStatistics:
         place = np.searchsorted(np.cumsum(state["weight"]), self.ranks)
         distance = np.zeros(self.ranks.size)
         (real,) = np.nonzero(self.ranks)
-        keys = exact.keys(state["first"][place[real]], state["second"][place[real]])
-        distance[real] = exact.metric.distance(keys["high"])
+        distance[real] = exact.distances(state["first"][place[real]], state["second"][place[real]])
         return {"quantile_distance": (("quantile",), distance)}

@@ -1,16 +1,17 @@
-"""Distances that pairs are compared with, without error: the edges of bins, radii."""
+"""Distances that pairs are compared with, as both are reported: the edges of bins, radii."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.double_double import UNIT, two_product
-from embgeom_dask.exact import Exact, Pairs, take_pairs
+from embgeom_dask.correct_rounding import half_step, last_below
+from embgeom_dask.double_double import UNIT, two_product, two_sum
+from embgeom_dask.exact import Exact, Pairs, is_at_most, take_pairs
 from embgeom_dask.metrics import Metric
 
 Array = NDArray[Any]
@@ -23,34 +24,47 @@ _LARGEST = 2.0**480
 class Cuts:
     """Ascending distances (c,) float64 that part the pairs into c + 1 classes; class k has k cuts below it.
 
-    A pair at exactly `distance[k]` lies below that cut where `closed[k]`, else above. `high` + `low` (c,) are the
-    values of pairs at those distances.
+    A pair reported at `distance[k]` lies below that cut where `closed[k]`, else above. `last` (c,) is the largest
+    reported distance below each cut: a pair lies below where its own distance, without error, is below the boundary
+    between the numbers that are rounded to `last` and those that are rounded above. `high` + `low` (c,) are the values
+    of pairs at these boundaries, within `slack` (c,).
     """
 
     distance: Array
     closed: Array
+    last: Array
     high: Array
     low: Array
+    slack: Array
 
     @classmethod
     def at(cls, metric: Metric, distances: Iterable[float], *, closed: bool | Array) -> Cuts:
         """Make cuts, all closed, none, or as an array (c,) says."""
         distance = np.array(list(distances), np.float64)
         shut = np.broadcast_to(closed, distance.shape)
+        last = last_below(distance, shut)
+        add, square = cast(Any, two_sum), cast(Any, two_product)
         if not metric.root:
-            return cls(distance, shut, distance, np.zeros(distance.size))
-        square, clipped = cast(Any, two_product), np.clip(distance, 1 / _LARGEST, _LARGEST) * (distance > 0)
-        return cls(distance, shut, *square(clipped, clipped))
+            near = np.minimum(last, _LARGEST)
+            slack = np.where(np.abs(near) < 2.0**-1000, 2.0**-1070, 0.0)
+            high, low = add(near, half_step(near))
+            return cls(distance, shut, last, high, low, slack)
+        sign, size = np.where(last < 0, -1.0, 1.0), np.clip(np.abs(last), 1 / _LARGEST, _LARGEST)
+        high, low = square(size, size)
+        step = half_step(size)
+        high, low = add(high, low + (2 * size * step + step * step))
+        return cls(distance, shut, last, sign * high, sign * low, 16 * UNIT**2 * high)
 
     def take(self, index: Array) -> Cuts:
         """Some of the cuts."""
-        return Cuts(self.distance[index], self.closed[index], self.high[index], self.low[index])
+        return Cuts(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def in_points(self, exact: Exact) -> tuple[Array, Array]:
         """Values of points (c,) float64: a pair below the first lies below the cut, one above the second above it."""
         with np.errstate(over="ignore"):
             values = np.minimum(self.high * exact.unit, 2.0**64)  # beyond all points, and within float32
-        return np.nextafter(values * (1 - 8 * UNIT), -np.inf), np.nextafter(values * (1 + 8 * UNIT), np.inf)
+        slack = 8 * UNIT * np.abs(values)
+        return np.nextafter(values - slack, -np.inf), np.nextafter(values + slack, np.inf)
 
     def classify(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
         """The class (p,) int64 and the value (p,) of pairs: by differences; at a cut by keys, then without error."""
@@ -58,6 +72,7 @@ class Cuts:
         slack += 4 * UNIT * values
         index = np.searchsorted(self.high, values + slack, side="right")
         lowest = np.searchsorted(self.high, values - slack, side="left")
+        lowest[np.isnan(values)] = 0
         (unsure,) = np.nonzero(lowest < index)
         pairs = exact.keys(first[unsure], second[unsure])
         while unsure.size:
@@ -69,15 +84,12 @@ class Cuts:
 
     def _below(self, pairs: Pairs, cut: Array, exact: Exact) -> Array:
         """Whether each pair (p,) lies below the cut (p,) named by its place."""
-        high, low, closed = self.high[cut], self.low[cut], self.closed[cut]
-        same = pairs["high"] == high
-        below: Array = (pairs["high"] < high) | (same & (pairs["low"] < low))
-        below |= closed & same & (pairs["low"] == low)
+        high, low = self.high[cut], self.low[cut]
+        below: Array = (pairs["high"] < high) | ((pairs["high"] == high) & (pairs["low"] < low))
         gap = np.abs((pairs["high"] - high) + (pairs["low"] - low))
-        doubtful = ~pairs["exact"] & (gap <= 2 * exact.metric.key_slack(high, exact.width))
+        error = np.where(pairs["exact"], 0.0, exact.metric.key_slack(np.abs(high), exact.width))
+        doubtful = ~(gap > 2 * (error + self.slack[cut]))
         if doubtful.any():
-            order = exact.order(take_pairs(pairs, doubtful))
-            bounds = [exact.metric.order_of(each) for each in self.distance[cut[doubtful]].tolist()]
-            cases = zip(order, bounds, closed[doubtful].tolist(), strict=True)
-            below[doubtful] = [mine < bound or (shut and mine == bound) for mine, bound, shut in cases]
+            order, last = exact.order(take_pairs(pairs, doubtful)), self.last[cut[doubtful]].tolist()
+            below[doubtful] = [is_at_most(exact.metric, *case) for case in zip(order, last, strict=True)]
         return below
