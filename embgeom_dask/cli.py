@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import embgeom_dask as eg
+from embgeom_dask import streams
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, SomeFailed
+from embgeom_dask.escaping import shown_lines
+from embgeom_dask.redaction import redact
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -72,10 +76,11 @@ def convert(
         raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
     paths, failed = convert_each(wanted, stores, **options)
     decisions = {path: read_decision(path) for path in paths.values()} if as_json else {}
+    failed = {redact(source): reason for source, reason in failed.items()}
     answer = {"stores": list(paths.values()), "decisions": decisions, "failed": failed}
     _print(answer if as_json else "\n".join(paths.values()))
     for source, reason in failed.items():
-        print(f"failed: {source}: {reason}", file=sys.stderr)
+        streams.say(f"failed: {source}: {reason}")
     if failed:
         raise EmbgeomError(f"{len(failed)} of {len(wanted)} not converted: the same command does only what is missing")
 
@@ -274,14 +279,14 @@ def _print_one(result: xr.Dataset, as_text: Callable[[xr.Dataset], str], as_json
 
 
 def _print(answer: str | dict[str, Any]) -> None:
-    typer.echo(answer if isinstance(answer, str) else json.dumps(answer, allow_nan=False))
+    streams.answer(shown_lines(answer) if isinstance(answer, str) else json.dumps(answer, allow_nan=False))
 
 
 def run() -> None:
     """Run `embgeom`, and exit as `main` says."""
+    streams.open_closed()
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams.close()
     if code == _INTERRUPTED:  # in an orderly exit torch aborts a process of which a thread still computes a panel
         os._exit(code)
     sys.exit(code)
@@ -290,7 +295,8 @@ def run() -> None:
 def main(args: list[str] | None = None) -> int:
     """Run `embgeom` with `args` (default: the process's) and return its exit code.
 
-    0 done; 2 wrong usage or input and 1 a failure while running, with one line on stderr; 130 interrupted.
+    0 done; 2 wrong usage or input and 1 a failure while running, with one line on stderr; 130 interrupted. With
+    EMBGEOM_TRACEBACK=1 a traceback comes before that line.
     """
     args = sys.argv[1:] if args is None else args
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -299,25 +305,57 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
     from embgeom_dask import progress
 
-    command = shlex.join(["embgeom", *args])
+    command = redact(shlex.join(["embgeom", *args]))
     progress.show(True, command)
     logging.disable(logging.ERROR)  # what goes wrong is said once, below
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", EmbgeomWarning)
-            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: streams.say(f"warning: {message}")
+            _check_surroundings()
             code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False) or 0
-    except (EmbgeomError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        code = _complain("error: " + " ".join(message.split("\n")), error.exit_code)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # the last resort: Rust's panics, in tokenizers, are no Exception
+        code = _complain(error)
     finally:
         logging.disable(logging.NOTSET)
     if code == _INTERRUPTED:
-        _complain(f"interrupted: the same command goes on: {command}", code)
+        kept = args[:1] == ["convert"] or any(arg.split("=")[0] == "--out" for arg in args)
+        then = "goes on" if kept else "begins again (--out keeps what is done)"
+        streams.say(f"interrupted: the same command {then}: {command}")
     return code
 
 
-def _complain(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+def _check_surroundings() -> None:
+    """Refuse at once what would end a command late, or end the process."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:  # Intel's MKL ends the process
+        raise InputError("the working directory is gone: change to one that is there") from error
+    streams.check_stdout()
+
+
+def _complain(error: BaseException) -> int:
+    """Say in one line what went wrong, after the traceback if it is asked for, and return the exit code."""
+    wanted = os.environ.get("EMBGEOM_TRACEBACK", "") not in ("", "0")
+    if wanted:
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            streams.say(line)
+    match error:
+        case typer.TyperException():
+            message, code = " ".join(error.format_message().split("\n")), error.exit_code
+        case EmbgeomError():
+            message, code = str(error), error.exit_code
+        case MemoryError():
+            said = f" ({error})" if str(error) else ""
+            message, code = f"out of memory{said}: give --memory-limit, or ask for less at a time", 1
+        case _:
+            what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+            hint = "" if wanted else ": EMBGEOM_TRACEBACK=1 shows where"
+            message, code = f"{what}{hint}", 1
+    streams.say(f"error: {message}")
     return code

@@ -5,20 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from embgeom_dask.redaction import is_secretive, redact
+
 if TYPE_CHECKING:
     import xarray as xr
 
 
 class EmbgeomError(Exception):
-    """A failure while running. The command line prints the message as one line and exits with 1."""
+    """A failure while running. The command line prints the message as one line and exits with 1.
+
+    Whatever URL the message names, it holds no credentials.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 class InputError(EmbgeomError, ValueError):
     """Wrong usage or input, found before anything was written. The command line exits with 2."""
 
     exit_code = 2
+
+
+def refuse_credentials(url: str) -> None:
+    """Raise InputError where `url`, or a part of a chained one, holds what may be a credential.
+
+    That is a password, the user of an `https://` URL, parameters, a query or a fragment.
+    """
+    if is_secretive(url):
+        solid = "_".join(url.split())
+        raise InputError(
+            f"{solid} is given with a password, parameters or a query: "
+            "credentials belong in the environment or in a profile"
+        )
 
 
 class Halt(EmbgeomError):
@@ -34,7 +55,13 @@ class SomeFailed(EmbgeomError):
 
 
 class EmbgeomWarning(UserWarning):
-    """Something is missing and the work goes on without it. The command line prints the message as one line."""
+    """Something is missing and the work goes on without it. The command line prints the message as one line.
+
+    Whatever URL the message names, it holds no credentials.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 def shorten(said: object, most: int = 100) -> str:

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import json
 import os
-import re
 import sys
 import uuid
 import warnings
@@ -31,7 +30,8 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from embgeom_dask import transactions
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials
+from embgeom_dask.redaction import redact
 
 Place = str | os.PathLike[str]
 
@@ -41,8 +41,6 @@ UNFINISHED = "unfinished"
 _READERS = 4  # threads that check chunks
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
-_SECRET = re.compile(r"://[^/@]*:(?!\d+(/|$))[^@]*@|^https?://[^/]*@|\?")
-_SECRETS = re.compile(r"(?<=://)[^/\s@]*@|\?[^\s'\"]*")
 
 
 def is_url(place: Place) -> bool:
@@ -57,17 +55,16 @@ def locate(place: Place) -> str:
     Raises
     ------
     InputError
-        where a URL holds a password or a query (it would be kept in results), or needs a package that is not installed.
+        where a URL holds credentials, which would be kept in results, or needs a package that is not installed.
     """
     if not is_url(place):
         text = os.fspath(place)
-        return os.path.abspath(unquote(urlsplit(text).path) if text.startswith("file://") else text)  # noqa: PTH100
+        if not text.startswith("file://"):
+            return os.path.abspath(text)  # noqa: PTH100
+        refuse_credentials(text)
+        return os.path.abspath(unquote(urlsplit(text).path))  # noqa: PTH100
     url = os.fspath(place).rstrip("/")
-    if _SECRET.search(url):
-        raise InputError(
-            f"{_SECRETS.sub('', re.sub(r'://.*@', '://', url))} is given with a password or a query: "
-            "credentials belong in the environment or in a profile"
-        )
+    refuse_credentials(url)
     for part in url.split("::"):
         protocol = part.partition("://")[0]
         try:
@@ -91,7 +88,7 @@ def join(place: str, *names: str) -> str:
 def explain(error: BaseException) -> str:
     """The first line of what an error says, without what a URL in it may hold of credentials."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return _SECRETS.sub("", str(said).strip().partition("\n")[0])
+    return redact(str(said).strip().partition("\n")[0])
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from tqdm import tqdm
+
+from embgeom_dask import escaping
+from embgeom_dask.streams import STDERR, say
 
 _shown = False
 _command: str | None = None
@@ -30,7 +32,7 @@ def command() -> str | None:
 def note(text: str) -> None:
     """Print one line on stderr, where bars are shown."""
     if _shown:
-        print(text, file=sys.stderr)
+        say(text)
 
 
 class Advance(Protocol):
@@ -48,14 +50,14 @@ def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
     if not _shown:
         yield _hidden
         return
-    terminal = sys.stderr.isatty()
+    terminal = STDERR.isatty()
     interval = 0.1 if terminal else 30.0
     with tqdm(
         total=total,
-        desc=what,
+        desc=escaping.shown(what),
         unit=f" {unit}",
         unit_scale=total >= 10_000,
-        file=sys.stderr,
+        file=STDERR,
         mininterval=interval,
         maxinterval=interval + 10,
         dynamic_ncols=terminal,
@@ -65,7 +67,7 @@ def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
         def advance(n: int, said: str = "", *, fresh: bool = True) -> None:
             if not fresh:
                 shown.initial += n
-            shown.set_postfix_str(said, refresh=False)
+            shown.set_postfix_str(escaping.shown(said), refresh=False)
             shown.update(n)
 
         yield advance

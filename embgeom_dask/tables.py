@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embgeom_dask.escaping import shown
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -46,7 +48,7 @@ def align(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right."""
     rows = [list(row) for row in rows]
     right = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    cells = [[shown(name) for name in header], *([_cell(value) for value in row] for row in rows)]
     widths = [max(_width(line[column]) for line in cells) for column in range(len(header))]
     return "\n".join(
         "  ".join(
@@ -66,8 +68,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
         return f"{value:.9g}"
-    text = str(value)
-    return text if text.isprintable() else repr(text)[1:-1]
+    return shown(value)
 
 
 def _width(text: str) -> int:
@@ -133,7 +134,7 @@ def _groups(dataset: xr.Dataset) -> str:
 
 def scan_text(dataset: xr.Dataset) -> str:
     """The parts of a scan that are there: pairs, neighbor distances, histogram."""
-    named = [", ".join(side) for side in zip(_labels(dataset), dataset.attrs["matrix"], strict=True)]
+    named = [shown(", ".join(side)) for side in zip(_labels(dataset), dataset.attrs["matrix"], strict=True)]
     sides = _sides(dataset)
     parts = ["\n".join([" against ".join(named), *_left_out(dataset, named)])]
     parts += [_pairs(dataset, name, sides) for name in ("farthest", "nearest") if f"{name}_distance" in dataset]

@@ -310,18 +310,41 @@ def raising(error: BaseException):
 
 def test_a_failure_while_running_exits_1_with_one_line(run, monkeypatch):
     monkeypatch.setattr("embgeom_dask.stores.list_models", raising(EmbgeomError("disk\nfull")))
-    assert run("list") == (1, "", "error: disk full\n")
+    assert run("list") == (1, "", "error: disk\\nfull\n")
 
 
 def test_an_interrupted_run_exits_130_with_one_line(run, monkeypatch):
     monkeypatch.setattr("embgeom_dask.stores.list_models", raising(KeyboardInterrupt()))
-    assert run("list") == (130, "", "interrupted: the same command goes on: embgeom list\n")
+    again = "the same command begins again (--out keeps what is done)"
+    assert run("list") == (130, "", f"interrupted: {again}: embgeom list\n")
 
 
-def test_a_bug_shows_its_traceback(run, monkeypatch):
-    monkeypatch.setattr("embgeom_dask.stores.list_models", raising(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
-        run("list")
+def test_an_interrupted_run_says_that_it_goes_on_only_where_it_does(run, monkeypatch):
+    monkeypatch.setattr("embgeom_dask.scans.scan", raising(KeyboardInterrupt()))
+    code, _, err = run("scan", A, "--nearest", "1", "--out=r.zarr")
+    assert (code, err) == (130, f"interrupted: the same command goes on: embgeom scan {A} --nearest 1 --out=r.zarr\n")
+
+
+class Panic(BaseException):
+    """As Rust's panics reach Python."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero\nhere"), Panic("by zero"), RecursionError("by zero")])
+def test_a_failure_that_nobody_foresaw_is_one_line_and_a_traceback_on_request(run, monkeypatch, error):
+    monkeypatch.setattr("embgeom_dask.stores.list_models", raising(error))
+    said = f"error: {type(error).__name__}: by zero"
+    assert run("list") == (1, "", f"{said}: EMBGEOM_TRACEBACK=1 shows where\n")
+    monkeypatch.setenv("EMBGEOM_TRACEBACK", "1")
+    code, out, err = run("list")
+    first, *_, last = err.splitlines()
+    assert (code, out, first, last) == (1, "", "Traceback (most recent call last):", said)
+
+
+def test_memory_that_is_not_there_is_one_line_that_says_what_helps(run, monkeypatch):
+    monkeypatch.setattr("embgeom_dask.stores.list_models", raising(MemoryError("Unable to allocate 7 TiB")))
+    code, _, err = run("list")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: out of memory (Unable to allocate 7 TiB): give --memory-limit")
 
 
 def test_help_loads_none_of_the_heavy_packages():

@@ -22,7 +22,7 @@ from embgeom_dask.checkpoints.labelling import label
 from embgeom_dask.checkpoints.safetensors import Listing, list_folder
 from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
 from embgeom_dask.checkpoints.torch_files import list_local
-from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, shorten
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, refuse_credentials, shorten
 from embgeom_dask.filling import RowSource
 
 _OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # what the hub allows as the name of an organisation
@@ -139,6 +139,7 @@ def read_sources(path: str) -> list[str]:
 
 
 def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
+    refuse_credentials(os.fspath(source))
     path, shown = Path(source), shorten(source, 300)
     if model_stores.is_store(source):
         raise InputError(f"{shown} is a store already")
