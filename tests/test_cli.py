@@ -281,7 +281,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_warned_of_in_one_line(run):
     said = json.loads(out)
     assert (code, said["stores"], said["failed"]) == (0, ["stores/org--b.zarr"], {})
     warning, *bars = err.splitlines()
-    assert warning.startswith("warning: no token labels from the tokenizer of org/b: it cannot be loaded: ")
+    assert warning.startswith("warning: org/b: no row has a token: it cannot be loaded: ")
     assert not any("arning" in line or "labels" in line for line in bars)
 
 
