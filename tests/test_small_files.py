@@ -16,6 +16,8 @@ from huggingface_hub import metadata_load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from embgeom_dask import checkpoints, stores
 from embgeom_dask.checkpoints.files import LocalFolder
@@ -165,11 +167,15 @@ def test_a_scale_that_is_no_number_is_refused_and_infinity_elsewhere_is_not(tmp_
 def test_byte_order_marks_are_skipped(tmp_path: Path) -> None:
     source = Path(make_checkpoint(tmp_path / "m", TENSORS, LLAMA, shards=2))
     (source / "README.md").write_text("---\nlicense: mit\n---\n")
-    for file in ("config.json", "model.safetensors.index.json", "README.md"):
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(20)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(source)
+    files = ("config.json", "model.safetensors.index.json", "README.md", "tokenizer.json", "tokenizer_config.json")
+    for file in files:
         (source / file).write_bytes(MARK + (source / file).read_bytes())
     opened = stores.open_model(checkpoints.convert(source, tmp_path / "stores"))
     assert (opened.attrs["architecture"], opened.attrs["license"]) == ("LlamaForCausalLM", "mit")
     assert opened.attrs["decision"]["class"] == "LlamaForCausalLM"
+    assert opened.token.values.tolist() == [f"w{i}" for i in range(20)]
 
 
 @pytest.mark.parametrize(

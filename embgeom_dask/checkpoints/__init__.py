@@ -140,7 +140,8 @@ def read_sources(path: str) -> list[str]:
 
 def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
     refuse_credentials(os.fspath(source))
-    path, shown = Path(source), shorten(source, 300)
+    path = Path(source)
+    shown = shorten(path, 300)
     if model_stores.is_store(source):
         raise InputError(f"{shown} is a store already")
     try:

@@ -148,6 +148,8 @@ def check_entries(directory: Path) -> None:
                     raise InputError(f"{entry.path} {_NO_FILE}")
                 if status.st_size > _MOST_TOKENIZER and _TOKENIZER.match(entry.name):
                     raise InputError(f"{entry.path} has {status.st_size} bytes, no tokenizer's file: move it away")
+    except NotADirectoryError:  # a bare file
+        return
     except OSError as error:
         raise InputError(cannot_read(directory, error)) from error
 

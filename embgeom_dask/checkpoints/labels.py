@@ -12,7 +12,9 @@ from typing import Any
 
 import xarray as xr
 
+from embgeom_dask.checkpoints.files import check_entries
 from embgeom_dask.checkpoints.quiet import quiet
+from embgeom_dask.checkpoints.small_files import without_marks
 from embgeom_dask.stores import make_labels
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
@@ -45,16 +47,18 @@ def load_tokenizer(path: Path) -> tuple[Any, str]:
     """Return the tokenizer of a folder and the name of its class; or None, and why there is none, after `none: `.
 
     A tokenizer that is all code, of transformers itself (ByT5, Canine, Perceiver), needs no vocabulary file; of any
-    other without one transformers makes an empty one, which is not taken. No code of the folder is run.
+    other without one transformers makes an empty one, which is not taken. No code of the folder is run. Raises
+    InputError as `check_entries`.
     """
     from transformers import AutoTokenizer
 
+    check_entries(path)
     filed = has_vocabulary(path)
     if not filed and not any((path / file).exists() for file in ("tokenizer_config.json", "config.json")):
         return None, NO_TOKENIZER
     try:
-        with quiet(), _uncollected():
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        with quiet(), _uncollected(), without_marks(path) as folder:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes for files that it does not understand
         if "trust_remote_code" in str(error):
             return None, "none: it needs code of its own, which is not run"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -81,6 +85,31 @@ def read_license(path: Path) -> str:
     except (InputError, yaml.YAMLError):  # no card, or none that can be read
         return ""
     return next((", ".join(found)[:_MOST_LICENSE] for found in fields.values() if found), "")
+
+
+@contextmanager
+def without_marks(directory: Path) -> Iterator[Path]:
+    """Yield a folder whose JSON files have no byte order mark, for libraries that do not skip it.
+
+    It is `directory` itself, or a temporary one: links to its files, and copies of those that have the mark.
+    """
+    marked = [path for path in directory.glob("*.json") if path.is_file() and _begins(path, BOM_UTF8)]
+    if not marked:
+        yield directory
+        return
+    with TemporaryDirectory() as temporary:
+        for path in directory.iterdir():
+            beside = Path(temporary) / path.name
+            if path in marked:
+                beside.write_bytes(path.read_bytes().removeprefix(BOM_UTF8))
+            else:
+                beside.symlink_to(path.resolve())
+        yield Path(temporary)
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _texts(text: str, names: tuple[str, ...]) -> dict[str, list[str]]:
