@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -111,6 +112,73 @@ def test_an_index_of_torch_files_that_points_elsewhere_is_refused(tmp_path: Path
     (source / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     with pytest.raises(InputError, match=r"not a \.bin file of the folder"):
         eg.convert(source, tmp_path / "stores")
+
+
+def test_what_people_give_torch_save(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.randn(50, 8))
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(50, 8)}}, "param_groups": [{"w": torch.zeros(50, 8)}]}
+    for name, (value, tensor) in {
+        "tensor.pt": (weight.detach(), "tensor"),
+        "parameter.pth": (weight, "parameter"),
+        "state.bin": ({"wte.weight": weight, "epoch": 1}, "wte.weight"),
+        "nanogpt.pt": (
+            {"model": {"_orig_mod.wte.weight": weight}, "optimizer": optimizer, "iter_num": 10},
+            "model._orig",
+        ),
+        "lightning.ckpt": (
+            {"state_dict": {"model.wte.weight": weight}, "loops": {"a": {}}},
+            "state_dict.model.wte.weight",
+        ),
+    }.items():
+        torch.save(value, tmp_path / name)
+        store = eg.convert(tmp_path / name, tmp_path / "stores")
+        assert stored(store, "output") == raw(weight)
+        assert stores.open_model(store).output_embedding.attrs["source_tensor"].startswith(tensor)
+    torch.save({"model": {"a": weight, "b": weight}}, tmp_path / "two.pt")
+    with pytest.raises(InputError, match=r"2 matrices, choose one .*: model\.a \(50 x 8 F32\), model\.b"):
+        eg.convert(tmp_path / "two.pt", tmp_path / "stores")
+    assert stored(eg.convert(tmp_path / "two.pt", tmp_path / "stores", output_key="model.b"), "output") == raw(weight)
+
+
+def test_a_module_is_refused_in_one_line_that_says_what_to_save(tmp_path: Path) -> None:
+    for value, words in (
+        (
+            torch.nn.Embedding(5, 2),
+            r"needs the class or function torch\.nn\.modules\.sparse\.Embedding: save the tensors",
+        ),
+        (
+            {"hyper_parameters": argparse.Namespace(), "w": torch.zeros(2, 2)},
+            r"function argparse\.Namespace: save the t",
+        ),
+    ):
+        torch.save(value, tmp_path / "m.pt")
+        with pytest.raises(InputError, match=words) as refused:
+            eg.convert(tmp_path / "m.pt", tmp_path / "stores")
+        assert str(refused.value).isprintable()
+        assert "weights_only" not in str(refused.value)
+
+
+def test_dicts_that_hold_each_other_are_looked_at_once(tmp_path: Path) -> None:
+    weight = torch.randn(5, 2)
+    part: dict[str, Any] = {"w": weight}
+    part["self"] = part
+    for _ in range(60):  # 2**60 paths
+        part = {"a": part, "b": part}
+    torch.save({"w": weight, "deep": part, 3: weight, "list": [weight]}, tmp_path / "m.pt")
+    store = eg.convert(tmp_path / "m.pt", tmp_path / "stores")
+    assert stores.open_model(store).output_embedding.attrs["source_tensor"] == "w"
+
+
+def test_a_tensor_that_was_expanded_is_not_written_out(tmp_path: Path) -> None:
+    row = torch.randn(1, 8)
+    torch.save({"W": row.expand(10**10, 8)}, tmp_path / "m.pt")
+    with pytest.raises(
+        InputError, match=r"W in .* shape \[10000000000, 8\], of which 319999999968 bytes are not in the"
+    ):
+        eg.convert(tmp_path / "m.pt", tmp_path / "stores")
+    assert contents(tmp_path) == ["m.pt"]
+    torch.save({"W": row.expand(50, 8).clone(), "mask": row.expand(50, 8)}, tmp_path / "m.pt")
+    assert stored(eg.convert(tmp_path / "m.pt", tmp_path / "stores", output_key="W"), "output") == raw(row) * 50
 
 
 # What is recorded

@@ -14,7 +14,7 @@ from embgeom_dask.checkpoints.safetensors import Listing, Tensor, read_header
 from embgeom_dask.checkpoints.torch_files import read_torch_file
 from embgeom_dask.errors import InputError
 
-_ENDINGS = (".safetensors", ".npy", ".bin", ".pt", ".pth")
+_ENDINGS = (".safetensors", ".npy", ".bin", ".pt", ".pth", ".ckpt")
 _NPY_KINDS = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<u2": "U16", "|V2": "U16", "<V2": "U16"}
 _MOST_NPY_HEADER = 1 << 16
 

@@ -30,7 +30,7 @@ from embgeom_dask.checkpoints.labels import VOCABULARIES
 from embgeom_dask.errors import EmbgeomError, InputError
 
 _ID = re.compile(r"(?P<model>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
-_FILES = (".safetensors", ".zarr", ".bin", ".npy", ".npz", ".pt", ".pth", ".json", ".gguf", ".txt")
+_FILES = (".safetensors", ".zarr", ".bin", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".json", ".gguf", ".txt")
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _SMALL = frozenset(("config.json", "README.md", _INDEX, *_TOKENIZER))

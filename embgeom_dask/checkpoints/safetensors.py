@@ -66,6 +66,11 @@ class Tensor:
         return len(self.shape) == 2 and self.kind in _MATRIX_DTYPES
 
     @property
+    def missing_bytes(self) -> int:
+        """Bytes of its values that the file does not have."""
+        return 0
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The numpy dtype of a matrix."""
         return _MATRIX_DTYPES[self.kind]
@@ -110,6 +115,11 @@ class Listing:
             beside = [other for other in self if stem and other != name and other.startswith(f"{stem}.")][:_SHOWN]
             facts = tensor.kind + (f", beside {', '.join(beside)}" if beside else "")
             raise InputError(f"{name} in {tensor.source.name} is {facts}: only {kinds} can be stored bit for bit")
+        if tensor.missing_bytes:
+            raise InputError(
+                f"{name} in {tensor.source.name} has shape {list(tensor.shape)}, of which {tensor.missing_bytes} bytes "
+                "are not in the file (it was expanded): save a copy, tensor.clone()"
+            )
         return tensor
 
     def matrices(self) -> list[Tensor]:

@@ -1,7 +1,9 @@
-"""`pytorch_model.bin`: files of tensors that torch pickled, read without running what a pickle can say."""
+"""Files of tensors that torch pickled (`pytorch_model.bin`, `.pt`, `.ckpt`), read without running what they say."""
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -13,9 +15,11 @@ import numpy as np
 
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, list_folder, read_index
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, shorten
 from embgeom_dask.stores import DTYPES
 
+_CLASS = re.compile(r"GLOBAL ([\w.]+)")
+_MOST_DEPTH = 8
 _SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
@@ -25,12 +29,18 @@ class TorchTensor(Tensor):
 
     values: Any
 
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of its values that no storage has: `expand` shows one row as any number of them."""
+        size = math.prod(self.shape) * int(self.values.element_size())
+        return max(0, size - int(self.values.untyped_storage().nbytes()))
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows start..stop-1. Raises EmbgeomError where the file changed since it was opened."""
         import torch
 
         self.source.read(0, 1)
-        block = self.values[start:stop].detach().contiguous()
+        block = self.values[start:stop].detach().resolve_neg().contiguous()
         if self.kind == "BF16":
             return np.asarray(block.view(torch.uint16).numpy()).view(ml_dtypes.bfloat16)
         return np.asarray(block.numpy())
@@ -53,10 +63,10 @@ def list_local(folder: LocalFolder) -> Listing:
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """Map a file of tensors, and return them by name.
+    """Map a file of tensors, and return them by name: `state_dict.wte.weight` where they are in a dict in a dict.
 
-    A file of the format before torch 1.6 is read into memory. Raises InputError where it holds anything else than
-    tensors and plain values (nothing of it is run then), is compressed or is broken.
+    One tensor alone is named by the file. A file of the format before torch 1.6 is read into memory. Raises InputError
+    where it holds anything else than tensors and plain values (nothing of it is run then), is compressed or is broken.
     """
     import torch
 
@@ -71,13 +81,40 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # whatever a broken file leads to
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path} is not a file of tensors alone, nothing of it was run: {reason}") from error
+        raise InputError(f"{path} is not a file of tensors alone, nothing of it was run: {_reason(error)}") from error
+    if isinstance(values, torch.Tensor):
+        values = {path.stem: values}
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}, not tensors by name")
     tensors: dict[str, Tensor] = {}
-    for name, value in values.items():
-        if isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided:
-            dtype = str(value.dtype).removeprefix("torch.")
-            tensors[name] = TorchTensor(source, name, DTYPES.get(dtype, dtype), tuple(value.shape), 0, value)
+    for name, value in _tensors(values).items():
+        dtype = str(value.dtype).removeprefix("torch.")
+        tensors[name] = TorchTensor(source, name, DTYPES.get(dtype, dtype), tuple(value.shape), 0, value)
     return tensors
+
+
+def _reason(error: Exception) -> str:
+    """Why torch does not read a file, without its advice to read it all the same."""
+    said = str(error)
+    if needed := _CLASS.search(said):
+        return f"it needs the class or function {needed[1]}: save the tensors, model.state_dict(), and convert these"
+    return shorten(said.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "it is empty", 160)
+
+
+def _tensors(values: dict[Any, Any]) -> dict[str, Any]:
+    """The tensors of a dict and of the dicts in it, each of which is looked at once; lists are not looked into."""
+    import torch
+
+    found: dict[str, Any] = {}
+    seen, left = {id(values)}, [("", values, _MOST_DEPTH)]
+    while left:
+        prefix, part, depth = left.pop()
+        for name, value in part.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, dict) and depth and id(value) not in seen:
+                seen.add(id(value))
+                left.append((f"{prefix}{name}.", value, depth - 1))
+            elif isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu":
+                found.setdefault(f"{prefix}{name}", value)
+    return found
