@@ -396,7 +396,7 @@ def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(tmp_path: Path)
     for name, words in {
         "none": "no checkpoint at",
         "empty": "is not a checkpoint: it has no model.safetensors and no model.safetensors.index.json",
-        "model.gguf": "is not a checkpoint: give a model folder",
+        "model.gguf": "is not a checkpoint: model.gguf is of GGUF, whose weights are quantised: give the orig",
     }.items():
         with pytest.raises(InputError, match=words) as refused:
             checkpoints.convert(inputs / name, tmp_path / "stores")

@@ -212,7 +212,10 @@ def test_a_gated_model_needs_a_token_which_goes_to_the_hub_alone(
         ("nowhere", "error: no checkpoint at nowhere: neither here nor on http"),
         ("org/model@v9", "error: org/model has no revision 'v9'"),
         ("org/bin", "error: org/bin has no safetensors weights on the hub, only pytorch_model.bin: download it"),
-        ("org/liar", "lm_head.weight is in org/liar/model-00002-of-00003.safetensors, which is missing: download it"),
+        (
+            "org/liar",
+            "error: org/liar/model.safetensors.index.json names model-00002-of-00003.safetensors, which is missing",
+        ),
         ("./org/model", "error: no checkpoint at org/model: give a model folder"),
         ("org/model/extra", "error: no checkpoint at org/model/extra: give a model folder"),
         ("org/model.safetensors", "error: no checkpoint at org/model.safetensors: give a model folder"),

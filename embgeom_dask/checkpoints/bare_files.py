@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
+from embgeom_dask.checkpoints.layouts import other_format
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, read_header
 from embgeom_dask.checkpoints.torch_files import read_torch_file
 from embgeom_dask.errors import InputError
@@ -21,6 +22,10 @@ _MOST_NPY_HEADER = 1 << 16
 
 def check_ending(path: Path) -> None:
     """Raise InputError where a file's name says that it is of none of these kinds."""
+    if path.suffix == ".json":
+        raise InputError(f"{path} is not a checkpoint: give the folder that it lies in")
+    if said := other_format(path.name):
+        raise InputError(f"{path} is not a checkpoint: {said}")
     if path.suffix not in _ENDINGS:
         raise InputError(f"{path} is not a checkpoint: give a model folder or a {', '.join(_ENDINGS)} file")
 

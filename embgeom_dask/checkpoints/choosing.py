@@ -51,6 +51,8 @@ def _only_matrix(listing: Listing, role: str) -> Decision:
         raise InputError(f"{listing.name} has no tensor of two dimensions in F64, F32, F16 or BF16")
     if len(matrices) > 1:
         advice = "choose one with --output-key or --input-key"
+        if (listing.source.parent / "config.json").exists():
+            advice += f", or give the model folder {listing.source.parent}"
         raise InputError(f"{listing.name} has {len(matrices)} matrices, {advice}: {describe(matrices)}")
     choice = Choice((matrices[0].tensor,), "", "name")
     return Decision(input=choice) if role == "input" else Decision(output=choice)

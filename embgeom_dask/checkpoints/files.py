@@ -16,6 +16,7 @@ from embgeom_dask.errors import EmbgeomError, InputError, shorten
 _NO_FILE = "is a pipe or a device, not a file: move it away"
 _TOKENIZER = re.compile("tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|tekken|spiece|sentencepiece")
 _MOST_TOKENIZER = 1 << 29
+_MOST_NAMES, _MOST_DEPTH = 4096, 3
 
 
 class ByteSource(Protocol):
@@ -49,6 +50,10 @@ class Folder(Protocol):
     def asked(self) -> str: ...  # noqa: D102
     def has(self, file: str) -> bool:
         """Whether there is a file of that name."""
+        ...
+
+    def names(self) -> list[str]:
+        """Return the files, those of folders in it as `folder/file`; the first thousands where they are very many."""
         ...
 
     def open(self, file: str) -> ByteSource:
@@ -126,6 +131,23 @@ class LocalFolder:
             return (self.path / file).exists()
         except OSError as error:
             raise InputError(cannot_read(self.path / file, error)) from error
+
+    def names(self) -> list[str]:
+        """Return its files and those three folders down, links to nothing among them. Raises InputError as `has`."""
+        found: list[str] = []
+        left = [(self.path, "")]
+        while left and len(found) < _MOST_NAMES:
+            directory, prefix = left.pop()
+            try:
+                entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+            except OSError as error:
+                if prefix:  # a folder in it: what can be read is said
+                    continue
+                raise InputError(cannot_read(directory, error)) from error
+            found += [f"{prefix}{entry.name}" for entry in entries if not entry.is_dir()]
+            if prefix.count("/") < _MOST_DEPTH:
+                left += [(directory / entry.name, f"{prefix}{entry.name}/") for entry in entries if entry.is_dir()]
+        return found
 
     def open(self, file: str) -> LocalFile:
         """Look at a file of the folder. Raises InputError where it cannot be read."""

@@ -27,6 +27,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_st
 
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
 from embgeom_dask.checkpoints.labels import VOCABULARIES
+from embgeom_dask.checkpoints.layouts import explain
 from embgeom_dask.errors import EmbgeomError, InputError
 
 _ID = re.compile(r"(?P<model>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
@@ -124,6 +125,10 @@ class HubFolder:
         """Whether the model has that file."""
         return file in self.files
 
+    def names(self) -> list[str]:
+        """Return all files of the model."""
+        return list(self.files)
+
     def open(self, file: str) -> LocalFile | RemoteFile:
         """Return the bytes of a file: those of the hub's cache where it is there, else those on the hub."""
         cached = try_to_load_from_cache(self.model, file, revision=self.revision)
@@ -162,9 +167,11 @@ def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
             kinds = ", ".join(
                 sorted({Path(file).name for file in files if file.endswith((".bin", ".gguf", ".pt"))})[:3]
             )
+            remedy = f"download it (hf download {model}), then convert its folder"
+            if not kinds:
+                remedy = explain(HubFolder(model, commit, Path(), files))
             raise InputError(
-                f"{model} has no safetensors weights on the hub{f', only {kinds}' if kinds else ''}: "
-                f"download it (hf download {model}), then convert its folder"
+                f"{model} has no safetensors weights on the hub{f', only {kinds}' if kinds else ''}: {remedy}"
             )
         paths = [hf_hub_download(model, file, revision=commit) for file in sorted(_small(files))]
     if not paths:

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from embgeom_dask.checkpoints.files import ByteSource, Folder
+from embgeom_dask.checkpoints.layouts import explain, weights_in
 from embgeom_dask.checkpoints.small_files import read_json
 from embgeom_dask.errors import InputError, shorten
 
@@ -160,7 +161,7 @@ def list_folder(folder: Folder) -> Listing:
         header = read_header(folder.open(_SINGLE))
         return Listing(folder.path, folder.name, folder, dict.fromkeys(header, _SINGLE), {_SINGLE: header})
     if not folder.has(_INDEX):
-        raise InputError(f"{folder.name} is not a checkpoint: it has no {_SINGLE} and no {_INDEX}")
+        raise InputError(f"{folder.name} is not a checkpoint: it has no {_SINGLE} and no {_INDEX}; {explain(folder)}")
     return Listing(folder.path, folder.name, folder, read_index(folder, _INDEX, ".safetensors"))
 
 
@@ -176,6 +177,10 @@ def read_index(folder: Folder, file: str, ending: str) -> dict[str, str]:
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or ".." in shard or not shard.endswith(ending):
             raise InputError(f"{index.name} names {shorten(repr(shard))}, which is not a {ending} file of the folder")
+    shards = sorted(set(weight_map.values()))
+    if shards and not any(map(folder.has, shards)):
+        named = f"{folder.name}/{file} names {shorten(shards[0])}, which is missing"
+        raise InputError(f"{named}: download it, or the index of the weights that are there ({weights_in(folder)})")
     return weight_map
 
 

@@ -18,7 +18,7 @@ from embgeom_dask.checkpoints.decisions import Choice, Decision
 from embgeom_dask.checkpoints.names import check_sizes, choose_by_name
 from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.checkpoints.safetensors import Listing, describe
-from embgeom_dask.checkpoints.small_files import read_config
+from embgeom_dask.checkpoints.small_files import class_name, read_config
 from embgeom_dask.errors import InputError, shorten
 
 _MAPPINGS = ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "PRETRAINING", "")
@@ -53,9 +53,10 @@ def _reason(config: dict[str, Any], error: Exception) -> str:
     kind = config.get("model_type")
     if kind in CONFIG_MAPPING:
         return f"transformers cannot build this {kind} ({shorten(error, 120)})"
-    return (
-        f"transformers has no model type {shorten(repr(kind))}" if kind else "it has no config that names a model type"
-    )
+    if not kind:
+        return "it has no config that names a model type"
+    named = f", nor the class {shorten(class_name(config))}" if class_name(config) else ""
+    return f"transformers has no model type {shorten(repr(kind))}{named}"
 
 
 def _by_class(
@@ -80,7 +81,7 @@ def _by_class(
     first, last = found["input"], found["output"]
     if first is None and ("input" in judged or last is None):
         return None
-    warnings = []
+    warnings = [] if declared else list(_undeclared(listing, name))
     if last is None and modules["output"] is not None and declared and "output" in judged:
         warnings.append(f"the output embedding of {name} is neither in the checkpoint nor tied: none is stored")
     if first and "tied" in (first.how, last and last.how):
@@ -88,6 +89,12 @@ def _by_class(
     biases = [f"{path}.bias" for path in _paths(model, modules["output"])]
     bias = [landed[key][0] for own in biases for key in (own, model.all_tied_weights_keys.get(own)) if key in landed]
     return Decision(name, first, last, tuple(warnings), _scale(listing, model, modules), next(iter(bias), None))
+
+
+def _undeclared(listing: Listing, name: str) -> Iterator[str]:
+    """Warn where the config names a class that transformers has not, or not for its model type."""
+    if named := class_name(read_config(listing.source)):
+        yield f"transformers has no class {shorten(named)} for this model type: its tensors are told by {name}"
 
 
 def _scale(listing: Listing, model: Any, modules: dict[str, Any]) -> float | None:

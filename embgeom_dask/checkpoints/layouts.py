@@ -1,0 +1,89 @@
+"""What a folder without a model's weights has in their place, and what to give instead of it."""
+
+from __future__ import annotations
+
+import re
+
+from embgeom_dask.checkpoints.files import Folder, LocalFolder
+from embgeom_dask.checkpoints.small_files import read_json
+from embgeom_dask.errors import InputError, shorten
+
+_WEIGHTS = re.compile(
+    r"(?!.*(adapter|optimizer|scheduler|training_args|rng_state|scaler)).*\.(safetensors|bin|pth?|ckpt)"
+)
+_ADAPTER = re.compile(r"adapter_(config\.json|model\..*)")
+_SHARD = re.compile(r"(.*)[-_.]\d+-of-\d+(\.safetensors|\.bin)")
+_CONSOLIDATED = re.compile(r"consolidated.*")
+_OTHER_FORMATS = {
+    ".gguf": "GGUF, whose weights are quantised",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".onnx": "ONNX",
+    ".ot": "Rust",
+    ".zarr": "zarr",
+}
+_SHOWN = 5
+_MOST_CONFIG = 1 << 20
+
+
+def explain(folder: Folder) -> str:
+    """Say in one line what a folder has that is no `model.safetensors`, nor its shards and index, and the way out."""
+    names = sorted(folder.names())
+    own = [name for name in names if "/" not in name]
+    weights = [name for name in own if _WEIGHTS.fullmatch(name)]
+    if gone := [name for name in weights if not folder.has(name)]:
+        return f"its {gone[0]} is a link to a file that is not there: download the model again"
+    if any(_ADAPTER.fullmatch(name) for name in own) and not weights:
+        return _adapter(folder, own)
+    if found := [name for name in weights if _CONSOLIDATED.fullmatch(name)]:
+        keys = "--input-key tok_embeddings.weight --output-key output.weight"
+        return f"its {found[0]} is of the layout of the model's maker: {_give(folder, found[0])}, with {keys}"
+    if shards := [found for found in map(_SHARD.fullmatch, weights) if found]:
+        index = f"{shards[0][1]}{shards[0][2]}.index.json"
+        return f"it has {_listed([each[0] for each in shards])} without their index: download {index} too"
+    if weights:
+        return f"it has {_listed(weights)}: {_give(folder, weights[0])}, or rename it where it is the whole model"
+    inner = sorted({name.rpartition("/")[0] for name in names if _WEIGHTS.fullmatch(name)} - {""})
+    if inner:
+        return f"it has weights in {_listed(inner)}: {_give(folder, inner[0])}"
+    if formats := [said for said in map(other_format, own) if said]:
+        return f"its {formats[0]}"
+    return f"it has {_listed(own)}" if own else "it is empty"
+
+
+def other_format(name: str) -> str:
+    """Say which other format a file's name tells, and the way out; "" where it tells none."""
+    found = (kind for ending, kind in _OTHER_FORMATS.items() if name.endswith(ending))
+    return "".join(f"{shorten(name)} is of {kind}: give the original model" for kind in found)
+
+
+def weights_in(folder: Folder) -> str:
+    """Name the files of weights that a folder has."""
+    return _listed([name for name in sorted(folder.names()) if _WEIGHTS.fullmatch(name)]) or "none"
+
+
+def _adapter(folder: Folder, own: list[str]) -> str:
+    """Say whose adapter a folder holds."""
+    base = None
+    if "adapter_config.json" in own:
+        try:
+            config = read_json(folder.open("adapter_config.json"), "an adapter's config", _MOST_CONFIG)
+            base = config.get("base_model_name_or_path")
+        except InputError:  # the base is not known then
+            pass
+    of = f" of {shorten(base)}" if isinstance(base, str) and base else ""
+    held = next((name for name in own if name.startswith("adapter_model")), "adapter_config.json")
+    return f"its {held} is an adapter{of}: merge it into that model and save the whole, or convert the model itself"
+
+
+def _give(folder: Folder, name: str) -> str:
+    """Say how to give a file or folder that lies in `folder`."""
+    if isinstance(folder, LocalFolder):
+        return f"give {shorten(folder.path / name, 300)}"
+    return f"download it (hf download {folder.model}), then give its {shorten(name)}"
+
+
+def _listed(names: list[str]) -> str:
+    """Name a few files or folders."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(shorten(name, 60) for name in names[:_SHOWN]) + more
