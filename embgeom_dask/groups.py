@@ -132,7 +132,7 @@ def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:
             "model": ("model", np.array([matrix.model], text)),
             "revision": ("model", np.array([matrix.revision], text)),
             "matrix": ("model", np.array([matrix.name], text)),
-            "member_token": ("member", labels(matrix.store, ids)["token"].to_numpy()),
+            "member_token": ("member", labels(matrix.store, ids, matrix.name)["token"].to_numpy()),
         },
     )
 

@@ -206,7 +206,7 @@ def _first(values: xr.DataArray) -> Any:
 
 def joined(found: Sequence[xr.Dataset], command: str) -> dict[str, Any]:
     """The attributes of what is made of several results."""
-    names = ("model", "revision", "matrix", "sha256")
+    names = ("model", "revision", "matrix", "sha256", "labels_sha256")
     every = {name: [value for each in found for value in each.attrs[name]] for name in names}
     settings = found[0].attrs["settings"] if found else "{}"
     made = results.provenance(command, [], [used for each in found for used in each.attrs["devices"]], 0.0)

@@ -20,15 +20,18 @@ from embgeom_dask.places import Place
 from embgeom_dask.stores import Matrix
 
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
-_IDENTITY = ("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint")
+_SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
+_IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
 _OF_SECOND = ("neighbor_token_id", "against_left_out_token_id")
 
 
 def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
-    """The sha256 of what decides a result: command, matrices (model, revision, name, bytes), settings, version."""
+    """The sha256 of what decides a result: command, matrices (with bytes and labels), settings, version."""
     decides = {
         "command": command,
-        "matrices": [[matrix.model, matrix.revision, matrix.name, matrix.sha256] for matrix in matrices],
+        "matrices": [
+            [matrix.model, matrix.revision, matrix.name, matrix.sha256, matrix.labels_sha256] for matrix in matrices
+        ],
         "settings": dict(settings),
         "version": version("embgeom-dask"),
     }
@@ -53,6 +56,7 @@ def provenance(
         "revision": [matrix.revision for matrix in matrices],
         "matrix": [matrix.name for matrix in matrices],
         "sha256": [matrix.sha256 for matrix in matrices],
+        "labels_sha256": [matrix.labels_sha256 for matrix in matrices],
         "settings": json.dumps(settings, sort_keys=True),
         "versions": json.dumps(versions.installed()),
         "devices": sorted(set(devices)),
@@ -97,7 +101,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """What differs between the attributes of two results, with both values."""
     differing = [
         f"{name} is {there.get(name)!r} there and {here[name]!r} here"
-        for name in ("command", "model", "revision", "matrix", "sha256")
+        for name in _SAME
         if there.get(name) != here[name]
     ]
     old, new = json.loads(there["settings"]), json.loads(here["settings"])
@@ -192,7 +196,7 @@ def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
 
     Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
     """
-    tokens = [stores.labels(matrix.store)["token"].to_numpy() for matrix in matrices]
+    tokens = [stores.labels(matrix.store, name=matrix.name)["token"].to_numpy() for matrix in matrices]
     found = {}
     for name, array in dataset.variables.items():
         if str(name).endswith("token_id") and array.dtype == np.int64:

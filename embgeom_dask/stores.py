@@ -5,6 +5,7 @@ The layout is documented in `stores/README.md`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -47,7 +48,7 @@ class Matrix:
 
     `name` is the stored array (`input_embedding` or `output_embedding`; of a tied store, the one that is there),
     `revision` the model's commit ("" where it is not known), `dtype` the stored type's name, `sha256` that of the rows'
-    bytes in order, `chunk_rows` the rows of a zarr chunk.
+    bytes in order, `labels_sha256` that of its rows' labels, `chunk_rows` the rows of a zarr chunk.
     """
 
     store: str
@@ -60,6 +61,7 @@ class Matrix:
     tied: bool
     chunk_rows: int
     revision: str = ""
+    labels_sha256: str = ""
 
     @property
     def label(self) -> str:
@@ -134,7 +136,8 @@ def open_model(store: Place) -> xr.Dataset:
     path, group = _model_group(store)
     attrs: Mapping[str, Any] = group.attrs
     dataset = xr.open_zarr(cast(Any, group.store), consolidated=True, chunks={})
-    dataset = dataset.assign_coords({name: dataset[name].load() for name in LABELS})
+    own = [f"{name}_{role}" for role in ("input", "output") for name in LABELS if f"{name}_{role}" in dataset]
+    dataset = dataset.assign_coords({name: dataset[name].load() for name in (*LABELS, *own)})
     if attrs["tied"]:
         (stored,) = (name for name in MATRICES if name in dataset)
         dataset = dataset.assign(dict.fromkeys(MATRICES, dataset[stored]))
@@ -144,16 +147,25 @@ def open_model(store: Place) -> xr.Dataset:
     return cast(xr.Dataset, dataset)
 
 
-def labels(store: Place, ids: np.ndarray | None = None) -> xr.Dataset:
+def labels(store: Place, ids: np.ndarray | None = None, name: str = "") -> xr.Dataset:
     """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
 
-    They are numpy arrays, the strings of numpy's variable-length StringDType. Raises InputError where `store` is not a
-    model's store.
+    `name` is the stored matrix whose rows `ids` are: it may have labels of its own. They are numpy arrays, the strings
+    of numpy's variable-length StringDType. Raises InputError where `store` is not a model's store.
     """
     _, group = _model_group(store)
+    suffix = f"_{name.removesuffix('_embedding')}"
+    suffix = suffix if f"token{suffix}" in group else ""
     rows: Any = slice(None) if ids is None else np.asarray(ids, dtype=np.int64)
     names = ("token_id", "token", "text", "has_token")
-    return xr.Dataset(coords={name: ("token_id", np.asarray(cast(Any, group[name])[:])[rows]) for name in names})
+    stored = {label: np.asarray(cast(Any, group[f"{label}{suffix}"])[:]) for label in names}
+    return xr.Dataset(coords={label: ("token_id", values[rows]) for label, values in stored.items()})
+
+
+def digest_labels(labels: xr.Dataset, rows: int) -> str:
+    """Return the sha256 of all the labels of the first `rows` rows."""
+    listed = [labels[name].values[:rows].tolist() for name in LABELS]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def make_labels(
@@ -200,6 +212,7 @@ def _matrix(path: str, group: zarr.Group, matrix: Role | None) -> Matrix:
         tied=cast(bool, group.attrs["tied"]),
         chunk_rows=array.chunks[0],
         revision=str(group.attrs.get("revision", "")),
+        labels_sha256=str(array.attrs.get("labels_sha256", "")),
     )
 
 
@@ -294,6 +307,7 @@ def write_model(
     *,
     attrs: Mapping[str, Any],
     labels: xr.Dataset | None = None,
+    own_labels: Mapping[str, xr.Dataset] | None = None,
     tied: bool = False,
     overwrite: bool = False,
     resume: str | None = None,
@@ -303,7 +317,7 @@ def write_model(
     A folder is written aside and moved into place when it is complete; on any failure nothing is left behind and a
     store that was there stays. At a URL what was there is removed first, and the attributes are written last.
     Where two matrices differ in rows, the shorter one's rows are its own dimension, `token_id_input` or
-    `token_id_output`.
+    `token_id_output`; so are those of a matrix that has `own_labels`, by its name: its rows are other tokens.
     `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`; two of the same bits are
     found to be), `attrs` needs `model`, and `labels` is as `make_labels` gives (default: no tokens). With `resume`,
     which names these very rows, what fails is kept, and the next writer goes on from the chunks there.
@@ -316,30 +330,35 @@ def write_model(
     """
     target = places.locate(path)
     check_writable(target, overwrite=overwrite)
-    rows = _check_matrices(matrices, tied)
+    rows, own = _check_matrices(matrices, tied), own_labels or {}
     if labels is None:
         labels = make_labels([""] * rows, [""] * rows, [False] * rows)
-    if labels.sizes["token_id"] != rows:
-        raise InputError(f"{labels.sizes['token_id']} labels for {rows} rows of {target}")
+    for name, given in {"": labels, **own}.items():
+        if given.sizes["token_id"] != (expected := matrices[name].shape[0] if name else rows):
+            raise InputError(f"{given.sizes['token_id']} labels for {expected} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
-    shorter = [name for name, source in matrices.items() if source.shape[0] < rows]
     with places.replacing(target, overwrite=overwrite, resume=resume) as place:
         group = zarr.open_group(places.writer(place), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             _write_labels(group, name, labels[name].values)
         found = set()
         for name, source in matrices.items():
-            token_id = f"token_id_{name.removesuffix('_embedding')}" if name in shorter else "token_id"
+            suffix = f"_{name.removesuffix('_embedding')}" if name in own or source.shape[0] < rows else ""
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
-            if name in shorter and token_id not in group:
-                _write_labels(group, token_id, np.arange(source.shape[0]), token_id)
-            array = filling.create(group, name, source, [token_id, hidden])
+            if suffix and f"token_id{suffix}" not in group:
+                _write_labels(group, f"token_id{suffix}", np.arange(source.shape[0]), f"token_id{suffix}")
+            for label in LABELS if name in own else ():
+                _write_labels(group, f"{label}{suffix}", own[name][label].values, f"token_id{suffix}")
+            array = filling.create(group, name, source, [f"token_id{suffix}", hidden])
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
                 kept = places.names_in(places.join(place, name)) if resume else ()
                 sha256 = filling.fill(array, source, bar, kept)
-            facts = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
-            array.attrs.put({**facts, **({} if name in shorter else {"coordinates": " ".join(LABELS)})})
-            found.add((source.shape, source.dtype, sha256))
+            facts: dict[str, Any] = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
+            facts["labels_sha256"] = digest_labels(own.get(name, labels), source.shape[0])
+            if name in own or not suffix:
+                facts["coordinates"] = " ".join(f"{label}{suffix}" for label in LABELS)
+            array.attrs.put(facts)
+            found.add((source.shape, source.dtype, sha256, name in own))
         if len(found) < len(matrices):
             del group["output_embedding"]
             tied = True

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from embgeom_dask import checkpoints, stores
+from embgeom_dask import checkpoints, duplicates, scan, stores
 from embgeom_dask.checkpoints import labels
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.testing import make_checkpoint
@@ -223,7 +225,7 @@ def test_a_sentencepiece_model_labels_alone(tmp_path: Path) -> None:
 def test_what_is_missing_to_read_a_sentencepiece_model_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transformers.utils, "is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr(transformers.utils.import_utils, "is_sentencepiece_available", lambda: False)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
     write_sentencepiece(tmp_path / "tokenizer.model")
     tokenizer, reason = labels.load_tokenizer(tmp_path)
@@ -259,3 +261,110 @@ def test_without_a_tokenizer_there_are_no_labels(tmp_path: Path) -> None:
     with pytest.warns(EmbgeomWarning, match=r"no row has a token: it cannot be loaded"):
         store = checkpoints.convert(source, tmp_path, overwrite=True)
     assert not stores.labels(store).has_token.values.any()
+
+
+def words(folder: str | Path, size: int) -> None:
+    """Write a tokenizer of the tokens w0, w1, ... into a folder."""
+    write_tokenizer(folder, Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0")))
+
+
+DRAFT = {**LLAMA, "architectures": ["LlamaForCausalLMEagle3"], "vocab_size": 40, "draft_vocab_size": 8}
+TARGETS = np.array([0, 3, 4, 10, 11, 25, 38, 39])
+
+
+def draft_head(folder: Path, **vectors: np.ndarray) -> str:
+    """Write a draft model whose head has 8 of 40 tokens, and the vectors that say which."""
+    tensors = {"embed_tokens.weight": random(40, 8), "lm_head.weight": random(8, 8, seed=1), **vectors}
+    source = make_checkpoint(folder, tensors, DRAFT)
+    words(source, 40)
+    return source
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_rows_of_a_draft_head_have_the_tokens_that_d2t_says(tmp_path: Path, pickled: bool) -> None:
+    mask = np.isin(np.arange(40), TARGETS)
+    source = Path(draft_head(tmp_path / "m", d2t=TARGETS - np.arange(8), t2d=mask))
+    if pickled:
+        file = source / "model.safetensors"
+        torch.save(safetensors.torch.load_file(file), source / "pytorch_model.bin")
+        file.unlink()
+    wanted = [f"w{i}" for i in TARGETS]
+    store = checkpoints.convert(source, tmp_path / "stores")
+    model = stores.open_model(store)
+    assert model.output_embedding.token_output.values.tolist() == wanted
+    assert model.output_embedding.token_id_output.values.tolist() == list(range(8))
+    assert model.input_embedding.token.values.tolist() == [f"w{i}" for i in range(40)]
+    nearest = scan(store, nearest=1)
+    assert nearest.nearest_token.values.tolist() == [[wanted[i] for i in nearest.nearest_token_id.values[0]]]
+    across = scan(model.input_embedding, against=f"{store}:output", nearest=1)
+    first, second = across.nearest_token_id.values[0]
+    assert across.nearest_token.values.tolist() == [[f"w{first}", wanted[second]]]
+    assert duplicates(make_twins(tmp_path / "twins", source)).member_token.values.tolist() == ["w3", "w39"]
+    alone = checkpoints.convert(source, tmp_path / "alone", matrix="output")
+    assert stores.labels(alone).token.values.tolist() == wanted
+
+
+def make_twins(folder: Path, source: Path) -> str:
+    """Convert a draft model of which rows 1 and 7 of the head are the same."""
+    head = random(8, 8, seed=1)
+    head[7] = head[1]
+    tensors = {"lm_head.weight": head, "d2t": TARGETS - np.arange(8)}
+    made = make_checkpoint(folder, tensors, DRAFT)
+    words(made, 40)
+    return checkpoints.convert(made, folder / "stores", matrix="output", output_key="lm_head.weight")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ({}, "has 8 of 40 tokens and no d2t says which"),
+        ({"d2t": np.arange(8) * 6}, "d2t does not say"),  # past the last token of the mask
+        ({"d2t": -np.arange(8)}, "d2t does not say"),  # every row is token 0
+        ({"d2t": np.zeros(8, np.int64)}, "d2t does not say"),  # not those of the mask
+    ],
+)
+def test_a_draft_head_of_unknown_tokens_has_no_labels(
+    tmp_path: Path, vectors: dict[str, np.ndarray], said: str
+) -> None:
+    mask = {"t2d": np.isin(np.arange(40), TARGETS)} if vectors else {}
+    with pytest.warns(EmbgeomWarning, match=f"{said}.*: none has a label"):
+        store = checkpoints.convert(draft_head(tmp_path / "m", **vectors, **mask), tmp_path / "stores")
+    model = stores.open_model(store)
+    assert not model.has_token_output.values.any()
+    assert model.token_output.values.tolist() == [""] * 8
+    assert model.has_token.values.all()
+
+
+def test_rows_of_a_static_vocabulary_have_the_tokens_that_mapping_says(tmp_path: Path) -> None:
+    """Token i has row mapping[i]; a row that several share is labelled with the first of them, and that is said."""
+    mapping = np.array([4, 0, 3, 0, 1, 3])
+    source = make_checkpoint(
+        tmp_path / "m", {"embeddings": random(5, 8), "mapping": mapping}, {"model_type": "model2vec"}
+    )
+    words(source, 6)
+    with pytest.warns(EmbgeomWarning, match="2 of 5 rows stand for several tokens each"):
+        store = checkpoints.convert(source, tmp_path / "stores")
+    found = stores.labels(store)
+    assert found.token.values.tolist() == ["w1", "w4", "", "w2", "w0"]
+    assert found.has_token.values.tolist() == [True, True, False, True, True]
+
+
+def test_rows_of_trained_tokens_and_of_ranks(tmp_path: Path) -> None:
+    trained = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    tensors = {trained: random(3, 8), "lora_embedding_A": random(3, 8)}
+    source = Path(make_checkpoint(tmp_path / "m", tensors))
+    words(source, 9)
+    (source / "adapter_config.json").write_text(json.dumps({"trainable_token_indices": {"embed_tokens": [7, 2, 5]}}))
+    store = checkpoints.convert(source, tmp_path / "stores", input_key=trained, matrix="input")
+    assert stores.labels(store).token.values.tolist() == ["w7", "w2", "w5"]
+    with pytest.warns(EmbgeomWarning, match="are no tokens"):
+        store = checkpoints.convert(source, tmp_path / "ranks", input_key="lora_embedding_A", matrix="input")
+    assert not stores.labels(store).has_token.values.any()
+
+
+def test_tokens_that_a_matrix_has_no_row_for_are_counted(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(20, 8)}, LLAMA)
+    words(source, 33)
+    with pytest.warns(EmbgeomWarning, match="13 tokens of the tokenizer have no row"):
+        store = checkpoints.convert(source, tmp_path / "stores", matrix="input")
+    assert stores.labels(store).token.values.tolist() == [f"w{i}" for i in range(20)]

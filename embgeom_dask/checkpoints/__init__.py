@@ -85,16 +85,15 @@ def convert(
     if not overwrite and isinstance(folder, LocalFolder) and existing.has_rows(target, tensors, tied=tied):
         return target
     model_stores.check_writable(target, overwrite=overwrite)
-    for warning in decision.warnings:
+    labels = label(folder, listing, tensors)
+    for warning in (*decision.warnings, *labels.warnings):
         warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
-    labels, tokenizer, said = label(folder, max(rows.shape[0] for rows in tensors.values()))
-    for warning in said:
-        warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
-    facts = {**_description(folder.path), "tokenizer": tokenizer, "decision": decision.record()}
+    facts = {**_description(folder.path), "tokenizer": labels.tokenizer, "decision": decision.record()}
     return model_stores.write_model(
         target,
         tensors,
-        labels=labels,
+        labels=labels.shared,
+        own_labels=labels.own,
         attrs={"model": folder.model, "revision": folder.revision, **facts},
         tied=tied,
         overwrite=overwrite,

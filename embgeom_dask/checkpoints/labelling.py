@@ -2,19 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import xarray as xr
 
-from embgeom_dask.checkpoints.files import Folder
+from embgeom_dask.checkpoints.files import Folder, LocalFile
 from embgeom_dask.checkpoints.labels import count_past, load_tokenizer, token_labels
+from embgeom_dask.checkpoints.numbering import Tokens, row_tokens
+from embgeom_dask.checkpoints.safetensors import Listing
+from embgeom_dask.checkpoints.small_files import read_json
+from embgeom_dask.errors import InputError
+from embgeom_dask.filling import RowSource
+from embgeom_dask.stores import LABELS
+
+_MOST_CONFIG = 64 << 20
 
 
-def label(folder: Folder, rows: int) -> tuple[xr.Dataset | None, str, list[str]]:
-    """Return the labels of a checkpoint's rows (None where there are none), its tokenizer, and what to warn of."""
+@dataclass(frozen=True)
+class Labels:
+    """The labels of the longest matrix's rows (None where no row has a token), and `own` of those with other tokens.
+
+    `tokenizer` is its class, or why there is none; `warnings` is what the user should know.
+    """
+
+    shared: xr.Dataset | None
+    tokenizer: str
+    own: dict[str, xr.Dataset] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def label(folder: Folder, listing: Listing, matrices: Mapping[str, RowSource]) -> Labels:
+    """Label the rows of a checkpoint's matrices, which have the names that they get in the store."""
     tokenizer, described = load_tokenizer(folder.path)
     if tokenizer is None:
-        return None, described, [f"no row has a token: {described.removeprefix('none: ')}"]
-    past = count_past(tokenizer, rows)
-    warnings = (
-        [f"{past} tokens of the tokenizer have no row: their ids are past the last of {rows} rows"] if past else []
-    )
-    return token_labels(tokenizer, rows), described, warnings
+        return Labels(None, described, warnings=(f"no row has a token: {described.removeprefix('none: ')}",))
+    config = _config(folder.path)
+    numbered = {name: row_tokens(listing, name, matrix, config) for name, matrix in matrices.items()}
+    warnings = list(dict.fromkeys(said for _, said in numbered.values() if said))
+    longest = max(matrices, key=lambda name: matrices[name].shape[0])
+    rows = matrices[longest].shape[0]
+    ids = max([rows, *(int(tokens.max()) + 1 for tokens, _ in numbered.values() if tokens is not None)])
+    if numbered[longest][0] is None and (past := count_past(tokenizer, rows)):
+        warnings.append(f"{past} tokens of the tokenizer have no row: their ids are past the last of {rows} rows")
+    found = token_labels(tokenizer, ids)
+    own = {
+        name: _of_rows(found, tokens, matrices[name].shape[0])
+        for name, (tokens, _) in numbered.items()
+        if name != longest and (tokens is not None or numbered[longest][0] is not None)
+    }
+    return Labels(_of_rows(found, numbered[longest][0], rows), described, own, tuple(warnings))
+
+
+def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset:
+    """Take the labels of the tokens of `rows` rows; those of token -1 are empty."""
+    if tokens is None:
+        return labels.isel(token_id=slice(rows))
+    taken = labels.isel(token_id=tokens)
+    empty = {
+        name: ("token_id", np.where(tokens < 0, np.zeros(1, kind), taken[name].values)) for name, kind in LABELS.items()
+    }
+    return xr.Dataset(coords={"token_id": np.arange(rows), **empty})
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return what the config of a model or of an adapter says; nothing where there is none that can be read."""
+    config: dict[str, Any] = {}
+    for file in ("config.json", "adapter_config.json"):
+        with suppress(InputError):
+            config |= read_json(LocalFile.open(path / file), "a config", _MOST_CONFIG)
+    return config

@@ -74,7 +74,7 @@ def load_tokenizer(path: Path) -> tuple[Any, str]:
 
 def _needs_sentencepiece(path: Path) -> bool:
     """Whether a package is missing to read the SentencePiece model of a folder; files of tiktoken begin otherwise."""
-    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+    from transformers.utils.import_utils import is_protobuf_available, is_sentencepiece_available
 
     if is_sentencepiece_available() and is_protobuf_available():
         return False

@@ -34,6 +34,10 @@ _MATRIX_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+_INTEGER_DTYPES: dict[str, np.dtype[Any]] = {
+    **{"BOOL": np.dtype(np.bool_), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8), "I16": np.dtype("<i2")},
+    **{"I32": np.dtype("<i4"), "I64": np.dtype("<i8")},
+}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_HEADER = 100_000_000
 _FIRST_READ = 16 << 10
@@ -82,6 +86,19 @@ class Tensor:
         data = self.source.read(self.offset + start * row_bytes, self.offset + stop * row_bytes)
         return np.frombuffer(data, dtype=self.dtype).reshape(stop - start, self.shape[1])
 
+    def integers(self) -> np.ndarray:
+        """Return a vector of integers or bools as int64, (n,).
+
+        Raises InputError where it is no such vector, and EmbgeomError as its source.
+        """
+        dtype = _INTEGER_DTYPES.get(self.kind)
+        if dtype is None or len(self.shape) != 1:
+            raise InputError(
+                f"{self.tensor} in {self.source.name} is {self.kind} {list(self.shape)}, no list of integers"
+            )
+        data = self.source.read(self.offset, self.offset + self.shape[0] * dtype.itemsize)
+        return np.frombuffer(data, dtype).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -122,6 +139,10 @@ class Listing:
                 "are not in the file (it was expanded): save a copy, tensor.clone()"
             )
         return tensor
+
+    def integers(self, name: str) -> np.ndarray:
+        """Return the integers of a tensor, (n,) int64. Raises InputError as `Tensor.integers`."""
+        return self._tensor(name).integers()
 
     def matrices(self) -> list[Tensor]:
         """Return the tensors that a store can hold as a matrix, of the files that are there."""

@@ -45,6 +45,15 @@ class TorchTensor(Tensor):
             return np.asarray(block.view(torch.uint16).numpy()).view(ml_dtypes.bfloat16)
         return np.asarray(block.numpy())
 
+    def integers(self) -> np.ndarray:
+        """Return a vector of integers or bools as int64, (n,). Raises as that of a safetensors file."""
+        if self.values.ndim != 1 or self.values.is_floating_point() or self.values.is_complex():
+            raise InputError(
+                f"{self.tensor} in {self.source.name} is {self.kind} {list(self.shape)}, no list of integers"
+            )
+        self.source.read(0, 1)
+        return np.asarray(self.values.detach().long().numpy())
+
 
 def list_local(folder: LocalFolder) -> Listing:
     """List the tensors of a model folder: its safetensors files, else `pytorch_model.bin` or the shards of its index.

@@ -1,0 +1,114 @@
+"""Which token each row of a matrix is, where the checkpoint says that it is not the one of the row's number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.checkpoints.safetensors import Listing
+from embgeom_dask.errors import InputError
+from embgeom_dask.filling import RowSource
+
+Tokens = NDArray[np.int64]
+
+_OFFSETS, _MASK, _ROWS = ("d2t", "draft_id_to_target_id"), ("t2d",), ("mapping",)
+_TRAINED = re.compile(r"trainable_tokens_delta")
+_NO_TOKENS = re.compile(r"lora_|HashBucket")  # ranks, and buckets of many characters
+_MOST_IDS = 1 << 24
+
+
+def row_tokens(
+    listing: Listing, name: str, matrix: RowSource, config: Mapping[str, Any]
+) -> tuple[Tokens | None, str | None]:
+    """Return the token id of each row of a matrix, -1 where it has none, and what to warn of.
+
+    None where row i is token i, as it is unless the checkpoint says otherwise: by a draft head's `d2t` (row i is token
+    i + d2t[i]; its `t2d`, where it is there, marks these tokens), the `mapping` of a static vocabulary (token i has row
+    mapping[i]), the indices of an adapter's trained tokens, or sizes that are those of a draft. `name` is that of the
+    matrix in the store, `config` the checkpoint's.
+    """
+    rows = matrix.shape[0]
+    if _NO_TOKENS.search(matrix.tensor):
+        return _none(rows), f"the rows of {matrix.tensor} are no tokens: none has a label"
+    if _TRAINED.search(matrix.tensor):
+        return _trained(matrix, config)
+    draft = _draft(listing, name, rows, config)
+    if draft is not None:
+        return draft
+    if (rows_of_tokens := _vector(listing, _ROWS)) is not None:
+        return _shared(rows_of_tokens, rows)
+    return None, None
+
+
+def _none(rows: int) -> Tokens:
+    return np.full(rows, -1, np.int64)
+
+
+def _draft(
+    listing: Listing, name: str, rows: int, config: Mapping[str, Any]
+) -> tuple[Tokens | None, str | None] | None:
+    """Number the rows of a draft model's head; None where the matrix is none."""
+    if name != "output_embedding":
+        return None
+    offsets, mask = _vector(listing, _OFFSETS), _vector(listing, _MASK)
+    if offsets is not None and offsets.size == rows:
+        tokens = np.arange(rows) + offsets
+        known = _MOST_IDS if mask is None else mask.size
+        distinct = np.unique(tokens)
+        if (
+            distinct.size < rows
+            or distinct[0] < 0
+            or distinct[-1] >= known
+            or (mask is not None and not mask[tokens].all())
+        ):
+            return _none(rows), "d2t does not say which token each row of the draft head is: none has a label"
+        return tokens, None
+    target = config.get("vocab_size")
+    if rows == config.get("draft_vocab_size") and isinstance(target, int) and rows < target:
+        return _none(rows), f"the draft head has {rows} of {target} tokens and no d2t says which: none has a label"
+    return None
+
+
+def _shared(row_of: Tokens, rows: int) -> tuple[Tokens | None, str | None]:
+    """Label the rows that tokens share by the first of their tokens."""
+    if not row_of.size or row_of.min() < 0 or row_of.max() >= rows or row_of.size > _MOST_IDS:
+        return _none(rows), f"mapping names rows that are not among the {rows} there are: none has a label"
+    tokens = _none(rows)
+    tokens[row_of[::-1]] = np.arange(row_of.size)[::-1]
+    shared = np.count_nonzero(np.bincount(row_of) > 1)
+    return (
+        tokens,
+        f"{shared} of {rows} rows stand for several tokens each, and have the first one's label" if shared else None,
+    )
+
+
+def _trained(matrix: RowSource, config: Mapping[str, Any]) -> tuple[Tokens | None, str | None]:
+    """Number the rows of an adapter that trained some tokens: `trainable_token_indices`, of each layer or of all."""
+    given = config.get("trainable_token_indices")
+    if isinstance(given, dict):
+        given = next((ids for layer, ids in given.items() if f".{layer}." in f".{matrix.tensor}."), None)
+    rows = matrix.shape[0]
+    if (
+        not isinstance(given, list)
+        or len(given) != rows
+        or not all(type(i) is int and 0 <= i < _MOST_IDS for i in given)
+    ):
+        return _none(
+            rows
+        ), f"no adapter_config.json says which tokens the rows of {matrix.tensor} are: none has a label"
+    return np.array(given, np.int64), None
+
+
+def _vector(listing: Listing, names: tuple[str, ...]) -> Tokens | None:
+    """Return the integers of the tensor with one of these names, at any path; None where there is none of one."""
+    for name in listing:
+        if name.rpartition(".")[2] in names:
+            try:
+                return listing.integers(name)
+            except InputError:  # of other dimensions or kind, or in a file that is missing
+                continue
+    return None
