@@ -104,14 +104,14 @@ def test_layout_on_disk(tmp_path: Path) -> None:
         *("text", "token", "token_id", "zarr.json"),
     ]
     root = json.loads((store / "zarr.json").read_text())
-    assert root["attributes"] == {"model": "org/name", "tied": False, "format_version": 1}
+    assert root["attributes"] == {"model": "org/name", "revision": "", "tied": False, "format_version": 1}
     metadata = json.loads((store / "output_embedding/zarr.json").read_text())
     assert metadata["data_type"] == "bfloat16"
     assert metadata["chunk_grid"]["configuration"]["chunk_shape"] == [8_192, 512]
     assert [codec["name"] for codec in metadata["codecs"]] == ["bytes", "blosc", "crc32c"]
     assert metadata["codecs"][1]["configuration"]["cname"] == "lz4"
     assert metadata["dimension_names"] == ["token_id", "hidden"]
-    assert set(metadata["attributes"]) == {"source_tensor", "dtype", "sha256", "coordinates"}
+    assert set(metadata["attributes"]) == {"source_tensor", "dtype", "sha256", "labels_sha256", "coordinates"}
     assert metadata["attributes"]["dtype"] == "bfloat16"
 
 
