@@ -23,8 +23,8 @@ class Hub:
 
     `models` maps ids to folders. A range request is answered 503 as often as `busy` says, its body cut as often as
     `cut` says; with `deaf` ranges are ignored; a large range waits until `company` have been asked for at once. `gated`
-    models are read with the token SECRET only. Weights are sent from another host name, whose requests must not carry
-    a token.
+    models are read with the token SECRET only. `sizes` are what it says of files instead of their own. Weights are sent
+    from another host name, whose requests must not carry a token.
     """
 
     models: dict[str, Path] = field(default_factory=dict)
@@ -36,6 +36,7 @@ class Hub:
     fail_after: int | None = None  # range requests that are answered before all are answered 503
     address: str = ""
     commits: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
@@ -110,7 +111,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def info(self, model: str, revision: str | None) -> None:
         if not self.refused(model, revision, reading=False):
-            files = [{"rfilename": path.name} for path in sorted(self.hub.models[model].iterdir())]
+            files = [
+                {"rfilename": path.name, "size": self.hub.sizes.get(path.name, path.stat().st_size)}
+                for path in sorted(self.hub.models[model].iterdir())
+            ]
             answer = {"id": model, "modelId": model, "sha": self.hub.commit(model), "siblings": files, "tags": []}
             self.answer(200, json.dumps(answer).encode(), Content_Type="application/json")
 

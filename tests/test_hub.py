@@ -290,9 +290,19 @@ def test_many_sources_of_which_some_fail(hub: Hub, run: Any, tmp_path: Path, mod
 
 
 def test_a_list_of_sources_that_cannot_be_read(run: Any) -> None:
-    code, _, err = run("convert", "--from-file", "none.txt")
-    assert (code, err) == (2, "error: cannot read none.txt: No such file or directory\n")
+    Path("bits.txt").write_bytes(b"\xff\xfe")
+    for path, why in {"none.txt": "No such file", "/dev/zero": "it is no list", "bits.txt": "it is no list"}.items():
+        code, _, err = run("convert", "--from-file", path)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"error: cannot read {path}: {why}" in err
     assert run("convert")[0] == 2
+
+
+def test_a_file_that_is_too_long_for_a_config_is_not_downloaded(hub: Hub, run: Any) -> None:
+    hub.sizes["README.md"] = 1 << 40
+    code, _, err = run("convert", "org/model")
+    assert (code, hub.sent) == (2, {})
+    assert "error: README.md of org/model has 1099511627776 bytes on the hub" in err
 
 
 def test_the_endpoint_of_the_environment_is_used(hub: Hub, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.safetensors import read_index
 from embgeom_dask.checkpoints.small_files import read_config, read_license
 from embgeom_dask.errors import InputError
-from embgeom_dask.testing import make_checkpoint
+from embgeom_dask.testing import make_checkpoint, make_store
 from tests.test_checkpoints import LLAMA, contents, random, stored
 
 JSON: Any = st.recursive(
@@ -218,3 +218,16 @@ def test_a_source_of_any_name_is_refused_in_one_line(tmp_path: Path, source: str
     with pytest.raises(InputError) as refused:
         checkpoints.convert(str(tmp_path / source), tmp_path / "stores")
     assert in_one_line(refused.value)
+
+
+def test_a_store_whose_name_would_be_too_long_is_refused(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / ("o" * 150) / ("n" * 150), TENSORS, LLAMA)
+    with pytest.raises(InputError, match="would give a store of a name of 307 bytes: rename its folder"):
+        checkpoints.convert(source, tmp_path / "stores")
+
+
+def test_a_store_that_tells_no_decision_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "models--org--m/snapshots/0123abcd", TENSORS, LLAMA)
+    make_store(tmp_path / "org--m.zarr", random(20, 8), model="org/m", revision="0123abcd")
+    with pytest.raises(InputError, match="exists: --overwrite replaces it"):
+        checkpoints.convert(source, tmp_path)

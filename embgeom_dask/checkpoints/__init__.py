@@ -25,6 +25,7 @@ from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, refuse_credentials, shorten
 from embgeom_dask.filling import RowSource
 
+_MOST_SOURCES = 16 << 20
 _OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # what the hub allows as the name of an organisation
 _PLACES = re.compile(  # folders that say where a checkpoint lies, not whose or which it is
     "cache|checkpoints?|content|data|desktop|dist-packages|documents|downloads|export|final|hf|home|hub|huggingface"
@@ -130,9 +131,13 @@ def read_decision(store: str) -> Any:
 def read_sources(path: str) -> list[str]:
     """Read the sources that a text file lists, one a line; `#` begins a comment. Raises InputError where it cannot."""
     try:
-        lines = Path(path).read_text().splitlines()
+        with Path(path).open("rb") as file:  # which may be a pipe
+            text = file.read(_MOST_SOURCES + 1)
+        if len(text) > _MOST_SOURCES or b"\0" in text:
+            raise ValueError
+        lines = text.decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no list'}") from error
     found = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
     return [source for source in found if source]
 

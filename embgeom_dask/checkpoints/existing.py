@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,36 +12,40 @@ import numpy as np
 
 from embgeom_dask import places, progress, stores
 from embgeom_dask.checkpoints.files import Folder
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.filling import RowSource
 
 _BLOCK_BYTES = 8 << 20
+_MOST_NAME = 200  # of the 255 bytes that file systems allow: what is written aside has a longer name
 
 
 def target_of(folder: Folder, directory: str) -> str:
     """Return the path of a checkpoint's store in `directory`.
 
     It has the name of the model, with the revision that was asked for. Where a store of that name is there already, of
-    another commit of the model, it has the commit: a model is its name and its revision.
+    another commit of the model, it has the commit: a model is its name and its revision. Raises InputError where the
+    name is longer than file systems allow.
     """
-    target = places.join(directory, stores.file_name(folder.model, folder.asked))
-    there = _facts(target)
-    if not there or there["model"] != folder.model or "" in (there.get("revision", ""), folder.revision):
-        return target
-    if there["revision"] == folder.revision:
-        return target
-    return places.join(directory, stores.file_name(folder.model, folder.revision))
+    named, committed = (stores.file_name(folder.model, revision) for revision in (folder.asked, folder.revision))
+    if (length := max(len(os.fsencode(name)) for name in (named, committed))) > _MOST_NAME:
+        raise InputError(
+            f"{shorten(folder.name, 300)} would give a store of a name of {length} bytes: rename its folder"
+        )
+    there = _facts(places.join(directory, named))
+    same = not there or there["model"] != folder.model or there.get("revision", "") in ("", folder.revision)
+    return places.join(directory, named if same or not folder.revision else committed)
 
 
 def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str | None]) -> bool:
     """Whether the store at `target` was made of this commit of this model, with the matrices and tensors asked for."""
     facts = _facts(target)
-    if not facts or not folder.revision or (facts["model"], facts["revision"]) != (folder.model, folder.revision):
+    if not facts or not folder.revision or (facts["model"], facts.get("revision")) != (folder.model, folder.revision):
         return False
+    decision = facts.get("decision", {})
     for role in ("input", "output") if matrix == "both" else (matrix,):
-        if facts["decision"][role] is None and role not in facts["decision"]["roles"]:
+        if decision.get(role) is None and role not in decision.get("roles", ()):
             return False
-        if not _fits(facts["matrices"].get(f"{role}_embedding"), facts["decision"][role], keys[role]):
+        if not _fits(facts["matrices"].get(f"{role}_embedding"), decision[role], keys[role]):
             return False
     return _is_whole(target)
 

@@ -36,6 +36,7 @@ _INDEX = "model.safetensors.index.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _SMALL = frozenset(("config.json", "README.md", _INDEX, *_TOKENIZER))
 _MOST = 16 << 20  # bytes of one request
+_MOST_SMALL = 512 << 20  # bytes of a file that is downloaded whole
 _CUTS = 5  # how often a body may come back short
 _TRIES = 5  # how often a request is made again that is not answered
 _WAIT = 1.0  # seconds before the first retry; they double
@@ -155,7 +156,9 @@ def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
     """
     with _explained(model, revision):
         try:
-            info = HfApi().model_info(model, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            info = HfApi().model_info(
+                model, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, files_metadata=True
+            )
         except hub_errors.OfflineModeIsEnabled:
             cached = try_to_load_from_cache(model, "config.json", revision=revision)
             if not isinstance(cached, str):
@@ -173,6 +176,12 @@ def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
             raise InputError(
                 f"{model} has no safetensors weights on the hub{f', only {kinds}' if kinds else ''}: {remedy}"
             )
+        for sibling in info.siblings or ():
+            if (sibling.size or 0) > _MOST_SMALL and sibling.rfilename in _small(files):
+                raise InputError(
+                    f"{sibling.rfilename} of {model} has {sibling.size} bytes on the hub, no config or tokenizer: "
+                    "download what you trust of it, then convert its folder"
+                )
         paths = [hf_hub_download(model, file, revision=commit) for file in sorted(_small(files))]
     if not paths:
         raise InputError(f"{model} has no config on the hub: download its weights, then convert them with --output-key")
