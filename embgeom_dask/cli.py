@@ -64,6 +64,10 @@ def convert(
     matrix: Annotated[Literal["input", "output", "both"], typer.Option(help="What to store.")] = "both",
     input_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the input embedding.")] = None,
     output_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the output embedding.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The tokenizer, where it lies elsewhere.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="What the model is called.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -71,7 +75,8 @@ def convert(
     from embgeom_dask.checkpoints import convert_each, read_decision, read_sources
 
     wanted = list(dict.fromkeys([*(sources or []), *(read_sources(from_file) if from_file else [])]))
-    options = {"matrix": matrix, "input_key": input_key, "output_key": output_key, "overwrite": overwrite}
+    keys = {"input_key": input_key, "output_key": output_key}
+    options = {"matrix": matrix, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
     if not wanted:
         raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
     paths, failed = convert_each(wanted, stores, **options)

@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,18 +22,12 @@ from embgeom_dask.checkpoints.hub import HubFolder
 from embgeom_dask.checkpoints.labelling import label
 from embgeom_dask.checkpoints.safetensors import Listing, list_folder
 from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
+from embgeom_dask.checkpoints.surroundings import check_name, find_name, find_tokenizer
 from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, refuse_credentials, shorten
 from embgeom_dask.filling import RowSource
 
 _MOST_SOURCES = 16 << 20
-_OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # what the hub allows as the name of an organisation
-_PLACES = re.compile(  # folders that say where a checkpoint lies, not whose or which it is
-    "cache|checkpoints?|content|data|desktop|dist-packages|documents|downloads|export|final|hf|home|hub|huggingface"
-    "|latest|llms?|main|media|mnt|models?|opt|outputs?|root|runs|scratch|shared|site-packages|snapshots?|src|srv"
-    "|temp|tmp|users|var|weights|work|workspace",
-    re.IGNORECASE,
-)
 
 
 def convert(
@@ -42,6 +37,8 @@ def convert(
     matrix: Literal["input", "output", "both"] = "both",
     input_key: str | None = None,
     output_key: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    name: str | None = None,
     overwrite: bool = False,
 ) -> str:
     """Convert a checkpoint to a store in the folder `stores`, and return the store's path.
@@ -62,6 +59,10 @@ def convert(
         What to store. With "both", a model without an output embedding gives a store without one.
     input_key, output_key : str, optional
         Names of the tensors, where they are not to be looked for.
+    tokenizer : path, optional
+        The folder of the tokenizer that labels the rows, where it does not lie with the checkpoint.
+    name : str, optional
+        What the model is called, `organisation/name`, where its folders or the hub do not tell.
     overwrite : bool
         Replace the store of the same model and revision, once the new one is complete.
 
@@ -76,29 +77,37 @@ def convert(
         on the hub is left behind.
     """
     folder, keys = _folder(source), {"input": input_key, "output": output_key}
-    target = existing.target_of(folder, os.fspath(stores))
-    if not overwrite and existing.has_commit(target, folder, matrix, keys):
+    vocabulary = find_tokenizer(folder.path, tokenizer)
+    named = folder if name is None else replace(folder, model=check_name(name))
+    target = existing.target_of(named, os.fspath(stores))
+    same = not overwrite and existing.has_commit(target, named, matrix, keys)
+    if same and tokenizer is None and existing.has_tokens(target):
         return target
-    if isinstance(folder, HubFolder):
+    if isinstance(folder, HubFolder) and not same:
         model_stores.check_writable(target, overwrite=overwrite)
     listing = _list(folder)
     decision, tensors, tied = choose(listing, matrix, keys)
-    if not overwrite and isinstance(folder, LocalFolder) and existing.has_rows(target, tensors, tied=tied):
-        return target
-    model_stores.check_writable(target, overwrite=overwrite)
-    labels = label(folder, listing, tensors)
-    for warning in (*decision.warnings, *labels.warnings):
+    if not same and not overwrite and isinstance(folder, LocalFolder):
+        same = existing.has_rows(target, tensors, tied=tied)
+    if not same:
+        model_stores.check_writable(target, overwrite=overwrite)
+    labels = label(folder, vocabulary, listing, tensors)
+    for warning in (*(() if same else decision.warnings), *labels.warnings):
         warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
+    if same:
+        if said := existing.add_labels(target, labels, tensors):
+            warnings.warn(said, EmbgeomWarning, stacklevel=2)
+        return target
     facts = {**_description(folder.path), "tokenizer": labels.tokenizer, "decision": decision.record()}
     return model_stores.write_model(
         target,
         tensors,
         labels=labels.shared,
         own_labels=labels.own,
-        attrs={"model": folder.model, "revision": folder.revision, **facts},
+        attrs={"model": named.model, "revision": named.revision, **facts},
         tied=tied,
         overwrite=overwrite,
-        resume=_resumable(folder, tensors) if isinstance(folder, HubFolder) else None,
+        resume=_resumable(named, tensors) if isinstance(named, HubFolder) else None,
     )
 
 
@@ -113,6 +122,8 @@ def convert_each(
     paths: dict[str, str] = {}
     failed: dict[str, str] = {}
     alone = len(wanted := list(sources)) == 1
+    if options.get("name") and not alone:
+        raise InputError(f"--name {options['name']} names one model: give one source with it, not {len(wanted)}")
     for source in wanted:
         try:
             paths[source] = convert(source, stores, **options)
@@ -157,7 +168,7 @@ def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
             check_entries(path)
         else:
             check_ending(path)
-        return LocalFolder(path, *_name(path))
+        return LocalFolder(path, *find_name(path))
     named = hub.parse(os.fspath(source))
     if named is None:
         raise InputError(f"no checkpoint at {shown}: give a model folder, a .safetensors file, or organisation/name")
@@ -174,20 +185,6 @@ def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource]) -> str:
     """Name the rows that are to be written: an interrupted conversion of the same rows may be gone on with."""
     facts = [folder.model, folder.revision, *((name, rows.tensor, rows.shape) for name, rows in tensors.items())]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-
-
-def _name(path: Path) -> tuple[str, str]:
-    """Return a checkpoint's name (`organisation/name` where its folders tell) and revision ("" where they do not)."""
-    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow the hub cache's links)
-    if path.is_file():
-        return path.stem, ""
-    if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):  # the hub's cache
-        return path.parents[1].name.removeprefix("models--").replace("--", "/", 1), path.name
-    if _PLACES.fullmatch(path.name):
-        path = path.parent
-    owner = path.parent
-    owned = _OWNER.fullmatch(owner.name) and not _PLACES.fullmatch(owner.name) and owner != Path.home()
-    return (f"{owner.name}/{path.name}" if owned else path.name or "model"), ""
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from embgeom_dask import places, progress, stores
 from embgeom_dask.checkpoints.files import Folder
+from embgeom_dask.checkpoints.labelling import Labels
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.filling import RowSource
 
@@ -58,6 +60,63 @@ def has_rows(target: str, matrices: Mapping[str, RowSource], *, tied: bool) -> b
     if any(not _equal(facts["matrices"].get(name), source) for name, source in matrices.items()):
         return False
     return _is_whole(target)
+
+
+def has_tokens(target: str) -> bool:
+    """Whether any row of the store at `target` has a token."""
+    return bool(stores.labels(target)["has_token"].any())
+
+
+def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -> str | None:
+    """Give the labels of its rows to a store that has these matrices and no tokens; return what to warn of, if any.
+
+    The store is written again, from its own rows. One that has other labels is left as it is, and so is one at a URL,
+    where it would be gone as soon as writing starts.
+    """
+    facts = stores.attributes(target)
+    there = {name: facts["matrices"][name] for name in matrices}
+    digests = {name: labels.digest(name, source.shape[0]) for name, source in matrices.items()}
+    if labels.shared is None or all(there[name].get("labels_sha256") == digests[name] for name in there):
+        return None
+    stored = [
+        stores.find_matrix(target, role) for role in ("input", "output") if f"{role}_embedding" in facts["matrices"]
+    ]
+    rows = {matrix.name: _Stored(matrix, facts["matrices"][matrix.name]["source_tensor"]) for matrix in stored}
+    if has_tokens(target):
+        return f"{target} has other labels than its tokenizer gives now: --overwrite takes these"
+    if places.is_url(target) or not rows.keys() <= matrices.keys():
+        return f"{target} has no tokens: --overwrite adds them"
+    attrs = {name: value for name, value in facts.items() if name not in ("matrices", "tied", "format_version")}
+    stores.write_model(
+        target,
+        rows,
+        labels=labels.shared,
+        own_labels={name: own for name, own in labels.own.items() if name in rows},
+        attrs={**attrs, "tokenizer": labels.tokenizer},
+        tied=facts["tied"],
+        overwrite=True,
+    )
+    progress.note(f"{target} has its tokens now")
+    return None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The rows of a stored matrix, and the tensor that they were; a `RowSource`."""
+
+    matrix: stores.Matrix
+    tensor: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.vocab_size, self.matrix.hidden_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.matrix.read(0, 0).dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.matrix.read(start, stop)
 
 
 def _facts(target: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The tokens of the rows of a checkpoint's matrices: where its tokenizer lies, and what it says of each row."""
+"""The tokens of the rows of a checkpoint's matrices."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import xarray as xr
 
 from embgeom_dask.checkpoints.files import Folder, LocalFile
-from embgeom_dask.checkpoints.labels import count_past, load_tokenizer, token_labels
+from embgeom_dask.checkpoints.labels import NO_TOKENIZER, count_past, load_tokenizer, token_labels
 from embgeom_dask.checkpoints.numbering import Tokens, row_tokens
 from embgeom_dask.checkpoints.safetensors import Listing
 from embgeom_dask.checkpoints.small_files import read_json
 from embgeom_dask.errors import InputError
 from embgeom_dask.filling import RowSource
-from embgeom_dask.stores import LABELS
+from embgeom_dask.stores import LABELS, digest_labels
 
 _MOST_CONFIG = 64 << 20
 
@@ -35,13 +35,22 @@ class Labels:
     own: dict[str, xr.Dataset] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    def digest(self, name: str, rows: int) -> str:
+        """Return the digest of the labels of the matrix `name`, of `rows` rows, as its store records it."""
+        labels = self.own.get(name, self.shared)
+        return "" if labels is None else digest_labels(labels, rows)
 
-def label(folder: Folder, listing: Listing, matrices: Mapping[str, RowSource]) -> Labels:
-    """Label the rows of a checkpoint's matrices, which have the names that they get in the store."""
-    tokenizer, described = load_tokenizer(folder.path)
+
+def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[str, RowSource]) -> Labels:
+    """Label the rows of a checkpoint's matrices, which have the names that they get in the store.
+
+    `vocabulary` is the folder of the tokenizer.
+    """
+    tokenizer, described = load_tokenizer(vocabulary)
     if tokenizer is None:
-        return Labels(None, described, warnings=(f"no row has a token: {described.removeprefix('none: ')}",))
-    config = _config(folder.path)
+        advice = ": --tokenizer FOLDER names one" if described == NO_TOKENIZER else ""
+        return Labels(None, described, warnings=(f"no row has a token: {described.removeprefix('none: ')}{advice}",))
+    config = _config(folder.path if folder.path.is_dir() else folder.path.parent)
     numbered = {name: row_tokens(listing, name, matrix, config) for name, matrix in matrices.items()}
     warnings = list(dict.fromkeys(said for _, said in numbered.values() if said))
     longest = max(matrices, key=lambda name: matrices[name].shape[0])
