@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from distributed import Client, as_completed
@@ -20,8 +20,10 @@ def by_chunk(
     work: Callable[..., Any],
     *args: Any,
     how: tuple[Client | None, str | None, str, Place | None],
-) -> list[Any]:
-    """Do `work(matrix, start, stop, *args)` on the cluster for the rows of every chunk; return what it gives, in order.
+) -> Iterator[tuple[int, Any]]:
+    """Do `work(matrix, start, stop, *args)` on the cluster for the rows of every chunk.
+
+    Yields the start of a chunk and what `work` gave for it, in the order in which they are done.
 
     `how` is client, scheduler, device and output, as `connect` takes them.
 
@@ -34,16 +36,16 @@ def by_chunk(
     stops = [min(start + matrix.chunk_rows, matrix.vocab_size) for start in starts]
     with connect(*how) as active, progress.bar(matrix.vocab_size, f"{matrix.label} {what}", "rows") as advance:
         parts = {
-            active.submit(work, matrix, start, stop, *args, pure=False): stop - start
+            active.submit(work, matrix, start, stop, *args, pure=False): (start, stop)
             for start, stop in zip(starts, stops, strict=True)
         }
-        found = {}
         for part in as_completed(list(parts), loop=active.loop):
             try:
-                found[part] = part.result()
+                found = part.result()
             except EmbgeomError:
                 raise
             except Exception as error:  # a worker that died, or ran out of memory
                 raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
-            advance(parts[part])
-        return [found[part] for part in parts]
+            start, stop = parts.pop(part)
+            advance(stop - start)
+            yield start, found

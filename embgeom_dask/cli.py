@@ -117,7 +117,6 @@ def survey(
     stores: ManyStores,
     matrix: Role = None,
     out: Out = None,
-    device: Device = "auto",
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +124,7 @@ def survey(
     from embgeom_dask import surveys, tables
 
     with _finished(lambda found: _print_one(surveys.together(found), tables.survey_text, as_json)):
-        result = eg.survey(stores, matrix, out=out, device=device, scheduler=scheduler)
+        result = eg.survey(stores, matrix, out=out, scheduler=scheduler)
     _print_one(result, tables.survey_text, as_json)
 
 

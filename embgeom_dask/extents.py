@@ -16,8 +16,10 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.kernels.rows import unfit
 from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.kernels.widen import as_numba, value
+from embgeom_dask.rows import check_fit
 from embgeom_dask.stores import Matrix
 
 Array = NDArray[Any]
@@ -25,22 +27,28 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Extent:
-    """The smallest and largest value of each column (d,) float64, and token ids (d,) int64 of rows that have them;
-    `undefined`: a value is NaN, which is passed over."""
+    """The smallest and largest value of each column (d,) float64, and token ids (d,) int64 of rows that have them.
+
+    `unfit` (rows,) uint8 is what keeps a row from being compared.
+    """
 
     low: Array
     high: Array
     low_id: Array
     high_id: Array
-    undefined: bool
+    unfit: Array
 
 
 def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
     """The token ids, of those in `parts`, of all rows that can be among the `k` farthest pairs: (n,) int64, ascending.
 
-    A row that holds NaN is always among them.
+    Raises
+    ------
+    InputError
+        where a row cannot be compared: see `check_fit`.
     """
     extents = client.gather([client.submit(extent, matrix, part, pure=False) for part in parts])
+    check_fit(matrix, np.concatenate(parts), np.concatenate([e.unfit for e in extents]))
     columns = np.arange(matrix.hidden_size)
     lowest, highest = np.array([e.low for e in extents]), np.array([e.high for e in extents])
     first, last = np.argmin(lowest, axis=0), np.argmax(highest, axis=0)
@@ -54,20 +62,21 @@ def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
     reached = np.sort(ranges[order[best]])[::-1]
     least = reached[k - 1] * (1 - 1e-12) if reached.size >= k else -np.inf
     reach = np.maximum(highest - low, high - lowest).max(axis=1)
-    near = np.array([e.undefined for e in extents]) | ~(reach < least)
-    far = [client.submit(reaching, matrix, parts[p], low, high, least, pure=False) for p in np.flatnonzero(near)]
+    near = np.flatnonzero(reach >= least).tolist()
+    far = [client.submit(reaching, matrix, parts[p], low, high, least, pure=False) for p in near]
     return np.concatenate(client.gather(far))
 
 
 def extent(matrix: Matrix, token_id: Array) -> Extent:
     """The extent of some rows; runs on a worker."""
     with devices.session(torch.device("cpu")):
-        rows = as_numba(matrix.take(token_id))
+        stored = matrix.take(token_id)
+        rows = as_numba(stored)
         found = share_out(lambda start, stop: _extent(rows, start, stop), len(rows))
-        low, low_row, high, high_row, undefined = (np.array(column) for column in zip(*found, strict=True))
+        low, low_row, high, high_row = (np.array(column) for column in zip(*found, strict=True))
         columns, first, last = np.arange(rows.shape[1]), np.argmin(low, axis=0), np.argmax(high, axis=0)
         ids = token_id[low_row[first, columns]], token_id[high_row[last, columns]]
-        return Extent(low[first, columns], high[last, columns], *ids, undefined=bool(undefined.any()))
+        return Extent(low[first, columns], high[last, columns], *ids, unfit(stored))
 
 
 def reaching(matrix: Matrix, token_id: Array, low: Array, high: Array, least: float) -> Array:
@@ -75,7 +84,7 @@ def reaching(matrix: Matrix, token_id: Array, low: Array, high: Array, least: fl
     with devices.session(torch.device("cpu")):
         rows = as_numba(matrix.take(token_id))
         reach = np.concatenate(share_out(lambda start, stop: _reach(rows[start:stop], low, high), len(rows)))
-        return token_id[~(reach < least)]
+        return token_id[reach >= least]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -83,18 +92,16 @@ def _extent(rows: Array, start: int, stop: int) -> tuple[Any, ...]:  # pragma: n
     width = rows.shape[1]
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
     low_row, high_row = np.full(width, start), np.full(width, start)
-    undefined = False
     for i in range(start, stop):
         for k in range(width):
             x = np.float64(value(rows[i, k]))
-            undefined |= x != x
             if x < low[k]:
                 low[k] = x
                 low_row[k] = i
             if x > high[k]:
                 high[k] = x
                 high_row[k] = i
-    return low, low_row, high, high_row, undefined
+    return low, low_row, high, high_row
 
 
 @numba.njit(nogil=True, cache=True)
@@ -104,9 +111,6 @@ def _reach(rows: Array, low: Array, high: Array) -> Array:  # pragma: no cover (
         reach = 0.0
         for k in range(rows.shape[1]):
             x = np.float64(value(rows[i, k]))
-            if np.isnan(x):
-                reach = np.inf
-                break
             reach = max(reach, x - low[k], high[k] - x)
         out[i] = reach
     return out

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices, many, results
 from embgeom_dask.chunks import by_chunk
+from embgeom_dask.kernels.rows import NOT_FINITE, unfit
 from embgeom_dask.places import Place
-from embgeom_dask.rows import RowSet, digest, group
+from embgeom_dask.rows import RowSet, check_fit, digest, group
 from embgeom_dask.stores import Matrix, Role, find_matrix, labels
 
 Array = NDArray[Any]
@@ -32,7 +33,7 @@ def duplicates(
     """Find the groups of identical rows of one matrix of each store.
 
     Rows are identical where all their bits are, with -0 as +0; a row with NaN or infinity is no exception. They are
-    told by a digest of 128 bits. A group has two members or more. Counts, ids and indices are int64:
+    told by a cryptographic digest. A group has two members or more. Counts, ids and indices are int64:
 
     - `unique_count (model)`, the different rows; `removed_count`, `vocab_size` less `unique_count`; `group_count`;
       `member_count`, the tokens in groups; `vocab_size`; the coordinates `revision`, `matrix` (the stored array);
@@ -48,7 +49,8 @@ def duplicates(
     Raises
     ------
     InputError
-        where there is no store or no such matrix, or something else is at `out`.
+        where there is no store or no such matrix, a float64 row holds a value under 2^-400 or over 2^400 in size, which
+        no command takes, or something else is at `out`.
     EmbgeomError
         where a store cannot be read.
     SomeFailed
@@ -74,8 +76,13 @@ def _duplicates(
     attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    digests = np.concatenate(by_chunk("duplicates", matrix, _digest_part, how=(client, scheduler, "auto", out)))
-    dataset = _dataset(matrix, group(np.arange(len(digests)), digests))
+    token_id = np.arange(matrix.vocab_size)
+    digests, reasons = np.empty((token_id.size, 16), np.uint8), np.empty(token_id.size, np.uint8)
+    for start, (names, found) in by_chunk("duplicates", matrix, _look, how=(client, scheduler, "auto", out)):
+        part = slice(start, start + len(names))
+        digests[part], reasons[part] = names, found
+    check_fit(matrix, token_id, reasons)
+    dataset = _dataset(matrix, group(token_id, digests))
     dataset = dataset.assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
     if out is not None:
         results.save(dataset, out)
@@ -99,9 +106,12 @@ def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
     return dataset.assign_attrs(many.joined(found, "duplicates"))
 
 
-def _digest_part(matrix: Matrix, start: int, stop: int) -> Array:
+def _look(matrix: Matrix, start: int, stop: int) -> tuple[Array, Array]:
+    """The digest of each row, and what keeps it from being used: NaN and infinity have bits like any other value."""
     with devices.session(torch.device("cpu")):
-        return digest(matrix.read(start, stop))
+        rows = matrix.read(start, stop)
+        found = unfit(rows)
+        return digest(rows), np.where(found == NOT_FINITE, 0, found)
 
 
 def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:

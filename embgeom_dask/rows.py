@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import ceil, floor, log10
 from typing import Any
 
@@ -12,29 +13,29 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
-from embgeom_dask.kernels.rows import multilinear, norms
+from embgeom_dask.kernels.rows import FAR, LARGEST, NOT_FINITE, SMALLEST, norms, unfit
 from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.stores import Matrix
 
 Array = NDArray[Any]
 
-# Squares of float64 values (and their double-double errors) stay clear of underflow and overflow inside this range.
-_SMALLEST, _LARGEST = 2.0**-400, 2.0**400
 _NONE = np.zeros(0, np.int64)
+_PIECE = 1 << 20
+"""Bytes of rows whose -0 is made 0 together."""
 
 
 @dataclass(frozen=True)
 class RowFacts:
     """What one pass over some rows finds.
 
-    `digest` (rows, 16) uint8 of the bits; `radius` (rows,) float64, the metric's distance from the centre; and (rows,)
-    bool each: `bad`, where a value is NaN, infinite or out of range, and `zero`, where all values are 0.
+    `digest` (rows, 16) uint8 of the bits; `radius` (rows,) float64, the metric's distance from the centre; `unfit`
+    (rows,) uint8, what keeps a row from being compared; and `zero` (rows,) bool, where all values are 0.
     """
 
     digest: Array
     radius: Array
-    bad: Array
+    unfit: Array
     zero: Array
 
 
@@ -64,9 +65,8 @@ class RowSet:
 
 
 def centre_of(rows: Array) -> Array:
-    """The mean of the finite rows, (d,) float64."""
-    values = rows.astype(np.float64)
-    values = values[np.isfinite(values).all(axis=1)]
+    """The mean of the rows that can be compared, (d,) float64."""
+    values = rows[unfit(rows) == 0].astype(np.float64)
     return values.mean(axis=0) if len(values) else np.zeros(rows.shape[1])
 
 
@@ -78,27 +78,48 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: 
     with devices.session(torch.device("cpu")):
         rows = matrix.take(token_id)
         one, two, largest = norms(rows, centre).T
-        bad = np.asarray(~((largest <= _LARGEST) & np.isfinite(one)))
-        if rows.dtype == np.float64:
-            bad |= ((rows != 0) & (np.abs(rows) < _SMALLEST)).any(axis=1)
         alike = rows if matrix.dtype == dtype else rows.astype(dtype)
         names = digest(alike)
         zero = (names == digest(np.zeros_like(alike[:1]))).all(axis=1)
-        return RowFacts(names, METRICS[metric].radius(one, two, largest), bad, zero)
+        return RowFacts(names, METRICS[metric].radius(one, two, largest), unfit(rows), zero)
 
 
 def digest(rows: Array) -> Array:
-    """Name the bits of each row of (n, d), with -0 as 0: (n, 16) uint8.
+    """Name the bits of each row of (n, d), with -0 as 0, by their BLAKE2b digest: (n, 16) uint8.
 
-    Four multilinear hashes of 32 bits with random keys, always the same (Lemire and Kaser, The Computer Journal 57,
-    2014): for two rows that differ, 2^-128 of all keys give one name.
+    Nobody can find two rows of one digest, so rows of one digest are identical.
     """
     words, zero = rows.view(f"u{rows.dtype.itemsize}"), 1 << (8 * rows.dtype.itemsize - 1)
-    if rows.dtype.itemsize == 8:
-        words, zero = np.where(words == zero, 0, words).view(np.uint32), 0
-    keys = np.random.default_rng(0).integers(0, 1 << 64, (4, words.shape[1]), np.uint64)
-    found = share_out(lambda start, stop: multilinear(words[start:stop], keys, zero), len(words))
-    return np.concatenate(found).view(np.uint8).reshape(-1, 16)
+    step = max(1, _PIECE // (rows.shape[1] * rows.dtype.itemsize))
+
+    def named(start: int, stop: int) -> bytes:
+        pieces = (words[first : min(first + step, stop)] for first in range(start, stop, step))
+        alike = (np.multiply(piece, piece != zero, order="C") for piece in pieces)
+        return b"".join(blake2b(row, digest_size=16).digest() for piece in alike for row in piece)
+
+    found = share_out(named, len(words))
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+
+
+def check_fit(matrix: Matrix, token_id: Array, found: Array) -> None:
+    """Refuse rows that no command computes with; `found` (n,) is what `unfit` says of the rows of `token_id` (n,).
+
+    Raises
+    ------
+    InputError
+        where a row holds NaN or infinity, or a float64 value whose square cannot be held; it names the first ids.
+    """
+    for reason, held in (
+        (NOT_FINITE, "NaN or infinity"),
+        (FAR, f"values that float64 cannot square, other than 0 under {SMALLEST:.1e} or over {LARGEST:.1e}"),
+    ):
+        bad = token_id[found == reason]
+        if bad.size:
+            first = ", ".join(map(str, bad[:5].tolist())) + (", ..." if bad.size > 5 else "")
+            raise InputError(
+                f"{matrix.model}: {bad.size} of {token_id.size} rows of {matrix.name} hold {held} (token ids {first}): "
+                "leave them out with --tokens where the command has it, or mend the checkpoint and convert it again"
+            )
 
 
 def group(token_id: Array, digests: Array, left_out: Array = _NONE) -> RowSet:
@@ -115,15 +136,9 @@ def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) ->
     Raises
     ------
     InputError
-        where a row holds NaN, infinity, or a float64 value whose square cannot be held; it names the first ids.
+        where a row cannot be compared: see `check_fit`.
     """
-    bad = token_id[facts.bad]
-    if bad.size:
-        first = ", ".join(map(str, bad[:5].tolist())) + (", ..." if bad.size > 5 else "")
-        raise InputError(
-            f"{matrix.model}: {bad.size} of {token_id.size} rows of {matrix.name} hold NaN, infinity or a value beyond "
-            f"2^+-400 (token ids {first}): leave them out with --tokens"
-        )
+    check_fit(matrix, token_id, facts.unfit)
     keep = np.ones(token_id.size, np.bool_) if zeros else ~facts.zero
     return group(token_id[keep], facts.digest[keep], token_id[~keep])
 
@@ -142,7 +157,7 @@ def twins(first: Array, second: Array) -> Array:
 def join(parts: list[RowFacts]) -> RowFacts:
     """The facts of several parts, one after the other."""
     return RowFacts(
-        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("digest", "radius", "bad", "zero"))
+        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("digest", "radius", "unfit", "zero"))
     )
 
 

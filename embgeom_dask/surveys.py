@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,21 +16,23 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices, many, results
 from embgeom_dask.chunks import by_chunk
-from embgeom_dask.errors import InputError
+from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_norms import nearest_norms
+from embgeom_dask.kernels.rows import unfit
 from embgeom_dask.places import Place
+from embgeom_dask.rows import check_fit
 from embgeom_dask.stores import Matrix, Role, find_matrix
 
-_PIECE_VALUES = 1 << 17  # 1 MiB of float64: a few of these stay in a core's cache
 
-
-class BlockSummary(NamedTuple):
-    """What is kept of a block of rows: `sums` (2, d) float64, whose two rows add up to the sum of the rows,
-    `norms` (rows,) float64, the L2 norm of each row, and the name of the `device` that computed them.
+class Summary(NamedTuple):
+    """What is kept of some rows: `sums`, those of their columns; `norms` (rows,) float64, nearest to the L2 norm of
+    each row; and `unfit` (rows,) uint8, what keeps a row from being computed with: it has no part in the sums.
     """
 
-    sums: NDArray[np.float64]
+    sums: ColumnSums
     norms: NDArray[np.float64]
-    device: str
+    unfit: NDArray[np.uint8]
 
 
 def survey(
@@ -38,20 +40,20 @@ def survey(
     matrix: Role | None = None,
     *,
     out: Place | None = None,
-    device: str = "auto",
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
     """Describe the centroid and the row norms of one matrix of each store, as a Dataset over `model`.
 
-    All is float64 and depends neither on the number of workers nor on the order in which they finish: the centroid
-    is the mean of the stored values rounded twice, once for the exact sum and once for the division by V.
+    All is float64, computed on the cpu, and correctly rounded: the centroid and what describes it are the float64
+    numbers nearest to those of the true mean of the stored values, the norm of a row is the nearest to its true norm,
+    and what describes the norms the nearest to what is true of these. So nothing depends on chunks, workers or threads.
 
     - `centroid (model, hidden)`, the mean row; padded with NaN where the models differ in width;
     - `centroid_l1`, `centroid_l2`, `centroid_linf`: its norms; `centroid_mean`, `centroid_std`, `centroid_min`,
       `centroid_max`: of its components;
     - `norm_mean`, `norm_median`, `norm_std`, `norm_min`, `norm_max`: of the L2 norms of the rows;
-    - `centroid_ratio`: `centroid_l2` / `norm_mean`, NaN where all rows are zero;
+    - `centroid_ratio`: the quotient `centroid_l2` / `norm_mean`, NaN where all rows are zero;
     - `vocab_size`, `hidden_size` (int64), `dtype` (str), `tied` (bool), and the coordinates `revision` and
       `matrix`, the stored array.
 
@@ -62,19 +64,20 @@ def survey(
     Raises
     ------
     InputError
-        where there is no store or no such matrix, a row holds NaN or infinity, or something else is at `out`.
+        where there is no store or no such matrix, a row holds NaN, infinity, or a float64 value under 2^-400 or over
+        2^400 in size, or something else is at `out`.
     EmbgeomError
         where a store cannot be read.
     SomeFailed
         where some of several stores failed, once the others are done; its `results` are theirs.
     """
     paths = many.places_of(stores, "survey")
-    how: dict[str, Any] = {"out": out, "device": device, "client": client, "scheduler": scheduler}
+    how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
     if len(paths) == 1:
         return _survey(paths[0], matrix, **how)
 
     def work(store: Place, target: Place | None, active: Client, _: int) -> xr.Dataset:
-        return _survey(store, matrix, out=target, device=device, client=active)
+        return _survey(store, matrix, out=target, client=active)
 
     return together(many.on_each("survey", paths, work, together, matrix=matrix, **how))
 
@@ -84,20 +87,24 @@ def _survey(
     role: Role | None,
     *,
     out: Place | None,
-    device: str,
     client: Client | None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
     """Survey one model."""
     started = time.perf_counter()
     matrix = find_matrix(store, role)
-    attrs = results.provenance("survey", [matrix], [], 0.0)
+    attrs = results.provenance("survey", [matrix], ["cpu"], 0.0)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
-    blocks = by_chunk("survey", matrix, _summarize_part, device, how=(client, scheduler, device, out))
-    dataset = _dataset(matrix, blocks)
-    used = [block.device for block in blocks]
-    dataset.attrs = results.provenance("survey", [matrix], used, time.perf_counter() - started)
+    token_id, sums = np.arange(matrix.vocab_size), ColumnSums.none(matrix.hidden_size)
+    norms, found = np.empty(token_id.size), np.empty(token_id.size, np.uint8)
+    for start, part in by_chunk("survey", matrix, _summarize_part, how=(client, scheduler, "auto", out)):
+        sums.add(part.sums)
+        rows = slice(start, start + part.norms.size)
+        norms[rows], found[rows] = part.norms, part.unfit
+    check_fit(matrix, token_id, found)
+    dataset = _dataset(matrix, sums.mean(token_id.size), norms)
+    dataset.attrs = attrs | {"seconds": round(time.perf_counter() - started, 3)}
     if out is not None:
         results.save(dataset, out)
     return dataset
@@ -124,90 +131,52 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     return dataset.drop_dims("hidden").reset_coords().to_dataframe().T
 
 
-def summarize(rows: NDArray[Any], device: str = "auto") -> BlockSummary:
-    """Sum `rows` (n, d) and take their norms, in float64 on `device` (on the cpu where that is mps: it has no float64).
-
-    Each value is cut at a common unit and the parts above and below it are summed apart (Rump, Ogita and Oishi 2008,
-    "Accurate floating-point summation", ExtractVector). No sum of n parts above the unit rounds, whatever the order;
-    nor does one of parts below where values have 24 bits or fewer and lie within a factor 2**50 of the largest. So
-    every device and thread count finds the same sums.
-    """
-    chosen = devices.choose(device)
-    if chosen.type == "mps":
-        chosen = torch.device("cpu")
-    with devices.session(chosen):
-        block = devices.to_tensor(rows, chosen)
-        low, high = torch.aminmax(block)
-        cut = 4.0 * len(rows) * max(abs(float(low)), abs(float(high)))
-        sums = torch.zeros(2, rows.shape[1], dtype=torch.float64, device=chosen)
-        norms = []
-        for piece in torch.split(block, max(1, _PIECE_VALUES // rows.shape[1])):
-            values = piece.double()
-            above = (values + cut).sub_(cut)
-            sums[0] += above.sum(0)
-            sums[1] += torch.sub(values, above, out=above).sum(0)
-            norms.append(torch.linalg.vector_norm(values, dim=1))
-        return BlockSummary(sums.cpu().numpy(), torch.cat(norms).cpu().numpy(), str(chosen))
+def summarize(rows: NDArray[Any]) -> Summary:
+    """Sum the columns of `rows` (n, d) without error, and take the norms of the rows, NaN of those that are unfit."""
+    with devices.session(torch.device("cpu")):
+        found = unfit(rows)
+        fit = found == 0
+        norms = np.full(len(rows), np.nan)
+        norms[fit] = nearest_norms(rows if fit.all() else rows[fit])
+        return Summary(column_sums(rows, fit), norms, found)
 
 
-def mean_row(summaries: Sequence[BlockSummary]) -> NDArray[np.float64]:
-    """Return the mean row (d,) of the blocks that `summaries` describe: correctly rounded sums, divided by the rows."""
-    columns = np.concatenate([block.sums for block in summaries]).T
-    return np.array([math.fsum(column) for column in columns.tolist()]) / sum(len(block.norms) for block in summaries)
+def _summarize_part(matrix: Matrix, start: int, stop: int) -> Summary:
+    return summarize(matrix.read(start, stop))
 
 
-def check_finite(matrix: Matrix, token_ids: NDArray[np.int64], norms: NDArray[np.float64]) -> None:
-    """Raise InputError with the model and the first token ids where a norm, and so a row's value, is not finite."""
-    bad = token_ids[~np.isfinite(norms)]
-    if bad.size:
-        first = ", ".join(map(str, bad[:5].tolist())) + (", ..." if bad.size > 5 else "")
-        raise InputError(
-            f"{matrix.model}: {bad.size} of {norms.size} rows of {matrix.name} hold NaN or infinity (token ids {first})"
-        )
-
-
-def _summarize_part(matrix: Matrix, start: int, stop: int, device: str) -> BlockSummary:
-    return summarize(matrix.read(start, stop), device)
-
-
-def _dataset(matrix: Matrix, blocks: Sequence[BlockSummary]) -> xr.Dataset:
-    norms = np.concatenate([block.norms for block in blocks])
-    check_finite(matrix, np.arange(norms.size), norms)
-    centroid = mean_row(blocks)
-    columns = {name: ("model", _column([value])) for name, value in _statistics(matrix, centroid, norms).items()}
-    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroid[None])})
+def _dataset(matrix: Matrix, centroid: Rationals, norms: NDArray[np.float64]) -> xr.Dataset:
+    mean_row = centroid.nearest()
+    numbers = {**_describe(centroid, mean_row), **_describe_norms(norms)}
+    numbers["centroid_ratio"] = centroid.l2 / numbers["norm_mean"] if norms.any() else math.nan
+    facts: dict[str, Any] = {name: getattr(matrix, name) for name in ("vocab_size", "hidden_size", "dtype", "tied")}
+    named = {"model": matrix.model, "revision": matrix.revision, "matrix": matrix.name, **numbers, **facts}
+    columns = {name: ("model", _column([value])) for name, value in named.items()}
+    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), mean_row[None])})
     return dataset.set_coords(["model", "revision", "matrix"])
 
 
-def _statistics(matrix: Matrix, centroid: NDArray[np.float64], norms: NDArray[np.float64]) -> Mapping[str, Any]:
-    size, length = np.abs(centroid), math.sqrt(math.fsum(centroid**2))
-    mean = float(norms.mean())
+def _describe(centroid: Rationals, mean_row: NDArray[np.float64]) -> dict[str, float]:
     return {
-        "model": matrix.model,
-        "revision": matrix.revision,
-        "matrix": matrix.name,
-        "centroid_l1": math.fsum(size),
-        "centroid_l2": length,
-        "centroid_linf": size.max(),
-        "centroid_mean": math.fsum(centroid) / centroid.size,
-        "centroid_std": _sample_std(centroid),
-        "centroid_min": centroid.min(),
-        "centroid_max": centroid.max(),
-        "norm_mean": mean,
-        "norm_median": np.median(norms),
-        "norm_std": _sample_std(norms),
-        "norm_min": norms.min(),
-        "norm_max": norms.max(),
-        "centroid_ratio": length / mean if mean else math.nan,
-        "vocab_size": matrix.vocab_size,
-        "hidden_size": matrix.hidden_size,
-        "dtype": matrix.dtype,
-        "tied": matrix.tied,
+        "centroid_l1": centroid.l1,
+        "centroid_l2": centroid.l2,
+        "centroid_linf": centroid.linf,
+        "centroid_mean": centroid.mean,
+        "centroid_std": centroid.sample_std,
+        "centroid_min": mean_row.min(),
+        "centroid_max": mean_row.max(),
     }
 
 
-def _sample_std(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) if values.size > 1 else math.nan
+def _describe_norms(norms: NDArray[np.float64]) -> dict[str, float]:
+    exactly = Rationals.of(norms)
+    return {
+        "norm_mean": exactly.mean,
+        "norm_median": np.median(norms),
+        "norm_std": exactly.sample_std,
+        "norm_min": norms.min(),
+        "norm_max": norms.max(),
+    }
 
 
 def _column(values: list[Any]) -> NDArray[Any]:

@@ -22,6 +22,15 @@ slow_examples = settings(
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
 
 
+def root(square: Fraction) -> float:
+    """The float64 nearest to a square root: of a Fraction within 2^-400 of it, relative."""
+    if square == 0:
+        return 0.0
+    size = square.numerator.bit_length() - square.denominator.bit_length()
+    scale = Fraction(2) ** (2 * (400 - size // 2))
+    return float(isqrt(int(square * scale)) / Fraction(2) ** (400 - size // 2))
+
+
 def integers(values: np.ndarray) -> np.ndarray:
     """Float64 values as Python integers, in units of 2^-1074."""
 

@@ -223,7 +223,7 @@ def test_results_are_saved_and_open_with_xarray(run):
 
 
 def test_survey_numbers(run):
-    code, out, err = run("survey", A, "--device", "cpu", "--json")
+    code, out, err = run("survey", A, "--json")
     found = json.loads(out)
     values = rows().astype(np.float64)
     assert code == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from safetensors.torch import save_file
 
 from embgeom_dask import clusters
 from embgeom_dask.clusters import outliers, triangle
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import InputError
 from embgeom_dask.testing import make_store
+from tests.reference import root
 
 VOCAB, WIDTH = 400, 48
 IDS = np.array([7, 8, 9, 60, 61, 120, 200, 201, 202, 310, 350, 399])
@@ -209,8 +211,72 @@ def test_the_two_ways_agree_on_any_triangle(points: np.ndarray, size: float, off
         np.testing.assert_allclose(found["angle_dot_product"], expected, atol=2e-6)
 
 
-def test_a_disagreement_is_an_error() -> None:
-    """Squares of 1e-159 keep only a few bits in float64."""
-    points = 1e-159 * np.array([[1.0, 3.3], [5.1, -2.7], [-2.2, 0.6]])
-    with pytest.raises(EmbgeomError, match=r"by the law of cosines and .* by dot product"):
-        triangle(*points)
+def test_small_triangles_are_as_exact_as_large_ones() -> None:
+    """Squares of 1e-159 are no float64 numbers."""
+    points = np.array([[1.0, 3.3], [5.1, -2.7], [-2.2, 0.6]])
+    large, small = triangle(*points), triangle(*(2.0**-528 * points))
+    np.testing.assert_array_equal(small["segment_length"], 2.0**-528 * large["segment_length"])
+    for name in ("angle_law_of_cosines", "angle_dot_product"):
+        np.testing.assert_array_equal(small[name], large[name])
+
+
+def exact(rows: np.ndarray, centroid: list[Fraction] | None = None) -> dict[str, Any]:
+    """Centroid, norms and distances from the true centroid: the float64 numbers nearest to the true ones."""
+    values = [[Fraction(value) for value in row] for row in rows.astype(np.float64).tolist()]
+    centroid = centroid or [sum(column) / len(values) for column in zip(*values, strict=True)]
+    squares = [sum((a - b) ** 2 for a, b in zip(row, centroid, strict=True)) for row in values]
+    norms, distances = [root(sum(a * a for a in row)) for row in values], [root(square) for square in squares]
+    return {
+        "centroid": [float(value) for value in centroid],
+        "centroid_norm": root(sum(value * value for value in centroid)),
+        "squares": squares,
+        "norms": norms,
+        "distances": distances,
+        "norm_mean": float(sum(map(Fraction, norms)) / len(norms)),
+        "centroid_distance_mean": float(sum(map(Fraction, distances)) / len(distances)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["cancelling", "ulps apart", "all sizes", "wide"])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float64])
+def test_lengths_are_the_nearest_to_the_true_ones(kind: str, dtype: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    values = random.normal(size=(9, 3000 if kind == "wide" else 20))
+    if kind == "cancelling":
+        values[:4] *= 1e25
+        values[4:8] = -values[:4]
+    elif kind == "ulps apart":
+        values = 0.37 + random.integers(-2, 3, size=values.shape) * float(ml_dtypes.finfo(dtype).eps)
+    elif kind == "all sizes":
+        most = 399 if dtype is np.float64 else 126
+        values = np.sign(values) * 2.0 ** random.uniform(-most, most, size=values.shape)
+    rows = values.astype(dtype)
+    found, expected = outliers(make_store(tmp_path / "m.zarr", rows), None), exact(rows)
+    at = found["farthest_token_id"].values
+    for name in ("centroid", "centroid_norm", "norm_mean", "centroid_distance_mean"):
+        np.testing.assert_array_equal(found[name].values, expected[name], err_msg=name)
+    for name, each in (("norm", "norms"), ("centroid_distance", "distances")):
+        assert found[name].values.tolist() == [expected[each][i] for i in at]
+        assert (found[f"{name}_min"].item(), found[f"{name}_max"].item()) == (min(expected[each]), max(expected[each]))
+        assert found[f"{name}_median"].item() == sorted(expected[each])[4]
+    side = root(sum((Fraction(a) - Fraction(b)) ** 2 for a, b in rows[at].astype(np.float64).T.tolist()))
+    assert found["segment_length"].values.tolist() == [side, *found["centroid_distance"].values[::-1]]
+    first, second = (expected["squares"][i] for i in at)
+    assert found["outlier_token_id"].item() == at[int(second > first)]
+
+
+def test_two_tokens_are_equally_far_from_their_mean(tmp_path: Path) -> None:
+    """As float64 sums about a rounded mean, one in thirty differs by a unit in the last place: A is named."""
+    rows = np.random.default_rng(6).normal(size=(24, 33))
+    store = make_store(tmp_path / "m.zarr", rows)
+    for first in range(0, 24, 2):
+        found = outliers(store, [first, first + 1])
+        assert found["outlier_token_id"].item() == first
+        assert len(set(found["centroid_distance"].values.tolist())) == 1
+
+
+def test_a_centroid_beyond_the_range_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ids.safetensors"
+    save_file({"cluster_token_ids": torch.arange(3), "centroid": torch.tensor([1e200], dtype=torch.float64)}, path)
+    with pytest.raises(InputError, match=r"the centroid in .*ids.safetensors holds values under 2\^-400"):
+        outliers(make_store(tmp_path / "m.zarr", np.eye(3, 1)), path)

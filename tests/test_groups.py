@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections import defaultdict
@@ -94,6 +95,32 @@ def test_any_rows_group_by_their_bits(dtype: str, values: list[list[float]]) -> 
     assert [ids[0] for ids in members] == found.token_id.tolist() == sorted(found.token_id.tolist())
     assert sorted(token for ids in members for token in ids) == list(range(len(stored)))
     assert sorted((ids for ids in members if len(ids) > 1), key=lambda ids: (-len(ids), ids[0])) == brute_force(stored)
+
+
+def test_nobody_can_make_rows_alike(tmp_path: Path) -> None:
+    """These two rows of bfloat16 were made for a multilinear hash with known keys, which gave them one name."""
+    first = """16319 16373 16151 16312 16202 16266 16363 16198 16313 16168 16210 16375
+        16235 16259 16202 16157 16236 16286 16244 16326 16220 16284 16325 16361"""
+    change = "10 -39 -2 -12 48 -4 56 -36 22 -42 -14 -5 -16 31 -23 8 31 25 4 -18 -5 -22 -12 8"
+    bits = np.array(first.split(), np.int64) + np.outer([0, 1, 0], np.array(change.split(), np.int64))
+    values = bits.astype(np.uint16).view(ml_dtypes.bfloat16)
+    path, other = make_store(tmp_path / "m.zarr", values[:2]), make_store(tmp_path / "n.zarr", values[1:])
+    assert duplicates(path)["group_count"].item() == 0
+    assert groups_of(duplicates(make_store(tmp_path / "o.zarr", values))) == [[0, 2]]
+    assert eg.scan(path, nearest=1)["nearest_distance"].item() > 0
+    distinct = eg.scan(path, against=other, nearest=1, distinct=True)
+    assert distinct["nearest_token_id"].values.tolist() == [[0, 0]]
+    assert distinct["nearest_distance"].item() > 0
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_a_digest_is_of_all_bits(dtype: str) -> None:
+    stored = np.asfortranarray(planted(DTYPES[dtype], 50, 1500))
+    stored[0, :5] = -0.0, np.nan, np.inf, 0.0, -1.0
+    bits = [row.tobytes() for row in np.where(stored == 0, np.abs(stored), stored)]
+    assert [name.tobytes() for name in rows.digest(stored)] == [
+        hashlib.blake2b(row, digest_size=16).digest() for row in bits
+    ]
 
 
 def test_rows_with_nan_and_infinity_are_rows_like_others(tmp_path: Path) -> None:

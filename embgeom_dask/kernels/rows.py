@@ -1,4 +1,4 @@
-"""Numba passes over stored rows: norms about a centre, without a float64 copy, hashes, and 8-bit integers."""
+"""Numba passes over stored rows, without a float64 copy: what they may hold, norms about a centre, 8-bit integers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.kernels.widen import as_float, as_numba, value
 
 Array = NDArray[Any]
+
+NOT_FINITE, FAR = 1, 2
+"""A row holds NaN or infinity; it holds a value other than 0 that is not from SMALLEST to LARGEST."""
+
+SMALLEST, LARGEST = 2.0**-400, 2.0**400
+"""Squares of values in this range, and the errors of their squares, are float64 numbers."""
 
 _NARROW = 8
 """The transform of a row adds and subtracts runs of at least so many values: vectors."""
@@ -166,19 +172,21 @@ def _peaks(rows: Array, centre: Array, signs: Array, share: float) -> Array:  # 
     return out
 
 
-@numba.njit(nogil=True, cache=True)
-def multilinear(words: Array, keys: Array, zero: int) -> Array:  # pragma: no cover (compiled)
-    """The upper halves of sum keys[h, k] words[i, k] modulo 2^64: (n, h) uint32, of words (n, d) uint16 or uint32.
+def unfit(stored: Array) -> Array:
+    """What keeps a row (n, d), of any float dtype, from being computed with: (n,) uint8, NOT_FINITE, FAR or 0."""
+    rows = as_numba(stored)
+    return np.concatenate(share_out(lambda start, stop: _unfit(rows[start:stop]), len(rows)))
 
-    A word equal to `zero` counts as 0.
-    """
-    negative = np.uint64(zero)
-    out = np.empty((words.shape[0], keys.shape[0]), np.uint32)
-    for i in range(words.shape[0]):
-        for h in range(keys.shape[0]):
-            total = np.uint64(0)
-            for k in range(words.shape[1]):
-                word = np.uint64(words[i, k])
-                total += keys[h, k] * (word if word != negative else np.uint64(0))
-            out[i, h] = total >> np.uint64(32)
+
+@numba.njit(nogil=True, cache=True)
+def _unfit(rows: Array) -> Array:  # pragma: no cover (compiled)
+    out = np.zeros(rows.shape[0], np.uint8)
+    for i in range(rows.shape[0]):
+        endless, far = 0, 0
+        for k in range(rows.shape[1]):
+            size = abs(np.float64(value(rows[i, k])))
+            endless += not size < np.inf
+            far += not (SMALLEST <= size <= LARGEST or size == 0.0)
+        if far:
+            out[i] = NOT_FINITE if endless else FAR
     return out

@@ -1,0 +1,89 @@
+"""Sums of columns without error, in any order: integers that hold every bit of values within 2^+-400."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.threads import share_out
+from embgeom_dask.kernels.widen import as_numba, value
+
+Array = NDArray[Any]
+
+_FIRST, _LIMBS = 19, 28
+"""A float64 is m 2^(e - 1075), m of 53 bits, e of 11 bits. In units of 2^-1074 its bits begin at bit e - 1 and reach
+into three limbs of 32 bits. Values from 2^-400 to 2^400 reach into the limbs 19 to 46."""
+
+_STRIP = 512
+"""Columns summed together: their sums stay in a core's cache."""
+
+
+class ColumnSums(NamedTuple):
+    """The exact sum of column k of some rows is that of limbs[k, l] 2^(32 (first + l) - 1074): limbs (d, l) int64.
+
+    A value adds less than 2^32 to a limb: limbs of up to 2^31 rows can be added.
+    """
+
+    limbs: Array
+    first: int = _FIRST
+
+    @classmethod
+    def none(cls, width: int) -> ColumnSums:
+        """The sums of no rows."""
+        return cls(np.zeros((width, _LIMBS), np.int64))
+
+    def add(self, other: ColumnSums) -> None:
+        """Add the sums of other rows, of which no limb lies outside these."""
+        start = other.first - self.first
+        self.limbs[:, start : start + other.limbs.shape[1]] += other.limbs
+
+    def mean(self, count: int) -> Rationals:
+        """The mean of `count` rows that these are the sums of."""
+        return Rationals(list(map(_whole, self.limbs.tolist())), count, 32 * self.first - 1074)
+
+
+def column_sums(stored: Array, keep: Array) -> ColumnSums:
+    """Add up those rows (n, d), of any float dtype, that `keep` (n,) bool names; their values are 0 or within 2^+-400.
+
+    Limbs that are 0 in all columns are left out.
+    """
+    rows = as_numba(stored)
+    limbs = np.concatenate(share_out(lambda start, stop: _add_up(rows, keep, start, stop), rows.shape[1]))
+    used = np.flatnonzero(limbs.any(axis=0))
+    if not used.size:
+        return ColumnSums(limbs[:, :0])
+    return ColumnSums(limbs[:, used[0] : used[-1] + 1].copy(), _FIRST + int(used[0]))
+
+
+def _whole(limbs: list[int]) -> int:
+    return sum(limb << (32 * place) for place, limb in enumerate(limbs))
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_up(rows: Array, keep: Array, start: int, stop: int) -> Array:  # pragma: no cover (compiled)
+    limbs, numbers = np.zeros((stop - start, _LIMBS), np.int64), np.empty(_STRIP)
+    bits = numbers.view(np.int64)
+    for first in range(start, stop, _STRIP):
+        size, here = min(_STRIP, stop - first), limbs[first - start :]
+        for i in range(rows.shape[0]):
+            if not keep[i]:
+                continue
+            for k in range(size):
+                numbers[k] = value(rows[i, first + k])
+            for k in range(size):
+                exponent, whole = (bits[k] >> 52) & 0x7FF, bits[k] & 0xFFFFFFFFFFFFF
+                whole |= np.int64(exponent != 0) << 52  # a zero has no bit
+                bit = np.uint64(max(exponent - 1 - 32 * _FIRST, 0))
+                place, shift = bit >> np.uint64(5), np.int64(bit & np.uint64(31))
+                above = whole >> (32 - shift)
+                low, middle, high = (whole << shift) & 0xFFFFFFFF, above & 0xFFFFFFFF, above >> 32
+                if bits[k] < 0:
+                    low, middle, high = -low, -middle, -high
+                here[k, place] += low
+                here[k, place + np.uint64(1)] += middle
+                here[k, place + np.uint64(2)] += high
+    return limbs

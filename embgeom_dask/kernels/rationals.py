@@ -1,0 +1,104 @@
+"""Numbers without error, as integers over one denominator, and the float64 nearest to what is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import isqrt, ldexp, nan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_ROOT_BITS = 64
+"""Of a square root so many bits are found, and whether more would follow: float64 keeps 53."""
+
+
+@dataclass(frozen=True)
+class Rationals:
+    """The numbers `numerators[k]` 2^`exponent` / `denominator`: the components of a vector, or a sample."""
+
+    numerators: list[int]
+    denominator: int
+    exponent: int
+
+    @classmethod
+    def of(cls, values: Array) -> Rationals:
+        """Finite float64 values (n,), as they are."""
+        fraction, exponent = np.frexp(values)
+        whole = np.ldexp(fraction, 53).astype(np.int64)
+        least = int(exponent.min(initial=0, where=whole != 0))
+        shift = np.where(whole != 0, exponent - least, 0)
+        numerators = [number << by for number, by in zip(whole.tolist(), shift.tolist(), strict=True)]
+        return cls(numerators, 1, least - 53)
+
+    def nearest(self) -> Array:
+        """The nearest float64 numbers (n,)."""
+        return np.array([nearest(number, self.denominator, self.exponent) for number in self.numerators])
+
+    @cached_property
+    def l1(self) -> float:
+        """The L1 norm."""
+        return nearest(sum(map(abs, self.numerators)), self.denominator, self.exponent)
+
+    @cached_property
+    def l2(self) -> float:
+        """The L2 norm."""
+        return nearest_root(self._squares, self.denominator**2, 2 * self.exponent)
+
+    @cached_property
+    def linf(self) -> float:
+        """The L-infinity norm."""
+        return nearest(max(map(abs, self.numerators)), self.denominator, self.exponent)
+
+    @cached_property
+    def mean(self) -> float:
+        """The mean."""
+        return nearest(sum(self.numerators), len(self.numerators) * self.denominator, self.exponent)
+
+    @cached_property
+    def sample_std(self) -> float:
+        """The sample's standard deviation, NaN for one number."""
+        count = len(self.numerators)
+        if count == 1:
+            return nan
+        squares = count * self._squares - sum(self.numerators) ** 2
+        return nearest_root(squares, count * (count - 1) * self.denominator**2, 2 * self.exponent)
+
+    def minus(self, other: Rationals) -> Rationals:
+        """The difference from a vector of as many components."""
+        exponent = min(self.exponent, other.exponent)
+        mine, theirs = (
+            shared << (each.exponent - exponent)
+            for each, shared in ((self, other.denominator), (other, self.denominator))
+        )
+        numerators = [mine * a - theirs * b for a, b in zip(self.numerators, other.numerators, strict=True)]
+        return Rationals(numerators, self.denominator * other.denominator, exponent)
+
+    def dot(self, other: Rationals) -> Fraction:
+        """The scalar product with a vector of as many components."""
+        products = sum(a * b for a, b in zip(self.numerators, other.numerators, strict=True))
+        scale = Fraction(2) ** (self.exponent + other.exponent)
+        return scale * Fraction(products, self.denominator * other.denominator)
+
+    @cached_property
+    def _squares(self) -> int:
+        return sum(number * number for number in self.numerators)
+
+
+def nearest(numerator: int, denominator: int, exponent: int = 0) -> float:
+    """The float64 nearest to `numerator` 2^`exponent` / `denominator`: Python divides integers with one rounding."""
+    return (numerator << max(exponent, 0)) / (denominator << max(-exponent, 0))
+
+
+def nearest_root(numerator: int, denominator: int, exponent: int = 0) -> float:
+    """The float64 nearest to the square root of `numerator` 2^`exponent` / `denominator`, none of them negative."""
+    shift = 2 * _ROOT_BITS - numerator.bit_length() + denominator.bit_length()
+    shift += (shift - exponent) % 2
+    square, rest = divmod(numerator << max(shift, 0), denominator << max(-shift, 0))
+    root = isqrt(square)
+    more = rest != 0 or root * root != square
+    return ldexp(float(2 * root + more), (exponent - shift) // 2 - 1)

@@ -1,0 +1,120 @@
+"""L2 norms of rows, and distances from a point: the nearest float64 numbers, whatever the order of summation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from embgeom_dask.double_double import UNIT, two_product, two_sum
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.threads import share_out
+from embgeom_dask.kernels.widen import as_float, as_numba, value
+
+Array = NDArray[Any]
+
+_LANES = 32
+"""Sums kept side by side, which the processor adds to at once."""
+
+_SLACK = 4.0
+"""Times the square of (the additions of a sum) u: more than a sum in double-double loses, relative to itself."""
+
+
+def nearest_norms(stored: Array) -> Array:
+    """The float64 nearest to the L2 norm of each row (n, d), of any float dtype; its values are 0 or within 2^+-400."""
+    rows = as_numba(stored)
+    found = share_out(lambda start, stop: _norms(rows[start:stop], None, None), len(rows))
+    roots, decided = _roots(found, rows.shape[1], 0.0, 0.0)
+    for i in np.flatnonzero(~decided).tolist():
+        roots[i] = Rationals.of(as_float(rows[i])).l2
+    return roots
+
+
+def nearest_distances(stored: Array, point: Rationals) -> Array:
+    """The float64 nearest to the L2 distance of each row (n, d), of any float dtype, from `point`, of d components.
+
+    All values are 0 or within 2^+-400.
+    """
+    rows, high = as_numba(stored), point.nearest()
+    low = point.minus(Rationals.of(high)).nearest()
+    found = share_out(lambda start, stop: _norms(rows[start:stop], high, low), len(rows))
+    # `low` is off by u |low|, and its subtraction by no more than that and u^2 of the distance
+    off = 4 * UNIT**2 * float(np.linalg.norm(high)) if low.any() else 0.0
+    roots, decided = _roots(found, rows.shape[1], off, 2.0**-1060)
+    for i in np.flatnonzero(~decided).tolist():
+        roots[i] = Rationals.of(as_float(rows[i])).minus(point).l2
+    return roots
+
+
+def _roots(found: list[tuple[Array, Array]], width: int, off: float, least: float) -> tuple[Array, Array]:
+    """The square roots (n,) of sums of `width` squares, and whether they are the nearest float64 numbers.
+
+    Each sum is in double-double, `least` the most that a square loses where it underflows, and what is to be the root
+    of a sum is off by `off` and a little of itself.
+    """
+    high, low = (np.concatenate(part) for part in zip(*found, strict=True))
+    additions = -(-width // _LANES) + 2 * _LANES
+    return _nearest_roots(high, low, _SLACK * (additions * UNIT) ** 2, off, width * least)
+
+
+def _square(number: float) -> tuple[float, float]:
+    """The square of a number and its rounding error; called inside numba."""
+    raise TypeError(f"{number!r} is squared outside numba")
+
+
+@overload(_square)
+def _square_of(number: Any) -> Any:
+    def exact(number: Any) -> Any:
+        return np.float64(number) * np.float64(number), 0.0
+
+    def rounded(number: Any) -> Any:
+        return two_product(number, number)
+
+    return exact if number == numba.float32 else rounded
+
+
+@numba.njit(nogil=True, cache=True)
+def _norms(rows: Array, high: Any, low: Any) -> tuple[Array, Array]:  # pragma: no cover (compiled)
+    """The sum of the squares of each row, less high + low (d,) where these are given, in double-double: (n,) each."""
+    sums, rests = np.empty(rows.shape[0]), np.empty(rows.shape[0])
+    total, rest = np.empty(_LANES), np.empty(_LANES)
+    for i in range(rows.shape[0]):
+        total[:], rest[:] = 0.0, 0.0
+        for start in range(0, rows.shape[1], _LANES):
+            for lane in range(min(_LANES, rows.shape[1] - start)):
+                k = start + lane
+                if high is None:
+                    square, error = _square(value(rows[i, k]))
+                else:
+                    t, e = two_sum(np.float64(value(rows[i, k])), -high[k])
+                    t, e = two_sum(t, e - low[k])
+                    square, error = two_product(t, t)
+                    error += 2.0 * t * e
+                total[lane], lost = two_sum(total[lane], square)
+                rest[lane] += lost + error
+        sums[i], rests[i] = 0.0, 0.0
+        for lane in range(_LANES):
+            sums[i], lost = two_sum(sums[i], total[lane])
+            rests[i] += lost + rest[lane]
+    return sums, rests
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearest_roots(
+    high: Array, low: Array, relative: float, off: float, least: float
+) -> tuple[Array, Array]:  # pragma: no cover (compiled)
+    roots, decided = np.empty(high.size), np.empty(high.size, np.bool_)
+    for i in range(high.size):
+        root = np.sqrt(high[i])
+        if root == 0.0:
+            roots[i], decided[i] = 0.0, low[i] == 0.0 and least == 0.0
+            continue
+        square, error = two_product(root, root)
+        step = ((high[i] - square) - error + low[i]) / (2.0 * root)
+        slack = (relative * high[i] + least) / root + off + 16.0 * UNIT * abs(step) + step * step / root
+        roots[i], rest = two_sum(root, step)
+        decided[i] = roots[i] + (rest - slack) == roots[i] and roots[i] + (rest + slack) == roots[i]
+    return roots, decided
