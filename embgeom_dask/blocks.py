@@ -29,8 +29,9 @@ _CPU = torch.device("cpu")
 class Source:
     """Where the rows of one side of a scan come from, and the form of their points. Small enough to travel.
 
-    With `ranked` the rows of a block come in order of their distance from the centre, farthest first. A process keeps
-    blocks for later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
+    With `ranked` the rows of a block come in order of their distance from the centre, farthest first. Points are of the
+    form `instead` where this process does not multiply those of `form` rightly. It keeps blocks for later use, up to
+    `keep` bytes of them on the host and `keep_on_device` on a device of its own.
     """
 
     matrix: Matrix
@@ -41,6 +42,7 @@ class Source:
     keep: int
     keep_on_device: int
     key: str
+    instead: Form | None = None
 
     def block(self, index: int, device: torch.device) -> Block:
         """Load block `index`, or take it from this process's cache; its points on `device`."""
@@ -59,7 +61,8 @@ class Source:
             radius = self.form.radius(stored)
             order = np.argsort(-radius)
             positions, rows, radius = positions[order], stored[order], radius[order]
-        return Block(positions, stored, *self.form.points(rows), radius, start, self.form)
+        form = self.instead or self.form
+        return Block(positions, stored, *form.points(rows), radius, start, form, self.form.unit / form.unit)
 
     def read(self) -> Rows:
         """The rows as stored, read through this process's blocks."""

@@ -59,7 +59,8 @@ def connect(
             _check_workers(active)
             if device != "auto":
                 active.run(devices.choose, device)
-            yield active
+            with devices.subnormal():
+                yield active
         except (CommClosedError, ClosedClientError, CancelledError) as error:
             raise EmbgeomError(
                 f"lost the dask scheduler at {address}: start one, and run the same command again"

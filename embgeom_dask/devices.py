@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import local
 from time import perf_counter
 from typing import Any
 
@@ -19,10 +21,12 @@ import torch
 from distributed import Worker, get_worker
 
 from embgeom_dask import versions
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import EmbgeomError, InputError
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _INITIAL_THREADS = min(torch.get_num_threads(), dask.system.CPU_COUNT)
+_LEAST_NORMAL, _HALF, _SUBNORMAL = sys.float_info.min, 0.5, 1e-40
+_PART = 1 << 15  # values that torch gives one of its threads at least
 
 
 def available() -> list[torch.device]:
@@ -82,9 +86,9 @@ def compute_threads() -> int:
 def session(device: torch.device) -> Iterator[torch.device]:
     """Compute on `device` inside a task: this thread's share of the cores, full precision in every product.
 
-    Torch's thread count belongs to the calling thread, so this is entered inside each task; it is put back on exit. The
-    precision pins are of the whole process and stay: float32 products are float32 (no TF32), and bfloat16 and float16
-    products are summed in float32.
+    Torch's thread count belongs to the calling thread, so this is entered inside each task; it is put back on exit, as
+    is what the thread did with subnormal numbers (see `subnormal`). The precision pins are of the whole process and
+    stay: float32 products are float32 (no TF32), and bfloat16 and float16 products are summed in float32.
     """
     threads = torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
@@ -92,11 +96,57 @@ def session(device: torch.device) -> Iterator[torch.device]:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.set_num_threads(compute_threads())
+    with subnormal():
+        torch.set_num_threads(compute_threads())
+        try:
+            if not _threads_keep_subnormal():
+                torch.set_num_threads(1)
+            yield device
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def subnormal() -> Iterator[None]:
+    """Let this thread compute with subnormal numbers, whatever a library or `torch.set_flush_denormal` told it before.
+
+    Raises
+    ------
+    EmbgeomError
+        where this machine takes them for 0 all the same.
+    """
+    flushes = _flushes()
+    torch.set_flush_denormal(False)
+    if _flushes():
+        raise EmbgeomError("this process takes subnormal numbers for 0, and torch cannot change that: use another one")
+    if flushes:
+        _thread.checked = False
     try:
-        yield device
+        yield
     finally:
-        torch.set_num_threads(threads)
+        if flushes:
+            torch.set_flush_denormal(True)
+
+
+def _flushes() -> bool:
+    return _LEAST_NORMAL * _HALF == 0.0
+
+
+class _Thread(local):
+    """What is known of the threads that torch shares this thread's work with: they do as it did when they began."""
+
+    checked = False
+    keep_subnormal = True
+
+
+_thread = _Thread()
+
+
+def _threads_keep_subnormal() -> bool:
+    if not _thread.checked:
+        values = torch.full((_PART * torch.get_num_threads(),), _SUBNORMAL).double()
+        _thread.checked, _thread.keep_subnormal = True, bool((values > 0).all())
+    return _thread.keep_subnormal
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -173,7 +223,7 @@ def _describe(device: torch.device) -> dict[str, Any]:
 def fastest(name: str = "auto") -> list[str]:
     """What products on the device called `name` can be made of, fastest first; on a cpu as measured, once a process.
 
-    8-bit integers are among them where torch multiplies them without error, which it says of no device.
+    `products` says whether they are right.
     """
     return list(_fastest(choose(name)))
 
@@ -183,25 +233,18 @@ def _fastest(device: torch.device) -> list[str]:
     if device.type != "cpu":
         return ["bfloat16", "float32"] if device.type == "cuda" else ["float32"]
     values = torch.arange(512 * 1024).view(512, 1024) * 40503 % 255 - 127
-    points = {name: values.to(getattr(torch, name)) for name in ("bfloat16", "float32")}
+    points = {name: values.to(getattr(torch, name)) for name in ("int8", "bfloat16", "float32")}
     with session(device):
-        if _multiplies_int8(values):
-            points["int8"] = values.to(torch.int8)
         rounds = [[_seconds(point) for point in points.values()] for _ in range(12)]
     least = dict(zip(points, map(min, zip(*rounds, strict=True)), strict=True))
     return sorted(least, key=lambda name: least[name])
 
 
-def _multiplies_int8(values: torch.Tensor) -> bool:
-    points = values.to(torch.int8)
-    try:
-        return bool((torch._int_mm(points, points.T) == values.double() @ values.double().T).all())
-    except RuntimeError:
-        return False
-
-
 def _seconds(points: torch.Tensor) -> float:
     multiply = torch._int_mm if points.dtype == torch.int8 else torch.mm
     start = perf_counter()
-    multiply(points, points.T)
+    try:
+        multiply(points, points.T)
+    except RuntimeError:  # not made here
+        return math.inf
     return perf_counter() - start

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
-from embgeom_dask import devices, halving, memory, progress, stores, tiles
+from embgeom_dask import devices, halving, memory, products, progress, stores, tiles
 from embgeom_dask.blocks import Block, loaded
 from embgeom_dask.errors import EmbgeomError, Halt
 from embgeom_dask.exact import Exact
+from embgeom_dask.forms import Form
 from embgeom_dask.found import Found, State, Work
 from embgeom_dask.grid import Panel
 from embgeom_dask.journal import Pass
@@ -47,8 +48,10 @@ def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any], journal: Pass | N
 
 
 def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
-    with devices.session(_device(plan)) as device:
-        return halving.compute(plan, panel, device, partial(_compute_on, hints=hints, device=device))
+    form, device = _points(plan)
+    with devices.session(device):
+        work = partial(_compute_on, hints=hints, device=device)
+        return halving.compute(plan.with_points(form), panel, device, work)
 
 
 def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> Found:
@@ -63,7 +66,8 @@ def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], devi
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
     states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
-    return Found(states, {str(device)}, exact.counts)
+    form = plan.sides[0].instead or plan.sides[0].form
+    return Found(states, {str(device)}, exact.counts, {f"{device.type} {form.element}"})
 
 
 def _check_unchanged(plan: Plan) -> None:
@@ -96,10 +100,22 @@ def _reach(states: dict[str, State], exact: Exact) -> float:
     return -float(states["farthest"]["limit"]) * exact.unit
 
 
-def _device(plan: Plan) -> torch.device:
-    """This worker's device; its cpu where the plan needs float64 and the device has none."""
-    device = devices.choose(plan.device)
-    return torch.device("cpu") if plan.sides[0].form.element == "float64" and device.type == "mps" else device
+def _points(plan: Plan) -> tuple[Form, torch.device]:
+    """What points are in this process, and where they are multiplied: as planned, if that is done rightly here.
+
+    It is this worker's device, or its cpu where products are float64 and the device has none.
+
+    Raises
+    ------
+    Halt
+        where none of the plan's forms is multiplied rightly.
+    """
+    chosen = devices.choose(plan.device)
+    for form in (plan.sides[0].form, *plan.forms_instead):
+        device = torch.device("cpu") if form.element == "float64" and chosen.type == "mps" else chosen
+        if all(products.are_right(form.metric, element, device) for element in form.elements):
+            return form, device
+    raise Halt(f"products of {form.element} are wrong on {device}: compute elsewhere, or with another --device")
 
 
 def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = None) -> Found:
@@ -118,13 +134,14 @@ def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = Non
     """
     exact = plan.exact()
     merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
-    total = Found(merged, set(), exact.counts)
+    total = Found(merged, set(), exact.counts, set())
     run = _Run(client, plan, watch, journal)
     for panels in (plan.grid.first, plan.grid.rest):
         run.renew(merged, exact)
         collected, size = [merged], 0
         for found in run.found(panels):
             total.devices |= found.devices
+            total.products |= found.products
             total.counts.update(found.counts)
             collected.append(found.states)
             size += _size(found.states)

@@ -35,6 +35,15 @@ class Form:
     unrounded: Form | None = None
 
     @property
+    def elements(self) -> set[str]:
+        """What products are made of: of some points as stored again in float64."""
+        return (
+            {self.element}
+            | ({"float64"} if self.element == "bfloat16" else set())
+            | (self.unrounded.elements if self.unrounded else set())
+        )
+
+    @property
     def unit(self) -> float:
         """The value of two points over the value of their rows."""
         return self._metric.unit(self.scale)

@@ -34,12 +34,13 @@ class Work:
 
 @dataclass
 class Found:
-    """What one panel, or all of them, found: the state of each reduction, the devices used, and how many pairs each
-    level of exactness decided; of one panel, its work."""
+    """What one panel, or all of them, found: the state of each reduction, the devices used, how many pairs each
+    level of exactness decided, and what products filtered pairs, like "cpu int8"; of one panel, its work."""
 
     states: dict[str, State]
     devices: set[str]
     counts: Counter[str]
+    products: set[str]
     work: Work | None = None
 
     def to_bytes(self) -> bytes:
@@ -47,6 +48,7 @@ class Found:
         about = {
             "devices": sorted(self.devices),
             "counts": self.counts,
+            "products": sorted(self.products),
             "work": asdict(self.work) if self.work else None,
             "states": {name: list(state) for name, state in self.states.items()},
         }
@@ -72,4 +74,4 @@ class Found:
             for reduction, names in about["states"].items()
         }
         work = Work(**about["work"]) if about["work"] else None
-        return cls(states, set(about["devices"]), Counter(about["counts"]), work)
+        return cls(states, set(about["devices"]), Counter(about["counts"]), set(about["products"]), work)

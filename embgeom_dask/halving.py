@@ -27,7 +27,8 @@ def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan
     """Do `work` on a panel; where memory runs out, start over with tiles half the size, for this panel and all later.
 
     `work` is given a plan and the panels of it that make up `panel`. It starts from nothing each time, and no result
-    depends on the tiles. The blocks that the process keeps are dropped first.
+    depends on the tiles. The blocks that the process keeps are dropped first. Points that take more memory than was
+    planned begin with tiles that are smaller by as much.
 
     Raises
     ------
@@ -35,8 +36,9 @@ def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan
         where memory runs out with tiles of 32 rows, or of an odd number.
     """
     key = plan.sides[0].key
+    at_first = _times(plan)
     while True:
-        times = _halved[key]
+        times = max(_halved[key], at_first)
         smaller = plan.with_tile(plan.sides[0].tile >> times)
         try:
             return work(smaller, smaller.grid.part(panel, 1 << times))
@@ -52,3 +54,15 @@ def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan
         _halved[key] = max(_halved[key], times + 1)
         forget()
         devices.release(device)
+
+
+def _times(plan: Plan) -> int:
+    """How often tiles are halved so that points of another element than was planned take no more memory."""
+    side, times = plan.sides[0], 0
+    if side.instead is None:
+        return 0
+    sizes = (getattr(torch, form.element).itemsize for form in (side.form, side.instead))
+    planned, taken = sizes
+    while planned << times < taken and not (side.tile >> times) % 2 and side.tile >> times > LEAST:
+        times += 1
+    return times

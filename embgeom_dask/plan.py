@@ -10,7 +10,7 @@ from uuid import uuid4
 import numpy as np
 from distributed import Client
 
-from embgeom_dask import devices, memory
+from embgeom_dask import devices, memory, products
 from embgeom_dask.blocks import Source
 from embgeom_dask.errors import InputError
 from embgeom_dask.exact import Exact
@@ -22,7 +22,7 @@ from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
 from embgeom_dask.reductions import Cuts, Edges, Extreme, Histogram, Neighbors, Reduction, Within
 from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.reductions.order_statistics import NBYTES
-from embgeom_dask.rounding import choose_form
+from embgeom_dask.rounding import choose_form, forms_instead
 from embgeom_dask.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, twins
 from embgeom_dask.settings import Settings
 from embgeom_dask.stores import Matrix
@@ -43,12 +43,13 @@ _ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker needs for any panel."""
+    """All that a worker needs for any panel; `forms_instead` are for one that does not multiply its points rightly."""
 
     sides: tuple[Source, Source]
     reductions: dict[str, Reduction]
     device: str
     memory: Memory
+    forms_instead: tuple[Form, ...] = ()
 
     def __str__(self) -> str:
         """One line: rows, metric, tiles, products, and memory projected and allowed."""
@@ -92,20 +93,26 @@ class Plan:
         tile = self.sides[0].tile
         return Grid(first, second, tile, RUN if tile <= max(TILES) else LONG_RUN, self.symmetric)
 
-    @property
-    def certificate(self) -> dict[str, Any]:
-        """What products are made of, and the bound of their error that filters pairs, relative to |x| |y|, on a CPU.
+    def certificate(self, products: set[str]) -> dict[str, Any]:
+        """What `products`, like "cpu int8", were made of, and the bound of their error that filtered pairs, relative
+        to |x| |y|: the largest of the devices used.
 
         8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
         Where these do not filter, as at the start, or leave pairs undecided by the thousand, `unrounded_products` do.
         """
         form, width = self.sides[0].form, self.sides[0].matrix.hidden_size
-        said = {"products": form.element, "product_error": _product_error(form.element, width)}
-        if form.element == "int8":
+        products = products or {f"cpu {form.element}"}
+        used = [(kind, element) for kind, _, element in (each.partition(" ") for each in sorted(products))]
+        elements = sorted({element for _, element in used}, key=lambda element: (element != form.element, element))
+        error = max((_product_error(kind, element, width) for kind, element in used))
+        said = {"products": ", ".join(elements), "product_error": error}
+        rounded = [kind for kind, element in used if element == "int8"]
+        if rounded:
             said["quantisation_step"] = 1 / form.scale
-        if form.unrounded is not None:
+        if rounded and form.unrounded is not None:
             plain = form.unrounded.element
-            said |= {"unrounded_products": plain, "unrounded_product_error": _product_error(plain, width)}
+            error = max(_product_error(kind, plain, width) for kind in rounded)
+            said |= {"unrounded_products": plain, "unrounded_product_error": error}
         return said
 
     def with_tile(self, tile: int) -> Plan:
@@ -113,6 +120,13 @@ class Plan:
         if tile == self.sides[0].tile:
             return self
         first, second = (replace(side, tile=tile, key=f"{side.key} {tile}") for side in self.sides)
+        return replace(self, sides=(first, second))
+
+    def with_points(self, form: Form) -> Plan:
+        """The same scan with points of another of its forms."""
+        if form is self.sides[0].form:
+            return self
+        first, second = (replace(side, instead=form, key=f"{side.key} {form.element}") for side in self.sides)
         return replace(self, sides=(first, second))
 
     def exact(self) -> Exact:
@@ -163,7 +177,7 @@ def make_plan(
     largest = np.sort(np.concatenate(radii))[-2:].tolist()
     twin = _twins(sides, facts, rows) if settings.distinct else None
     reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
-    fastest = client.submit(devices.fastest, device, pure=False).result()
+    fastest = client.submit(products.fastest, metric.name, device, pure=False).result()
     samples = [some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:] if settings.neighbors)]
     form = choose_form(settings, dtypes, centre, radii, samples, fastest, element)
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
@@ -178,11 +192,12 @@ def make_plan(
         Source(matrix, distinct, form, tile, ranked, *keep, uuid4().hex)
         for matrix, distinct in zip(matrices, rows, strict=True)
     ]
-    return Plan((sources[0], sources[-1]), reductions, device, needed)
+    return Plan((sources[0], sources[-1]), reductions, device, needed, forms_instead(form, dtypes, radii))
 
 
-def _product_error(element: str, width: int) -> float:
-    precision = Precision(element, cpu=True)
+def _product_error(kind: str, element: str, width: int) -> float:
+    """The bound of what a device of that kind makes of an element: cuda adds up bfloat16 in float32, and keeps that."""
+    precision = Precision("float32" if (kind, element) == ("cuda", "bfloat16") else element, kind == "cpu")
     return product_error(0 if element == "int8" else width, precision) + precision.rounding
 
 

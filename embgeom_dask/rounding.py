@@ -78,6 +78,14 @@ def choose_form(
     return rounded
 
 
+def forms_instead(form: Form, dtypes: set[str], radii: list[Array]) -> tuple[Form, ...]:
+    """What points are, in this order, where a process does not multiply those of `form` rightly."""
+    elements = {"float64": (), "float32": ("float64",)}.get(form.element, ("float32", "float64"))
+    scale = _into_unit_ball(float(np.concatenate(radii).max()))
+    few = {"float64"} if "float64" in dtypes else {"float32", "float64"}
+    return tuple(Form(form.metric, element, form.centre, scale) for element in elements if element in few)
+
+
 def _can_round(settings: Settings, width: int) -> bool:
     """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
     wanted = settings.kept <= {"farthest", "neighbors"}

@@ -199,7 +199,9 @@ def _made(
             if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
                 cluster.run(forget)
     attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
-    attrs["certificate"] = json.dumps(plan.certificate | {f"{level}_pairs": n for level, n in found.counts.items()})
+    attrs["certificate"] = json.dumps(
+        plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}
+    )
     dataset = xr.Dataset(variables, attrs=attrs)
     if "token_id" in dataset.dims:
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
@@ -253,6 +255,7 @@ def _finalize(plan: Plan, found: Found, settings: Settings, passes: Passes) -> d
         more = passes.run(changed, "quantiles")
         found.devices |= more.devices
         found.counts.update(more.counts)
+        found.products |= more.products
         return more
 
     exact = plan.exact()

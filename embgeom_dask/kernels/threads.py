@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ import torch
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="embgeom")
+    keep_subnormal = partial(torch.set_flush_denormal, False)
+    return ThreadPoolExecutor(os.cpu_count() or 1, "embgeom", initializer=keep_subnormal)
 
 
 def share_out(work: Callable[[int, int], Any], size: int, least: int = 64) -> list[Any]:
