@@ -17,8 +17,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from embgeom_dask import checkpoints, duplicates, scan, stores
 from embgeom_dask.checkpoints import labels
+from embgeom_dask.checkpoints.files import LocalFolder
+from embgeom_dask.checkpoints.numbering import row_tokens
+from embgeom_dask.checkpoints.safetensors import list_folder
 from embgeom_dask.errors import EmbgeomWarning
-from embgeom_dask.testing import make_checkpoint
+from embgeom_dask.testing import ArrayRows, make_checkpoint
 from tests.test_checkpoints import LLAMA, random
 
 TEXT = "The king A said: naïve café, “déjà vu” — 漢字 and кот! It's 1,234.5 (don't) <b>\n\tA B  C\n" * 3
@@ -317,7 +320,7 @@ def make_twins(folder: Path, source: Path) -> str:
 @pytest.mark.parametrize(
     ("vectors", "said"),
     [
-        ({}, "has 8 of 40 tokens and no d2t says which"),
+        ({}, "has 8 of 40 tokens, nothing says which"),
         ({"d2t": np.arange(8) * 6}, "d2t does not say"),  # past the last token of the mask
         ({"d2t": -np.arange(8)}, "d2t does not say"),  # every row is token 0
         ({"d2t": np.zeros(8, np.int64)}, "d2t does not say"),  # not those of the mask
@@ -347,6 +350,11 @@ def test_rows_of_a_static_vocabulary_have_the_tokens_that_mapping_says(tmp_path:
     found = stores.labels(store)
     assert found.token.values.tolist() == ["w1", "w4", "", "w2", "w0"]
     assert found.has_token.values.tolist() == [True, True, False, True, True]
+    quantised = {"model_type": "model2vec", "vocabulary_quantization": 5}
+    source = make_checkpoint(tmp_path / "n", {"embeddings": random(5, 8)}, quantised)
+    words(source, 6)
+    with pytest.warns(EmbgeomWarning, match="no mapping says which tokens share the 5 rows"):
+        assert not stores.labels(checkpoints.convert(source, tmp_path / "stores")).has_token.values.any()
 
 
 def test_rows_of_trained_tokens_and_of_ranks(tmp_path: Path) -> None:
@@ -368,3 +376,18 @@ def test_tokens_that_a_matrix_has_no_row_for_are_counted(tmp_path: Path) -> None
     with pytest.warns(EmbgeomWarning, match="13 tokens of the tokenizer have no row"):
         store = checkpoints.convert(source, tmp_path / "stores", matrix="input")
     assert stores.labels(store).token.values.tolist() == [f"w{i}" for i in range(20)]
+
+
+def test_a_translator_with_two_vocabularies_is_labelled_on_the_side_that_its_tokenizer_lists(tmp_path: Path) -> None:
+    matrix = np.zeros((9, 2), np.float32)
+    source = LocalFolder(Path(make_checkpoint(tmp_path / "m", {"a": matrix})), "m", "")
+    listing = list_folder(source)
+    for config, apart in [
+        ({"share_encoder_decoder_embeddings": False}, "output_embedding"),
+        ({"src_vocab_size": 9, "tgt_vocab_size": 12}, "input_embedding"),
+        ({"src_vocab_size": 9, "tgt_vocab_size": 9}, ""),
+    ]:
+        for name in ("input_embedding", "output_embedding"):
+            tokens, said = row_tokens(listing, name, ArrayRows(matrix, "a"), config)
+            assert (tokens is None, said is None) == (name != apart, name != apart)
+            assert tokens is None or (tokens == -1).all()

@@ -19,7 +19,7 @@ from embgeom_dask.checkpoints.bare_files import check_ending, list_file
 from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder, cannot_read, check_entries
 from embgeom_dask.checkpoints.hub import HubFolder
-from embgeom_dask.checkpoints.labelling import label
+from embgeom_dask.checkpoints.labelling import Labels, label
 from embgeom_dask.checkpoints.safetensors import Listing, list_folder
 from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
 from embgeom_dask.checkpoints.surroundings import check_name, find_name, find_tokenizer
@@ -107,7 +107,7 @@ def convert(
         attrs={"model": named.model, "revision": named.revision, **facts},
         tied=tied,
         overwrite=overwrite,
-        resume=_resumable(named, tensors) if isinstance(named, HubFolder) else None,
+        resume=_resumable(named, tensors, labels) if isinstance(named, HubFolder) else None,
     )
 
 
@@ -181,9 +181,13 @@ def _list(folder: LocalFolder | HubFolder) -> Listing:
     return list_file(folder.path) if folder.path.is_file() else list_local(folder)
 
 
-def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource]) -> str:
+def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource], labels: Labels) -> str:
     """Name the rows that are to be written: an interrupted conversion of the same rows may be gone on with."""
-    facts = [folder.model, folder.revision, *((name, rows.tensor, rows.shape) for name, rows in tensors.items())]
+    facts = [
+        folder.model,
+        folder.revision,
+        *((name, rows.tensor, rows.shape, name in labels.own) for name, rows in tensors.items()),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 

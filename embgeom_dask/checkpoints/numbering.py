@@ -28,7 +28,8 @@ def row_tokens(
 
     None where row i is token i, as it is unless the checkpoint says otherwise: by a draft head's `d2t` (row i is token
     i + d2t[i]; its `t2d`, where it is there, marks these tokens), the `mapping` of a static vocabulary (token i has row
-    mapping[i]), the indices of an adapter's trained tokens, or sizes that are those of a draft. `name` is that of the
+    mapping[i]), the indices of an adapter's trained tokens, sizes that are those of a part of the vocabulary, or a
+    vocabulary for each side of a translator. `name` is that of the
     matrix in the store, `config` the checkpoint's.
     """
     rows = matrix.shape[0]
@@ -36,11 +37,15 @@ def row_tokens(
         return _none(rows), f"the rows of {matrix.tensor} are no tokens: none has a label"
     if _TRAINED.search(matrix.tensor):
         return _trained(matrix, config)
+    if _of_other_side(name, config):
+        return _none(rows), f"the tokens of the {name} are not those that the tokenizer lists: none has a label"
     draft = _draft(listing, name, rows, config)
     if draft is not None:
         return draft
     if (rows_of_tokens := _vector(listing, _ROWS)) is not None:
         return _shared(rows_of_tokens, rows)
+    if rows == config.get("vocabulary_quantization"):
+        return _none(rows), f"no mapping says which tokens share the {rows} rows: none has a label"
     return None, None
 
 
@@ -51,7 +56,7 @@ def _none(rows: int) -> Tokens:
 def _draft(
     listing: Listing, name: str, rows: int, config: Mapping[str, Any]
 ) -> tuple[Tokens | None, str | None] | None:
-    """Number the rows of a draft model's head; None where the matrix is none."""
+    """Number the rows of a head that has a part of the vocabulary; None where the matrix is none."""
     if name != "output_embedding":
         return None
     offsets, mask = _vector(listing, _OFFSETS), _vector(listing, _MASK)
@@ -67,10 +72,19 @@ def _draft(
         ):
             return _none(rows), "d2t does not say which token each row of the draft head is: none has a label"
         return tokens, None
-    target = config.get("vocab_size")
-    if rows == config.get("draft_vocab_size") and isinstance(target, int) and rows < target:
-        return _none(rows), f"the draft head has {rows} of {target} tokens and no d2t says which: none has a label"
+    text = config.get("text_config")
+    size = (text if isinstance(text, dict) else config).get("vocab_size")
+    part = listing.source.is_dir() or rows == config.get("draft_vocab_size")  # a file may be anyone's selection
+    if part and isinstance(size, int) and rows < size:
+        return _none(rows), f"the output embedding has {rows} of {size} tokens, nothing says which: none has a label"
     return None
+
+
+def _of_other_side(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a matrix belongs to the one of a translator's two vocabularies that its tokenizer does not list."""
+    if name == "output_embedding":
+        return config.get("share_encoder_decoder_embeddings") is False  # Marian lists the source's
+    return config.get("src_vocab_size") != config.get("tgt_vocab_size")  # FSMT lists the target's
 
 
 def _shared(row_of: Tokens, rows: int) -> tuple[Tokens | None, str | None]:
