@@ -373,7 +373,7 @@ def check_writable(path: Place, *, overwrite: bool) -> None:
     if not is_store(path):
         raise InputError(f"{path} is not a store: move it away")
     if not overwrite:
-        raise InputError(f"{path} exists: --overwrite replaces it")
+        raise InputError(f"{path} exists: --overwrite replaces it, another --name keeps it")
 
 
 def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,16 @@ def test_converting_again_adds_the_labels_of_a_tokenizer_that_came_later(tmp_pat
     again = scan(store, nearest=1, out=tmp_path / "other.zarr")
     assert again.nearest_token.values.tolist() == [[f"w{i}" for i in again.nearest_token_id.values[0]]]
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EmbgeomWarning)
+        checkpoints.convert(source, tmp_path / "stores")
+        (Path(source) / "tokenizer.json").rename(tmp_path / "away.json")
+        checkpoints.convert(source, tmp_path / "stores")  # the store keeps its tokens
+    assert tokens(store) == WORDS
     words(source, 19)
-    with pytest.warns(EmbgeomWarning, match="has other labels than its tokenizer gives now: --overwrite takes these"):
+    with pytest.warns(
+        EmbgeomWarning, match="its store has other labels than its tokenizer gives now: --overwrite takes these"
+    ):
         checkpoints.convert(source, tmp_path / "stores")
     assert tokens(store) == WORDS
     checkpoints.convert(source, tmp_path / "stores", overwrite=True)
@@ -125,7 +134,7 @@ def test_labels_are_added_to_a_commit_and_to_a_tied_store_and_not_to_a_part(tmp_
         store = checkpoints.convert(source, tmp_path / "stores")
     assert stores.attributes(store)["tied"]
     words(tmp_path / "vocabulary", 20)
-    with pytest.warns(EmbgeomWarning, match="has no tokens: --overwrite adds them"):
+    with pytest.warns(EmbgeomWarning, match="its store has no tokens: --overwrite adds them"):
         checkpoints.convert(source, tmp_path / "stores", matrix="output", tokenizer=tmp_path / "vocabulary")
     checkpoints.convert(source, tmp_path / "stores", tokenizer=tmp_path / "vocabulary")
     assert tokens(store) == WORDS

@@ -92,11 +92,10 @@ def convert(
     if not same:
         model_stores.check_writable(target, overwrite=overwrite)
     labels = label(folder, vocabulary, listing, tensors)
-    for warning in (*(() if same else decision.warnings), *labels.warnings):
+    said = existing.add_labels(target, labels, tensors) if same else (*decision.warnings, *labels.warnings)
+    for warning in said:
         warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
     if same:
-        if said := existing.add_labels(target, labels, tensors):
-            warnings.warn(said, EmbgeomWarning, stacklevel=2)
         return target
     facts = {**_description(folder.path), "tokenizer": labels.tokenizer, "decision": decision.record()}
     return model_stores.write_model(

@@ -67,8 +67,8 @@ def has_tokens(target: str) -> bool:
     return bool(stores.labels(target)["has_token"].any())
 
 
-def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -> str | None:
-    """Give the labels of its rows to a store that has these matrices and no tokens; return what to warn of, if any.
+def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -> tuple[str, ...]:
+    """Give the labels of its rows to a store that has these matrices and no tokens; return what to warn of.
 
     The store is written again, from its own rows. One that has other labels is left as it is, and so is one at a URL,
     where it would be gone as soon as writing starts.
@@ -77,15 +77,15 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
     there = {name: facts["matrices"][name] for name in matrices}
     digests = {name: labels.digest(name, source.shape[0]) for name, source in matrices.items()}
     if labels.shared is None or all(there[name].get("labels_sha256") == digests[name] for name in there):
-        return None
+        return () if has_tokens(target) else labels.warnings
     stored = [
         stores.find_matrix(target, role) for role in ("input", "output") if f"{role}_embedding" in facts["matrices"]
     ]
     rows = {matrix.name: _Stored(matrix, facts["matrices"][matrix.name]["source_tensor"]) for matrix in stored}
     if has_tokens(target):
-        return f"{target} has other labels than its tokenizer gives now: --overwrite takes these"
+        return (*labels.warnings, "its store has other labels than its tokenizer gives now: --overwrite takes these")
     if places.is_url(target) or not rows.keys() <= matrices.keys():
-        return f"{target} has no tokens: --overwrite adds them"
+        return (*labels.warnings, "its store has no tokens: --overwrite adds them")
     attrs = {name: value for name, value in facts.items() if name not in ("matrices", "tied", "format_version")}
     stores.write_model(
         target,
@@ -97,7 +97,7 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
         overwrite=True,
     )
     progress.note(f"{target} has its tokens now")
-    return None
+    return labels.warnings
 
 
 @dataclass(frozen=True)
