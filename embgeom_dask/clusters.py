@@ -71,6 +71,7 @@ def outliers(
     """
     started = time.perf_counter()
     source = stores.find_matrix(store, matrix)
+    stores.check_labels(source)
     cluster = _read(tokens, source)
     with connect(client, scheduler, device) as active:
         norms, centroid = _norms_and_centroid(source, cluster)

@@ -64,20 +64,23 @@ def create(group: zarr.Group, name: str, source: RowSource, dimensions: list[str
     )
 
 
-def fill(array: zarr.Array[Any], source: RowSource, advance: Advance, kept: Container[str] = ()) -> str:
-    """Write the rows of `source` to `array`, chunk by chunk, and return the SHA-256 of their bytes.
+def fill(
+    array: zarr.Array[Any], source: RowSource, advance: Advance, kept: Container[str] = ()
+) -> tuple[str, list[str]]:
+    """Write the rows of `source` to `array`, chunk by chunk; return the SHA-256 of their bytes, and of each chunk's.
 
     `kept` names the files of the array that an earlier writer of the same rows left: the chunks among them that are
     whole are not read from the source again. `advance` is told the bytes done.
     """
-    digest = hashlib.sha256()
+    digest, chunk_digests = hashlib.sha256(), list[str]()
     with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_BEHIND) as writers:
         writes: deque[Future[None]] = deque()
         try:
-            for start, block, fresh in _read(readers, array, source, kept):
+            for start, block, chunk_digest, fresh in _read(readers, array, source, kept):
                 if fresh:
                     writes.append(writers.submit(_write, array, start, block))
                 digest.update(cast(Any, block.view(np.uint8).data))
+                chunk_digests.append(chunk_digest)
                 while len(writes) >= _BEHIND:
                     writes.popleft().result()
                 advance(block.nbytes, fresh=fresh)
@@ -86,25 +89,34 @@ def fill(array: zarr.Array[Any], source: RowSource, advance: Advance, kept: Cont
         except BaseException:
             readers.shutdown(cancel_futures=True)
             raise
-    return digest.hexdigest()
+    return digest.hexdigest(), chunk_digests
+
+
+def sha256(rows: np.ndarray) -> str:
+    """The SHA-256, in hexadecimal, of the bytes of C-contiguous rows."""
+    return hashlib.sha256(cast(Any, rows.view(np.uint8).data)).hexdigest()
 
 
 def _read(
     readers: ThreadPoolExecutor, array: zarr.Array[Any], source: RowSource, kept: Container[str]
-) -> Iterator[tuple[int, np.ndarray, bool]]:
-    """Yield first row and rows of each chunk in order, and whether they came from the source."""
+) -> Iterator[tuple[int, np.ndarray, str, bool]]:
+    """Yield first row, rows and SHA-256 of each chunk in order, and whether they came from the source."""
 
-    def read(start: int) -> tuple[int, np.ndarray, bool]:
+    def read(start: int) -> tuple[int, np.ndarray, str, bool]:
+        block, fresh = find(start)
+        return start, block, sha256(block), fresh
+
+    def find(start: int) -> tuple[np.ndarray, bool]:
         stop = min(start + step, rows)
         if f"c/{start // step}/0" in kept:
             try:
-                return start, cast(np.ndarray, array[start:stop]), False
+                return cast(np.ndarray, array[start:stop]), False
             except Exception:  # a chunk that is damaged is read again
                 pass
-        return start, source.read(start, stop), True
+        return source.read(start, stop), True
 
     rows, step = array.shape[0], array.chunks[0]
-    ahead: deque[Future[tuple[int, np.ndarray, bool]]] = deque()
+    ahead: deque[Future[tuple[int, np.ndarray, str, bool]]] = deque()
     for start in range(0, rows, step):
         ahead.append(readers.submit(read, start))
         if len(ahead) == _AHEAD:

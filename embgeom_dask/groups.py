@@ -17,7 +17,7 @@ from embgeom_dask.chunks import by_chunk
 from embgeom_dask.kernels.rows import NOT_FINITE, unfit
 from embgeom_dask.places import Place
 from embgeom_dask.rows import RowSet, check_fit, digest, group
-from embgeom_dask.stores import Matrix, Role, find_matrix, labels
+from embgeom_dask.stores import Matrix, Role, check_labels, find_matrix, labels
 
 Array = NDArray[Any]
 
@@ -76,6 +76,7 @@ def _duplicates(
     attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         return done
+    check_labels(matrix)
     token_id = np.arange(matrix.vocab_size)
     digests, reasons = np.empty((token_id.size, 16), np.uint8), np.empty(token_id.size, np.uint8)
     for start, (names, found) in by_chunk("duplicates", matrix, _look, how=(client, scheduler, "auto", out)):

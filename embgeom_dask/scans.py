@@ -24,6 +24,7 @@ from embgeom_dask.metrics import find_metric
 from embgeom_dask.passes import Passes
 from embgeom_dask.plan import Plan, make_plan
 from embgeom_dask.quantiles import find as find_quantiles
+from embgeom_dask.row_selection import find_rows
 from embgeom_dask.settings import EDGE_LIMIT, Numbers, Settings, parse_count, parse_number, parse_numbers
 from embgeom_dask.stores import Matrix, Role
 from embgeom_dask.tokens import parse_tokens
@@ -62,7 +63,8 @@ def scan(
 
     Parameters
     ----------
-    matrix : a store, or a matrix of `open_model`; of the latter the rows that are left
+    matrix : a store, or a matrix of `open_model`; of the latter the rows that are left, in any order. They are compared
+        with those stored under their token ids, and refused where a bit differs.
     which : `input` or `output`, where `matrix` is a store; default output, or input where there is no output matrix
     tokens : the rows of `matrix` to compare, as `tokens.parse_tokens` reads them; default all
     against : another matrix of the same width, whose every row each row is compared with; `STORE:input` and
@@ -129,6 +131,8 @@ def scan(
         sides.append(_rows_of(*_split_role(against, which), None))
         _check_widths(sides[0][0], sides[1][0])
     matrices = [found for found, _ in sides]
+    for each in matrices:
+        stores.check_labels(each)  # before the first tile, not when the result is labelled
     settings = Settings(
         metric,
         farthest=farthest,
@@ -216,12 +220,13 @@ def _rows_of(
     matrix: str | os.PathLike[str] | xr.DataArray, which: Role | None, tokens: str | Iterable[int] | None
 ) -> tuple[Matrix, np.ndarray]:
     """The matrix and the token ids (n,) int64, ascending, of the rows to compare."""
-    found = stores.find_matrix(matrix, which)
-    token_id = parse_tokens(tokens, found.vocab_size)
-    if isinstance(matrix, xr.DataArray):
-        token_id = np.intersect1d(token_id, matrix[matrix.dims[0]].to_numpy())
-        if not token_id.size:
-            raise InputError("none of the tokens selected is a row of the array given")
+    if not isinstance(matrix, xr.DataArray):
+        found = stores.find_matrix(matrix, which)
+        return found, parse_tokens(tokens, found.vocab_size)
+    found, given = find_rows(matrix)
+    token_id = np.intersect1d(parse_tokens(tokens, found.vocab_size), given)
+    if not token_id.size:
+        raise InputError("none of the tokens selected is a row of the array given")
     return found, token_id
 
 

@@ -5,13 +5,13 @@ The layout is documented in `stores/README.md`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -25,21 +25,24 @@ from embgeom_dask import filling, places, progress
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.filling import RowSource
+from embgeom_dask.lazy_rows import lazy_rows
 from embgeom_dask.places import Place
+from embgeom_dask.store_validation import FORMAT_VERSION, Metadata, NoStore, chunk_rows, damaged, read_metadata
+from embgeom_dask.store_validation import LABELS as LABELS
+from embgeom_dask.store_validation import MATRICES as MATRICES
+from embgeom_dask.store_validation import is_store as is_store
+from embgeom_dask.stored_labels import digest_labels as digest_labels
+from embgeom_dask.stored_labels import read_labels, suffix_of
 
-FORMAT_VERSION = 1
-MATRICES = ("input_embedding", "output_embedding")
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", BFloat16._zarr_v3_name: "BF16"}
 """What a store can hold, and what safetensors files call it."""
 
 _DENSE = 1.125
 """Rows read in one piece, for each row taken."""
 
-LABELS: dict[str, Any] = {
-    **dict.fromkeys(("token", "text", "bytes"), np.dtypes.StringDType()),
-    **dict.fromkeys(("has_token", "is_added", "is_special"), np.bool_),
-}
+_NAMED = ("token_id", "token", "text", "has_token")
 Role = Literal["input", "output"]
+ROLES: tuple[Role, Role] = ("input", "output")
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,19 @@ class Matrix:
         """
         if not 0 <= start <= stop <= self.vocab_size:
             raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.store}/{self.name}")
-        array = _stored_array(self)
+        array, digests = _stored_array(self)
         where = places.join(self.store, self.name)
+        first, last = start // self.chunk_rows, math.ceil(stop / self.chunk_rows)
+        begin = first * self.chunk_rows
         with places.explained(f"read rows {start}:{stop} of {where}", passing=()):
-            return cast(np.ndarray, array[start:stop])
+            rows = cast(np.ndarray, array[begin : min(last * self.chunk_rows, self.vocab_size)])
+        for chunk, digest in enumerate(digests[first:last]):
+            if filling.sha256(rows[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]) != digest:
+                raise EmbgeomError(
+                    f"cannot read rows {start}:{stop} of {where}: chunk {first + chunk} holds other bytes than were "
+                    "converted: convert the model again, and overwrite the store"
+                )
+        return rows if len(rows) == stop - start else rows[start - begin : stop - begin].copy()
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
@@ -86,7 +98,7 @@ class Matrix:
         if ids.size and np.ptp(ids) < _DENSE * ids.size:
             span = self.read(int(ids.min()), int(ids.max()) + 1)
             return span if len(span) == ids.size and (np.diff(ids) == 1).all() else span[ids - ids.min()]
-        rows = np.empty((ids.size, self.hidden_size), dtype=_stored_array(self).dtype)
+        rows = np.empty((ids.size, self.hidden_size), dtype=_stored_array(self)[0].dtype)
         order = np.argsort(ids, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(ids[order] // self.chunk_rows)) + 1):
             if group.size:
@@ -115,35 +127,46 @@ def check_unchanged(matrix: Matrix) -> None:
 
 
 @lru_cache(maxsize=64)
-def _stored_array(matrix: Matrix) -> zarr.Array[Any]:
+def _stored_array(matrix: Matrix) -> tuple[zarr.Array[Any], Sequence[str]]:
+    """The zarr array of a matrix, and the SHA-256 of each of its chunks."""
     with places.explained(f"open {places.join(matrix.store, matrix.name)}", passing=()):
         array = zarr.open_array(places.reader(matrix.store), path=matrix.name, mode="r")
     _check_same(matrix, array.attrs)
-    return array
+    grid = (matrix.vocab_size, matrix.hidden_size), (matrix.chunk_rows, matrix.hidden_size), matrix.dtype
+    if (array.shape, array.chunks, np.dtype(array.dtype).name) != grid:
+        raise damaged(matrix.store, f"{matrix.name}/zarr.json and the group's zarr.json differ")
+    return array, cast(Sequence[str], array.attrs["chunk_sha256"])
 
 
 def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
-    if attrs["sha256"] != matrix.sha256:
+    if attrs.get("sha256") != matrix.sha256:
         raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
 
 
 def open_model(store: Place) -> xr.Dataset:
     """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
 
-    Each matrix carries `attrs["store"]`, `attrs["model"]` and `attrs["revision"]`. Of a tied store both names give its
-    one matrix. Raises InputError where `store` is not a model's store.
+    Each matrix carries `attrs["store"]`, `attrs["model"]`, `attrs["revision"]` and, the name of the stored array,
+    `attrs["matrix"]`. Of a tied store both names give its one matrix. Rows are checked against the SHA-256 of their
+    chunk as they are read.
+
+    Raises
+    ------
+    InputError
+        where `store` is not a model's store, or is damaged.
     """
-    path, group = _model_group(store)
-    attrs: Mapping[str, Any] = group.attrs
-    dataset = xr.open_zarr(cast(Any, group.store), consolidated=True, chunks={})
-    own = [f"{name}_{role}" for role in ("input", "output") for name in LABELS if f"{name}_{role}" in dataset]
-    dataset = dataset.assign_coords({name: dataset[name].load() for name in (*LABELS, *own)})
-    if attrs["tied"]:
-        (stored,) = (name for name in MATRICES if name in dataset)
-        dataset = dataset.assign(dict.fromkeys(MATRICES, dataset[stored]))
-    for name in MATRICES:
-        if name in dataset:
-            dataset[name].attrs.update(store=path, model=attrs["model"], revision=attrs.get("revision", ""))
+    metadata = read_metadata(store)
+    dataset = xr.open_zarr(cast(Any, places.reader(metadata.path)), consolidated=True, chunks={})
+    for name, values in read_labels(metadata).items():
+        dataset = dataset.assign_coords({name: dataset[name].copy(data=values.copy())})
+    for role in ROLES:
+        if metadata.attrs["tied"] or f"{role}_embedding" in metadata.arrays:
+            matrix = _matrix(metadata, role)
+            name, stored = f"{role}_embedding", dataset[matrix.name]
+            dataset[name] = stored.copy(data=lazy_rows(matrix))
+            own = {key: stored.attrs[key] for key in ("source_tensor", "dtype", "sha256")}
+            whose = {"store": matrix.store, "model": matrix.model, "revision": matrix.revision, "matrix": matrix.name}
+            dataset[name].attrs = {**own, **whose}
     return cast(xr.Dataset, dataset)
 
 
@@ -151,21 +174,22 @@ def labels(store: Place, ids: np.ndarray | None = None, name: str = "") -> xr.Da
     """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
 
     `name` is the stored matrix whose rows `ids` are: it may have labels of its own. They are numpy arrays, the strings
-    of numpy's variable-length StringDType. Raises InputError where `store` is not a model's store.
+    of numpy's variable-length StringDType, read and verified once.
+
+    Raises
+    ------
+    InputError
+        where `store` is not a model's store, or is damaged.
     """
-    _, group = _model_group(store)
-    suffix = f"_{name.removesuffix('_embedding')}"
-    suffix = suffix if f"token{suffix}" in group else ""
-    rows: Any = slice(None) if ids is None else np.asarray(ids, dtype=np.int64)
-    names = ("token_id", "token", "text", "has_token")
-    stored = {label: np.asarray(cast(Any, group[f"{label}{suffix}"])[:]) for label in names}
-    return xr.Dataset(coords={label: ("token_id", values[rows]) for label, values in stored.items()})
+    found = read_labels(read_metadata(store))
+    suffix = suffix_of(name, found)
+    rows = np.arange(len(found[f"token_id{suffix}"])) if ids is None else np.asarray(ids, dtype=np.int64)
+    return xr.Dataset(coords={label: ("token_id", found[f"{label}{suffix}"][rows]) for label in _NAMED})
 
 
-def digest_labels(labels: xr.Dataset, rows: int) -> str:
-    """Return the sha256 of all the labels of the first `rows` rows."""
-    listed = [labels[name].values[:rows].tolist() for name in LABELS]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+def check_labels(matrix: Matrix) -> None:
+    """Read and verify the token labels of a matrix's store. Raises InputError where they are damaged."""
+    read_labels(read_metadata(matrix.store))
 
 
 def make_labels(
@@ -182,57 +206,46 @@ def make_labels(
     return xr.Dataset(coords=coords)
 
 
-def find_matrix(source: Place | xr.DataArray, matrix: Role | None = None) -> Matrix:
-    """Find the stored matrix that `source` names: a store's path, or a matrix of `open_model`, whole or row-selected.
+def find_matrix(store: Place, matrix: Role | None = None) -> Matrix:
+    """Find a stored matrix: `input` or `output`; by default the output matrix, or the input matrix where it is alone.
 
-    `matrix` is `input` or `output`; by default a store's output matrix, or its input matrix where it has no output
-    matrix. Raises InputError where there is no such store or matrix, or where a DataArray is not what the store holds.
+    Raises
+    ------
+    InputError
+        where there is no such store or matrix, or where the store is damaged.
     """
-    if isinstance(source, xr.DataArray):
-        return _find_stored(source, matrix)
     if matrix not in (None, "input", "output"):
         raise InputError(f"no matrix {matrix!r}: choose input or output")
-    return _matrix(*_model_group(source), matrix)
+    return _matrix(read_metadata(store), matrix)
 
 
-def _matrix(path: str, group: zarr.Group, matrix: Role | None) -> Matrix:
-    stored = [name for name in MATRICES if name in group]
-    name = stored[-1] if matrix is None or group.attrs["tied"] else f"{matrix}_embedding"
+def _matrix(metadata: Metadata, matrix: Role | None) -> Matrix:
+    stored = [name for name in MATRICES if name in metadata.arrays]
+    name = stored[-1] if matrix is None or metadata.attrs["tied"] else f"{matrix}_embedding"
     if name not in stored:
-        raise InputError(f"{path} has no {name}, only {stored[0]}")
-    array = cast(zarr.Array[Any], group[name])
+        raise InputError(f"{metadata.path} has no {name}, only {stored[0]}")
+    array = metadata.arrays[name]
     return Matrix(
-        store=path,
+        store=metadata.path,
         name=name,
-        model=cast(str, group.attrs["model"]),
-        vocab_size=array.shape[0],
-        hidden_size=array.shape[1],
-        dtype=cast(str, array.attrs["dtype"]),
-        sha256=cast(str, array.attrs["sha256"]),
-        tied=cast(bool, group.attrs["tied"]),
-        chunk_rows=array.chunks[0],
-        revision=str(group.attrs.get("revision", "")),
-        labels_sha256=str(array.attrs.get("labels_sha256", "")),
+        model=metadata.attrs["model"],
+        vocab_size=array["shape"][0],
+        hidden_size=array["shape"][1],
+        dtype=array["attributes"]["dtype"],
+        sha256=array["attributes"]["sha256"],
+        tied=metadata.attrs["tied"],
+        chunk_rows=chunk_rows(array),
+        revision=metadata.attrs.get("revision", ""),
+        labels_sha256=array["attributes"]["labels_sha256"],
     )
-
-
-def _find_stored(source: xr.DataArray, matrix: Role | None) -> Matrix:
-    """Find the matrix of a DataArray; refuse one of other values: xarray keeps `attrs["store"]` through arithmetic."""
-    layers = getattr(getattr(source.data, "dask", None), "layers", {"computed": None})
-    selected = ("original-open_dataset-", "open_dataset-", "getitem-", "rechunk-")
-    if "store" in source.attrs and all(str(layer).startswith(selected) for layer in layers):
-        role = matrix or cast(Role, str(source.name).removesuffix("_embedding"))
-        found = find_matrix(source.attrs["store"], role)
-        if source.ndim == 2 and source.shape[1] == found.hidden_size:
-            return found
-    raise InputError("a matrix is given as open_model(store).output_embedding, whole or with rows selected")
 
 
 def list_models(stores: Place = "stores") -> xr.Dataset:
     """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
 
     Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
-    and dtype are those of the matrix that commands take by default. Raises InputError where there is no such folder.
+    and dtype are those of the matrix that commands take by default. The attribute `broken` says of each store that is
+    damaged, of another layout, or cannot be read, what is wrong. Raises InputError where there is no such folder.
     """
     try:
         found = places.groups_in(stores)
@@ -244,61 +257,41 @@ def list_models(stores: Place = "stores") -> xr.Dataset:
         **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},
     }
     with ThreadPoolExecutor(8) as pool:
-        rows = sorted(row for row in pool.map(_description, found) if row)
+        described = list(pool.map(_description, found))
+    rows = sorted(row for row in described if isinstance(row, tuple))
+    broken = [row for row in described if isinstance(row, str)]
     columns = {name: np.array([row[i] for row in rows], dtype=kind) for i, (name, kind) in enumerate(kinds.items())}
-    return xr.Dataset({name: ("model", column) for name, column in columns.items()}).set_coords("model")
+    dataset = xr.Dataset({name: ("model", column) for name, column in columns.items()}, attrs={"broken": broken})
+    return dataset.set_coords("model")
 
 
-def _description(path: str) -> tuple[str | int | bool, ...] | None:
-    """What `list_models` says of one store; None where there is none at `path`."""
+def _description(path: str) -> tuple[str | int | bool, ...] | str | None:
+    """What `list_models` says of one store; in one line what is wrong with it; None where there is none at `path`."""
     try:
-        _, group = _model_group(path)
-    except InputError:
+        metadata = read_metadata(path)
+        matrix, size = _matrix(metadata, None), places.size(path)
+    except NoStore:
         return None
-    matrix = _matrix(path, group, None)
-    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in group]
+    except EmbgeomError as error:
+        return str(error)
+    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in metadata.arrays]
     facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
-    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, places.size(path))
-
-
-def is_store(path: Place) -> bool:
-    """Whether a model's store is at `path`."""
-    try:
-        _model_group(path)
-    except InputError:
-        return False
-    return True
+    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, size)
 
 
 def attributes(store: Place) -> dict[str, Any]:
     """Return the attributes of a model's store and, as `matrices`, those of each matrix; a tied one has both names.
 
-    Raises InputError where `store` is not a model's store.
+    Raises
+    ------
+    InputError
+        where `store` is not a model's store, or is damaged.
     """
-    _, group = _model_group(store)
-    matrices = {name: dict(group[name].attrs) for name in MATRICES if name in group}
-    if group.attrs["tied"]:
+    metadata = read_metadata(store)
+    matrices = {name: metadata.arrays[name]["attributes"] for name in MATRICES if name in metadata.arrays}
+    if metadata.attrs["tied"]:
         matrices = dict.fromkeys(MATRICES, *matrices.values())
-    return {**group.attrs, "matrices": matrices}
-
-
-def _model_group(store: Place) -> tuple[str, zarr.Group]:
-    """Return the absolute path or URL and the zarr group of a model's store; InputError where it is not one."""
-    path = places.locate(store)
-    if path.endswith(".safetensors") or (not places.is_url(path) and places.exists(places.join(path, "config.json"))):
-        raise InputError(f"{store} is a checkpoint, not a store: embgeom convert {store}")
-    try:
-        group = places.open_group(path)
-        version = group.attrs["format_version"] if group.attrs["model"] and "tied" in group.attrs else 0
-    except FileNotFoundError:
-        raise InputError(f"no store at {store}: embgeom convert makes one") from None
-    except (ValueError, KeyError):
-        raise InputError(f"{store} is not a model's store: embgeom convert makes one") from None
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{store} has layout {version!r}, this version reads {FORMAT_VERSION}: convert the model again"
-        )
-    return path, group
+    return deepcopy({**metadata.attrs, "matrices": matrices})
 
 
 def write_model(
@@ -352,9 +345,10 @@ def write_model(
             array = filling.create(group, name, source, [f"token_id{suffix}", hidden])
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
                 kept = places.names_in(places.join(place, name)) if resume else ()
-                sha256 = filling.fill(array, source, bar, kept)
+                sha256, chunk_sha256 = filling.fill(array, source, bar, kept)
             facts: dict[str, Any] = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
-            facts["labels_sha256"] = digest_labels(own.get(name, labels), source.shape[0])
+            facts |= {"labels_sha256": digest_labels(own.get(name, labels), source.shape[0])}
+            facts["chunk_sha256"] = chunk_sha256
             if name in own or not suffix:
                 facts["coordinates"] = " ".join(f"{label}{suffix}" for label in LABELS)
             array.attrs.put(facts)
@@ -373,6 +367,7 @@ def check_writable(path: Place, *, overwrite: bool) -> None:
     if not is_store(path):
         raise InputError(f"{path} is not a store: move it away")
     if not overwrite:
+        read_metadata(path)  # which says what is wrong with a store that is damaged
         raise InputError(f"{path} exists: --overwrite replaces it, another --name keeps it")
 
 

@@ -82,10 +82,11 @@ def size(count: int) -> str:
 
 
 def list_text(dataset: xr.Dataset) -> str:
-    """The stores of `list_models`, a line each."""
+    """The stores of `list_models`, a line each, then what is wrong with those that are broken."""
     frame = dataset.to_dataframe().reset_index()
     frame["bytes"] = frame["bytes"].map(size)
-    return align(list(frame.columns), frame.itertuples(index=False))
+    table = align(list(frame.columns), frame.itertuples(index=False))
+    return "\n".join([table, *(f"broken: {_cell(said)}" for said in dataset.attrs.get("broken", []))])
 
 
 def survey_text(dataset: xr.Dataset) -> str:

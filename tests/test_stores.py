@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from embgeom_dask import stores
 from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.row_selection import find_rows
 from embgeom_dask.testing import ArrayRows, make_store
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -104,14 +105,20 @@ def test_layout_on_disk(tmp_path: Path) -> None:
         *("text", "token", "token_id", "zarr.json"),
     ]
     root = json.loads((store / "zarr.json").read_text())
-    assert root["attributes"] == {"model": "org/name", "revision": "", "tied": False, "format_version": 1}
+    assert root["attributes"] == {"model": "org/name", "revision": "", "tied": False, "format_version": 2}
     metadata = json.loads((store / "output_embedding/zarr.json").read_text())
     assert metadata["data_type"] == "bfloat16"
     assert metadata["chunk_grid"]["configuration"]["chunk_shape"] == [8_192, 512]
     assert [codec["name"] for codec in metadata["codecs"]] == ["bytes", "blosc", "crc32c"]
     assert metadata["codecs"][1]["configuration"]["cname"] == "lz4"
     assert metadata["dimension_names"] == ["token_id", "hidden"]
-    assert set(metadata["attributes"]) == {"source_tensor", "dtype", "sha256", "labels_sha256", "coordinates"}
+    expected = {"source_tensor", "dtype", "sha256", "labels_sha256", "chunk_sha256", "coordinates"}
+    assert set(metadata["attributes"]) == expected
+    digests = [hashlib.sha256(bits(part)).hexdigest() for part in (array[:8_192], array[8_192:])]
+    assert metadata["attributes"]["chunk_sha256"] == digests
+    tokens = [f"t{i}" for i in range(9_000)]
+    labels = [tokens, tokens, [""] * 9_000, [True] * 9_000, [False] * 9_000, [False] * 9_000]
+    assert metadata["attributes"]["labels_sha256"] == hashlib.sha256(json.dumps(labels).encode()).hexdigest()
     assert metadata["attributes"]["dtype"] == "bfloat16"
 
 
@@ -177,7 +184,7 @@ def test_a_tied_matrix_is_stored_once_and_found_under_both_names(tmp_path: Path)
         assert (matrix.name, matrix.tied) == ("input_embedding", True)
     for name in stores.MATRICES:
         assert bits(model[name].values) == bits(array)
-        assert stores.find_matrix(model[name]).name == "input_embedding"
+        assert model[name].attrs["matrix"] == "input_embedding"
     assert stores.list_models(tmp_path).matrices.values.tolist() == ["input, output"]
 
 
@@ -200,7 +207,7 @@ def test_matrices_of_different_rows(tmp_path: Path, shorter: str) -> None:
         assert model[f"{name}_embedding"].dims[0] == (f"token_id_{name}" if name == shorter else "token_id")
     assert model.token_id.values.tolist() == list(range(5))
     assert model[f"token_id_{shorter}"].values.tolist() == list(range(4))
-    assert stores.find_matrix(model[f"{shorter}_embedding"][1:3]).vocab_size == 4
+    assert find_rows(model[f"{shorter}_embedding"][1:3])[1].tolist() == [1, 2]
 
 
 def test_find_matrix_defaults_and_refusals(tmp_path: Path) -> None:
@@ -210,26 +217,6 @@ def test_find_matrix_defaults_and_refusals(tmp_path: Path) -> None:
         stores.find_matrix(only_input, "output")
     with pytest.raises(InputError, match="choose input or output"):
         stores.find_matrix(only_input, "sideways")  # type: ignore[arg-type]
-
-
-def test_a_selected_array_names_its_store_and_a_computed_one_is_refused(small: tuple[str, np.ndarray]) -> None:
-    store, _ = small
-    array = stores.open_model(store).output_embedding
-    for stored in (array, array[5:9], array[[9, 2, 5]], array.sel(token_id=[4, 3]), array.chunk(token_id=100)):
-        assert stores.find_matrix(stored) == stores.find_matrix(store)
-    for computed in (
-        array * 2,
-        array - array[0],
-        array.astype("f4"),
-        array[:2].load(),
-        array[:, :9],
-        array[3],
-        array.T,
-    ):
-        with pytest.raises(InputError, match="whole or with rows selected"):
-            stores.find_matrix(computed)
-    with pytest.raises(InputError, match="whole or with rows selected"):
-        stores.find_matrix(xr.DataArray(np.ones((3, 2))))
 
 
 def test_list_models(tmp_path: Path) -> None:
@@ -272,10 +259,11 @@ def test_what_is_no_store_is_refused_in_one_line(tmp_path: Path) -> None:
         "model.safetensors": "is a checkpoint, not a store: embgeom convert",
         "newer.zarr": "has layout 99",
     }.items():
-        for opened in (stores.open_model, stores.find_matrix, stores.labels):
+        for opened in (stores.open_model, stores.find_matrix, stores.labels, stores.attributes):
             with pytest.raises(InputError, match=words) as refused:
                 opened(tmp_path / name)
             assert "\n" not in str(refused.value)
+        assert stores.is_store(tmp_path / name) == (name == "newer.zarr")  # it may be overwritten
 
 
 def test_damage_is_reported(tmp_path: Path, small: tuple[str, np.ndarray]) -> None:
@@ -293,8 +281,9 @@ def test_damage_is_reported(tmp_path: Path, small: tuple[str, np.ndarray]) -> No
         EmbgeomError, match=r"cannot read rows 8000:9000 of .*: chunk output_embedding/c/2/0 is missing"
     ):
         matrix.read(8_000, 9_000)
-    with pytest.raises(OSError, match="chunk output_embedding/c/2/0 is missing"):
-        stores.open_model(store).output_embedding[8_200].compute()
+    for opened in (stores.open_model, stores.find_matrix):
+        with pytest.raises(InputError, match="is damaged: chunk output_embedding/c/2/0 is missing: convert the model"):
+            opened(shutil.copytree(store, tmp_path / f"{opened.__name__}.zarr"))
 
 
 def test_a_store_that_was_replaced_is_not_read(tmp_path: Path) -> None:

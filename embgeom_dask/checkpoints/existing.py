@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.checkpoints.labelling import Labels
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.filling import RowSource
+from embgeom_dask.store_validation import forget
+from embgeom_dask.stores import ROLES, Matrix
 
 _BLOCK_BYTES = 8 << 20
 _MOST_NAME = 200  # of the 255 bytes that file systems allow: what is written aside has a longer name
+_READERS = 4  # threads that verify chunks
 
 
 def target_of(folder: Folder, directory: str) -> str:
@@ -120,8 +124,11 @@ class _Stored:
 
 
 def _facts(target: str) -> dict[str, Any] | None:
-    """The attributes of a store and, as `matrices`, those of its matrices by both names of a tied one; None if none."""
-    return stores.attributes(target) if stores.is_store(target) else None
+    """The attributes of a valid store and, as `matrices`, its matrices' by both names of a tied one; None if none."""
+    try:
+        return stores.attributes(target)
+    except InputError:
+        return None
 
 
 def _fits(stored: Mapping[str, Any] | None, decided: Mapping[str, Any] | None, key: str | None) -> bool:
@@ -144,15 +151,32 @@ def _equal(stored: Mapping[str, Any] | None, source: RowSource) -> bool:
 
 
 def _is_whole(target: str) -> bool:
-    """Say that a store is there, every chunk of which was read and holds its checksum; InputError where one does not.
+    """Say that a store is there, which was read and holds what was converted; InputError where it does not.
 
     What a writer left beside it that was killed is removed.
     """
     try:
-        places.check_chunks(places.open_group(places.locate(target)))
+        _verify(target)
     except EmbgeomError as error:
         raise InputError(f"{target} is damaged, --overwrite replaces it: {error}") from error
     if not places.is_url(target):
         places.sweep(Path(places.locate(target)))
     progress.note(f"{target} is there already")
     return True
+
+
+def _verify(target: str) -> None:
+    """Read all of a store, which compares it with what was converted. Raises EmbgeomError where it differs."""
+    forget()
+    names = stores.attributes(target)["matrices"]
+    stores.labels(target)
+
+    def read(part: tuple[Matrix, int]) -> None:
+        matrix, start = part
+        matrix.read(start, min(start + matrix.chunk_rows, matrix.vocab_size))
+
+    stored = {stores.find_matrix(target, role) for role in ROLES if f"{role}_embedding" in names}
+    parts = [(matrix, start) for matrix in stored for start in range(0, matrix.vocab_size, matrix.chunk_rows)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for _ in pool.map(read, parts):
+            pass
