@@ -9,6 +9,7 @@ import numpy as np
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from embgeom_dask.correct_rounding import is_settled
 from embgeom_dask.double_double import UNIT, two_product, two_sum
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.threads import share_out
@@ -116,5 +117,5 @@ def _nearest_roots(
         step = ((high[i] - square) - error + low[i]) / (2.0 * root)
         slack = (relative * high[i] + least) / root + off + 16.0 * UNIT * abs(step) + step * step / root
         roots[i], rest = two_sum(root, step)
-        decided[i] = roots[i] + (rest - slack) == roots[i] and roots[i] + (rest + slack) == roots[i]
+        decided[i] = is_settled(roots[i], rest, slack)
     return roots, decided
