@@ -29,8 +29,7 @@ def row_tokens(
     None where row i is token i, as it is unless the checkpoint says otherwise: by a draft head's `d2t` (row i is token
     i + d2t[i]; its `t2d`, where it is there, marks these tokens), the `mapping` of a static vocabulary (token i has row
     mapping[i]), the indices of an adapter's trained tokens, sizes that are those of a part of the vocabulary, or a
-    vocabulary for each side of a translator. `name` is that of the
-    matrix in the store, `config` the checkpoint's.
+    vocabulary for each side of a translator. `name` is that of the matrix in the store, `config` the checkpoint's.
     """
     rows = matrix.shape[0]
     if _NO_TOKENS.search(matrix.tensor):
