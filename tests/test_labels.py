@@ -186,7 +186,7 @@ def test_a_tokenizer_that_is_all_code_of_transformers_labels_too(tmp_path: Path,
     tokenizer, name = labels.load_tokenizer(tmp_path)
     assert name == f"{kind}Tokenizer"
     found = labels.token_labels(tokenizer, 270)
-    size = min(270, len(made))
+    size = 262 if kind == "Perceiver" else 270
     assert found.token.values.tolist() == made.convert_ids_to_tokens(range(size)) + [""] * (270 - size)
     ids = np.array(made("é a", add_special_tokens=False).input_ids)
     assert "".join(found.text.values[ids[-2:]]) == " a"
@@ -381,13 +381,15 @@ def test_tokens_that_a_matrix_has_no_row_for_are_counted(tmp_path: Path) -> None
 def test_a_translator_with_two_vocabularies_is_labelled_on_the_side_that_its_tokenizer_lists(tmp_path: Path) -> None:
     matrix = np.zeros((9, 2), np.float32)
     source = LocalFolder(Path(make_checkpoint(tmp_path / "m", {"a": matrix})), "m", "")
-    listing = list_folder(source)
+    listing, two = list_folder(source), {"model_type": "encoder-decoder"}
     for config, apart in [
         ({"share_encoder_decoder_embeddings": False}, "output_embedding"),
         ({"src_vocab_size": 9, "tgt_vocab_size": 12}, "input_embedding"),
         ({"src_vocab_size": 9, "tgt_vocab_size": 9}, ""),
+        ({**two, "encoder": {"vocab_size": 9}, "decoder": {"vocab_size": 9}}, ""),
+        ({**two, "encoder": {"vocab_size": 9}, "decoder": {"vocab_size": 8}}, "input_embedding output_embedding"),
     ]:
         for name in ("input_embedding", "output_embedding"):
             tokens, said = row_tokens(listing, name, ArrayRows(matrix, "a"), config)
-            assert (tokens is None, said is None) == (name != apart, name != apart)
+            assert (tokens is None, said is None) == (name not in apart, name not in apart)
             assert tokens is None or (tokens == -1).all()

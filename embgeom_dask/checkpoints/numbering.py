@@ -81,6 +81,9 @@ def _draft(
 
 def _of_other_side(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a matrix belongs to the one of a translator's two vocabularies that its tokenizer does not list."""
+    if config.get("model_type") == "encoder-decoder":  # of two models; the tokenizer may list that of either
+        sizes = [side.get("vocab_size") for side in map(config.get, ("encoder", "decoder")) if isinstance(side, dict)]
+        return len(set(sizes)) > 1
     if name == "output_embedding":
         return config.get("share_encoder_decoder_embeddings") is False  # Marian lists the source's
     return config.get("src_vocab_size") != config.get("tgt_vocab_size")  # FSMT lists the target's
