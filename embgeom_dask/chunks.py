@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import chain
 from typing import Any
 
-from distributed import Client, as_completed
+from distributed import Client
 
-from embgeom_dask import progress
-from embgeom_dask.cluster import connect
+from embgeom_dask import progress, workers
+from embgeom_dask.cluster import LOST, connect
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.places import Place, explain
 from embgeom_dask.stores import Matrix
@@ -35,17 +37,15 @@ def by_chunk(
     starts = range(0, matrix.vocab_size, matrix.chunk_rows)
     stops = [min(start + matrix.chunk_rows, matrix.vocab_size) for start in starts]
     with connect(*how) as active, progress.bar(matrix.vocab_size, f"{matrix.label} {what}", "rows") as advance:
-        parts = {
-            active.submit(work, matrix, start, stop, *args, pure=False): (start, stop)
-            for start, stop in zip(starts, stops, strict=True)
-        }
-        for part in as_completed(list(parts), loop=active.loop):
-            try:
-                found = part.result()
-            except EmbgeomError:
-                raise
-            except Exception as error:  # a worker that died, or ran out of memory
-                raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
-            start, stop = parts.pop(part)
-            advance(stop - start)
-            yield start, found
+        chunks = zip(starts, stops, strict=True)
+        done = workers.completed(active, work, chunks, lambda chunk: (matrix, *chunk, *args), lambda: len(starts))
+        with closing(done):
+            for (start, stop), part in chain.from_iterable(done):
+                try:
+                    found = part.result()
+                except (EmbgeomError, *LOST):
+                    raise
+                except Exception as error:  # a worker that died, or ran out of memory
+                    raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
+                advance(stop - start)
+                yield start, found

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import dask
@@ -16,11 +15,12 @@ import torch
 from distributed import Client, LocalCluster, Worker
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
-from distributed.core import rpc
+from distributed.core import Status, rpc
+from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 from distributed.utils import LoopRunner
 
-from embgeom_dask import devices, places, progress
+from embgeom_dask import devices, places, progress, workers
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.places import Place
 
@@ -33,44 +33,67 @@ _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """Run by worker processes of this machine: a Ctrl-C in the terminal is for this process, which ends them."""
 
 
+LOST = (CommClosedError, ClosedClientError, CancelledError)
+"""What dask raises where the scheduler is gone."""
+
+
 @contextmanager
 def connect(
-    client: Client | None = None, scheduler: str | None = None, device: str = "auto", out: Place | None = None
+    client: Client | Cluster | str | None = None,
+    scheduler: str | None = None,
+    device: str = "auto",
+    out: Place | None = None,
 ) -> Iterator[Client]:
     """Yield `client` itself, a client of the scheduler at address `scheduler`, or a client of a new local cluster.
 
-    The local cluster is one worker in this process. On a cpu it has two dask threads, which share the cores: one keeps
-    them busy while the other reads, filters or waits. With a GPU it has one; with several it is one process and one
-    thread for each. It listens on loopback alone. What was opened here is closed on exit.
+    `client` may be a cluster or the address of a scheduler, too. The local cluster is one worker in this process. On a
+    cpu it has two dask threads, which share the cores: one keeps them busy while the other reads, filters or waits.
+    With a GPU it has one; with several it is one process and one thread for each. It listens on loopback alone. What
+    was opened here is closed on exit.
 
     Where no temporary folder can be written, dask's is beside `out` for as long.
 
     Raises
     ------
     InputError
-        where no scheduler answers at `scheduler` within 5 seconds, or a worker has another version of this package or
-        none, or no `device`.
+        where no scheduler answers at `scheduler` within 5 seconds, `client` is asynchronous, closed or something else,
+        or no worker has this version of this package and the `device`.
     EmbgeomError
         where the scheduler is lost, or no local cluster starts.
     """
-    with _client(client, scheduler, out) as active:
+    with _client(client, scheduler, out) as active, workers.all_fit():
         address = active.scheduler.address if active.scheduler else "?"
+        lost = f"lost the dask scheduler at {address}: start one, and run the same command again"
         try:
-            _check_workers(active)
-            if device != "auto":
-                active.run(devices.choose, device)
+            _wait_for_a_worker(active)
+            workers.check(active, device)
             with devices.subnormal():
                 yield active
-        except (CommClosedError, ClosedClientError, CancelledError) as error:
-            raise EmbgeomError(
-                f"lost the dask scheduler at {address}: start one, and run the same command again"
-            ) from error
+        except LOST as error:
+            raise EmbgeomError(lost) from error
+        except Exception as error:
+            if isinstance(error, EmbgeomError) or _answers(active):
+                raise
+            raise EmbgeomError(lost) from error
+
+
+def _answers(client: Client) -> bool:
+    """Whether the scheduler of a client is there."""
+    try:
+        assert client.scheduler is not None
+        client.sync(client.scheduler.identity, n_workers=0, callback_timeout=_PATIENCE)
+    except Exception:  # whatever dask raises of a client that is closed, or closes
+        return False
+    return True
 
 
 @contextmanager
-def _client(client: Client | None, scheduler: str | None, out: Place | None) -> Iterator[Client]:
+def _client(client: Client | Cluster | str | None, scheduler: str | None, out: Place | None) -> Iterator[Client]:
+    if isinstance(client, str):
+        client, scheduler = None, client
     if client is not None:
-        yield client
+        with _usable(client) as given:
+            yield given
     elif scheduler is not None:
         _check_scheduler(scheduler)
         with Client(scheduler, set_as_default=False) as remote:
@@ -86,6 +109,22 @@ def _client(client: Client | None, scheduler: str | None, out: Place | None) -> 
             except KeyboardInterrupt:
                 local.run(_leave, wait=False)
                 raise
+
+
+@contextmanager
+def _usable(client: Client | Cluster) -> Iterator[Client]:
+    """The client given, or one of the cluster given."""
+    if not isinstance(client, Client | Cluster):
+        raise InputError(f"client= is a {type(client).__name__}: give a dask client, a cluster or an address")
+    if client.asynchronous:
+        raise InputError("client= is asynchronous: give one that is not, Client(address)")
+    if client.status not in (Status.running, "running"):
+        raise InputError("client= is closed: give one that is connected")
+    if isinstance(client, Client):
+        yield client
+        return
+    with Client(client, set_as_default=False) as own:
+        yield own
 
 
 def _local_cluster() -> LocalCluster:
@@ -145,57 +184,13 @@ async def _leave(dask_worker: Worker) -> None:
     await dask_worker.close(executor_wait=False)
 
 
-def _check_workers(client: Client) -> None:
-    """Wait for a worker, however long: those of a batch system take hours. Ask each for the version of this package."""
-    here = version("embgeom-dask")
-
-    def ask() -> str:  # a worker without the package can run it: it travels by value
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            import embgeom_dask  # noqa: F401
-
-            return version("embgeom-dask")
-        except (ImportError, PackageNotFoundError) as error:
-            return f"no embgeom-dask ({error})"
-
+def _wait_for_a_worker(client: Client) -> None:
+    """Wait for one, however long: those of a batch system take hours. Others start workers where there is work."""
+    work = client.submit(pow, 1, 1, pure=False)
     while not client.nthreads():
         progress.note("no worker yet: waiting for one, until Ctrl-C")
         with suppress(TimeoutError):
-            client.wait_for_workers(1, timeout=_REMINDER)
-    for address, there in client.run(ask).items():
-        if there != here:
-            raise InputError(
-                f"worker {address} has {there if ' ' in there else f'embgeom-dask {there}'}, and this process "
-                f"embgeom-dask {here}: install the same there"
-            )
-
-
-def check_seen(client: Client, urls: Iterable[str]) -> None:
-    """Refuse workers that do not see a file or key that is there for this process.
-
-    Raises
-    ------
-    InputError
-        for the first worker that does not see one of `urls`.
-    """
-    for address, unseen in client.run(_unseen, list(urls)).items():
-        if unseen:
-            raise InputError(
-                f"worker {address} cannot see {unseen}: use a folder or an object store that every worker reaches"
-            )
-
-
-def _unseen(urls: list[str]) -> str | None:
-    for url in urls:
-        try:
-            fs, path = places.filesystem(url)
-            fs.info(path)
-        except FileNotFoundError:
-            return url
-        except Exception as error:  # file systems raise what they like
-            return f"{url} ({places.explain(error)})"
-    return None
+            work.result(timeout=_REMINDER)
 
 
 def _check_scheduler(address: str) -> None:

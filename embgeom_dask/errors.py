@@ -43,7 +43,14 @@ def refuse_credentials(url: str) -> None:
 
 
 class Halt(EmbgeomError):
-    """A failure of one panel that every other would meet too: the run stops."""
+    """A failure that one worker meets whatever it is given: it gets no more, and where no other is left the run stops.
+
+    `worker` is its address, where it is a worker's.
+    """
+
+    def __init__(self, message: str, worker: str = "") -> None:
+        super().__init__(message)
+        self.worker = worker
 
 
 class SomeFailed(EmbgeomError):

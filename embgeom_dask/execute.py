@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
 import torch
-from distributed import Client, Future, KilledWorker, as_completed, get_worker
+from distributed import Client, Future, KilledWorker, get_worker
 
-from embgeom_dask import devices, halving, memory, products, progress, stores, tiles
+from embgeom_dask import blocks, devices, halving, memory, products, progress, stores, tiles, workers
 from embgeom_dask.blocks import Block, loaded
 from embgeom_dask.errors import EmbgeomError, Halt
 from embgeom_dask.exact import Exact
@@ -30,10 +31,14 @@ _HOPELESS = 32
 """Where so many panels fail one after the other, the rest would too."""
 
 
-def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any], journal: Pass | None) -> Found:
-    """Compute the states of one panel on this worker's device and commit them, unless they are."""
+def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | None) -> Found:
+    """Compute the states of one panel on this worker's device and commit them, unless they are.
+
+    Plan and hints come packed: what a worker cannot unpack, dask would have it wait for, and never tell.
+    """
     if journal is not None and (found := journal.get(panel)) is not None:
         return found
+    plan, hints = _unpacked(packed), pickle.loads(packed_hints)
     start, before = time.time(), loaded.nbytes
     try:
         found = _compute(plan, panel, hints)
@@ -45,6 +50,18 @@ def run_panel(plan: Plan, panel: Panel, hints: dict[str, Any], journal: Pass | N
         _check_unchanged(plan)
         journal.commit(panel, found)
     return found
+
+
+@lru_cache(maxsize=8)
+def _unpacked(packed: bytes) -> Plan:
+    plan: Plan = pickle.loads(packed)
+    return plan
+
+
+def forget() -> None:
+    """Drop every block and plan that this process holds."""
+    blocks.forget()
+    _unpacked.cache_clear()
 
 
 def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
@@ -175,8 +192,8 @@ class _Run:
     def __init__(self, client: Client, plan: Plan, watch: Watch, journal: Pass | None) -> None:
         self._client, self._plan, self._watch, self._journal = client, plan, watch, journal
         self._committed = journal.names() if journal is not None else set()
-        self._shared = client.submit(_same, plan, pure=False)
-        self._hints: Future[dict[str, Any]] | None = None
+        self._shared = client.submit(bytes, pickle.dumps(plan), pure=False)
+        self._hints: Future[bytes] | None = None
         self._told = b""
         self._failed: dict[Panel, BaseException] = {}
 
@@ -184,7 +201,7 @@ class _Run:
         """Tell the panels submitted from now on what was found: kept on the cluster."""
         hints = {name: reduction.hint(merged[name], exact) for name, reduction in self._plan.reductions.items()}
         if (told := pickle.dumps(hints)) != self._told:
-            self._hints, self._told = self._client.submit(_same, hints, pure=False), told
+            self._hints, self._told = self._client.submit(bytes, told, pure=False), told
 
     def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[Found]:
         """Yield what each of the panels found, in any order."""
@@ -224,22 +241,21 @@ class _Run:
         in_a_row = 0
         for attempt, window in enumerate((self._watch.window, self._watch.window, self._alone)):
             retried = [panel for panel, error in failed.items() if attempt == 2 or not isinstance(error, KilledWorker)]
-            for done in self._submitted(retried if attempt else panels, window):
-                good = [future for _, future in done if future.status != "error"]
-                found = dict(zip(good, self._client.gather(good), strict=True))
-                for panel, future in done:
-                    if future in found:
-                        failed.pop(panel, None)
-                        in_a_row = 0
-                        yield panel, found[future]
-                        continue
-                    failed[panel] = error = future.exception()
-                    in_a_row += 1
-                    if isinstance(error, Halt):
-                        raise error
-                    if in_a_row == _HOPELESS:
-                        self._failed |= failed
-                        self.check()
+            with closing(self._submitted(retried if attempt else panels, window)) as batches:
+                for done in batches:
+                    good = [future for _, future in done if future.status != "error"]
+                    found = dict(zip(good, self._client.gather(good), strict=True))
+                    for panel, future in done:
+                        if future in found:
+                            failed.pop(panel, None)
+                            in_a_row = 0
+                            yield panel, found[future]
+                            continue
+                        failed[panel] = future.exception()
+                        in_a_row += 1
+                        if in_a_row == _HOPELESS:
+                            self._failed |= failed
+                            self.check()
         self._failed |= failed
 
     def _alone(self) -> int:
@@ -247,27 +263,13 @@ class _Run:
 
     def _submitted(
         self, panels: Iterable[Panel], window: Callable[[], int]
-    ) -> Iterator[list[tuple[Panel, Future[Found]]]]:
+    ) -> Generator[list[tuple[Panel, Future[Found]]], None, None]:
         """Keep `window()` panels submitted; yield those that are done, with their futures, however they ended."""
-        waiting, running = iter(panels), dict[Any, Panel]()
-        futures = as_completed(loop=self._client.loop)
 
-        def fill() -> None:
-            while len(running) < window() and (panel := next(waiting, None)) is not None:
-                future = self._client.submit(run_panel, self._shared, panel, self._hints, self._journal, pure=False)
-                running[future.key] = panel
-                futures.add(future)
+        def arguments(panel: Panel) -> tuple[Any, ...]:
+            return self._shared, panel, self._hints, self._journal
 
-        try:
-            fill()
-            for batch in futures.batches():
-                done = [(running.pop(future.key), future) for future in batch]
-                fill()
-                yield done
-                for _, future in done:
-                    future.release()
-        finally:
-            self._client.cancel(list(futures.futures), force=True)
+        return workers.completed(self._client, run_panel, panels, arguments, window)
 
 
 def _cause(error: BaseException) -> str:
@@ -278,7 +280,3 @@ def _cause(error: BaseException) -> str:
 
 def _some(names: list[str]) -> str:
     return f"panel{'s' * (len(names) > 1)} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
-
-
-def _same(value: Any) -> Any:
-    return value

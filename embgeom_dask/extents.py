@@ -15,7 +15,7 @@ import torch
 from distributed import Client
 from numpy.typing import NDArray
 
-from embgeom_dask import devices
+from embgeom_dask import devices, workers
 from embgeom_dask.kernels.rows import unfit
 from embgeom_dask.kernels.threads import share_out
 from embgeom_dask.kernels.widen import as_numba, value
@@ -47,7 +47,7 @@ def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
     InputError
         where a row cannot be compared: see `check_fit`.
     """
-    extents = client.gather([client.submit(extent, matrix, part, pure=False) for part in parts])
+    extents = workers.gather(client, extent, [(matrix, part) for part in parts])
     check_fit(matrix, np.concatenate(parts), np.concatenate([e.unfit for e in extents]))
     columns = np.arange(matrix.hidden_size)
     lowest, highest = np.array([e.low for e in extents]), np.array([e.high for e in extents])
@@ -63,8 +63,8 @@ def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
     least = reached[k - 1] * (1 - 1e-12) if reached.size >= k else -np.inf
     reach = np.maximum(highest - low, high - lowest).max(axis=1)
     near = np.flatnonzero(reach >= least).tolist()
-    far = [client.submit(reaching, matrix, parts[p], low, high, least, pure=False) for p in near]
-    return np.concatenate(client.gather(far))
+    far = [(matrix, parts[p], low, high, least) for p in near]
+    return np.concatenate(workers.gather(client, reaching, far))
 
 
 def extent(matrix: Matrix, token_id: Array) -> Extent:

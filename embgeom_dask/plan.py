@@ -10,7 +10,7 @@ from uuid import uuid4
 import numpy as np
 from distributed import Client
 
-from embgeom_dask import devices, memory, products
+from embgeom_dask import devices, memory, products, workers
 from embgeom_dask.blocks import Source
 from embgeom_dask.errors import InputError
 from embgeom_dask.exact import Exact
@@ -156,7 +156,7 @@ def make_plan(
         would take more memory than `memory_limit` allows.
     """
     most = memory.allowed(memory_limit)
-    kind, free = client.submit(devices.own_memory, device, pure=False).result()
+    ((kind, free),) = workers.gather(client, devices.own_memory, [(device,)])
     metric = METRICS[settings.metric]
     matrix, token_id = sides[0]
     if settings.kept == {"farthest"} and metric.name == "chebyshev" and len(sides) == 1:
@@ -177,7 +177,7 @@ def make_plan(
     largest = np.sort(np.concatenate(radii))[-2:].tolist()
     twin = _twins(sides, facts, rows) if settings.distinct else None
     reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
-    fastest = client.submit(products.fastest, metric.name, device, pure=False).result()
+    (fastest,) = workers.gather(client, products.fastest, [(metric.name, device)])
     samples = [some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:] if settings.neighbors)]
     form = choose_form(settings, dtypes, centre, radii, samples, fastest, element)
     ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
@@ -242,8 +242,7 @@ def _look(
     client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str, dtype: str
 ) -> RowFacts:
     parts = _parts(matrix, token_id)
-    looks = [client.submit(inspect, matrix, part, centre, metric, dtype, pure=False) for part in parts]
-    return join(client.gather(looks))
+    return join(workers.gather(client, inspect, [(matrix, part, centre, metric, dtype) for part in parts]))
 
 
 def _twins(sides: list[Selected], facts: list[RowFacts], rows: list[RowSet]) -> np.ndarray:

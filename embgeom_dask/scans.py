@@ -14,10 +14,10 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask import places, progress, results, stores
-from embgeom_dask.blocks import forget
-from embgeom_dask.cluster import check_seen, connect, dashboard
+from embgeom_dask import places, progress, results, stores, workers
+from embgeom_dask.cluster import connect, dashboard
 from embgeom_dask.errors import InputError
+from embgeom_dask.execute import forget
 from embgeom_dask.found import Found
 from embgeom_dask.journal import Journal
 from embgeom_dask.metrics import find_metric
@@ -187,7 +187,7 @@ def _made(
         journal.check(attrs)
         tile, element = journal.fix("tile", tile), journal.fix("element", None)
     with connect(client, scheduler, device, None if journal is None else journal.out) as cluster:
-        check_seen(cluster, [places.join(found.store, found.name, "zarr.json") for found in matrices])
+        workers.check_seen(cluster, [places.join(found.store, found.name, "zarr.json") for found in matrices])
         try:
             plan = make_plan(cluster, sides, settings, device, tile, memory_limit, element)
             progress.note(f"{plan}\ndashboard: {dashboard(cluster)}")
@@ -195,13 +195,13 @@ def _made(
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
             if journal is not None:
                 journal.begin(attrs, plan)
-                check_seen(cluster, [places.join(journal.url, "run.json")])
+                workers.check_seen(cluster, [places.join(journal.url, "run.json")])
             passes = Passes(cluster, journal)
             found = passes.run(plan, "scan")
             variables = _finalize(plan, found, settings, passes)
         finally:
             if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
-                cluster.run(forget)
+                cluster.run(forget, on_error="ignore")
     attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
     attrs["certificate"] = json.dumps(
         plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}

@@ -10,7 +10,7 @@ import torch
 from distributed import Client
 from scipy.spatial.distance import cdist, pdist
 
-from embgeom_dask import devices, halving
+from embgeom_dask import devices, halving, products
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.metrics import METRICS, euclidean
 from embgeom_dask.scans import scan
@@ -31,6 +31,8 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
     def install(most: int, error: Exception, first: int = 1) -> list[int]:
         asked: list[int] = []
+        for element in ("int8", "bfloat16", "float32", "float64"):  # once a process, before the first tile
+            products.are_right("euclidean", element, torch.device("cpu"))
         honest = euclidean._product
 
         def product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
