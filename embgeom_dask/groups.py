@@ -17,7 +17,7 @@ from embgeom_dask.chunks import by_chunk
 from embgeom_dask.kernels.rows import NOT_FINITE, unfit
 from embgeom_dask.places import Place
 from embgeom_dask.rows import RowSet, check_fit, digest, group
-from embgeom_dask.stores import Matrix, Role, check_labels, find_matrix, labels
+from embgeom_dask.stores import Matrix, Role, check_labels, find_matrix, labels_of
 
 Array = NDArray[Any]
 
@@ -143,7 +143,7 @@ def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:
             "model": ("model", np.array([matrix.model], text)),
             "revision": ("model", np.array([matrix.revision], text)),
             "matrix": ("model", np.array([matrix.name], text)),
-            "member_token": ("member", labels(matrix.store, ids, matrix.name)["token"].to_numpy()),
+            "member_token": ("member", labels_of(matrix, ids)["token"].to_numpy()),
         },
     )
 

@@ -196,7 +196,7 @@ def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
 
     Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
     """
-    tokens = [stores.labels(matrix.store, name=matrix.name)["token"].to_numpy() for matrix in matrices]
+    tokens = [stores.labels_of(matrix)["token"].to_numpy() for matrix in matrices]
     found = {}
     for name, array in dataset.variables.items():
         if str(name).endswith("token_id") and array.dtype == np.int64:

@@ -1,4 +1,4 @@
-"""The token labels that a store holds: read once, and checked against what the conversion recorded."""
+"""The token labels of a store: written once, read once, and checked against what the conversion recorded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import places
 from embgeom_dask.store_validation import LABELS, MATRICES, Metadata, damaged, label_names
@@ -58,3 +60,18 @@ def digest_labels(labels: Mapping[Any, Any], rows: int) -> str:
     """Return the sha256 of all the labels of the first `rows` rows."""
     listed = [np.asarray(labels[name])[:rows].tolist() for name in LABELS]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def write_label(group: zarr.Group, name: str, values: np.ndarray, dimension: str = "token_id") -> None:
+    """Write one label array (n,) of a store: one chunk, with a checksum."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=cast(Any, "string" if values.dtype.kind in "OTU" else values.dtype),
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        dimension_names=[dimension],
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+    array[:] = values

@@ -19,7 +19,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import filling, places, progress
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
@@ -32,7 +31,7 @@ from embgeom_dask.store_validation import LABELS as LABELS
 from embgeom_dask.store_validation import MATRICES as MATRICES
 from embgeom_dask.store_validation import is_store as is_store
 from embgeom_dask.stored_labels import digest_labels as digest_labels
-from embgeom_dask.stored_labels import read_labels, suffix_of
+from embgeom_dask.stored_labels import read_labels, suffix_of, write_label
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", BFloat16._zarr_v3_name: "BF16"}
 """What a store can hold, and what safetensors files call it."""
@@ -139,7 +138,7 @@ def _stored_array(matrix: Matrix) -> tuple[zarr.Array[Any], Sequence[str]]:
 
 
 def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
-    if attrs.get("sha256") != matrix.sha256:
+    if (attrs.get("sha256"), attrs.get("labels_sha256")) != (matrix.sha256, matrix.labels_sha256):
         raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
 
 
@@ -187,9 +186,26 @@ def labels(store: Place, ids: np.ndarray | None = None, name: str = "") -> xr.Da
     return xr.Dataset(coords={label: ("token_id", found[f"{label}{suffix}"][rows]) for label in _NAMED})
 
 
+def labels_of(matrix: Matrix, ids: np.ndarray | None = None) -> xr.Dataset:
+    """Return the `labels` of a matrix's rows. Raises EmbgeomError where its store was replaced since it was found."""
+    check_labels(matrix)
+    return labels(matrix.store, ids, matrix.name)
+
+
 def check_labels(matrix: Matrix) -> None:
-    """Read and verify the token labels of a matrix's store. Raises InputError where they are damaged."""
-    read_labels(read_metadata(matrix.store))
+    """Read and verify the token labels of a matrix's store.
+
+    Raises
+    ------
+    InputError
+        where they are damaged.
+    EmbgeomError
+        where they are not those that the store had when the matrix was found.
+    """
+    metadata = read_metadata(matrix.store)
+    attrs = metadata.arrays.get(matrix.name, {}).get("attributes", {})
+    _check_same(matrix, attrs)
+    read_labels(metadata)
 
 
 def make_labels(
@@ -333,15 +349,15 @@ def write_model(
     with places.replacing(target, overwrite=overwrite, resume=resume) as place:
         group = zarr.open_group(places.writer(place), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
-            _write_labels(group, name, labels[name].values)
+            write_label(group, name, labels[name].values)
         found = set()
         for name, source in matrices.items():
             suffix = f"_{name.removesuffix('_embedding')}" if name in own or source.shape[0] < rows else ""
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
             if suffix and f"token_id{suffix}" not in group:
-                _write_labels(group, f"token_id{suffix}", np.arange(source.shape[0]), f"token_id{suffix}")
+                write_label(group, f"token_id{suffix}", np.arange(source.shape[0]), f"token_id{suffix}")
             for label in LABELS if name in own else ():
-                _write_labels(group, f"{label}{suffix}", own[name][label].values, f"token_id{suffix}")
+                write_label(group, f"{label}{suffix}", own[name][label].values, f"token_id{suffix}")
             array = filling.create(group, name, source, [f"token_id{suffix}", hidden])
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
                 kept = places.names_in(places.join(place, name)) if resume else ()
@@ -380,17 +396,3 @@ def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:
         if 0 in source.shape:
             raise InputError(f"{source.tensor} is empty: its shape is {list(source.shape)}")
     return max(source.shape[0] for source in matrices.values())
-
-
-def _write_labels(group: zarr.Group, name: str, values: np.ndarray, dimension: str = "token_id") -> None:
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=values.shape,
-        dtype=cast(Any, "string" if values.dtype.kind in "OTU" else values.dtype),
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        dimension_names=[dimension],
-        config={"write_empty_chunks": True},
-        overwrite=True,
-    )
-    array[:] = values

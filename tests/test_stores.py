@@ -294,6 +294,17 @@ def test_a_store_that_was_replaced_is_not_read(tmp_path: Path) -> None:
         matrix.read(0, 5)
 
 
+def test_labels_of_another_conversion_are_not_taken(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.ones((5, 3)))
+    matrix = stores.find_matrix(store)
+    assert stores.labels_of(matrix, np.array([4, 0])).token.values.tolist() == ["t4", "t0"]
+    make_store(store, output=np.ones((5, 3)), tokens=[*"abcde"])
+    assert stores.labels(store).token.values.tolist() == [*"abcde"]
+    for use in (stores.labels_of, stores.check_labels, stores.check_unchanged):
+        with pytest.raises(EmbgeomError, match="was replaced by another conversion"):
+            use(matrix)
+
+
 @dataclass(frozen=True)
 class Failing(ArrayRows):
     """Rows that fail at the second block, after they looked at the folder that is written to."""
