@@ -75,13 +75,13 @@ def outliers(
     cluster = _read(tokens, source)
     with connect(client, scheduler, device) as active:
         norms, centroid = _norms_and_centroid(source, cluster)
+        scanned = scan(store, which=matrix, tokens=cluster.token_ids, farthest=1, device=device, client=active)
+        pair = scanned["farthest_token_id"].values[0]
         with devices.session(torch.device("cpu")):
             blocks = _blocks(source, cluster.token_ids)
             distances = np.concatenate([nearest_distances(rows, centroid) for rows in blocks])
-        scanned = scan(store, which=matrix, tokens=cluster.token_ids, farthest=1, device=device, client=active)
-    pair = scanned["farthest_token_id"].values[0]
+            a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
     at = np.searchsorted(cluster.token_ids, pair)
-    a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
     outlier = pair[int(_squared(b.minus(centroid)) > _squared(a.minus(centroid)))]
     variables = {
         "farthest_distance": scanned["farthest_distance"].values[0],

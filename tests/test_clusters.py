@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from embgeom_dask import clusters
 from embgeom_dask.clusters import outliers, triangle
 from embgeom_dask.errors import InputError
+from embgeom_dask.surveys import survey
 from embgeom_dask.testing import make_store
 from tests.reference import root
 
@@ -273,6 +274,20 @@ def test_two_tokens_are_equally_far_from_their_mean(tmp_path: Path) -> None:
         found = outliers(store, [first, first + 1])
         assert found["outlier_token_id"].item() == first
         assert len(set(found["centroid_distance"].values.tolist())) == 1
+
+
+def test_subnormal_values_are_numbers_whatever_a_library_says(tmp_path: Path) -> None:
+    rows = np.float32(1e-45) * np.random.default_rng(7).integers(-40, 40, size=(6, 5)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", rows)
+    found = outliers(store, None)
+    torch.set_flush_denormal(True)
+    try:
+        again, surveyed = outliers(store, None), survey(store)
+    finally:
+        torch.set_flush_denormal(False)
+    xr.testing.assert_equal(again, found)
+    assert surveyed["centroid"].values[0].tolist() == exact(rows)["centroid"]
+    assert found["centroid_distance_max"].item() == max(exact(rows)["distances"])
 
 
 def test_a_centroid_beyond_the_range_is_refused(tmp_path: Path) -> None:
