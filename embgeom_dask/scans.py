@@ -118,8 +118,9 @@ def scan(
     Raises
     ------
     InputError
-        for a store, matrix, selection, metric or device that is not there, matrices of two widths, a row with NaN or
-        infinity, a number out of range, a result at `out` from other settings, or nothing to keep.
+        for a store, matrix, selection, metric or device that is not there, matrices of two widths, a row with NaN,
+        infinity or a float64 value under 2^-400 or over 2^400 in size, a number out of range, a result at `out` from
+        other settings, or nothing to keep.
     EmbgeomError
         where more than `edge_limit` pairs lie within `edges`; it says how many.
     """

@@ -163,6 +163,17 @@ def test_every_number_of_any_shape(rows: int, width: int, tmp_path: Path) -> Non
         np.testing.assert_array_equal(found[name].values[0], expected, err_msg=name)
 
 
+def test_norms_halfway_between_two_numbers_are_even() -> None:
+    """Of right triangles whose sides are whole, the longest of 54 bits and odd, the others float64 numbers."""
+    pairs = [(87_241_523 + i, 67_108_864 + i % 2) for i in range(100)]
+    halfway = [(p * p - q * q, 2 * p * q, p * p + q * q) for p, q in pairs if (p + q) % 2]
+    assert len(halfway) == 100
+    assert all(2**53 < norm < 2**54 and norm % 2 for *_, norm in halfway)
+    assert all(int(float(leg)) == leg for *legs, _ in halfway for leg in legs)
+    expected = [float(norm) for *_, norm in halfway]
+    assert summarize(np.array([legs for *legs, _ in halfway], float)).norms.tolist() == expected
+
+
 def test_norms_of_very_wide_rows() -> None:
     rows = np.random.default_rng(4).normal(size=(3, 140_000))
     expected = [root(sum(Fraction(value) ** 2 for value in row)) for row in rows.tolist()]
