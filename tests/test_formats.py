@@ -328,6 +328,8 @@ def test_npy_files_that_are_no_matrix_are_refused(tmp_path: Path) -> None:
     ("config", "words"),
     [
         ({"num_hidden_layers": 10**12}, "absurd num_hidden_layers"),
+        ({"num_labels": 2**31}, "absurd num_labels"),
+        ({"max_position_embeddings": 2**30}, "absurd max_position_embeddings"),
         ({"num_attention_heads": -(10**30)}, "absurd num_attention_heads"),
         ({"hidden_size": 10**15}, "absurd hidden_size"),
         ({"text_config": {"num_layers": 10**9}}, "absurd num_layers"),

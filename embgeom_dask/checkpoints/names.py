@@ -10,7 +10,7 @@ from typing import Any
 from embgeom_dask.checkpoints.decisions import Choice, Decision
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, describe
 from embgeom_dask.checkpoints.small_files import class_name
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, shorten
 
 _OTHER = re.compile(
     r"\.\d+\.|vision|visual|image|audio|speech|pos|wpe|type|per_layer|rel_|router|pooler|classifier|score|codebook|lora_"
@@ -22,20 +22,27 @@ _ROWS = ("vocab_size", "padded_vocab_size", "n_vocab", "vocabulary_size", "num_e
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "model_dim", "embedding_size", "word_embed_proj_dim")
 _VOCABULARY_SLACK = 4096
 _SIZE = re.compile(r"size|layers|depth|heads|experts|blocks|positions|length|width|dim$|channels|n_|num_|d_|groups")
-_COUNT = re.compile(r"layers|depth|heads|experts|blocks|groups|n_layer|n_head")
-_MOST, _MOST_COUNTED = 1 << 31, 1 << 16
+_MOST = {  # what is counted of one kind: transformers makes an object, or a row of a table, of each
+    re.compile(r"layers|depth|heads|experts|blocks|groups|labels|n_layer|n_head"): 1 << 16,
+    re.compile(r"position"): 1 << 24,
+    re.compile(r""): 1 << 31,
+}
 
 
-def check_sizes(path: Path, part: Any) -> None:
+def check_sizes(path: Path, config: dict[str, Any]) -> None:
     """Refuse the config at `path` where it would take minutes or all memory to build a model from."""
-    values = part.items() if isinstance(part, dict) else [("", value) for value in part]
-    for name, value in values:
-        if isinstance(value, dict | list):
-            check_sizes(path, value)
-        elif isinstance(value, int) and _SIZE.search(name):
-            most = _MOST_COUNTED if _COUNT.search(name) else _MOST
-            if not -most <= value <= most:
-                raise InputError(f"{path} has the absurd {name} {value}: give --input-key and --output-key")
+    left: list[Any] = [config]
+    while left:
+        part = left.pop()
+        values = part.items() if isinstance(part, dict) else [("", value) for value in part]
+        for name, value in values:
+            if isinstance(value, dict | list):
+                left.append(value)
+            elif isinstance(value, int) and _SIZE.search(name):
+                most = next(most for kind, most in _MOST.items() if kind.search(name))
+                if not -most <= value <= most:
+                    absurd = f"{shorten(name)} {shorten(value, 40)}"
+                    raise InputError(f"{path} has the absurd {absurd}: give --input-key and --output-key")
 
 
 def choose_by_name(listing: Listing, config: dict[str, Any], reason: str, judged: Collection[str]) -> Decision:
