@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+from distributed import Client
 
 import embgeom_dask as eg
 from embgeom_dask.cli import main
@@ -137,11 +138,19 @@ def test_a_worker_that_does_not_see_the_store_is_named(store: str, tmp_path: Pat
     worker = f"{sys.executable} -m distributed.cli.dask_worker {processes.address} --no-nanny --no-dashboard"
     command = in_a_namespace(f"mount -t tmpfs tmpfs {store} && exec {worker}")
     processes.start("worker-1", command)
+    processes.workers = []
     processes.start_cluster()
     processes.start_client("scan", store, *WANTED)
     said = last_line(processes, 2)
     assert said.startswith("error: worker tcp://")
     assert f"cannot see {store}/" in said
+    processes.workers = ["worker-0"]  # which sees it
+    processes.start_cluster()
+    with Client(processes.address, set_as_default=False) as client:
+        client.wait_for_workers(2)
+    processes.start_client("scan", store, *WANTED)
+    assert processes.wait("client") == 0, processes.said("client")
+    assert f"cannot see {store}/" in processes.said("client")
 
 
 @pytest.mark.parametrize("fault", ["size=200k", "size=100m"])
