@@ -30,7 +30,7 @@ from embgeom_dask import execute, stores
 from embgeom_dask.found import Found, Work
 from embgeom_dask.grid import Panel
 from embgeom_dask.journal import Journal, Pass
-from embgeom_dask.plan import Plan, make_plan
+from embgeom_dask.plan import make_plan
 from embgeom_dask.settings import Settings
 from embgeom_dask.testing import make_store
 from embgeom_dask.watch import Watch
@@ -58,7 +58,7 @@ class Peaks:
             time.sleep(0.25)
 
 
-def wait_panel(seconds: float, plan: Plan, panel: Panel, hints: dict[str, Any], journal: Pass) -> Found:  # noqa: ARG001
+def wait_panel(seconds: float, plan: bytes, panel: Panel, hints: bytes, journal: Pass) -> Found:  # noqa: ARG001
     """A panel that waits, and finds as many pairs as one that computes."""
     start = time.time()
     time.sleep(seconds)
@@ -72,7 +72,7 @@ def wait_panel(seconds: float, plan: Plan, panel: Panel, hints: dict[str, Any], 
         "limit": np.array(np.inf),
     }
     work = Work(start, time.time(), "", 0, 0)
-    found = Found({"farthest": state}, {"cpu"}, Counter(float64=KEPT), work)
+    found = Found({"farthest": state}, {"cpu"}, Counter(float64=KEPT), {"cpu float32"}, work)
     journal.commit(panel, found)
     return found
 
