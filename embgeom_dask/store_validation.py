@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ _CHUNK_BYTES = 8 << 20
 """No chunk is larger, unless it is of one row."""
 _LARGEST_CHUNK = (1 << 31) - 1
 """What blosc can hold."""
+_LARGEST_METADATA = 64 << 20
+_NO_FILE = -1
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXTS = ("revision", "tokenizer", "architecture", "license")
 _GRID = ("chunk_grid", "configuration", "chunk_shape")
@@ -122,6 +126,10 @@ def _read_root(store: Place) -> tuple[str, bytes]:
 def _read(file: str) -> bytes:
     with places.explained(f"read {file}", passing=(FileNotFoundError, NotADirectoryError)):
         fs, path = places.filesystem(file)
+        if not places.is_url(file):
+            info = os.stat(path)  # noqa: PTH116
+            if not stat.S_ISREG(info.st_mode) or info.st_size > _LARGEST_METADATA:  # a pipe or a device has no end
+                raise OSError(errno.EINVAL, "it is no file of metadata")
         return bytes(fs.cat_file(path))
 
 
@@ -316,6 +324,7 @@ def _check_chunks(path: str, arrays: Mapping[str, Any]) -> None:
     for chunk in chunks:
         size = _file_size(places.join(path, chunk)) if sizes is None else sizes.get(chunk)
         _check(size is not None, f"chunk {chunk} is missing")
+        _check(size != _NO_FILE, f"chunk {chunk} is no file")
         _check(size != 0, f"chunk {chunk} is empty")
 
 
@@ -332,8 +341,9 @@ def _listed_sizes(url: str) -> dict[str, int] | None:
 
 def _file_size(file: str) -> int | None:
     try:
-        return os.stat(file).st_size  # noqa: PTH116
+        info = os.stat(file)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise EmbgeomError(f"cannot read {file}: {places.explain(error)}") from error
+    return info.st_size if stat.S_ISREG(info.st_mode) else _NO_FILE

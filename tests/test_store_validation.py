@@ -173,6 +173,17 @@ def test_files_that_are_not_there_or_say_nothing(store: Path, damage: Callable[[
     refused(store, words)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no pipes")
+@pytest.mark.parametrize("name", ["zarr.json", "text/zarr.json", "output_embedding/c/1/0", "token/c/0"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_what_is_no_file_is_not_read(store: Path, name: str, make: Callable[[Path], Any]) -> None:
+    (store / name).unlink()
+    make(store / name)
+    with pytest.raises(EmbgeomError, match=r"cannot read .*/zarr\.json: it is no file|is damaged: chunk .* is no file"):
+        stores.find_matrix(store)
+    assert len(eg.list_models(store.parent).attrs["broken"]) == 1
+
+
 def test_a_group_that_is_no_json_is_broken_and_not_replaced(store: Path) -> None:
     (store / "zarr.json").write_bytes(b'{"attributes": {"model"')
     with pytest.raises(InputError, match=r"b\.zarr is damaged: its zarr.json is no JSON"):
