@@ -26,11 +26,11 @@ import numpy as np
 import psutil
 from distributed import Client
 
-from embgeom_dask import execute, stores
+from embgeom_dask import execute, results, stores
 from embgeom_dask.found import Found, Work
 from embgeom_dask.grid import Panel
 from embgeom_dask.journal import Journal, Pass
-from embgeom_dask.plan import make_plan
+from embgeom_dask.plan import Plan, make_plan
 from embgeom_dask.settings import Settings
 from embgeom_dask.testing import make_store
 from embgeom_dask.watch import Watch
@@ -112,8 +112,16 @@ def simulate(client: Client, store: str, out: str, seconds: float, threads: int,
     matrix = stores.find_matrix(store)
     settings = Settings("euclidean", farthest=KEPT)
     plan = make_plan(client, [(matrix, np.arange(matrix.vocab_size))], settings, "cpu", TILE)
-    attrs = dict.fromkeys(("command", "model", "matrix", "sha256", "settings", "versions", "fingerprint"), "")
+    attrs = results.provenance("scan", [matrix], [], 0.0, settings.as_dict())
     journal = Journal(out)
+    with journal.claimed(attrs):
+        make_passes(client, journal, attrs, plan, seconds, threads, peaks)
+
+
+def make_passes(
+    client: Client, journal: Journal, attrs: dict[str, Any], plan: Plan, seconds: float, threads: int, peaks: Peaks
+) -> None:
+    """Make the pass twice, with the journal in hand."""
     journal.begin(attrs, plan)
     client.run(__import__, "embgeom_dask.execute")
     kept, done = journal.open_pass(plan, "scan"), 0
@@ -133,7 +141,7 @@ def simulate(client: Client, store: str, out: str, seconds: float, threads: int,
     print(f"{done:,} panels in {lasted:.0f} s: {done / lasted:.0f} a second; {threads} devices alone: {ideal:.0f} s")
     print(f"cpu time a panel: {', '.join(f'{name} {1e3 * spent / done:.1f} ms' for name, spent in used.items())}")
     print(f"most memory: {memory(peaks)}")
-    size = sum(path.stat().st_size for path in Path(f"{out}.journal").rglob("*-*-*"))
+    size = sum(path.stat().st_size for path in Path(f"{journal.out}.journal").rglob("*-*-*"))
     began = time.perf_counter()
     execute.execute(plan, client, Watch(client, lambda *_, **__: None), kept)
     print(f"journal: {size / 1e6:.0f} MB; every panel read again in {time.perf_counter() - began:.0f} s")
