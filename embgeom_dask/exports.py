@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from embgeom_dask import places, progress, stores
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.stores import Matrix, Role
 
 _BLOCK_BYTES = 32 << 20
@@ -43,15 +43,15 @@ def export(
     found, path = stores.find_matrix(store, matrix), Path(output)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors")
-    if not path.parent.is_dir():
-        raise InputError(f"no folder {path.parent}: make it first")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: --overwrite replaces it"))
     try:
+        if not path.parent.is_dir():
+            raise InputError(f"no folder {path.parent}: make it first")
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: --overwrite replaces it"))
         with places.whole_file(path) as file:
             _write(found, file)
     except OSError as error:
-        raise EmbgeomError(f"cannot write {path}: {error.strerror or error}") from error
+        raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error
     return str(path)
 
 

@@ -191,7 +191,8 @@ def _made(
         workers.check_seen(cluster, [places.join(found.store, found.name, "zarr.json") for found in matrices])
         try:
             plan = make_plan(cluster, sides, settings, device, tile, memory_limit, element)
-            progress.note(f"{plan}\ndashboard: {dashboard(cluster)}")
+            progress.note(str(plan))
+            progress.note(f"dashboard: {dashboard(cluster)}")
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
             if journal is not None:

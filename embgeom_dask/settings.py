@@ -17,6 +17,7 @@ from embgeom_dask.reductions.histogram import FINE
 Numbers = str | float | Iterable[float]
 
 EDGE_LIMIT = 10_000_000
+MOST_BINS = 10_000_000
 
 _KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "quantiles", "within", "edges")
 
@@ -56,6 +57,8 @@ class Settings:
             raise InputError(f"nothing to keep: ask for {', '.join(options[:-1])} or {options[-1]}")
         for name in ("farthest", "nearest", "neighbors", "histogram", "edge_limit"):
             object.__setattr__(self, name, parse_count(name, getattr(self, name)))
+        if self.histogram is not None and self.histogram > MOST_BINS:
+            raise InputError(f"--histogram {self.histogram}: give at most {MOST_BINS:,} bins")
         if self.histogram_scale not in ("linear", "log"):
             raise InputError(f"no scale {self.histogram_scale!r} of bins: choose linear or log")
         if self.histogram is None and self.histogram_scale != "linear":

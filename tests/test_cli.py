@@ -75,6 +75,13 @@ REFUSALS = {
     "another width": (["scan", A, "--against", "stores/wide.zarr", "--nearest", "1"], "only matrices of one width"),
     "no such matrix against": (["scan", A, "--against", f"{A}:input", "--nearest", "1"], "has no input_embedding"),
     "unknown path against": (["scan", A, "--against", "stores/b.zarr", "--nearest", "1"], "no store at stores/b.zarr"),
+    "more bins than can be": (["scan", A, "--histogram", "1000000000000"], "give at most 10,000,000 bins"),
+    "bins beyond any integer": (["scan", A, "--histogram", "9223372036854775808"], "give at most 10,000,000 bins"),
+    "credentials in a URL": (
+        ["scan", "simplecache::https://SECRET@h/x.zarr", "--nearest", "1"],
+        "simplecache::https://h",
+    ),
+    "credentials in a source": (["convert", "https://u:SECRET@h/x"], "https://h/x is given with a password"),
     "a number below one": (["scan", A, "--nearest", "0"], "--nearest 0"),
     "nothing to keep": (["scan", A], "--farthest, --nearest"),
     "NaN in a row, scan": (["scan", NAN, "--nearest", "1"], "(token ids 5)"),
@@ -106,6 +113,12 @@ def test_a_refusal_is_one_line_exit_2_and_leaves_everything_as_it_was(run, case)
         assert "Traceback" not in err
         assert err.count("error: ") == 1
         assert tree() == before
+
+
+def test_a_file_name_that_no_disk_takes_is_one_line(run):
+    code, out, err = run("export", A, "-o", "a" * 300 + ".safetensors")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "File name too long" in err
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(run, monkeypatch):
