@@ -30,7 +30,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from embgeom_dask import transactions
-from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials
+from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, shorten
 from embgeom_dask.redaction import redact
 
 Place = str | os.PathLike[str]
@@ -55,14 +55,22 @@ def locate(place: Place) -> str:
     Raises
     ------
     InputError
-        where a URL holds credentials, which would be kept in results, or needs a package that is not installed.
+        where a URL holds credentials, which would be kept in results, or needs a package that is not installed, or
+        where no file can have a path like that.
     """
     if not is_url(place):
         text = os.fspath(place)
-        if not text.startswith("file://"):
-            return os.path.abspath(text)  # noqa: PTH100
-        refuse_credentials(text)
-        return os.path.abspath(unquote(urlsplit(text).path))  # noqa: PTH100
+        if text.startswith("file://"):
+            refuse_credentials(text)
+            text = unquote(urlsplit(text).path)
+        try:
+            os.lstat(text)
+        except ValueError as error:  # a null byte, or half a surrogate pair
+            raise InputError(f"no file can be called {shorten(text)}: {explain(error)}") from error
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise InputError(f"no file can be called {shorten(text)}: the name is too long") from error
+        return os.path.abspath(text)  # noqa: PTH100
     url = os.fspath(place).rstrip("/")
     refuse_credentials(url)
     for part in url.split("::"):
