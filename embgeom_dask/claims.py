@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from embgeom_dask import places, progress, results, transactions
 from embgeom_dask.errors import InputError
 
-CLAIM = "claim.json"
-_LOCK = "lock"
+FILES = ("claim.json", "lock")
+_CLAIM, _LOCK = FILES
 _LOOK = 0.2  # seconds between looks at the lock of another command
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # what a file system says that has none
 
@@ -51,7 +51,7 @@ def _by_lock(out: str, folder: Path, attrs: Mapping[str, Any], stopped: Callable
     lock = FileLock(folder / _LOCK, thread_local=False)
     try:
         _wait(lock, out, folder, attrs, stopped)
-        with places.whole_file(folder / CLAIM) as file:
+        with places.whole_file(folder / _CLAIM) as file:
             file.write(_content(attrs))
     except BaseException as error:
         _leave(lock, folder)
@@ -62,7 +62,7 @@ def _by_lock(out: str, folder: Path, attrs: Mapping[str, Any], stopped: Callable
         yield
     finally:
         with suppress(OSError):
-            (folder / CLAIM).unlink()
+            (folder / _CLAIM).unlink()
         _leave(lock, folder)
 
 
@@ -107,7 +107,7 @@ def _take(lock: FileLock, folder: Path) -> bool:
 @contextmanager
 def _by_object(out: str, folder: str, attrs: Mapping[str, Any]) -> Iterator[None]:
     fs, path = places.filesystem(folder)
-    name, made = f"{path}/{CLAIM}", True
+    name, made = f"{path}/{_CLAIM}", True
     with places.explained(f"write {folder}", passing=(InputError,)):
         try:
             fs.pipe_file(name, _content(attrs), mode="create")
@@ -133,7 +133,7 @@ def _read(folder: str) -> dict[str, Any] | None:
     """The settings of the claim that is there; None where there is none, or none yet."""
     fs, path = places.filesystem(folder)
     try:
-        there: dict[str, Any] = json.loads(fs.cat_file(f"{path}/{CLAIM}"))
+        there: dict[str, Any] = json.loads(fs.cat_file(f"{path}/{_CLAIM}"))
     except (OSError, ValueError):
         return None
     return there if results.is_provenance(there) else None

@@ -108,9 +108,10 @@ class Journal:
             yield
 
     @property
-    def is_finished(self) -> bool:
-        """Whether no panels are kept: the result was written, or nothing has begun."""
-        return self.run is None or self.run["finished"]
+    def is_settled(self) -> bool:
+        """Whether no panels are kept and no claim is left: the result was written, or nothing has begun."""
+        left = any(places.exists(f"{self.url}/{name}") for name in claims.FILES)
+        return not left and (self.run is None or self.run["finished"])
 
     def check(self, attrs: Mapping[str, Any]) -> None:
         """Refuse to go on with what other settings began. A journal whose result was written is of no more use.
@@ -163,7 +164,7 @@ class Journal:
     def open_pass(self, plan: Plan, what: str) -> Pass:
         """The pass that `plan` makes: the same plan finds the same panels again."""
         name = f"{what}-{_digest(plan)[:16]}"
-        if not places.exists(f"{self.url}/{name}/pass.json"):
+        if self.read_json(f"{name}/pass.json") is None:
             if not places.is_url(self.url):
                 with places.explained(f"write {self.url}/{name}"):
                     transactions.make_folder(Path(self.url, name))

@@ -329,10 +329,12 @@ def _aside(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
     except OSError as error:
         raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
     finally:
-        if resume is None:
-            transactions.discard(aside)
-        if held is not None:
-            os.close(held)
+        try:
+            if resume is None:
+                transactions.discard(aside)
+        finally:
+            if held is not None:
+                os.close(held)
 
 
 def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
@@ -347,19 +349,28 @@ def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
         aside = fresh.with_name(f"{fresh.name}.partial")  # another writer has it
     fresh.mkdir()
     held = _hold(fresh)
-    fresh.rename(aside)
+    try:
+        fresh.rename(aside)
+    except FileNotFoundError:  # another writer has swept it up before it was locked
+        if held is not None:
+            os.close(held)
+        return _begin(place, resume)
+    except BaseException:
+        transactions.discard(fresh)
+        raise
     return aside, held
 
 
 def sweep(place: Path, kept: Path | None = None) -> None:
     """Remove what writers of `place` left beside it that were killed, but `kept`; put back what one was to replace."""
-    for left in place.parent.glob(f".{escape(place.name)}.*.partial"):
+    name = f".{escape(place.name)}."
+    for left in [*place.parent.glob(f"{name}*.partial"), *place.parent.glob(name + "[0-9a-f]" * 8)]:
         if (held := _hold(left)) is not None:
             transactions.put_back(left.with_suffix(".old"), place)
             if left != kept:
                 transactions.discard(left)
             os.close(held)
-    for old in place.parent.glob(f".{escape(place.name)}.*.old"):
+    for old in place.parent.glob(f"{name}*.old"):
         if not old.with_suffix(".partial").exists():  # else its writer runs
             transactions.put_back(old, place)
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from time import perf_counter
 from typing import Any, cast
@@ -16,7 +17,7 @@ from distributed import Client
 
 from embgeom_dask import places, progress, results, stores, workers
 from embgeom_dask.cluster import connect, dashboard
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execute import forget
 from embgeom_dask.found import Found
 from embgeom_dask.journal import Journal
@@ -156,9 +157,10 @@ def scan(
     if out is None:
         return _made(sides, settings, attrs, started, None, *how)
     journal = Journal(out)
-    done = results.existing(journal.out, attrs)
-    if done is not None and journal.is_finished:
-        journal.finish()
+    if (done := results.existing(journal.out, attrs)) is not None:
+        if not journal.is_settled:
+            with suppress(EmbgeomError), journal.claimed(attrs):  # where nothing can be removed, nothing is
+                journal.finish()
         return done
     if dry_run:
         return _made(sides, settings, attrs, started, journal, *how)
