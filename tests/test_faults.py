@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ CHANGES = ("make", "mkdir", "rmdir", "unlink", "remove", "rename", "replace", "l
 
 @dataclass
 class Work:
-    """What is done in the folder `root`, which `prepare` fills, and the names there afterwards."""
+    """What is done in the folder `root`, which `prepare` fills, the bits that it makes, and the names there then."""
 
     root: Path
     prepare: Callable[[], None]
-    do: Callable[[], Any]
+    do: Callable[[], object]
+    read: Callable[[], Any]
     settle: Callable[[], object]
     left: set[str]
 
@@ -57,8 +59,9 @@ def record(work: Work) -> tuple[list[str], Any]:
     """The calls that it makes, and its answer."""
     work.fresh()
     with Disk(work.root) as disk:
-        answer = work.do()
+        work.do()
         work.settle()
+    answer = work.read()
     assert work.names() == work.left
     assert not list(checked(work, answer))
     return disk.calls, answer
@@ -77,6 +80,8 @@ def kill_everywhere(work: Work) -> list[str]:
             except BaseException as error:
                 ended = repr(error)
             work.settle()
+        if not disk.dead and call.startswith("mkdir ") and not call.endswith(" 1"):
+            continue  # one of two threads that make the same folder; this time one was in time for both
         if not disk.dead or disk.changed_after_death:
             why = "a way around the calls watched" if disk.dead else "not made this time"
             wrong.append(f"{call}: {why}: {ended}")
@@ -106,10 +111,10 @@ def fail_everywhere(work: Work) -> list[str]:
         try:
             with Disk(work.root, call, OSError(number, os.strerror(number))):
                 try:
-                    answer = work.do()
+                    work.do()
                 finally:
                     work.settle()
-            assert answer == expected
+            assert work.read() == expected
         except EmbgeomError as error:
             if "\n" in str(error) or len(str(error)) > 600:
                 wrong.append(f"{failed}: {error}")
@@ -125,7 +130,8 @@ def fail_everywhere(work: Work) -> list[str]:
 def checked(work: Work, expected: Any) -> Iterator[str]:
     """Do it, undisturbed: what goes wrong, where not the same bits come out, or something else is left."""
     try:
-        if work.do() != expected:
+        work.do()
+        if work.read() != expected:
             yield "other bits"
         if (names := work.names()) != work.left:
             yield f"left: {sorted(names ^ work.left)}"
@@ -170,12 +176,12 @@ def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeyp
         def prepare() -> None:
             shutil.copytree(store, root / "m.zarr", copy_function=os.link)
 
-        def scan() -> Any:
+        def scan() -> None:
             eg.scan(root / "m.zarr", out=root / "r.zarr", farthest=1, neighbors=1, tile=32, client=client)
-            return bits_of_result(root / "r.zarr")
 
         journal = {"r.zarr.journal", "r.zarr.journal/run.json", "r.zarr.journal/history.csv"}
-        return Work(root, prepare, scan, idle, {"m.zarr", "r.zarr", *journal})
+        read = partial(bits_of_result, root / "r.zarr")
+        return Work(root, prepare, scan, read, idle, {"m.zarr", "r.zarr", *journal})
     tensors = {"model.embed_tokens.weight": ROWS, "lm_head.weight": ROWS[::-1].copy()}
     checkpoint = make_checkpoint(inputs / "org/m", tensors)
 
@@ -183,11 +189,10 @@ def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeyp
         if kind != "convert":
             make_store(root / "org--m.zarr", ROWS, model="old")
 
-    def convert() -> Any:
+    def convert() -> None:
         eg.convert(checkpoint, root, overwrite=kind == "overwrite")
-        return bits_of_store(root / "org--m.zarr")
 
-    return Work(root, old, convert, lambda: None, {"org--m.zarr"})
+    return Work(root, old, convert, partial(bits_of_store, root / "org--m.zarr"), lambda: None, {"org--m.zarr"})
 
 
 @pytest.mark.parametrize("work", ["scan", "convert", "overwrite"], indirect=True)
