@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from embgeom_dask import places, progress, results, transactions
+from embgeom_dask import places, progress, records, results, transactions
 from embgeom_dask.errors import InputError
 
 FILES = ("claim.json", "lock")
@@ -131,9 +131,8 @@ def _content(attrs: Mapping[str, Any]) -> bytes:
 
 def _read(folder: str) -> dict[str, Any] | None:
     """The settings of the claim that is there; None where there is none, or none yet."""
-    fs, path = places.filesystem(folder)
     try:
-        there: dict[str, Any] = json.loads(fs.cat_file(f"{path}/{_CLAIM}"))
+        there: dict[str, Any] = json.loads(records.read(f"{folder}/{_CLAIM}"))
     except (OSError, ValueError):
         return None
     return there if results.is_provenance(there) else None

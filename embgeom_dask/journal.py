@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 from fsspec import AbstractFileSystem
 
-from embgeom_dask import claims, places, progress, results, transactions
+from embgeom_dask import claims, places, progress, records, results, transactions
 from embgeom_dask.errors import EmbgeomError, Halt, InputError
 from embgeom_dask.found import Found
 from embgeom_dask.grid import Panel
-from embgeom_dask.plan import Plan
+from embgeom_dask.plan import ITEMSIZE, Plan
 from embgeom_dask.watch import is_interrupted
 
 _PASS = re.compile(r"[a-z]+-[0-9a-f]{16}")
@@ -61,9 +61,9 @@ class Pass:
 
     def get(self, panel: Panel) -> Found | None:
         """What a committed panel found; None where it is not committed, or is damaged."""
-        fs, path = places.filesystem(f"{self.url}/{panel.name}")
+        path = f"{self.url}/{panel.name}"
         try:
-            return Found.from_bytes(fs.cat_file(path))
+            return Found.from_bytes(records.read(path, largest=None))
         except FileNotFoundError:
             return None
         except Exception as error:  # file systems raise what they like
@@ -111,7 +111,7 @@ class Journal:
     def is_settled(self) -> bool:
         """Whether no panels are kept and no claim is left: the result was written, or nothing has begun."""
         left = any(places.exists(f"{self.url}/{name}") for name in claims.FILES)
-        return not left and (self.run is None or self.run["finished"])
+        return not left and (self.run is None or (self.run["finished"] and not self._leftovers()))
 
     def check(self, attrs: Mapping[str, Any]) -> None:
         """Refuse to go on with what other settings began. A journal whose result was written is of no more use.
@@ -191,14 +191,21 @@ class Journal:
         if not self.run["finished"]:
             self.run["finished"] = True
             self._write_json("run.json", self.run)
-        fs, path = places.filesystem(self.url)
-        with suppress(Exception):  # what stays is never read
-            for entry in fs.ls(path, detail=True):
-                name = _last(entry["name"])
-                if entry["type"] == "directory" and _PASS.fullmatch(name):
+        fs, _ = places.filesystem(self.url)
+        with suppress(Exception):  # what stays is never read, and the same command tries again
+            for entry in self._leftovers():
+                if entry["type"] == "directory":
                     _remove_pass(fs, entry["name"])
-                elif _OF_KILLED.fullmatch(name):
+                else:
                     fs.rm_file(entry["name"])
+
+    def _leftovers(self) -> list[dict[str, Any]]:
+        """The passes that are there, and the files that a killed command was writing."""
+        fs, path = places.filesystem(self.url)
+        with places.explained(f"list {self.url}"):
+            entries = fs.ls(path, detail=True)
+        wanted = {"directory": _PASS, "file": _OF_KILLED}
+        return [each for each in entries if (kind := wanted.get(each["type"])) and kind.fullmatch(_last(each["name"]))]
 
     @property
     def _path(self) -> str:
@@ -223,9 +230,9 @@ class Journal:
         EmbgeomError
             where it cannot be read now.
         """
-        fs, path = places.filesystem(f"{self.url}/{name}")
+        path = f"{self.url}/{name}"
         try:
-            content = fs.cat_file(path)
+            content = records.read(path)
         except FileNotFoundError:
             return None
         except (NotADirectoryError, IsADirectoryError):
@@ -249,7 +256,13 @@ def _is_run(run: Mapping[str, Any]) -> bool:
     """Whether this is what `Journal.begin` writes."""
     kinds = {"tile": int, "element": str, "began": str, "resume": str | None, "finished": bool}
     known = all(name in run and isinstance(run[name], kind) for name, kind in kinds.items())
-    return known and results.is_provenance(run.get("attrs"))
+    return (
+        known
+        and run["tile"] > 0
+        and run["tile"] is not True
+        and run["element"] in ITEMSIZE
+        and results.is_provenance(run.get("attrs"))
+    )
 
 
 def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
@@ -296,7 +309,10 @@ def _status(journal: Journal, run: Mapping[str, Any]) -> dict[str, Any]:
         passes.append({"pass": what, "done": len(done), "total": known.get("panels") if known else None})
         for name in sorted(there):
             if (panel := name.removesuffix(".failed")) != name and panel not in there:
-                failures.append({"pass": what, "panel": panel, "cause": fs.cat_file(f"{folder}/{name}").decode()})
+                failed = f"{journal.url}/{_last(folder)}/{name}"
+                with places.explained(f"read {failed}", passing=()):
+                    cause = records.read(failed).decode(errors="replace")
+                failures.append({"pass": what, "panel": panel, "cause": cause})
     recent = sorted(commits)[-100:]
     lasted = recent[-1] - recent[0] if recent else 0.0
     rate = (len(recent) - 1) / lasted if lasted > 0 else None

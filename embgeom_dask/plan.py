@@ -38,7 +38,7 @@ _SAMPLE = 2048
 """Rows of a side that centre and shape are taken from."""
 _PART = 16 << 20
 """Bytes of rows looked at together."""
-_ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -212,14 +212,14 @@ def _fit(
     most_on_device: int,
 ) -> tuple[int, Memory]:
     """Choose the rows of a tile, so that the scan stays within `most` bytes, and `most_on_device`."""
-    stored = max(_ITEMSIZE[matrix.dtype] for matrix in matrices)
+    stored = max(ITEMSIZE[matrix.dtype] for matrix in matrices)
     for size in tiles:
         needed = memory.project(
             rows=sum(distinct.members.size for distinct in rows),
             width=matrices[0].hidden_size,
             stored=stored,
-            element=_ITEMSIZE[form.element],
-            unrounded=_ITEMSIZE[form.unrounded.element] if form.unrounded else 0,
+            element=ITEMSIZE[form.element],
+            unrounded=ITEMSIZE[form.unrounded.element] if form.unrounded else 0,
             tile=size,
             threads=threads,
             as_stored=form.element == "bfloat16",
@@ -255,7 +255,7 @@ def _twins(sides: list[Selected], facts: list[RowFacts], rows: list[RowSet]) -> 
 
 
 def _parts(matrix: Matrix, token_id: np.ndarray) -> list[np.ndarray]:
-    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * _ITEMSIZE[matrix.dtype]
+    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
     rows = matrix.chunk_rows * max(1, _PART // chunk_bytes)
     return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from embgeom_dask import places
+from embgeom_dask import places, records
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.places import Place
@@ -33,7 +32,6 @@ _CHUNK_BYTES = 8 << 20
 """No chunk is larger, unless it is of one row."""
 _LARGEST_CHUNK = (1 << 31) - 1
 """What blosc can hold."""
-_LARGEST_METADATA = 64 << 20
 _NO_FILE = -1
 _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXTS = ("revision", "tokenizer", "architecture", "license")
@@ -125,12 +123,7 @@ def _read_root(store: Place) -> tuple[str, bytes]:
 
 def _read(file: str) -> bytes:
     with places.explained(f"read {file}", passing=(FileNotFoundError, NotADirectoryError)):
-        fs, path = places.filesystem(file)
-        if not places.is_url(file):
-            info = os.stat(path)  # noqa: PTH116
-            if not stat.S_ISREG(info.st_mode) or info.st_size > _LARGEST_METADATA:  # a pipe or a device has no end
-                raise OSError(errno.EINVAL, "it is no file of metadata")
-        return bytes(fs.cat_file(path))
+        return records.read(file)
 
 
 def _parse(store: Place, content: bytes) -> dict[str, Any]:

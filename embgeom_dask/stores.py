@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from embgeom_dask import filling, places, progress
+from embgeom_dask import filling, places, progress, records
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.filling import RowSource
@@ -120,8 +120,7 @@ def check_unchanged(matrix: Matrix) -> None:
     """Raise EmbgeomError where the store of `matrix` was replaced or removed since it was found: one small read."""
     where = places.join(matrix.store, matrix.name)
     with places.explained(f"open {where}", passing=()):
-        fs, path = places.filesystem(places.join(where, "zarr.json"))
-        attrs = json.loads(fs.cat_file(path))["attributes"]
+        attrs = json.loads(records.read(places.join(where, "zarr.json")))["attributes"]
     _check_same(matrix, attrs)
 
 

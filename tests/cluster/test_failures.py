@@ -158,7 +158,8 @@ def test_a_disk_that_is_full_or_read_only(fault: str, store: str, tmp_path: Path
     disk = tmp_path / "disk"
     disk.mkdir()
     scan = f"{' '.join(CLIENT[:2])} '{CLIENT[2]}' scan {store} {' '.join(WANTED)} --neighbors 9 --out {disk}/r.zarr"
-    seal = "while ! ls $0/*/*/3-3-4 >/dev/null 2>&1; do :; done; mount -o remount,ro $0"
+    # a second mount on top: the disk's own stays busy while the command holds the lock of its journal
+    seal = "while ! ls $0/*/*/3-3-4 >/dev/null 2>&1; do :; done; mount --bind $0 $0; mount -o remount,bind,ro $0"
     script = f"mount -t tmpfs -o {fault} tmpfs {disk} && "
     script += f"{scan} & client=$!; sh -c '{seal}' {disk}; wait $client" if fault == "size=100m" else scan
     done = subprocess.run(in_a_namespace(script), capture_output=True, text=True, check=False, timeout=90)
