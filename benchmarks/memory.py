@@ -64,7 +64,13 @@ def main() -> None:
     store = prepare(given.data, "m", given.rows)
     print("| scan | seconds | limit | projected | peak | within |\n| --- | --- | --- | --- | --- | --- |")
     for name, options in JOBS.items():
-        scan = [sys.executable, "-c", "import sys; from embgeom_dask.cli import main; sys.exit(main())", "scan", store]
+        scan = [
+            sys.executable,
+            "-c",
+            "import sys; from embgeom_dask.cli.app import main; sys.exit(main())",
+            "scan",
+            store,
+        ]
         wanted = [option.format(store=store) for option in options]
         seconds, peak, said = measure([*scan, *wanted, "--memory-limit", LIMIT, "--device", "cpu"])
         projected = re.search(r"memory: (.*?) projected", said)

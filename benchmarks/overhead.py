@@ -22,13 +22,15 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.data import prepare
-from embgeom_dask import execute, results, scans
-from embgeom_dask.cluster import connect
-from embgeom_dask.journal import Pass
+from embgeom_dask.analyses import scan
+from embgeom_dask.execution import runner
+from embgeom_dask.execution.cluster import connect
+from embgeom_dask.execution.journal import Pass
+from embgeom_dask.storage import results
 
-ONCE = {"planning": (scans, "make_plan"), "naming": (scans, "_finalize")}
-IN_THREADS = {"panels": (execute, "_compute"), "journal": (Pass, "commit")}
-ELSE = {"merging": (execute, "_merge"), "labels": (results, "with_tokens"), "saving": (results, "save")}
+ONCE = {"planning": (scan, "make_plan"), "naming": (scan, "_finalize")}
+IN_THREADS = {"panels": (runner, "_compute"), "journal": (Pass, "commit")}
+ELSE = {"merging": (runner, "_merge"), "labels": (results, "with_tokens"), "saving": (results, "save")}
 
 
 @dataclass
@@ -67,7 +69,7 @@ def measure(store: str, options: dict[str, Any]) -> Spent:
             patches.enter_context(mock.patch.object(owner, attribute, call))
         started = perf_counter()
         with connect() as client:
-            scans.scan(store, **options, device="cpu", client=client, out=Path(folder, "result.zarr"))
+            scan.scan(store, **options, device="cpu", client=client, out=Path(folder, "result.zarr"))
             threads = sum(client.nthreads().values())
         return Spent(perf_counter() - started, threads, parts)
 
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="other than 151,936")
     given = parser.parse_args()
     store = prepare(given.data, "full", given.rows)
-    scans.scan(store, tokens="0:3000", neighbors=10, device="cpu")
+    scan.scan(store, tokens="0:3000", neighbors=10, device="cpu")
     spent = measure(store, {"neighbors": 10})
     print("| part | seconds | calls |\n| --- | --- | --- |")
     for name, part in spent.parts.items():

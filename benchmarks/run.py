@@ -26,8 +26,9 @@ from distributed import get_task_stream
 
 from benchmarks import conversion, overhead
 from benchmarks.data import Array, Data
-from embgeom_dask import EmbgeomError, __version__, scan, stores
-from embgeom_dask.cluster import connect
+from embgeom_dask import EmbgeomError, __version__, scan
+from embgeom_dask.execution.cluster import connect
+from embgeom_dask.storage import model_stores
 
 TILE = 2048
 CUDA = torch.cuda.is_available()
@@ -192,7 +193,7 @@ def device_of(job: str) -> str:
 @cache
 def warm_up(job: str, store: str) -> None:
     """Do a job on few rows, untimed: what is compiled or loaded once is there afterwards."""
-    few = min(3000, stores.find_matrix(store).vocab_size)
+    few = min(3000, model_stores.find_matrix(store).vocab_size)
     scan(store, **JOBS[job][1], device=device_of(job), tokens=f"0:{few}")
 
 

@@ -26,14 +26,15 @@ import numpy as np
 import psutil
 from distributed import Client
 
-from embgeom_dask import execute, results, stores
-from embgeom_dask.found import Found, Work
-from embgeom_dask.grid import Panel
-from embgeom_dask.journal import Journal, Pass
-from embgeom_dask.plan import Plan, make_plan
-from embgeom_dask.settings import Settings
+from embgeom_dask.execution import runner
+from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.journal import Journal, Pass
+from embgeom_dask.execution.monitor import Watch
+from embgeom_dask.execution.panel_result import Found, Work
+from embgeom_dask.execution.plan import Plan, make_plan
+from embgeom_dask.execution.spec import Settings
+from embgeom_dask.storage import model_stores, results
 from embgeom_dask.testing import make_store
-from embgeom_dask.watch import Watch
 
 TILE, KEPT, PROCESSES = 16, 100, 4
 
@@ -109,7 +110,7 @@ def main() -> None:
 
 def simulate(client: Client, store: str, out: str, seconds: float, threads: int, peaks: Peaks) -> None:
     """Make one pass, and then once more with every panel committed."""
-    matrix = stores.find_matrix(store)
+    matrix = model_stores.find_matrix(store)
     settings = Settings("euclidean", farthest=KEPT)
     plan = make_plan(client, [(matrix, np.arange(matrix.vocab_size))], settings, "cpu", TILE)
     attrs = results.provenance("scan", [matrix], [], 0.0, settings.as_dict())
@@ -123,9 +124,9 @@ def make_passes(
 ) -> None:
     """Make the pass twice, with the journal in hand."""
     journal.begin(attrs, plan)
-    client.run(__import__, "embgeom_dask.execute")
+    client.run(__import__, "embgeom_dask.execution.runner")
     kept, done = journal.open_pass(plan, "scan"), 0
-    execute.run_panel = partial(import_module("benchmarks.simulate").wait_panel, seconds)  # not that of __main__
+    runner.run_panel = partial(import_module("benchmarks.simulate").wait_panel, seconds)  # not that of __main__
 
     def advance(*_: Any, **__: Any) -> None:
         nonlocal done
@@ -134,7 +135,7 @@ def make_passes(
             print(f"after {done:>7,} panels: {memory(peaks)}", flush=True)
 
     began, before = time.perf_counter(), peaks.seconds()
-    execute.execute(plan, client, Watch(client, advance), kept)
+    runner.execute(plan, client, Watch(client, advance), kept)
     lasted = time.perf_counter() - began
     used = {name: seconds - before[name] for name, seconds in peaks.seconds().items()}
     ideal = done * seconds / threads
@@ -143,7 +144,7 @@ def make_passes(
     print(f"most memory: {memory(peaks)}")
     size = sum(path.stat().st_size for path in Path(f"{journal.out}.journal").rglob("*-*-*"))
     began = time.perf_counter()
-    execute.execute(plan, client, Watch(client, lambda *_, **__: None), kept)
+    runner.execute(plan, client, Watch(client, lambda *_, **__: None), kept)
     print(f"journal: {size / 1e6:.0f} MB; every panel read again in {time.perf_counter() - began:.0f} s")
 
 

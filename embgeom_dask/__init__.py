@@ -9,32 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embgeom_dask.checkpoints import convert
-    from embgeom_dask.clusters import outliers
+    from embgeom_dask.analyses.duplicates import duplicates
+    from embgeom_dask.analyses.many import scan_many
+    from embgeom_dask.analyses.outliers import outliers
+    from embgeom_dask.analyses.scan import scan
+    from embgeom_dask.analyses.survey import survey
+    from embgeom_dask.checkpoints.convert import convert
     from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
-    from embgeom_dask.exports import export
-    from embgeom_dask.groups import duplicates
-    from embgeom_dask.journal import status
-    from embgeom_dask.many import scan_many
-    from embgeom_dask.results import open_result
-    from embgeom_dask.scans import scan
-    from embgeom_dask.stores import list_models, open_model
-    from embgeom_dask.surveys import survey
+    from embgeom_dask.execution.journal import status
+    from embgeom_dask.storage.export import export
+    from embgeom_dask.storage.model_stores import list_models, open_model
+    from embgeom_dask.storage.results import open_result
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "convert": "checkpoints",
-    "duplicates": "groups",
-    "export": "exports",
-    "list_models": "stores",
-    "open_model": "stores",
-    "open_result": "results",
-    "outliers": "clusters",
-    "scan": "scans",
-    "status": "journal",
-    "scan_many": "many",
-    "survey": "surveys",
+    "convert": "checkpoints.convert",
+    "duplicates": "analyses.duplicates",
+    "export": "storage.export",
+    "list_models": "storage.model_stores",
+    "open_model": "storage.model_stores",
+    "open_result": "storage.results",
+    "outliers": "analyses.outliers",
+    "scan": "analyses.scan",
+    "status": "execution.journal",
+    "scan_many": "analyses.many",
+    "survey": "analyses.survey",
     "EmbgeomError": "errors",
     "InputError": "errors",
     "SomeFailed": "errors",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from embgeom_dask import stores
+from embgeom_dask.storage import model_stores
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def make_store(
     matrices = {name: ArrayRows(array, name) for name, array in given.items() if array is not None}
     rows = max(source.shape[0] for source in matrices.values())
     pieces = [f"t{i}" for i in range(rows)] if tokens is None else tokens
-    labels = stores.make_labels(pieces, pieces, [True] * rows)
+    labels = model_stores.make_labels(pieces, pieces, [True] * rows)
     attrs = {"model": model, "revision": revision}
-    return stores.write_model(path, matrices, labels=labels, attrs=attrs, tied=tied, overwrite=True)
+    return model_stores.write_model(path, matrices, labels=labels, attrs=attrs, tied=tied, overwrite=True)
 
 
 def make_checkpoint(

@@ -20,8 +20,9 @@ import transformers
 from torch import nn
 from transformers.models.auto import configuration_auto, modeling_auto
 
-from embgeom_dask import checkpoints, stores
+from embgeom_dask.checkpoints import convert
 from embgeom_dask.errors import InputError
+from embgeom_dask.storage import model_stores
 
 KINDS = {
     "causal": "FOR_CAUSAL_LM_",
@@ -161,14 +162,14 @@ def compare(model: Any, folder: Path) -> tuple[dict[str, bytes], dict[str, bytes
     model.save_pretrained(source, max_shard_size="100KB")
     live = expected(model)
     try:
-        store = checkpoints.convert(source, folder / "stores")
+        store = convert.convert(source, folder / "stores")
     except InputError as refused:
         return live, {"refused": str(refused).encode()}
-    opened = stores.open_model(store)
+    opened = model_stores.open_model(store)
     found = {}
     for role in ("input", "output"):
         if f"{role}_embedding" in opened:
-            array = stores.find_matrix(store, role)
+            array = model_stores.find_matrix(store, role)
             found[role] = array.read(0, array.vocab_size).tobytes()
     return live, found
 

@@ -80,7 +80,8 @@ def make_templates(root: Path) -> Path:
     code = f"""
 import numpy as np, ml_dtypes, pathlib
 from tokenizers import Tokenizer, models
-from embgeom_dask import journal, scan, survey
+from embgeom_dask import scan, survey
+from embgeom_dask.execution import journal
 from embgeom_dask.testing import make_checkpoint, make_store
 root = pathlib.Path({str(root)!r})
 root.mkdir(parents=True)
@@ -134,7 +135,9 @@ def load() -> None:
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    from embgeom_dask import cli, clusters, exports, groups, journal, many, scans, surveys, tables  # noqa: F401
+    from embgeom_dask.analyses import duplicates, many, outliers, scan, survey  # noqa: F401
+    from embgeom_dask.cli import app, tables  # noqa: F401
+    from embgeom_dask.storage import export  # noqa: F401
 
 
 @dataclass
@@ -204,9 +207,9 @@ def run_fork(here: Path, command: list[str]) -> tuple[int, float, int]:
             for number, name in ((1, "stdout"), (2, "stderr")):
                 os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
-            from embgeom_dask import cli
+            from embgeom_dask.cli import app
 
-            code = cli.main(command)
+            code = app.main(command)
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

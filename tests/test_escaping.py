@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from embgeom_dask import progress, tables
+from embgeom_dask import progress
+from embgeom_dask.cli import tables
 from embgeom_dask.escaping import shown, shown_lines
 from embgeom_dask.streams import say
 

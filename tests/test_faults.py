@@ -17,8 +17,8 @@ import pytest
 from distributed import Client
 
 import embgeom_dask as eg
-from embgeom_dask import filling
 from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.storage import fill
 from embgeom_dask.testing import make_checkpoint, make_store
 from tests.faults import Disk, Killed, fingerprint, remove
 
@@ -162,7 +162,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> Work:
-    monkeypatch.setattr(filling, "_CHUNK_BYTES", 16 * 5 * 4)
+    monkeypatch.setattr(fill, "_CHUNK_BYTES", 16 * 5 * 4)
     root, kind = tmp_path / "disk", request.param
     inputs = tmp_path / "inputs"
     inputs.mkdir()

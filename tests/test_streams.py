@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embgeom_dask import cli, testing
+from embgeom_dask import testing
+from embgeom_dask.cli import app
 
 STORE = "stores/a.zarr"
 
@@ -25,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_without_stdout_nothing_is_begun(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", None)
-    assert cli.main(["scan", STORE, "--nearest", "1", "--out", "r.zarr"]) == 1
+    assert app.main(["scan", STORE, "--nearest", "1", "--out", "r.zarr"]) == 1
     assert capsys.readouterr().err.startswith("error: stdout is closed")
     assert not Path("r.zarr").exists()
 
@@ -40,7 +41,7 @@ class Full(io.StringIO):
 @pytest.mark.parametrize("extra", [[], ["--json"]])
 def test_a_full_stdout_is_one_line(folder, monkeypatch, capsys, extra):
     monkeypatch.setattr(sys, "stdout", Full())
-    assert cli.main(["list", *extra]) == 1
+    assert app.main(["list", *extra]) == 1
     said = "error: cannot write the answer to stdout: No space left on device: send it to a file\n"
     assert capsys.readouterr().err == said
 
@@ -48,7 +49,7 @@ def test_a_full_stdout_is_one_line(folder, monkeypatch, capsys, extra):
 @pytest.mark.parametrize("stream", [Full(), None])
 def test_a_stderr_that_is_full_or_closed_is_done_without(folder, monkeypatch, capsys, stream):
     monkeypatch.setattr(sys, "stderr", stream)
-    assert cli.main(["survey", STORE, "--json"]) == 0
+    assert app.main(["survey", STORE, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == ["org/花"]
 
 
@@ -57,7 +58,7 @@ def test_what_a_charset_lacks_is_written_out_and_json_needs_none(folder, monkeyp
     for extra in ([], ["--json"]):
         written = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=charset))
-        assert cli.main(["list", *extra]) == 0
+        assert app.main(["list", *extra]) == 0
         text = written.getvalue().decode(charset)
         if extra:
             assert written.getvalue().isascii()
@@ -68,8 +69,8 @@ def test_what_a_charset_lacks_is_written_out_and_json_needs_none(folder, monkeyp
 
 def test_streams_that_are_closed_keep_their_numbers(folder):
     """What is opened next would get them, and what libraries print would be written into it."""
-    code = "import os, sys; from embgeom_dask import cli; sys.argv = ['embgeom', 'list']; cli.main = "
-    code += "lambda: [os.write(n, b'noise') for n in (1, 2)] and open('x', 'w').fileno() > 2 and 7; cli.run()"
+    code = "import os, sys; from embgeom_dask.cli import app; sys.argv = ['embgeom', 'list']; app.main = "
+    code += "lambda: [os.write(n, b'noise') for n in (1, 2)] and open('x', 'w').fileno() > 2 and 7; app.run()"
     done = subprocess.run(f'{sys.executable} -c "{code}" <&- >&- 2>&-', shell=True, check=False)
     assert done.returncode == 7
     assert Path("x").read_bytes() == b""
@@ -79,5 +80,5 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path, monkeypatch, cap
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert cli.main(["list"]) == 2
+    assert app.main(["list"]) == 2
     assert capsys.readouterr().err == "error: the working directory is gone: change to one that is there\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from embgeom_dask.checkpoints.by_architecture import find_embeddings
 from embgeom_dask.checkpoints.concatenated import matrix as chosen_matrix
 from embgeom_dask.checkpoints.decisions import Choice, Decision, named
 from embgeom_dask.checkpoints.safetensors import Listing, describe
-from embgeom_dask.checkpoints.tensors import find_embeddings
 from embgeom_dask.errors import InputError
-from embgeom_dask.filling import RowSource
+from embgeom_dask.storage.fill import RowSource
 
 
 def _decide(listing: Listing, matrix: str, keys: dict[str, str | None]) -> Decision:

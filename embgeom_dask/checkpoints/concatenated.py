@@ -10,7 +10,7 @@ import numpy as np
 from embgeom_dask.checkpoints.decisions import JOIN, Choice
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor
 from embgeom_dask.errors import InputError
-from embgeom_dask.filling import RowSource
+from embgeom_dask.storage.fill import RowSource
 
 
 @dataclass(frozen=True)

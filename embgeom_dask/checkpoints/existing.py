@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from embgeom_dask import places, progress, stores
+from embgeom_dask import progress
 from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.checkpoints.labelling import Labels
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
-from embgeom_dask.filling import RowSource
-from embgeom_dask.store_validation import forget
-from embgeom_dask.stores import ROLES, Matrix
+from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage.fill import RowSource
+from embgeom_dask.storage.model_stores import ROLES, Matrix
+from embgeom_dask.storage.validation import forget
 
 _BLOCK_BYTES = 8 << 20
 _MOST_NAME = 200  # of the 255 bytes that file systems allow: what is written aside has a longer name
@@ -32,14 +33,14 @@ def target_of(folder: Folder, directory: str) -> str:
     another commit of the model, it has the commit: a model is its name and its revision. Raises InputError where the
     name is longer than file systems allow.
     """
-    named, committed = (stores.file_name(folder.model, revision) for revision in (folder.asked, folder.revision))
+    named, committed = (model_stores.file_name(folder.model, revision) for revision in (folder.asked, folder.revision))
     if (length := max(len(os.fsencode(name)) for name in (named, committed))) > _MOST_NAME:
         raise InputError(
             f"{shorten(folder.name, 300)} would give a store of a name of {length} bytes: rename its folder"
         )
-    there = _facts(places.join(directory, named))
+    there = _facts(paths.join(directory, named))
     same = not there or there["model"] != folder.model or there.get("revision", "") in ("", folder.revision)
-    return places.join(directory, named if same or not folder.revision else committed)
+    return paths.join(directory, named if same or not folder.revision else committed)
 
 
 def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str | None]) -> bool:
@@ -68,7 +69,7 @@ def has_rows(target: str, matrices: Mapping[str, RowSource], *, tied: bool) -> b
 
 def has_tokens(target: str) -> bool:
     """Whether any row of the store at `target` has a token."""
-    return bool(stores.labels(target)["has_token"].any())
+    return bool(model_stores.labels(target)["has_token"].any())
 
 
 def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -> tuple[str, ...]:
@@ -77,21 +78,23 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
     The store is written again, from its own rows. One that has other labels is left as it is, and so is one at a URL,
     where it would be gone as soon as writing starts.
     """
-    facts = stores.attributes(target)
+    facts = model_stores.attributes(target)
     there = {name: facts["matrices"][name] for name in matrices}
     digests = {name: labels.digest(name, source.shape[0]) for name, source in matrices.items()}
     if labels.shared is None or all(there[name].get("labels_sha256") == digests[name] for name in there):
         return () if has_tokens(target) else labels.warnings
     stored = [
-        stores.find_matrix(target, role) for role in ("input", "output") if f"{role}_embedding" in facts["matrices"]
+        model_stores.find_matrix(target, role)
+        for role in ("input", "output")
+        if f"{role}_embedding" in facts["matrices"]
     ]
     rows = {matrix.name: _Stored(matrix, facts["matrices"][matrix.name]["source_tensor"]) for matrix in stored}
     if has_tokens(target):
         return (*labels.warnings, "its store has other labels than its tokenizer gives now: --overwrite takes these")
-    if places.is_url(target) or not rows.keys() <= matrices.keys():
+    if paths.is_url(target) or not rows.keys() <= matrices.keys():
         return (*labels.warnings, "its store has no tokens: --overwrite adds them")
     attrs = {name: value for name, value in facts.items() if name not in ("matrices", "tied", "format_version")}
-    stores.write_model(
+    model_stores.write_model(
         target,
         rows,
         labels=labels.shared,
@@ -108,7 +111,7 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
 class _Stored:
     """The rows of a stored matrix, and the tensor that they were; a `RowSource`."""
 
-    matrix: stores.Matrix
+    matrix: model_stores.Matrix
     tensor: str
 
     @property
@@ -126,7 +129,7 @@ class _Stored:
 def _facts(target: str) -> dict[str, Any] | None:
     """The attributes of a valid store and, as `matrices`, its matrices' by both names of a tied one; None if none."""
     try:
-        return stores.attributes(target)
+        return model_stores.attributes(target)
     except InputError:
         return None
 
@@ -159,8 +162,8 @@ def _is_whole(target: str) -> bool:
         _verify(target)
     except EmbgeomError as error:
         raise InputError(f"{target} is damaged, --overwrite replaces it: {error}") from error
-    if not places.is_url(target):
-        places.sweep(Path(places.locate(target)))
+    if not paths.is_url(target):
+        paths.sweep(Path(paths.locate(target)))
     progress.note(f"{target} is there already")
     return True
 
@@ -168,14 +171,14 @@ def _is_whole(target: str) -> bool:
 def _verify(target: str) -> None:
     """Read all of a store, which compares it with what was converted. Raises EmbgeomError where it differs."""
     forget()
-    names = stores.attributes(target)["matrices"]
-    stores.labels(target)
+    names = model_stores.attributes(target)["matrices"]
+    model_stores.labels(target)
 
     def read(part: tuple[Matrix, int]) -> None:
         matrix, start = part
         matrix.read(start, min(start + matrix.chunk_rows, matrix.vocab_size))
 
-    stored = {stores.find_matrix(target, role) for role in ROLES if f"{role}_embedding" in names}
+    stored = {model_stores.find_matrix(target, role) for role in ROLES if f"{role}_embedding" in names}
     parts = [(matrix, start) for matrix in stored for start in range(0, matrix.vocab_size, matrix.chunk_rows)]
     with ThreadPoolExecutor(_READERS) as pool:
         for _ in pool.map(read, parts):

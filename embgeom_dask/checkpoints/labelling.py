@@ -17,8 +17,8 @@ from embgeom_dask.checkpoints.numbering import Tokens, row_tokens
 from embgeom_dask.checkpoints.safetensors import Listing
 from embgeom_dask.checkpoints.small_files import read_json
 from embgeom_dask.errors import InputError
-from embgeom_dask.filling import RowSource
-from embgeom_dask.stores import LABELS, digest_labels
+from embgeom_dask.storage.fill import RowSource
+from embgeom_dask.storage.model_stores import LABELS, digest_labels
 
 _MOST_CONFIG = 64 << 20
 

@@ -15,7 +15,7 @@ import xarray as xr
 from embgeom_dask.checkpoints.files import check_entries
 from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.checkpoints.small_files import without_marks
-from embgeom_dask.stores import make_labels
+from embgeom_dask.storage.model_stores import make_labels
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 NO_TOKENIZER = "none: the checkpoint has no tokenizer"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.checkpoints.safetensors import Listing
 from embgeom_dask.errors import InputError
-from embgeom_dask.filling import RowSource
+from embgeom_dask.storage.fill import RowSource
 
 Tokens = NDArray[np.int64]
 

@@ -16,7 +16,7 @@ import numpy as np
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, list_folder, read_index
 from embgeom_dask.errors import InputError, shorten
-from embgeom_dask.stores import DTYPES
+from embgeom_dask.storage.model_stores import DTYPES
 
 _CLASS = re.compile(r"GLOBAL ([\w.]+)")
 _MOST_DEPTH = 8

@@ -1,17 +1,37 @@
-"""Bounds of picked pairs, and rounding that keeps a bound a bound."""
+"""Bounds that are linear in a product, for all pairs of a tile or picked ones, and rounding that keeps them bounds."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from embgeom_dask.metrics.base import Terms
-
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A bound of each pair of a tile: row[i] + column[j] + factor * p + bend * |p|, where p is the product's element.
+
+    `row` (m,) and `column` (n,) have the dtype that the sum is evaluated in; its rounding is part of the bound.
+    """
+
+    row: Array
+    column: Array
+    factor: float
+    bend: float = 0.0
+
+    def times(self, unit: float) -> Terms:
+        """The bound of the values times `unit`; no part is off by more than 2 u of itself."""
+        kind = self.row.dtype.type
+        return Terms(self.row * kind(unit), self.column * kind(unit), self.factor * unit, self.bend * unit)
+
+    def __neg__(self) -> Terms:
+        """The bound of the negated values."""
+        return Terms(-self.row, -self.column, -self.factor, -self.bend)
 
 
 def round_up(values: Array, dtype: Any) -> Array:

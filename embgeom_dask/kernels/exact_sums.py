@@ -8,9 +8,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
+from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.rationals import Rationals
-from embgeom_dask.kernels.threads import share_out
-from embgeom_dask.kernels.widen import as_numba, value
 
 Array = NDArray[Any]
 

@@ -9,11 +9,11 @@ import numpy as np
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from embgeom_dask.correct_rounding import is_settled
-from embgeom_dask.double_double import UNIT, two_product, two_sum
+from embgeom_dask.kernels.correct_rounding import is_settled
+from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
+from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba, value
+from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.rationals import Rationals
-from embgeom_dask.kernels.threads import share_out
-from embgeom_dask.kernels.widen import as_float, as_numba, value
 
 Array = NDArray[Any]
 

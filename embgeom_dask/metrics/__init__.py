@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.metrics.base import Metric, Norms, Points, Precision, Terms
+from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 from embgeom_dask.metrics.differences import Chebyshev, Cityblock
 from embgeom_dask.metrics.euclidean import Cosine, Euclidean, product_error
 
-__all__ = ["METRICS", "Metric", "Norms", "Points", "Precision", "Terms", "find_metric", "product_error"]
+__all__ = ["METRICS", "Metric", "Norms", "Points", "Precision", "find_metric", "product_error"]
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (Euclidean(), Cosine(), Chebyshev(), Cityblock())}
 

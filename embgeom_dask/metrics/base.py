@@ -11,31 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.double_double import Keys
+from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.double_double import Keys
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """A bound of each pair of a tile: row[i] + column[j] + factor * p + bend * |p|, where p is the product's element.
-
-    `row` (m,) and `column` (n,) have the dtype that the sum is evaluated in; its rounding is part of the bound.
-    """
-
-    row: Array
-    column: Array
-    factor: float
-    bend: float = 0.0
-
-    def times(self, unit: float) -> Terms:
-        """The bound of the values times `unit`; no part is off by more than 2 u of itself."""
-        kind = self.row.dtype.type
-        return Terms(self.row * kind(unit), self.column * kind(unit), self.factor * unit, self.bend * unit)
-
-    def __neg__(self) -> Terms:
-        """The bound of the negated values."""
-        return Terms(-self.row, -self.column, -self.factor, -self.bend)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask import correct_rounding
-from embgeom_dask.double_double import (
+from embgeom_dask.kernels import correct_rounding
+from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.double_double import (
     UNIT,
     Keys,
     absolute_difference_keys,
@@ -19,7 +20,7 @@ from embgeom_dask.double_double import (
     largest_difference_keys,
     largest_differences,
 )
-from embgeom_dask.metrics.base import Metric, Norms, Points, Precision, Terms
+from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 
 Array = NDArray[Any]
 

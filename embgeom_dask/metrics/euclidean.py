@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask import correct_rounding
-from embgeom_dask.correct_rounding import are_settled, dot_slack, dots
-from embgeom_dask.double_double import (
+from embgeom_dask.kernels import correct_rounding
+from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.correct_rounding import are_settled, dot_slack, dots
+from embgeom_dask.kernels.double_double import (
     UNIT,
     Keys,
     dot_keys,
@@ -22,9 +23,9 @@ from embgeom_dask.double_double import (
     squared_difference_keys,
     squared_differences,
 )
-from embgeom_dask.kernels.rows import norms
-from embgeom_dask.kernels.widen import as_float
-from embgeom_dask.metrics.base import Metric, Norms, Points, Precision, Terms
+from embgeom_dask.kernels.numba_bfloat16 import as_float
+from embgeom_dask.kernels.row_passes import norms
+from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 
 Array = NDArray[Any]
 

@@ -8,11 +8,11 @@ arrays; no result depends on hints, order or grouping.
 
 from __future__ import annotations
 
-from embgeom_dask.reductions.edges import Edges
-from embgeom_dask.reductions.extreme import Extreme
+from embgeom_dask.reductions.extremes import Extreme
 from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
 from embgeom_dask.reductions.order_statistics import OrderStatistics
+from embgeom_dask.reductions.pairs_within import Edges
 from embgeom_dask.reductions.thresholds import Cuts
 from embgeom_dask.reductions.within import Within
 

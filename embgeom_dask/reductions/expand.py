@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.exact import Pairs
-from embgeom_dask.rows import RowSet
+from embgeom_dask.pairwise.exact import Pairs
+from embgeom_dask.pairwise.rows import RowSet
 
 Array = NDArray[Any]
 Sides = tuple[RowSet, RowSet]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.double_double import UNIT
-from embgeom_dask.exact import Exact
-from embgeom_dask.kernels import Bins, bin_pairs
+from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.kernels.passes import Bins, bin_pairs
+from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.expand import Sides
 from embgeom_dask.reductions.thresholds import Cuts
-from embgeom_dask.tiles import Tile
 
 Array = NDArray[Any]
 State = dict[str, Array]

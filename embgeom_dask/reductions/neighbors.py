@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.exact import Exact
-from embgeom_dask.kernels import limits_of, nearest, select, tighten
-from embgeom_dask.kernels.bounds import upper_bounds
-from embgeom_dask.metrics import Terms
+from embgeom_dask.kernels.bounds import Terms, upper_bounds
+from embgeom_dask.kernels.passes import limits_of, nearest, select, tighten
+from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.tiles import Tile, crowd, finer, without_twins
 from embgeom_dask.reductions.expand import Sides, expand_neighbors, lexical_order
-from embgeom_dask.tiles import Tile, crowd, finer, without_twins
 
 Array = NDArray[Any]
 State = dict[str, Array]

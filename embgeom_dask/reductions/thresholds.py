@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.correct_rounding import half_step, last_below
-from embgeom_dask.double_double import UNIT, two_product, two_sum
-from embgeom_dask.exact import Exact, Pairs, is_at_most, take_pairs
+from embgeom_dask.kernels.correct_rounding import half_step, last_below
+from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
 from embgeom_dask.metrics import Metric
+from embgeom_dask.pairwise.exact import Exact, Pairs, is_at_most, take_pairs
 
 Array = NDArray[Any]
 

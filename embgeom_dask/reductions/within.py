@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.exact import Exact
-from embgeom_dask.kernels import count_within
 from embgeom_dask.kernels.bounds import round_up
+from embgeom_dask.kernels.passes import count_within
+from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.expand import Sides
 from embgeom_dask.reductions.thresholds import Cuts
-from embgeom_dask.tiles import Tile
 
 Array = NDArray[Any]
 State = dict[str, Array]

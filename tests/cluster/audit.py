@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from embgeom_dask import execute
-from embgeom_dask.journal import Pass
+from embgeom_dask.execution import runner
+from embgeom_dask.execution.journal import Pass
 
 
 def dask_setup(worker: Any) -> None:
     large = torch.ones(2000, 2000)
     log = os.open(os.environ["AUDIT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    compute, commit = execute._compute, Pass.commit
+    compute, commit = runner._compute, Pass.commit
 
     def say(what: str, panel: Any) -> None:
         os.write(log, f"{what} {panel.name}\n".encode())
@@ -37,4 +37,4 @@ def dask_setup(worker: Any) -> None:
         commit(self, panel, found)
         say("committed", panel)
 
-    execute._compute, Pass.commit = audited_compute, audited_commit
+    runner._compute, Pass.commit = audited_compute, audited_commit

@@ -15,7 +15,7 @@ from re import fullmatch
 
 import psutil
 
-from embgeom_dask import places
+from embgeom_dask.storage import paths
 
 AUDIT = Path(__file__).with_name("audit.py")
 PATIENCE = 90.0  # seconds after which a test gives up waiting
@@ -75,7 +75,7 @@ class Processes:
                 self.start(name, [*module, "distributed.cli.dask_worker", self.address, *how])
 
     def start_client(self, *arguments: str) -> None:
-        code = "from embgeom_dask.cli import run; run()"
+        code = "from embgeom_dask.cli.app import run; run()"
         self.start("client", [sys.executable, "-c", code, *arguments, "--scheduler", self.address])
 
     def runs(self, name: str) -> bool:
@@ -118,6 +118,6 @@ class Processes:
 
 def committed(out: str | Path) -> set[str]:
     """The panels in the journal of `out`."""
-    fs, path = places.filesystem(f"{out}.journal")
+    fs, path = paths.filesystem(f"{out}.journal")
     names = (file.rpartition("/")[2] for file in fs.find(path))
     return {name for name in names if fullmatch(r"\d+-\d+-\d+", name)}

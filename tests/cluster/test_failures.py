@@ -11,14 +11,14 @@ import xarray as xr
 from distributed import Client
 
 import embgeom_dask as eg
-from embgeom_dask.cli import main
+from embgeom_dask.cli.app import main
 from tests.cluster.processes import AUDIT, Processes, committed, wait_for
 
 pytestmark = pytest.mark.cluster
 
 PANELS = 168
 WANTED = ["--farthest", "2", "--tile", "50"]
-CLIENT = [sys.executable, "-c", "from embgeom_dask.cli import run; run()"]
+CLIENT = [sys.executable, "-c", "from embgeom_dask.cli.app import run; run()"]
 
 
 def in_a_namespace(script: str) -> list[str]:

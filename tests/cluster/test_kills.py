@@ -11,7 +11,7 @@ import s3fs
 import xarray as xr
 
 import embgeom_dask as eg
-from embgeom_dask import places
+from embgeom_dask.storage import paths
 from embgeom_dask.testing import make_store
 from tests import s3
 from tests.cluster.conftest import cloud
@@ -46,7 +46,7 @@ def test_kills_at_any_moment(place: str, processes: Processes, pytestconfig: pyt
     undisturbed = eg.scan(store, farthest=5, neighbors=4, within=[3.0], tile=TILE)
     chance = random.Random(pytestconfig.getoption("--seed"))
     kills = pytestconfig.getoption("--kills")
-    left = max(1, kills // 5) if places.is_url(place) else kills
+    left = max(1, kills // 5) if paths.is_url(place) else kills
     killed: Counter[str] = Counter()
     for run in range(left):
         left -= scan_with_kills(store, f"{place}/{run}.zarr", processes, chance, left, killed)
@@ -90,7 +90,7 @@ def scan_with_kills(
     runs = Counter(panel for what, panel in events[begun:] if what == "started")
     assert len(runs) == PANELS
     assert runs.total() <= PANELS + len(processes.workers) * kills
-    fs, path = places.filesystem(f"{out}.journal/history.csv")
+    fs, path = paths.filesystem(f"{out}.journal/history.csv")
     with fs.open(path, "r") as file:
         assert sorted(line["panel"] for line in csv.DictReader(file)) == sorted(runs)
     return kills

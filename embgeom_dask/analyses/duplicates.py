@@ -1,0 +1,157 @@
+"""Groups of bit-identical rows, for any number of models in one dask run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.analyses import many
+from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.kernels.row_passes import NOT_FINITE, unfit
+from embgeom_dask.pairwise.rows import RowSet, check_fit, digest, group
+from embgeom_dask.storage import results
+from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, find_matrix, labels_of
+from embgeom_dask.storage.paths import Place
+
+Array = NDArray[Any]
+
+
+def duplicates(
+    stores: Place | Iterable[Place],
+    matrix: Role | None = None,
+    *,
+    out: Place | None = None,
+    client: Client | None = None,
+    scheduler: str | None = None,
+) -> xr.Dataset:
+    """Find the groups of identical rows of one matrix of each store.
+
+    Rows are identical where all their bits are, with -0 as +0; a row with NaN or infinity is no exception. They are
+    told by a cryptographic digest. A group has two members or more. Counts, ids and indices are int64:
+
+    - `unique_count (model)`, the different rows; `removed_count`, `vocab_size` less `unique_count`; `group_count`;
+      `member_count`, the tokens in groups; `vocab_size`; the coordinates `revision`, `matrix` (the stored array);
+    - `group_model (group)`, the model's place in `model`; `group_population (group)`. Groups come model by model, the
+      largest first, equal ones by lowest token id;
+    - `member_token_id (member)`, `member_group (member)`, the group's place in `group`, and the coordinate
+      `member_token (member)`. Members come group by group, by token id;
+    - of one model alone, `token_to_group (token_id)`: each token's group, -1 where its row is unique.
+
+    The result is saved at `out`; where the same result is there already, it is opened instead. With several stores
+    `out` is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
+
+    Raises
+    ------
+    InputError
+        where there is no store or no such matrix, a float64 row holds a value under 2^-400 or over 2^400 in size, which
+        no command takes, or something else is at `out`.
+    EmbgeomError
+        where a store cannot be read.
+    SomeFailed
+        where some of several stores failed, once the others are done; its `results` are theirs.
+    """
+    paths = many.places_of(stores, "duplicates")
+    how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
+    if len(paths) == 1:
+        return _duplicates(paths[0], matrix, **how)
+
+    def work(store: Place, target: Place | None, active: Client, _: int) -> xr.Dataset:
+        return _duplicates(store, matrix, out=target, client=active)
+
+    return together(many.on_each("duplicates", paths, work, together, matrix=matrix, **how))
+
+
+def _duplicates(
+    store: Place, role: Role | None, *, out: Place | None, client: Client | None, scheduler: str | None = None
+) -> xr.Dataset:
+    """Find the groups of one model."""
+    started = perf_counter()
+    matrix = find_matrix(store, role)
+    attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0)
+    if out is not None and (done := results.existing(out, attrs)) is not None:
+        return done
+    check_labels(matrix)
+    token_id = np.arange(matrix.vocab_size)
+    digests, reasons = np.empty((token_id.size, 16), np.uint8), np.empty(token_id.size, np.uint8)
+    for start, (names, found) in by_chunk("duplicates", matrix, _look, how=(client, scheduler, "auto", out)):
+        part = slice(start, start + len(names))
+        digests[part], reasons[part] = names, found
+    check_fit(matrix, token_id, reasons)
+    dataset = _dataset(matrix, group(token_id, digests))
+    dataset = dataset.assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
+    if out is not None:
+        results.save(dataset, out)
+    return dataset
+
+
+def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Put the groups of several models into one Dataset."""
+    if not found:
+        return xr.Dataset(attrs=many.joined(found, "duplicates"))
+    before = np.cumsum([0, *(each.sizes["group"] for each in found[:-1])])
+    columns = {}
+    for name, variable in found[0].variables.items():
+        parts = [each[name].to_numpy() for each in found]
+        if name in ("group_model", "member_group"):  # places in the whole
+            first = before if name == "member_group" else np.arange(len(found))
+            parts = [part + start for part, start in zip(parts, first, strict=True)]
+        if name not in ("token_to_group", "token_id"):
+            columns[str(name)] = (variable.dims[0], np.concatenate(parts))
+    dataset = xr.Dataset(columns).set_coords(["model", "revision", "matrix", "member_token"])
+    return dataset.assign_attrs(many.joined(found, "duplicates"))
+
+
+def _look(matrix: Matrix, start: int, stop: int) -> tuple[Array, Array]:
+    """The digest of each row, and what keeps it from being used: NaN and infinity have bits like any other value."""
+    with devices.session(torch.device("cpu")):
+        rows = matrix.read(start, stop)
+        found = unfit(rows)
+        return digest(rows), np.where(found == NOT_FINITE, 0, found)
+
+
+def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:
+    groups = _shared(rows)
+    population = np.array([members.size for members in groups], np.int64)
+    member_group = np.repeat(np.arange(population.size), population)
+    ids = np.concatenate([np.zeros(0, np.int64), *groups])
+    to_group = np.full(matrix.vocab_size, -1)
+    to_group[ids] = member_group
+    counts = {
+        "vocab_size": matrix.vocab_size,
+        "unique_count": rows.token_id.size,
+        "removed_count": rows.members.size - rows.token_id.size,
+        "group_count": len(groups),
+        "member_count": ids.size,
+    }
+    text = np.dtypes.StringDType()
+    return xr.Dataset(
+        {
+            **{name: ("model", np.array([count], np.int64)) for name, count in counts.items()},
+            "group_model": ("group", np.zeros(population.size, np.int64)),
+            "group_population": ("group", population),
+            "member_token_id": ("member", ids),
+            "member_group": ("member", member_group),
+            "token_to_group": ("token_id", to_group),
+        },
+        {
+            "model": ("model", np.array([matrix.model], text)),
+            "revision": ("model", np.array([matrix.revision], text)),
+            "matrix": ("model", np.array([matrix.name], text)),
+            "member_token": ("member", labels_of(matrix, ids)["token"].to_numpy()),
+        },
+    )
+
+
+def _shared(rows: RowSet) -> list[Array]:
+    """The members of each row that several tokens have, most tokens first, then lowest id."""
+    order = np.argsort(-rows.weights, kind="stable")[: np.count_nonzero(rows.weights > 1)]
+    bounds = zip(rows.offsets[order], rows.offsets[order + 1], strict=True)
+    return [rows.members[start:stop] for start, stop in bounds]

@@ -1,0 +1,201 @@
+"""Clusters of tokens: the outliers of seed notebook 1.7b, and the geometry of the triangle that they make."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from hashlib import sha256
+from math import nan
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.analyses.scan import scan
+from embgeom_dask.analyses.selection import Cluster, Selection, read_cluster
+from embgeom_dask.analyses.survey import summarize
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.cluster import connect
+from embgeom_dask.kernels.exact_sums import ColumnSums
+from embgeom_dask.kernels.rationals import Rationals, nearest_root
+from embgeom_dask.kernels.row_norms import nearest_distances
+from embgeom_dask.kernels.row_passes import unfit
+from embgeom_dask.pairwise.rows import check_fit
+from embgeom_dask.storage import model_stores, results
+from embgeom_dask.storage.model_stores import Matrix, Role
+
+Vector = NDArray[np.float64]
+
+_BLOCK_VALUES = 1 << 22  # 32 MiB of float64
+
+
+def outliers(
+    store: str | os.PathLike[str],
+    tokens: Selection,
+    matrix: Role | None = None,
+    *,
+    device: str = "auto",
+    client: Client | None = None,
+    scheduler: str | None = None,
+) -> xr.Dataset:
+    """Find the two tokens of a selection that are farthest apart, and where they lie as seen from its centroid.
+
+    A and B are the farthest pair, A the lower token id; C is the centroid: that of the safetensors file that `tokens`
+    names where it has one (attribute `centroid_source` = "file"), else the mean row of the selection ("mean"). Lengths
+    are euclidean, and all of them, the centroid and every mean are the float64 numbers nearest to the true ones: those
+    of the stored values and of their true mean, which `centroid` is the nearest to. The dimensions are `side` (A, B),
+    `vertex` (A, B, C), `segment` (AB, BC, CA) and `hidden`:
+
+    - `farthest_distance`, `farthest_token_id (side)`, `farthest_token (side)`;
+    - `norm (side)`, from the origin; `centroid_distance (side)`; `norm_ratio (side)`, the quotient of the norm and
+      `centroid_norm` (NaN where the centroid is zero);
+    - `segment_length (segment)`, `angle_law_of_cosines (vertex)` and `angle_dot_product (vertex)` in degrees (see
+      `triangle`);
+    - `outlier_token_id`, `outlier_token`: of A and B the one that is truly farther from the centroid, A where neither
+      is;
+    - `norm_min`, `norm_max`, `norm_median`, `norm_mean`, and `centroid_distance_min` ... `centroid_distance_mean`:
+      over the selection, means those of the numbers reported; `token_count`;
+    - `centroid (hidden)`, `centroid_norm`.
+
+    Raises
+    ------
+    InputError
+        where the store, the matrix or the selection cannot be used, the selection has fewer than two tokens, its
+        file's centroid has another width than the matrix, or a row or that centroid holds NaN, infinity, or a float64
+        value under 2^-400 or over 2^400 in size.
+    """
+    started = time.perf_counter()
+    source = model_stores.find_matrix(store, matrix)
+    model_stores.check_labels(source)
+    cluster = _read(tokens, source)
+    with connect(client, scheduler, device) as active:
+        norms, centroid = _norms_and_centroid(source, cluster)
+        scanned = scan(store, which=matrix, tokens=cluster.token_ids, farthest=1, device=device, client=active)
+        pair = scanned["farthest_token_id"].values[0]
+        with devices.session(torch.device("cpu")):
+            blocks = _blocks(source, cluster.token_ids)
+            distances = np.concatenate([nearest_distances(rows, centroid) for rows in blocks])
+            a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
+    at = np.searchsorted(cluster.token_ids, pair)
+    outlier = pair[int(_squared(b.minus(centroid)) > _squared(a.minus(centroid)))]
+    variables = {
+        "farthest_distance": scanned["farthest_distance"].values[0],
+        "farthest_token_id": ("side", pair),
+        "outlier_token_id": outlier,
+        "norm": ("side", norms[at]),
+        "centroid_distance": ("side", distances[at]),
+        "norm_ratio": ("side", norms[at] / centroid.l2 if centroid.l2 else np.full(2, nan)),
+        **_spread("norm", norms),
+        **_spread("centroid_distance", distances),
+        "token_count": cluster.token_ids.size,
+        "centroid": ("hidden", centroid.nearest()),
+        "centroid_norm": centroid.l2,
+    }
+    settings = {"tokens": _digest(cluster.token_ids), "centroid": _digest(centroid.nearest())}
+    seconds = time.perf_counter() - started
+    attrs = results.provenance("outliers", [source], scanned.attrs["devices"], seconds, settings)
+    attrs["centroid_source"] = "mean" if cluster.centroid is None else "file"
+    dataset = xr.Dataset(variables, {"side": _names("A", "B")}, attrs).merge(_triangle(a, b, centroid))
+    return results.with_tokens(dataset, [source])
+
+
+def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:
+    """Return the sides and angles of the triangle of the points `a`, `b`, `c`, each (d,) float64.
+
+    `segment_length (segment)` holds |AB|, |BC| and |CA|, the float64 numbers nearest to the true lengths. The angle at
+    each vertex, in degrees, is given twice: `angle_law_of_cosines (vertex)` from these lengths, cos A = (|AB|^2 +
+    |CA|^2 - |BC|^2) / (2 |AB| |CA|), which cancels in a needle, and `angle_dot_product (vertex)`, whose cosine
+    (B - A).(C - A) / (|AB| |CA|) is within two roundings of the true one. At a vertex that coincides with another it is
+    undefined: NaN.
+    """
+    return _triangle(*(Rationals.of(point) for point in (a, b, c)))
+
+
+def _triangle(a: Rationals, b: Rationals, c: Rationals) -> xr.Dataset:
+    along = [b.minus(a), c.minus(b), a.minus(c)]
+    lengths = [side.l2 for side in along]
+    by_law, by_dot = np.full(3, nan), np.full(3, nan)
+    for vertex in range(3):
+        leaving, across, coming = (along[(vertex + turn) % 3] for turn in range(3))
+        if leaving.l2 and coming.l2:
+            by_law[vertex] = _law_of_cosines(leaving.l2, coming.l2, across.l2)
+            by_dot[vertex] = -_cosine(leaving, coming)
+    return xr.Dataset(
+        {
+            "segment_length": ("segment", lengths),
+            "angle_law_of_cosines": ("vertex", np.degrees(np.arccos(np.clip(by_law, -1, 1)))),
+            "angle_dot_product": ("vertex", np.degrees(np.arccos(by_dot))),
+        },
+        coords={"segment": _names("AB", "BC", "CA"), "vertex": _names("A", "B", "C")},
+    )
+
+
+def _law_of_cosines(left: float, right: float, across: float) -> float:
+    longest = max(left, right, across)  # no square overflows, and none that counts underflows
+    left, right, across = left / longest, right / longest, across / longest
+    return (left**2 + right**2 - across**2) / (2 * left * right)
+
+
+def _cosine(left: Rationals, right: Rationals) -> float:
+    dot = left.dot(right)
+    square = dot * dot / (_squared(left) * _squared(right))
+    size = nearest_root(square.numerator, square.denominator)
+    return size if dot > 0 else -size
+
+
+def _squared(vector: Rationals) -> Fraction:
+    return vector.dot(vector)
+
+
+def _read(tokens: Selection, matrix: Matrix) -> Cluster:
+    cluster = read_cluster(tokens, matrix.vocab_size)
+    if cluster.token_ids.size < 2:
+        raise InputError(f"outliers needs two tokens or more, the selection has only {cluster.token_ids[0]}")
+    if cluster.centroid is not None and cluster.centroid.size != matrix.hidden_size:
+        raise InputError(
+            f"the centroid in {tokens} has {cluster.centroid.size} components, {matrix.name} of {matrix.model} has "
+            f"{matrix.hidden_size}: choose the cluster's own model and matrix"
+        )
+    if cluster.centroid is not None and unfit(cluster.centroid[None])[0]:
+        raise InputError(
+            f"the centroid in {tokens} holds values under 2^-400 or over 2^400 in size: choose another file"
+        )
+    return cluster
+
+
+def _blocks(matrix: Matrix, token_ids: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+    step = max(1, _BLOCK_VALUES // matrix.hidden_size)
+    for start in range(0, token_ids.size, step):
+        yield matrix.take(token_ids[start : start + step])
+
+
+def _norms_and_centroid(matrix: Matrix, cluster: Cluster) -> tuple[Vector, Rationals]:
+    sums, norms, found = ColumnSums.none(matrix.hidden_size), [], []
+    for rows in _blocks(matrix, cluster.token_ids):
+        part = summarize(rows)
+        sums.add(part.sums)
+        norms.append(part.norms)
+        found.append(part.unfit)
+    check_fit(matrix, cluster.token_ids, np.concatenate(found))
+    mean_row = sums.mean(cluster.token_ids.size)
+    return np.concatenate(norms), mean_row if cluster.centroid is None else Rationals.of(cluster.centroid)
+
+
+def _spread(name: str, values: Vector) -> dict[str, float]:
+    mean = Rationals.of(values).mean
+    found = {"min": values.min(), "max": values.max(), "median": np.median(values), "mean": mean}
+    return {f"{name}_{how}": float(value) for how, value in found.items()}
+
+
+def _names(*names: str) -> NDArray[np.generic]:
+    return np.array(names, dtype=np.dtypes.StringDType())
+
+
+def _digest(values: NDArray[np.generic]) -> str:
+    return sha256(values.tobytes()).hexdigest()

@@ -1,0 +1,305 @@
+"""Scan all pairs of rows: from the store to the labelled result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import sha256
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+from distributed import Client
+
+from embgeom_dask import progress
+from embgeom_dask.analyses.quantiles import find as find_quantiles
+from embgeom_dask.analyses.selection import parse_tokens
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.execution import workers
+from embgeom_dask.execution.cluster import connect, dashboard
+from embgeom_dask.execution.journal import Journal
+from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.passes import Passes
+from embgeom_dask.execution.plan import Plan, make_plan
+from embgeom_dask.execution.runner import forget
+from embgeom_dask.execution.spec import EDGE_LIMIT, Numbers, Settings, parse_count, parse_number, parse_numbers
+from embgeom_dask.metrics import find_metric
+from embgeom_dask.storage import model_stores, paths, results
+from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.row_selection import find_rows
+
+MatrixLike = str | os.PathLike[str] | xr.DataArray
+
+
+def scan(
+    matrix: MatrixLike,
+    *,
+    which: Role | None = None,
+    against: MatrixLike | None = None,
+    tokens: str | Iterable[int] | None = None,
+    metric: str = "euclidean",
+    farthest: int | None = None,
+    nearest: int | None = None,
+    neighbors: int | None = None,
+    histogram: int | None = None,
+    histogram_scale: str = "linear",
+    histogram_edges: Numbers | None = None,
+    quantiles: Numbers | None = None,
+    exact_quantiles: bool = False,
+    within: Numbers | None = None,
+    edges: float | str | None = None,
+    edge_limit: int | None = None,
+    distinct: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    tile: int | None = None,
+    memory_limit: str | int | None = None,
+    dry_run: bool = False,
+    client: Client | None = None,
+    scheduler: str | None = None,
+) -> xr.Dataset:
+    """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
+
+    Parameters
+    ----------
+    matrix : a store, or a matrix of `open_model`; of the latter the rows that are left, in any order. They are compared
+        with those stored under their token ids, and refused where a bit differs.
+    which : `input` or `output`, where `matrix` is a store; default output, or input where there is no output matrix
+    tokens : the rows of `matrix` to compare, as `tokens.parse_tokens` reads them; default all
+    against : another matrix of the same width, whose every row each row is compared with; `STORE:input` and
+        `STORE:output` name one of a store's, else `which` does
+    metric : `euclidean`, `cosine`, `chebyshev` or `cityblock`. Rows of zeros have no cosine and are left out.
+    farthest, nearest : number of pairs to keep, of largest and of smallest distance; identical rows are at distance 0
+    neighbors : number of nearest rows to keep for every row
+    histogram : number of equal bins, half-open [edge, next edge), from 0 to a bound of the largest distance: the sum of
+        the two largest distances from the mean of the first rows (euclidean) or from the origin, rounded up to three
+        digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
+    histogram_scale : `linear`, or `log` for bins that are equal in the logarithm, from a millionth of that bound
+    histogram_edges : edges of bins, at least two that ascend, instead of a number of bins; the last bin includes its
+        upper edge. Edges are compared with distances as they are reported, rounded to float64. `histogram_below` and
+        `histogram_above` are the numbers of pairs outside the bins.
+    quantiles : numbers from 0 to 1; for each of them, between which edges of the bins it lies for certain: those of the
+        histogram asked for, else of 4,096 equal ones. The quantile q of n distances is the one of rank ceil(q n), q as
+        a decimal number: numpy's `inverted_cdf`.
+    exact_quantiles : also find the quantiles themselves, by a second pass over the pairs in those bins
+    within : radii; counts, for each of them, the pairs reported at that distance at most, and those of every row. A
+        reported distance is rounded to float64: the pair that a radius was taken from is within it.
+    edges : a radius; lists every pair reported at that distance at most
+    edge_limit : the most pairs that `edges` may list; default 10 million
+    distinct : leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbours of a token then
+        are the nearest tokens with other rows, and several of these that share a row are all neighbours. Where a token
+        has fewer than the others, its list ends with ids of -1 and distances of NaN. All else counts every pair.
+    out : where to save the result; the same result there is opened instead of computed again
+    device : `auto`, `cpu`, `cuda` or `mps`, on each worker
+    tile : rows of a tile; no result depends on it; default 2,048, or fewer where memory is short
+    memory_limit : what each worker's process may hold, "2GiB" or bytes; default 60% of what is free on top of what it
+        holds already
+    dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
+    client, scheduler : the dask cluster; default one in this process
+
+    Returns
+    -------
+    xr.Dataset
+        Distances float64, each the number nearest to the true distance of the stored values; token ids and counts
+        int64, token strings as coordinates. `farthest_distance (farthest)`, `farthest_token_id (farthest, side)`, the
+        same for nearest; `neighbor_distance` and `neighbor_token_id (token_id, neighbor)`; `histogram_count (bin)`,
+        `bin_edge (edge)`, `histogram_below`, `histogram_above`, `distance_mean`, `distance_std`, `distance_min`,
+        `distance_max`, `pair_count`; `quantile_lower`, `quantile_upper` and `quantile_distance (quantile)`;
+        `within_count (radius)`, and `within_degree (token_id, radius)` without the token itself; `edge_radius`,
+        `edge_distance (pair)` and `edge_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)`
+        where rows were left out, `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is
+        the matrix `against`, if any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them
+        are given.
+
+        The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
+        were decided in float64, in double-double and in rational numbers.
+
+    Raises
+    ------
+    InputError
+        for a store, matrix, selection, metric or device that is not there, matrices of two widths, a row with NaN,
+        infinity or a float64 value under 2^-400 or over 2^400 in size, a number out of range, a result at `out` from
+        other settings, or nothing to keep.
+    EmbgeomError
+        where more than `edge_limit` pairs lie within `edges`; it says how many.
+    """
+    started = perf_counter()
+    find_metric(metric)
+    tile = parse_count("tile", tile)
+    sides = [_rows_of(matrix, which, tokens)]
+    if against is not None:
+        sides.append(_rows_of(*_split_role(against, which), None))
+        _check_widths(sides[0][0], sides[1][0])
+    matrices = [found for found, _ in sides]
+    for each in matrices:
+        model_stores.check_labels(each)  # before the first tile, not when the result is labelled
+    settings = Settings(
+        metric,
+        farthest=farthest,
+        nearest=nearest,
+        neighbors=neighbors,
+        histogram=histogram,
+        histogram_scale=histogram_scale,
+        histogram_edges=parse_numbers("histogram_edges", histogram_edges, in_order=True),
+        quantiles=parse_numbers("quantiles", quantiles, largest=1.0),
+        exact_quantiles=exact_quantiles,
+        within=parse_numbers("within", within),
+        edges=parse_number("edges", edges),
+        edge_limit=EDGE_LIMIT if edge_limit is None else edge_limit,
+        tokens=_selection(*sides[0]),
+        against=_selection(*sides[1]) if against is not None else None,
+        distinct=distinct,
+    )
+    attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
+    how = (device, tile, memory_limit, dry_run, client, scheduler)
+    if out is None:
+        return _made(sides, settings, attrs, started, None, *how)
+    journal = Journal(out)
+    if (done := results.existing(journal.out, attrs)) is not None:
+        if not journal.is_settled:
+            with suppress(EmbgeomError), journal.claimed(attrs):  # where nothing can be removed, nothing is
+                journal.finish()
+        return done
+    if dry_run:
+        return _made(sides, settings, attrs, started, journal, *how)
+    with journal.claimed(attrs):
+        if (done := results.existing(journal.out, attrs)) is not None:
+            journal.finish()
+            return done
+        return _made(sides, settings, attrs, started, journal, *how)
+
+
+def _made(
+    sides: list[tuple[Matrix, np.ndarray]],
+    settings: Settings,
+    attrs: dict[str, Any],
+    started: float,
+    journal: Journal | None,
+    device: str,
+    tile: int | None,
+    memory_limit: str | int | None,
+    dry_run: bool,
+    client: Client | None,
+    scheduler: str | None,
+) -> xr.Dataset:
+    """Make the result, and save it where there is a journal."""
+    matrices, element = [found for found, _ in sides], None
+    if journal is not None:
+        journal.check(attrs)
+        tile, element = journal.fix("tile", tile), journal.fix("element", None)
+    with connect(client, scheduler, device, None if journal is None else journal.out) as cluster:
+        workers.check_seen(cluster, [paths.join(found.store, found.name, "zarr.json") for found in matrices])
+        try:
+            plan = make_plan(cluster, sides, settings, device, tile, memory_limit, element)
+            progress.note(str(plan))
+            progress.note(f"dashboard: {dashboard(cluster)}")
+            if dry_run:
+                return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
+            if journal is not None:
+                journal.begin(attrs, plan)
+                workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
+            passes = Passes(cluster, journal)
+            found = passes.run(plan, "scan")
+            variables = _finalize(plan, found, settings, passes)
+        finally:
+            if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
+                cluster.run(forget, on_error="ignore")
+    attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
+    attrs["certificate"] = json.dumps(
+        plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}
+    )
+    dataset = xr.Dataset(variables, attrs=attrs)
+    if "token_id" in dataset.dims:
+        dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
+    dataset = results.with_tokens(dataset, matrices)
+    if journal is not None:
+        results.save(dataset, journal.out)
+        journal.finish()
+    return dataset
+
+
+def _rows_of(
+    matrix: str | os.PathLike[str] | xr.DataArray, which: Role | None, tokens: str | Iterable[int] | None
+) -> tuple[Matrix, np.ndarray]:
+    """The matrix and the token ids (n,) int64, ascending, of the rows to compare."""
+    if not isinstance(matrix, xr.DataArray):
+        found = model_stores.find_matrix(matrix, which)
+        return found, parse_tokens(tokens, found.vocab_size)
+    found, given = find_rows(matrix)
+    token_id = np.intersect1d(parse_tokens(tokens, found.vocab_size), given)
+    if not token_id.size:
+        raise InputError("none of the tokens selected is a row of the array given")
+    return found, token_id
+
+
+def _split_role(against: MatrixLike, which: Role | None) -> tuple[MatrixLike, Role | None]:
+    """Take `:input` or `:output` off the name of a store."""
+    path, _, role = str(against).rpartition(":")
+    if not isinstance(against, xr.DataArray) and path and role in ("input", "output"):
+        return path, cast(Role, role)
+    return against, which
+
+
+def _check_widths(first: Matrix, second: Matrix) -> None:
+    if first.hidden_size != second.hidden_size:
+        raise InputError(
+            f"{first.model} {first.name} has {first.hidden_size} columns and {second.model} {second.name} has "
+            f"{second.hidden_size}: only matrices of one width can be compared"
+        )
+
+
+def _selection(matrix: Matrix, token_id: np.ndarray) -> str | None:
+    return None if token_id.size == matrix.vocab_size else sha256(token_id.tobytes()).hexdigest()
+
+
+def _finalize(plan: Plan, found: Found, settings: Settings, passes: Passes) -> dict[str, Any]:
+    """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
+
+    Exact quantiles take more passes, which add to what `found` says of devices and counts.
+    """
+
+    def again(changed: Plan) -> Found:
+        more = passes.run(changed, "quantiles")
+        found.devices |= more.devices
+        found.counts.update(more.counts)
+        found.products |= more.products
+        return more
+
+    exact = plan.exact()
+    first, second = (side.rows for side in plan.sides)
+    sides = (first, first if plan.symmetric else second)
+    variables: dict[str, Any] = {}
+    for name, reduction in plan.reductions.items():
+        variables |= reduction.finalize(found.states[name], sides, exact)
+    if settings.summed:
+        for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
+            distance = variables[f"{extreme}_distance"][1]
+            variables[name] = ((), distance[0] if distance.size else np.nan)
+            if getattr(settings, extreme) is None:
+                del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
+        if settings.distinct and _any_identical(plan):
+            variables["distance_min"] = ((), 0.0)
+    if settings.quantiles:
+        pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
+        count, run = found.states["histogram"]["count"], again if settings.exact_quantiles else None
+        variables |= find_quantiles(plan, count, settings.quantiles, pairs, largest, run)
+    if settings.summed and not settings.binned:
+        for name in ("histogram_count", "histogram_below", "histogram_above", "bin_edge"):
+            del variables[name]
+    names = ("left_out",) if plan.symmetric else ("left_out", "against_left_out")
+    for name, rows in zip(names, (first, second), strict=False):
+        if rows.left_out.size:
+            variables[f"{name}_token_id"] = ((name,), rows.left_out)
+    return variables
+
+
+def _any_identical(plan: Plan) -> bool:
+    """Whether two tokens that are compared have identical rows, where a reduction leaves their pairs out."""
+    if plan.symmetric:
+        return bool((plan.sides[0].rows.weights > 1).any())
+    twins = (getattr(reduction, "twin", None) for reduction in plan.reductions.values())
+    return any(twin is not None and (twin >= 0).any() for twin in twins)

@@ -1,0 +1,185 @@
+"""The survey of seed notebook 07.3o: centroid and row norms of any number of models, one pass over each matrix."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.analyses import many
+from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_norms import nearest_norms
+from embgeom_dask.kernels.row_passes import unfit
+from embgeom_dask.pairwise.rows import check_fit
+from embgeom_dask.storage import results
+from embgeom_dask.storage.model_stores import Matrix, Role, find_matrix
+from embgeom_dask.storage.paths import Place
+
+
+class Summary(NamedTuple):
+    """What is kept of some rows: `sums`, those of their columns; `norms` (rows,) float64, nearest to the L2 norm of
+    each row; and `unfit` (rows,) uint8, what keeps a row from being computed with: it has no part in the sums.
+    """
+
+    sums: ColumnSums
+    norms: NDArray[np.float64]
+    unfit: NDArray[np.uint8]
+
+
+def survey(
+    stores: Place | Iterable[Place],
+    matrix: Role | None = None,
+    *,
+    out: Place | None = None,
+    client: Client | None = None,
+    scheduler: str | None = None,
+) -> xr.Dataset:
+    """Describe the centroid and the row norms of one matrix of each store, as a Dataset over `model`.
+
+    All is float64, computed on the cpu, and correctly rounded: the centroid and what describes it are the float64
+    numbers nearest to those of the true mean of the stored values, the norm of a row is the nearest to its true norm,
+    and what describes the norms the nearest to what is true of these. So nothing depends on chunks, workers or threads.
+
+    - `centroid (model, hidden)`, the mean row; padded with NaN where the models differ in width;
+    - `centroid_l1`, `centroid_l2`, `centroid_linf`: its norms; `centroid_mean`, `centroid_std`, `centroid_min`,
+      `centroid_max`: of its components;
+    - `norm_mean`, `norm_median`, `norm_std`, `norm_min`, `norm_max`: of the L2 norms of the rows;
+    - `centroid_ratio`: the quotient `centroid_l2` / `norm_mean`, NaN where all rows are zero;
+    - `vocab_size`, `hidden_size` (int64), `dtype` (str), `tied` (bool), and the coordinates `revision` and
+      `matrix`, the stored array.
+
+    A standard deviation is the sample's (n - 1; NaN for n = 1), a median the mean of the two middle values. The
+    result is saved at `out`; where the same result is there already, it is opened instead. With several stores `out` is
+    a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
+
+    Raises
+    ------
+    InputError
+        where there is no store or no such matrix, a row holds NaN, infinity, or a float64 value under 2^-400 or over
+        2^400 in size, or something else is at `out`.
+    EmbgeomError
+        where a store cannot be read.
+    SomeFailed
+        where some of several stores failed, once the others are done; its `results` are theirs.
+    """
+    paths = many.places_of(stores, "survey")
+    how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
+    if len(paths) == 1:
+        return _survey(paths[0], matrix, **how)
+
+    def work(store: Place, target: Place | None, active: Client, _: int) -> xr.Dataset:
+        return _survey(store, matrix, out=target, client=active)
+
+    return together(many.on_each("survey", paths, work, together, matrix=matrix, **how))
+
+
+def _survey(
+    store: Place,
+    role: Role | None,
+    *,
+    out: Place | None,
+    client: Client | None,
+    scheduler: str | None = None,
+) -> xr.Dataset:
+    """Survey one model."""
+    started = time.perf_counter()
+    matrix = find_matrix(store, role)
+    attrs = results.provenance("survey", [matrix], ["cpu"], 0.0)
+    if out is not None and (done := results.existing(out, attrs)) is not None:
+        return done
+    token_id, sums = np.arange(matrix.vocab_size), ColumnSums.none(matrix.hidden_size)
+    norms, found = np.empty(token_id.size), np.empty(token_id.size, np.uint8)
+    for start, part in by_chunk("survey", matrix, _summarize_part, how=(client, scheduler, "auto", out)):
+        sums.add(part.sums)
+        rows = slice(start, start + part.norms.size)
+        norms[rows], found[rows] = part.norms, part.unfit
+    check_fit(matrix, token_id, found)
+    dataset = _dataset(matrix, sums.mean(token_id.size), norms)
+    dataset.attrs = attrs | {"seconds": round(time.perf_counter() - started, 3)}
+    if out is not None:
+        results.save(dataset, out)
+    return dataset
+
+
+def together(surveys: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Put the surveys of several models into one; centroids are padded with NaN."""
+    if not surveys:
+        return xr.Dataset(attrs=many.joined(surveys, "survey"))
+    centroids = np.full((len(surveys), max(each.sizes["hidden"] for each in surveys)), np.nan)
+    for own, each in zip(centroids, surveys, strict=True):
+        own[: each.sizes["hidden"]] = each["centroid"].to_numpy()[0]
+    columns = {
+        str(name): ("model", np.concatenate([each[name].to_numpy() for each in surveys]))
+        for name, variable in surveys[0].variables.items()
+        if variable.dims == ("model",)
+    }
+    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroids)})
+    return dataset.set_coords(["model", "revision", "matrix"]).assign_attrs(many.joined(surveys, "survey"))
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """Return the scalars of a survey as a table: one row a number, one column a model."""
+    return dataset.drop_dims("hidden").reset_coords().to_dataframe().T
+
+
+def summarize(rows: NDArray[Any]) -> Summary:
+    """Sum the columns of `rows` (n, d) without error, and take the norms of the rows, NaN of those that are unfit."""
+    with devices.session(torch.device("cpu")):
+        found = unfit(rows)
+        fit = found == 0
+        norms = np.full(len(rows), np.nan)
+        norms[fit] = nearest_norms(rows if fit.all() else rows[fit])
+        return Summary(column_sums(rows, fit), norms, found)
+
+
+def _summarize_part(matrix: Matrix, start: int, stop: int) -> Summary:
+    return summarize(matrix.read(start, stop))
+
+
+def _dataset(matrix: Matrix, centroid: Rationals, norms: NDArray[np.float64]) -> xr.Dataset:
+    mean_row = centroid.nearest()
+    numbers = {**_describe(centroid, mean_row), **_describe_norms(norms)}
+    numbers["centroid_ratio"] = centroid.l2 / numbers["norm_mean"] if norms.any() else math.nan
+    facts: dict[str, Any] = {name: getattr(matrix, name) for name in ("vocab_size", "hidden_size", "dtype", "tied")}
+    named = {"model": matrix.model, "revision": matrix.revision, "matrix": matrix.name, **numbers, **facts}
+    columns = {name: ("model", _column([value])) for name, value in named.items()}
+    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), mean_row[None])})
+    return dataset.set_coords(["model", "revision", "matrix"])
+
+
+def _describe(centroid: Rationals, mean_row: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "centroid_l1": centroid.l1,
+        "centroid_l2": centroid.l2,
+        "centroid_linf": centroid.linf,
+        "centroid_mean": centroid.mean,
+        "centroid_std": centroid.sample_std,
+        "centroid_min": mean_row.min(),
+        "centroid_max": mean_row.max(),
+    }
+
+
+def _describe_norms(norms: NDArray[np.float64]) -> dict[str, float]:
+    exactly = Rationals.of(norms)
+    return {
+        "norm_mean": exactly.mean,
+        "norm_median": np.median(norms),
+        "norm_std": exactly.sample_std,
+        "norm_min": norms.min(),
+        "norm_max": norms.max(),
+    }
+
+
+def _column(values: list[Any]) -> NDArray[Any]:
+    return np.array(values, dtype=np.dtypes.StringDType() if isinstance(values[0], str) else None)

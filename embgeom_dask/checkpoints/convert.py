@@ -1,0 +1,199 @@
+"""From a checkpoint to a store: find the embeddings, stream their rows, label them with the tokenizer's tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from embgeom_dask.checkpoints import existing, hub
+from embgeom_dask.checkpoints.bare_files import check_ending, list_file
+from embgeom_dask.checkpoints.choosing import choose
+from embgeom_dask.checkpoints.files import LocalFolder, cannot_read, check_entries
+from embgeom_dask.checkpoints.hub import HubFolder
+from embgeom_dask.checkpoints.labelling import Labels, label
+from embgeom_dask.checkpoints.safetensors import Listing, list_folder
+from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
+from embgeom_dask.checkpoints.surroundings import check_name, find_name, find_tokenizer
+from embgeom_dask.checkpoints.torch_files import list_local
+from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, refuse_credentials, shorten
+from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage.fill import RowSource
+
+_MOST_SOURCES = 16 << 20
+
+
+def convert(
+    source: str | os.PathLike[str],
+    stores: str | os.PathLike[str] = "stores",
+    *,
+    matrix: Literal["input", "output", "both"] = "both",
+    input_key: str | None = None,
+    output_key: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Convert a checkpoint to a store in the folder `stores`, and return the store's path.
+
+    A store that is there already, of the same commit or the same bytes, is left as it is. One of another commit of the
+    model is kept: the name of the new one then has its revision, as it has where a revision is asked for. Of a model
+    on the hub only its small files and the rows of its matrices are fetched; interrupted, the same call goes on where
+    it was.
+
+    Parameters
+    ----------
+    source : path, or hub id
+        A Hugging Face model folder (`model.safetensors` or `pytorch_model.bin`, or shards with their index); a bare
+        `.safetensors` or `.npy` file, or one that torch pickled, whose
+        one matrix is stored as the output embedding (as the input embedding with `matrix="input"` or `input_key`); or,
+        where there is no such path, `organisation/name` or `organisation/name@revision` on the hub.
+    matrix : {"both", "input", "output"}
+        What to store. With "both", a model without an output embedding gives a store without one.
+    input_key, output_key : str, optional
+        Names of the tensors, where they are not to be looked for.
+    tokenizer : path, optional
+        The folder of the tokenizer that labels the rows, where it does not lie with the checkpoint.
+    name : str, optional
+        What the model is called, `organisation/name`, where its folders or the hub do not tell.
+    overwrite : bool
+        Replace the store of the same model and revision, once the new one is complete.
+
+    Raises
+    ------
+    InputError
+        Where there is no checkpoint, a file is broken, the tensors cannot be told, are not two-dimensional or have a
+        dtype other than F64, F32, F16 and BF16, where another store exists, or where the hub does not let the user
+        read the model. Nothing is written then.
+    EmbgeomError
+        Where a file changes meanwhile, the hub fails or the store cannot be written; nothing but the rows of a model
+        on the hub is left behind.
+    """
+    folder, keys = _folder(source), {"input": input_key, "output": output_key}
+    vocabulary = find_tokenizer(folder.path, tokenizer)
+    named = folder if name is None else replace(folder, model=check_name(name))
+    target = existing.target_of(named, os.fspath(stores))
+    same = not overwrite and existing.has_commit(target, named, matrix, keys)
+    if same and tokenizer is None and existing.has_tokens(target):
+        return target
+    if isinstance(folder, HubFolder) and not same:
+        model_stores.check_writable(target, overwrite=overwrite)
+    listing = _list(folder)
+    decision, tensors, tied = choose(listing, matrix, keys)
+    if not same and not overwrite and isinstance(folder, LocalFolder):
+        same = existing.has_rows(target, tensors, tied=tied)
+    if not same:
+        model_stores.check_writable(target, overwrite=overwrite)
+    labels = label(folder, vocabulary, listing, tensors)
+    said = existing.add_labels(target, labels, tensors) if same else (*decision.warnings, *labels.warnings)
+    for warning in said:
+        warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
+    if same:
+        return target
+    facts = {**_description(folder.path), "tokenizer": labels.tokenizer, "decision": decision.record()}
+    return model_stores.write_model(
+        target,
+        tensors,
+        labels=labels.shared,
+        own_labels=labels.own,
+        attrs={"model": named.model, "revision": named.revision, **facts},
+        tied=tied,
+        overwrite=overwrite,
+        resume=_resumable(named, tensors, labels) if isinstance(named, HubFolder) else None,
+    )
+
+
+def convert_each(
+    sources: Iterable[str], stores: str | os.PathLike[str] = "stores", **options: Any
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Convert checkpoints one after the other, with the options of `convert`; a failure does not stop the others.
+
+    Returns the stores of those that are converted and why the others are not, both by source. The failure of one that
+    is alone is raised.
+    """
+    paths: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    alone = len(wanted := list(sources)) == 1
+    if options.get("name") and not alone:
+        raise InputError(f"--name {options['name']} names one model: give one source with it, not {len(wanted)}")
+    for source in wanted:
+        try:
+            paths[source] = convert(source, stores, **options)
+        except EmbgeomError as error:
+            if alone:
+                raise
+            failed[source] = str(error)
+    return paths, failed
+
+
+def read_decision(store: str) -> Any:
+    """Return how the tensors of a store were chosen, as `stores/README.md` describes it; None where it does not say."""
+    return paths.open_group(paths.locate(store)).attrs.get("decision")
+
+
+def read_sources(path: str) -> list[str]:
+    """Read the sources that a text file lists, one a line; `#` begins a comment. Raises InputError where it cannot."""
+    try:
+        with Path(path).open("rb") as file:  # which may be a pipe
+            text = file.read(_MOST_SOURCES + 1)
+        if len(text) > _MOST_SOURCES or b"\0" in text:
+            raise ValueError
+        lines = text.decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no list'}") from error
+    found = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
+    return [source for source in found if source]
+
+
+def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
+    refuse_credentials(os.fspath(source))
+    path = Path(source)
+    shown = shorten(path, 300)
+    if model_stores.is_store(source):
+        raise InputError(f"{shown} is a store already")
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise InputError(cannot_read(path, error)) from error
+    if there:
+        if path.is_dir():
+            check_entries(path)
+        else:
+            check_ending(path)
+        return LocalFolder(path, *find_name(path))
+    named = hub.parse(os.fspath(source))
+    if named is None:
+        raise InputError(f"no checkpoint at {shown}: give a model folder, a .safetensors file, or organisation/name")
+    return hub.open_folder(*named)
+
+
+def _list(folder: LocalFolder | HubFolder) -> Listing:
+    if isinstance(folder, HubFolder):
+        return list_folder(folder)
+    return list_file(folder.path) if folder.path.is_file() else list_local(folder)
+
+
+def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource], labels: Labels) -> str:
+    """Name the rows that are to be written: an interrupted conversion of the same rows may be gone on with."""
+    facts = [
+        folder.model,
+        folder.revision,
+        *((name, rows.tensor, rows.shape, name in labels.own) for name, rows in tensors.items()),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """Return what the checkpoint says of itself: the architecture, and the licence where its model card has one."""
+    try:
+        architecture = class_name(read_config(path))
+    except InputError:
+        architecture = ""
+    found = {"architecture": architecture, "license": read_license(path / "README.md")}
+    return {name: value for name, value in found.items() if value or name == "architecture"}

@@ -1,0 +1,318 @@
+"""Results as text for a terminal and as JSON for a program, under the same names."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embgeom_dask.escaping import shown
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_HISTOGRAM_LINES = 16
+_EDGE_LINES = 20
+_QUANTILES = ("quantile_lower", "quantile_upper", "quantile_distance")
+_BAR = 40
+_MODELS_ACROSS = 4
+_GROUP_LINES = 20
+_MEMBERS_ACROSS = 5
+_LEFT_OUT_ACROSS = 10
+
+
+def to_json(dataset: xr.Dataset) -> dict[str, Any]:
+    """Return `dataset` as plain JSON values: `attrs`, `dims` and each variable and coordinate by its name.
+
+    Arrays become nested lists, NaN and infinity null; floats keep every digit.
+    """
+    variables = {str(name): variable.to_numpy().tolist() for name, variable in dataset.variables.items()}
+    plain: dict[str, Any] = _plain({"attrs": dataset.attrs, "dims": dict(dataset.sizes), **variables})
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def align(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right."""
+    rows = [list(row) for row in rows]
+    right = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    cells = [[shown(name) for name in header], *([_cell(value) for value in row] for row in rows)]
+    widths = [max(_width(line[column]) for line in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            " " * (width - _width(cell)) + cell if number else cell + " " * (width - _width(cell))
+            for cell, width, number in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.9g}"
+    return shown(value)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: two for a wide character of East Asia, none for a mark that joins the one before."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in MiB or GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def list_text(dataset: xr.Dataset) -> str:
+    """The stores of `list_models`, a line each, then what is wrong with those that are broken."""
+    frame = dataset.to_dataframe().reset_index()
+    frame["bytes"] = frame["bytes"].map(size)
+    table = align(list(frame.columns), frame.itertuples(index=False))
+    return "\n".join([table, *(f"broken: {_cell(said)}" for said in dataset.attrs.get("broken", []))])
+
+
+def survey_text(dataset: xr.Dataset) -> str:
+    """The numbers of a survey: a column a model, or a line a model where they are many."""
+    from embgeom_dask.analyses.survey import table
+
+    frame = table(dataset.assign_coords(model=("model", _models(dataset)))).drop("revision")
+    if len(frame.columns) > _MODELS_ACROSS:
+        frame = frame.T
+    return align(["model", *map(str, frame.columns)], frame.itertuples())
+
+
+def _models(dataset: xr.Dataset, model: str = "model", revision: str = "revision") -> list[str]:
+    """The models of a result, each with its revision where that is known."""
+    from embgeom_dask.storage.model_stores import label
+
+    return [label(*each) for each in zip(dataset[model].to_numpy(), dataset[revision].to_numpy(), strict=True)]
+
+
+def duplicates_text(dataset: xr.Dataset) -> str:
+    """The counts of each model, then the largest groups with their first members."""
+    counts = ("vocab_size", "unique_count", "removed_count", "group_count", "member_count")
+    dataset = dataset.assign_coords(model=("model", _models(dataset)))
+    parts = [_together(dataset, ("model", "matrix", *counts))]
+    groups = dataset.sizes["group"]
+    if groups:
+        parts.append(_groups(dataset))
+    if groups > _GROUP_LINES:
+        parts.append(f"{groups - _GROUP_LINES} more groups: --json prints all, --out saves them")
+    return "\n\n".join(parts)
+
+
+def _groups(dataset: xr.Dataset) -> str:
+    models = dataset["model"].to_numpy()[dataset["group_model"].to_numpy()]
+    population = dataset["group_population"].to_numpy()
+    first = np.cumsum(population) - population
+    members, tokens = dataset["member_token_id"].to_numpy(), dataset["member_token"].to_numpy()
+    rows = []
+    for group in np.argsort(-population, kind="stable")[:_GROUP_LINES]:
+        shown = slice(first[group], first[group] + min(population[group], _MEMBERS_ACROSS))
+        more = ["..."] if population[group] > _MEMBERS_ACROSS else []
+        cells = [", ".join([*map(str, members[shown]), *more]), " ".join([*filter(None, tokens[shown]), *more])]
+        rows.append([models[group], population[group], *cells])
+    return align(["model", "population", "ids", "tokens"], rows)
+
+
+def scan_text(dataset: xr.Dataset) -> str:
+    """The parts of a scan that are there: pairs, neighbor distances, histogram."""
+    named = [shown(", ".join(side)) for side in zip(_labels(dataset), dataset.attrs["matrix"], strict=True)]
+    sides = _sides(dataset)
+    parts = ["\n".join([" against ".join(named), *_left_out(dataset, named)])]
+    parts += [_pairs(dataset, name, sides) for name in ("farthest", "nearest") if f"{name}_distance" in dataset]
+    if "neighbor_distance" in dataset:
+        parts.append(_neighbors(dataset, sides[-1]))
+    if "histogram_count" in dataset:
+        parts.append(_histogram(dataset))
+    elif "distance_mean" in dataset:
+        parts.append(_moments(dataset))
+    if "quantile" in dataset:
+        columns = [name for name in ("quantile", *_QUANTILES) if name in dataset]
+        parts.append(_together(dataset, columns))
+    if "edge_distance" in dataset:
+        parts.append(_edges(dataset, sides))
+    if "within_count" in dataset:
+        parts.append(_within(dataset))
+    return "\n\n".join(parts)
+
+
+def _labels(dataset: xr.Dataset) -> list[str]:
+    """The model of each side of a scan, with its revision where that is known."""
+    from embgeom_dask.storage.model_stores import label
+
+    return [label(*side) for side in zip(dataset.attrs["model"], dataset.attrs["revision"], strict=True)]
+
+
+def scans_text(dataset: xr.Dataset) -> str:
+    """The table of scans of many models: a line a model."""
+    dataset = dataset.assign_coords(model=("model", _models(dataset)))
+    if "against" in dataset.coords:
+        dataset["against"] = ("model", _models(dataset, "against", "against_revision"))
+    dataset = dataset.drop_vars(["revision", "against_revision"], errors="ignore")
+    names = [name for name in ("model", "matrix", "against") if name in dataset.coords]
+    names += [str(name) for name, variable in dataset.data_vars.items() if variable.dims[:1] == ("model",)]
+    names += [str(name) for name in dataset.coords if name not in names and dataset[name].dims[:1] == ("model",)]
+    columns = [dataset[name].to_numpy().tolist() for name in names]
+    columns = [[" ".join(map(_cell, each)) if isinstance(each, list) else each for each in some] for some in columns]
+    return align(names, zip(*columns, strict=True))
+
+
+def _sides(dataset: xr.Dataset) -> list[str]:
+    """What the columns of each side are called: the models, or the matrices of one; nothing where there is one side."""
+    models, matrices = _labels(dataset), dataset.attrs["matrix"]
+    if len(models) == 1:
+        return ["", ""]
+    roles = [f"{matrix.removesuffix('_embedding')} " for matrix in matrices]
+    if models[0] == models[1]:
+        return roles
+    return [f"{model} {role if len(set(roles)) > 1 else ''}" for model, role in zip(models, roles, strict=True)]
+
+
+def _left_out(dataset: xr.Dataset, named: Sequence[str]) -> list[str]:
+    """A line for each side that has rows without a distance."""
+    lines = []
+    for name, side in zip(("left_out_token_id", "against_left_out_token_id"), named, strict=False):
+        if name in dataset:
+            ids = dataset[name].to_numpy().tolist()
+            first = ", ".join(map(str, ids[:_LEFT_OUT_ACROSS])) + (", ..." if len(ids) > _LEFT_OUT_ACROSS else "")
+            of = f" of {side}" if len(named) > 1 else ""
+            lines.append(f"left out{of}, rows of zeros: {len(ids)} (token ids {first})")
+    return lines
+
+
+def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
+    columns = (dataset[f"{name}_{part}"].to_numpy() for part in ("distance", "token_id", "token"))
+    rows = (
+        [rank, distance, first, token, second, other]
+        for rank, (distance, (first, second), (token, other)) in enumerate(zip(*columns, strict=True), start=1)
+    )
+    return align([name, "distance", *(f"{side}{column}" for side in sides for column in ("id", "token"))], rows)
+
+
+def _neighbors(dataset: xr.Dataset, side: str) -> str:
+    distances = dataset["neighbor_distance"].to_numpy()
+    columns = [function(distances, axis=0) for function in (np.nanmin, np.nanmedian, np.nanmean, np.nanmax)]
+    header = [f"{side}neighbor", "least distance", "median", "mean", "greatest"]
+    return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
+
+
+def _moments(dataset: xr.Dataset) -> str:
+    names = ["pair_count", "distance_mean", "distance_std", "distance_min", "distance_max"]
+    names += [name for name in ("histogram_below", "histogram_above") if dataset.get(name, 0)]
+    return align(["distances", ""], ([name, dataset[name].item()] for name in names))
+
+
+def _histogram(dataset: xr.Dataset) -> str:
+    counts, edges = dataset["histogram_count"].to_numpy(), dataset["bin_edge"].to_numpy()
+    filled = np.flatnonzero(counts)
+    first, stop = (filled[0], filled[-1] + 1) if filled.size else (0, counts.size)
+    step = -(-(stop - first) // _HISTOGRAM_LINES)
+    starts = np.arange(first, stop, step)
+    merged = np.add.reduceat(counts[:stop], starts)
+    ends = edges[np.minimum(starts + step, counts.size)]
+    bars = ("#" * round(_BAR * count / max(1, merged.max())) for count in merged.tolist())
+    return "\n\n".join(
+        (
+            _moments(dataset),
+            align(["from", "to", "pairs", ""], zip(edges[starts], ends, merged, bars, strict=True)),
+        )
+    )
+
+
+def _edges(dataset: xr.Dataset, sides: Sequence[str]) -> str:
+    count = dataset.sizes["pair"]
+    lines = [f"{count} pairs within {dataset['edge_radius'].item():.9g}"]
+    if count:
+        lines.append(_pairs(dataset.isel(pair=slice(_EDGE_LINES)), "edge", sides))
+    if count > _EDGE_LINES:
+        lines.append(f"{count - _EDGE_LINES} more pairs: --json prints all, --out saves them")
+    return "\n".join(lines)
+
+
+def _within(dataset: xr.Dataset) -> str:
+    degrees = dataset["within_degree"].to_numpy()
+    columns = [function(degrees, axis=0) for function in (np.median, np.mean, np.max)]
+    header = ["within", "pairs", "median of a token", "mean", "greatest"]
+    return align(header, zip(dataset["radius"].to_numpy(), dataset["within_count"].to_numpy(), *columns, strict=True))
+
+
+def outliers_text(dataset: xr.Dataset) -> str:
+    """The farthest pair of a selection, its triangle with the centroid, and the spread of the selection."""
+    sides = ("side", "farthest_token_id", "farthest_token", "norm", "centroid_distance", "norm_ratio")
+    corners = ("vertex", "angle_law_of_cosines", "angle_dot_product")
+    spreads = ("min", "max", "median", "mean")
+    facts = ("token_count", "farthest_distance", "centroid_norm", "outlier_token_id", "outlier_token")
+    return "\n\n".join(
+        (
+            align(["selection", ""], ([name, str(_cell(dataset[name].item()))] for name in facts)),
+            _together(dataset, sides),
+            _together(dataset, ("segment", "segment_length")),
+            _together(dataset, corners),
+            align(
+                ["over the selection", *spreads],
+                (
+                    [name, *(dataset[f"{name}_{how}"].item() for how in spreads)]
+                    for name in ("norm", "centroid_distance")
+                ),
+            ),
+        )
+    )
+
+
+def _together(dataset: xr.Dataset, names: Sequence[str]) -> str:
+    return align(names, zip(*(dataset[name].to_numpy().tolist() for name in names), strict=True))
+
+
+def doctor_text(description: Mapping[str, Any]) -> str:
+    """What `devices.describe` found."""
+    found = (
+        [each["device"], each["name"], size(each["memory_total"]), size(each["memory_free"])]
+        for each in description["devices"]
+    )
+    facts = {name: description[name] for name in ("cores", "threads", "platform")} | dict(description["versions"])
+    return "\n\n".join(
+        (
+            align(["device", "name", "memory", "free"], found),
+            align(["this machine", ""], ([name, str(value)] for name, value in facts.items())),
+        )
+    )
+
+
+def status_text(found: Mapping[str, Any]) -> str:
+    """What `journal.status` found."""
+    rate, left = found["panels_per_second"], found["seconds_left"]
+    facts = {
+        "result": found["result"],
+        "state": found["state"],
+        "panels": f"{found['panels_done']:,} of {found['panels_total']:,}",
+        "panels/s": "" if rate is None else f"{rate:.3g}",
+        "seconds left": "" if left is None else f"{left:.0f}",
+        "last commit": found["last_commit"] or "",
+        "goes on with": found["resume"] or "the same call of embgeom_dask.scan",
+    }
+    if found["state"] == "finished":
+        facts = {name: facts[name] for name in ("result", "state")}
+    parts = [align(["scan", ""], ([name, value] for name, value in facts.items()))]
+    if found["failures"]:
+        rows = ([each["pass"], each["panel"], each["cause"]] for each in found["failures"])
+        parts.append(align(["pass", "panel that failed", "cause"], rows))
+    return "\n\n".join(parts)

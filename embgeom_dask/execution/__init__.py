@@ -1,0 +1,1 @@
+"""Everything that knows dask: spec, plan, panels on workers, journal, progress, memory."""

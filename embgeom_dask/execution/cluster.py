@@ -1,0 +1,210 @@
+"""The dask cluster that a run uses: the caller's own, one that runs already, or a local one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import dask
+import torch
+from distributed import Client, LocalCluster, Worker
+from distributed.client import ClosedClientError
+from distributed.comm.core import CommClosedError
+from distributed.core import Status, rpc
+from distributed.deploy.cluster import Cluster
+from distributed.security import Security
+from distributed.utils import LoopRunner
+
+from embgeom_dask import devices, progress
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.execution import workers
+from embgeom_dask.storage import paths
+from embgeom_dask.storage.paths import Place
+
+_PATIENCE = 5.0  # seconds
+_REMINDER = 60.0  # seconds
+
+_LOOPBACK = "127.0.0.1:0"  # a free port that nobody else reaches
+
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""Run by worker processes of this machine: a Ctrl-C in the terminal is for this process, which ends them."""
+
+
+LOST = (CommClosedError, ClosedClientError, CancelledError)
+"""What dask raises where the scheduler is gone."""
+
+
+@contextmanager
+def connect(
+    client: Client | Cluster | str | None = None,
+    scheduler: str | None = None,
+    device: str = "auto",
+    out: Place | None = None,
+) -> Iterator[Client]:
+    """Yield `client` itself, a client of the scheduler at address `scheduler`, or a client of a new local cluster.
+
+    `client` may be a cluster or the address of a scheduler, too. The local cluster is one worker in this process. On a
+    cpu it has two dask threads, which share the cores: one keeps them busy while the other reads, filters or waits.
+    With a GPU it has one; with several it is one process and one thread for each. It listens on loopback alone. What
+    was opened here is closed on exit.
+
+    Where no temporary folder can be written, dask's is beside `out` for as long.
+
+    Raises
+    ------
+    InputError
+        where no scheduler answers at `scheduler` within 5 seconds, `client` is asynchronous, closed or something else,
+        or no worker has this version of this package and the `device`.
+    EmbgeomError
+        where the scheduler is lost, or no local cluster starts.
+    """
+    with _client(client, scheduler, out) as active, workers.all_fit():
+        address = active.scheduler.address if active.scheduler else "?"
+        lost = f"lost the dask scheduler at {address}: start one, and run the same command again"
+        try:
+            _wait_for_a_worker(active)
+            workers.check(active, device)
+            with devices.subnormal():
+                yield active
+        except LOST as error:
+            raise EmbgeomError(lost) from error
+        except Exception as error:
+            if isinstance(error, EmbgeomError) or _answers(active):
+                raise
+            raise EmbgeomError(lost) from error
+
+
+def _answers(client: Client) -> bool:
+    """Whether the scheduler of a client is there."""
+    try:
+        assert client.scheduler is not None
+        client.sync(client.scheduler.identity, n_workers=0, callback_timeout=_PATIENCE)
+    except Exception:  # whatever dask raises of a client that is closed, or closes
+        return False
+    return True
+
+
+@contextmanager
+def _client(client: Client | Cluster | str | None, scheduler: str | None, out: Place | None) -> Iterator[Client]:
+    if isinstance(client, str):
+        client, scheduler = None, client
+    if client is not None:
+        with _usable(client) as given:
+            yield given
+    elif scheduler is not None:
+        _check_scheduler(scheduler)
+        with Client(scheduler, set_as_default=False) as remote:
+            yield remote
+    else:
+        with (
+            _temporary_folder(out),
+            _local_cluster() as cluster,
+            Client(cluster, set_as_default=False) as local,
+        ):
+            try:
+                yield local
+            except KeyboardInterrupt:
+                local.run(_leave, wait=False)
+                raise
+
+
+@contextmanager
+def _usable(client: Client | Cluster) -> Iterator[Client]:
+    """The client given, or one of the cluster given."""
+    if not isinstance(client, Client | Cluster):
+        raise InputError(f"client= is a {type(client).__name__}: give a dask client, a cluster or an address")
+    if client.asynchronous:
+        raise InputError("client= is asynchronous: give one that is not, Client(address)")
+    if client.status not in (Status.running, "running"):
+        raise InputError("client= is closed: give one that is connected")
+    if isinstance(client, Client):
+        yield client
+        return
+    with Client(client, set_as_default=False) as own:
+        yield own
+
+
+def _local_cluster() -> LocalCluster:
+    processes = torch.cuda.device_count() > 1
+    try:
+        return LocalCluster(
+            n_workers=max(1, torch.cuda.device_count()),
+            threads_per_worker=1 if len(devices.available()) > 1 else min(2, dask.system.CPU_COUNT),
+            processes=processes,
+            preload=dask.config.get("distributed.worker.preload") + [_DEAF] * processes,
+            dashboard_address=_LOOPBACK,
+            worker_dashboard_address=_LOOPBACK,
+            memory_limit=0,
+            silence_logs=40,
+        )
+    except Exception as error:  # a port, a folder, a setting of dask's
+        while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        raise EmbgeomError(f"dask cannot start a cluster on this machine: {paths.explain(error)}") from error
+
+
+@contextmanager
+def _temporary_folder(out: Place | None) -> Iterator[None]:
+    """Give this process a temporary folder where it finds none: dask does not start without."""
+    try:
+        tempfile.gettempdir()
+        yield
+        return
+    except FileNotFoundError:
+        pass
+    above = [] if out is None or paths.is_url(out) else Path(out).absolute().parents
+    beside = [folder for folder in above if folder.is_dir()][:1]
+    for parent in (*beside, Path("/dev/shm")):
+        with suppress(OSError):
+            folder = tempfile.TemporaryDirectory(prefix=".embgeom-", dir=parent)
+            break
+    else:
+        raise EmbgeomError("dask needs a folder to write in and finds none: name one with TMPDIR")
+    progress.note(f"no temporary folder can be written: dask writes in {folder.name}")
+    with folder:
+        tempfile.tempdir = folder.name
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+
+
+def dashboard(client: Client) -> str:
+    """The address of dask's dashboard, as this process reaches it."""
+    link = str(client.dashboard_link)
+    inside = client.scheduler is not None and str(client.scheduler.address).startswith("inproc:")
+    return re.sub(r"//[^:/]+", "//127.0.0.1", link) if inside else link
+
+
+async def _leave(dask_worker: Worker) -> None:
+    """Close a worker without waiting for the panel that it computes."""
+    await dask_worker.close(executor_wait=False)
+
+
+def _wait_for_a_worker(client: Client) -> None:
+    """Wait for one, however long: those of a batch system take hours. Others start workers where there is work."""
+    work = client.submit(pow, 1, 1, pure=False)
+    while not client.nthreads():
+        progress.note("no worker yet: waiting for one, until Ctrl-C")
+        with suppress(TimeoutError):
+            work.result(timeout=_REMINDER)
+
+
+def _check_scheduler(address: str) -> None:
+    """Ask for what only a scheduler answers: a `Client` of a wrong address would fail, then hang when it is deleted."""
+
+    async def ask() -> None:
+        async with rpc(address, connection_args=Security().get_connection_args("client")) as remote:
+            await remote.identity(n_workers=0)
+
+    try:
+        LoopRunner().run_sync(lambda: asyncio.wait_for(ask(), _PATIENCE))
+    except Exception as error:  # whatever is at that address can answer anything
+        raise InputError(
+            f"no dask scheduler answers at {address!r}: start one with `dask scheduler`, and give the address it prints"
+        ) from error

@@ -1,0 +1,385 @@
+"""The journal of a result: which of its panels are committed, beside it, so that a run that dies goes on.
+
+The journal of RESULT.zarr is the folder RESULT.zarr.journal, local or on an object store:
+
+- `run.json`: what is computed, and the grid, fixed when it began;
+- `<pass>-<digest>/pass.json`: how many panels a pass over the tiles has; the digest is of all that their states mean;
+- `<pass>-<digest>/<row>-<start>-<stop>`: a committed panel, its state and a checksum, put there whole by the worker
+  that computed it; `.failed` after it: why it was given up;
+- `history.csv`: a line for every panel;
+- `lock` and `claim.json`: while a command makes the result, see `claims`.
+
+When the result is written the passes are removed; `run.json` and `history.csv` stay. What else is in the folder, or in
+that of a pass, is left alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fsspec import AbstractFileSystem
+
+from embgeom_dask import progress
+from embgeom_dask.errors import EmbgeomError, Halt, InputError
+from embgeom_dask.execution import claims
+from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.monitor import is_interrupted
+from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.plan import ITEMSIZE, Plan
+from embgeom_dask.storage import paths, records, results, transactions
+
+_PASS = re.compile(r"[a-z]+-[0-9a-f]{16}")
+_PANEL = re.compile(r"\d+-\d+-\d+")
+_OF_PASS = re.compile(r"\.?(pass\.json|\d+-\d+-\d+(\.failed)?)(\.[0-9a-f]{8}\.partial)?")
+_OF_KILLED = re.compile(r"\.(run\.json|claim\.json|history\.csv)\.[0-9a-f]{8}\.partial")
+_TOGETHER = 16  # panels read at a time
+_COLUMNS = ("pass", "panel", "start", "end", "worker", "read_bytes", "peak_bytes")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The committed panels of one pass over the tiles, in the folder `url`. Small enough to travel."""
+
+    url: str
+
+    def names(self) -> set[str]:
+        """The names of what is there."""
+        with paths.explained(f"read {self.url}", passing=()):
+            fs, path = paths.filesystem(self.url)
+            return {_last(entry) for entry in fs.ls(path, detail=False)}
+
+    def get(self, panel: Panel) -> Found | None:
+        """What a committed panel found; None where it is not committed, or is damaged."""
+        path = f"{self.url}/{panel.name}"
+        try:
+            return Found.from_bytes(records.read(path, largest=None))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # file systems raise what they like
+            raise Halt(f"cannot read {path}: {paths.explain(error)}") from error
+
+    def read(self, panels: Sequence[Panel]) -> Iterator[tuple[Panel, Found | None]]:
+        """Read many panels as `get` does, some at a time."""
+        with ThreadPoolExecutor(_TOGETHER) as threads:
+            for start in range(0, len(panels), _TOGETHER):
+                some = panels[start : start + _TOGETHER]
+                yield from zip(some, threads.map(self.get, some), strict=True)
+
+    def commit(self, panel: Panel, found: Found) -> None:
+        """Put a panel there, whole or not at all.
+
+        Raises
+        ------
+        Halt
+            where it cannot be written.
+        """
+        _put(f"{self.url}/{panel.name}", found.to_bytes())
+
+    def fail(self, panel: Panel, cause: str) -> None:
+        """Leave word why a panel was given up."""
+        _put(f"{self.url}/{panel.name}.failed", cause.encode())
+
+
+class Journal:
+    """The journal of the result `out`, as the process sees it that runs the scan."""
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out = os.fspath(out)
+        self.url = paths.locate(out) + ".journal"
+        self._lines: list[tuple[Any, ...]] = []
+        self.run: dict[str, Any] | None = self._read_run()
+
+    @contextmanager
+    def claimed(self, attrs: Mapping[str, Any]) -> Iterator[None]:
+        """Be the one that makes the result, as `claims.claimed` says; what is there is looked at again first."""
+        with claims.claimed(self.out, self.url, attrs, is_interrupted):
+            self.run = self._read_run()
+            yield
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no panels are kept and no claim is left: the result was written, or nothing has begun."""
+        left = any(paths.exists(f"{self.url}/{name}") for name in claims.FILES)
+        return not left and (self.run is None or (self.run["finished"] and not self._leftovers()))
+
+    def check(self, attrs: Mapping[str, Any]) -> None:
+        """Refuse to go on with what other settings began. A journal whose result was written is of no more use.
+
+        Raises
+        ------
+        InputError
+            where another input, other settings or another version began this journal; it gives both values.
+        """
+        if self.run is None:
+            return
+        if self.run["finished"]:
+            self.run = None
+        elif self.run["attrs"]["fingerprint"] != attrs["fingerprint"]:
+            differing = results.differences(self.run["attrs"], attrs)
+            raise InputError(
+                f"{self.out} was begun with other settings ({differing}): choose another --out, or remove {self._path}"
+            )
+
+    def fix(self, name: str, value: Any) -> Any:
+        """The value that the journal was begun with, or `value` if it is new.
+
+        Raises
+        ------
+        InputError
+            where `value` is another than the journal's.
+        """
+        begun = value if self.run is None else self.run[name]
+        if value is not None and value != begun:
+            raise InputError(
+                f"{self.out} was begun with {name} {begun}, not {value}: leave --{name} away, choose another --out, "
+                f"or remove {self._path}"
+            )
+        return begun
+
+    def begin(self, attrs: Mapping[str, Any], plan: Plan) -> None:
+        """Write down what is to be computed, unless it is there."""
+        if self.run is not None:
+            return
+        self.run = {
+            "attrs": results.identity(attrs),
+            "tile": plan.sides[0].tile,
+            "element": plan.sides[0].form.element,
+            "began": _time(datetime.now(UTC).timestamp()),
+            "resume": progress.command(),
+            "finished": False,
+        }
+        self._write_json("run.json", self.run)
+
+    def open_pass(self, plan: Plan, what: str) -> Pass:
+        """The pass that `plan` makes: the same plan finds the same panels again."""
+        name = f"{what}-{_digest(plan)[:16]}"
+        if self.read_json(f"{name}/pass.json") is None:
+            if not paths.is_url(self.url):
+                with paths.explained(f"write {self.url}/{name}"):
+                    transactions.make_folder(Path(self.url, name))
+            self._write_json(f"{name}/pass.json", {"panels": sum(1 for _ in plan.grid.panels())})
+        return Pass(f"{self.url}/{name}")
+
+    def note(self, what: str, panel: Panel, found: Found) -> None:
+        """Keep the line of a panel for the history."""
+        if work := found.work:
+            self._lines.append(
+                (what, panel.name, _time(work.start), _time(work.end), work.worker, work.read, work.peak)
+            )
+
+    def write_history(self) -> None:
+        """Write `history.csv`."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *sorted(self._lines, key=lambda line: line[2])])
+        _put(f"{self.url}/history.csv", text.getvalue().encode())
+
+    def finish(self) -> None:
+        """The result is written, and on the disk: remove the panels."""
+        if self.run is None:
+            return
+        if not self.run["finished"]:
+            self.run["finished"] = True
+            self._write_json("run.json", self.run)
+        fs, _ = paths.filesystem(self.url)
+        with suppress(Exception):  # what stays is never read, and the same command tries again
+            for entry in self._leftovers():
+                if entry["type"] == "directory":
+                    _remove_pass(fs, entry["name"])
+                else:
+                    fs.rm_file(entry["name"])
+
+    def _leftovers(self) -> list[dict[str, Any]]:
+        """The passes that are there, and the files that a killed command was writing."""
+        fs, path = paths.filesystem(self.url)
+        with paths.explained(f"list {self.url}"):
+            entries = fs.ls(path, detail=True)
+        wanted = {"directory": _PASS, "file": _OF_KILLED}
+        return [each for each in entries if (kind := wanted.get(each["type"])) and kind.fullmatch(_last(each["name"]))]
+
+    @property
+    def _path(self) -> str:
+        return self.out.rstrip("/") + ".journal"
+
+    def _read_run(self) -> dict[str, Any] | None:
+        run = self.read_json("run.json")
+        if run is not None and not _is_run(run):
+            raise InputError(self._foreign("run.json"))
+        return run
+
+    def _foreign(self, name: str) -> str:
+        return f"{self._path}/{name} is damaged, or no journal's: choose another --out, or move {self._path} away"
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """One of its files; None where it is not there.
+
+        Raises
+        ------
+        InputError
+            where it is something else than was written there.
+        EmbgeomError
+            where it cannot be read now.
+        """
+        path = f"{self.url}/{name}"
+        try:
+            content = records.read(path)
+        except FileNotFoundError:
+            return None
+        except (NotADirectoryError, IsADirectoryError):
+            raise InputError(self._foreign(name)) from None
+        except Exception as error:  # file systems raise what they like
+            why = paths.explain(error)
+            raise EmbgeomError(f"cannot read {path}: {why}: nothing is lost, run again once it can be read") from error
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise InputError(self._foreign(name))
+        return found
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        _put(f"{self.url}/{name}", json.dumps(content, indent=1).encode())
+
+
+def _is_run(run: Mapping[str, Any]) -> bool:
+    """Whether this is what `Journal.begin` writes."""
+    kinds = {"tile": int, "element": str, "began": str, "resume": str | None, "finished": bool}
+    known = all(name in run and isinstance(run[name], kind) for name, kind in kinds.items())
+    return (
+        known
+        and run["tile"] > 0
+        and run["tile"] is not True
+        and run["element"] in ITEMSIZE
+        and results.is_provenance(run.get("attrs"))
+    )
+
+
+def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
+    """Remove what a pass wrote, and its folder where nothing else is in it."""
+    made = [entry for entry in fs.ls(folder, detail=False) if _OF_PASS.fullmatch(_last(entry))]
+    if made:
+        fs.rm(made)
+    with suppress(OSError):
+        fs.rmdir(folder)
+
+
+def status(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say how far the scan is whose result will be `out`; it may run, or have died.
+
+    Returns
+    -------
+    dict
+        `result`; `state`: `finished` or `begun`; `panels_done` and `panels_total`, of the passes known so far, and
+        `passes` with `pass`, `done` and `total` of each; `panels_per_second` of the last hundred commits and
+        `seconds_left` at that rate (None where it is not known); `last_commit` (ISO 8601); `failures` with `pass`,
+        `panel` and `cause`; `resume`, the command line that goes on, None where the scan was begun from Python.
+
+    Raises
+    ------
+    InputError
+        where no scan has begun.
+    """
+    journal = Journal(out)
+    if journal.run is None:
+        raise InputError(f"no journal beside {out}: name what was given as --out to embgeom scan")
+    with paths.explained(f"read {journal.url}"):
+        return _status(journal, journal.run)
+
+
+def _status(journal: Journal, run: Mapping[str, Any]) -> dict[str, Any]:
+    passes, failures, commits = list[dict[str, Any]](), list[dict[str, str]](), list[float]()
+    fs, path = paths.filesystem(journal.url)
+    folders = sorted(entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory")
+    for folder in (folder for folder in folders if _PASS.fullmatch(_last(folder))):
+        what, known = _last(folder).rpartition("-")[0], journal.read_json(f"{_last(folder)}/pass.json")
+        there = {_last(entry["name"]): entry for entry in fs.ls(folder, detail=True)}
+        done = [name for name in there if _PANEL.fullmatch(name)]
+        commits += [_modified(there[name]) for name in done]
+        passes.append({"pass": what, "done": len(done), "total": known.get("panels") if known else None})
+        for name in sorted(there):
+            if (panel := name.removesuffix(".failed")) != name and panel not in there:
+                failed = f"{journal.url}/{_last(folder)}/{name}"
+                with paths.explained(f"read {failed}", passing=()):
+                    cause = records.read(failed).decode(errors="replace")
+                failures.append({"pass": what, "panel": panel, "cause": cause})
+    recent = sorted(commits)[-100:]
+    lasted = recent[-1] - recent[0] if recent else 0.0
+    rate = (len(recent) - 1) / lasted if lasted > 0 else None
+    left = sum(each["total"] - each["done"] for each in passes if each["total"])
+    return {
+        "result": journal.out,
+        "state": "finished" if run["finished"] else "begun",
+        "panels_done": sum(each["done"] for each in passes),
+        "panels_total": sum(each["total"] or 0 for each in passes),
+        "passes": passes,
+        "panels_per_second": rate,
+        "seconds_left": left / rate if rate else None,
+        "last_commit": _time(recent[-1]) if recent else None,
+        "failures": failures,
+        "resume": run["resume"],
+    }
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _modified(entry: Mapping[str, Any]) -> float:
+    when = entry.get("mtime") or entry.get("LastModified") or entry.get("last_modified") or 0.0
+    return float(when.timestamp() if isinstance(when, datetime) else when)
+
+
+def _put(url: str, content: bytes) -> None:
+    """Write a key at once: on a disk aside, to the disk itself, then renamed; an object store does so by itself."""
+    try:
+        if paths.is_url(url):
+            fs, path = paths.filesystem(url)
+            fs.pipe_file(path, content)
+        else:
+            with paths.whole_file(Path(url)) as file:
+                file.write(content)
+    except Exception as error:  # file systems raise what they like
+        raise Halt(f"cannot write {url}: {paths.explain(error)}") from error
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _digest(plan: Plan) -> str:
+    """The sha256 of all that decides what a panel's state says: rows, metric, tiles and reductions.
+
+    What a device computes with (element, centre, scale) is left out: it decides no state's meaning.
+    """
+    found = sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            found.update(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
+        elif is_dataclass(value):
+            add([type(value).__name__, *((field.name, getattr(value, field.name)) for field in fields(value))])
+        elif isinstance(value, dict):
+            add(list(value.items()))
+        elif isinstance(value, list | tuple):
+            found.update(f"{len(value)}[".encode())
+            for each in value:
+                add(each)
+        else:
+            found.update(f"{value!r};".encode())
+
+    sides = [(side.matrix.name, side.matrix.sha256, side.rows, side.form.metric, side.tile) for side in plan.sides]
+    add([sides, plan.symmetric, plan.grid.run, plan.reductions])
+    return found.hexdigest()

@@ -1,0 +1,142 @@
+"""How much memory a scan takes, said before it starts."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from embgeom_dask import devices
+from embgeom_dask.errors import InputError
+from embgeom_dask.pairwise.tiles import DOUBLED
+
+SHARE = 0.6
+"""Of the memory that is free, what a run may take where no limit is given."""
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
+_PRODUCT = {1: 4, 2: 2, 4: 4, 8: 8}  # bytes for each pair of a tile, by those of an element
+_PASS = {2: 32, 4: 32, 8: 160}  # bytes for each pair of a tile on a device, by those of an element: products, passes
+_CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair to be rechecked
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a worker's process: `base` (it is there already), `rows` (ids, norms, groups), and for each of its
+    threads `blocks` (one of either side, with what loading takes), `tiles` (products and candidates) and `states`; all
+    may come to `allowed`.
+
+    `on_device`, where a device has memory of its own, is a block of either side and a tile with the passes over it; it
+    may come to `allowed_on_device`.
+    """
+
+    base: int
+    rows: int
+    blocks: int
+    tiles: int
+    states: int
+    allowed: int
+    on_device: int = 0
+    allowed_on_device: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether host and device may hold what is projected."""
+        return self.projected <= self.allowed and self.on_device <= self.allowed_on_device
+
+    @property
+    def projected(self) -> int:
+        """The most that the process takes, before it keeps any block for later."""
+        return self.base + self.rows + self.blocks + self.tiles + self.states
+
+    @property
+    def cache(self) -> int:
+        """What is left to keep blocks in."""
+        return max(0, self.allowed - self.projected)
+
+    @property
+    def cache_on_device(self) -> int:
+        """What is left of the device's memory to keep blocks in."""
+        return max(0, self.allowed_on_device - self.on_device)
+
+    def __str__(self) -> str:
+        """What is projected and allowed."""
+        said = f"{text(self.projected)} projected, {text(self.allowed)} allowed"
+        beside = f"{text(self.on_device)} projected, {text(self.allowed_on_device)} allowed"
+        return f"{said}; on the device: {beside}" if self.on_device else said
+
+
+def allowed(limit: str | int | None) -> int:
+    """The bytes that a process may hold: `limit` ("2GiB", "500MB" or bytes), or a share of what is free.
+
+    Raises
+    ------
+    InputError
+        where `limit` is no size.
+    """
+    if limit is None:
+        return int(psutil.Process().memory_info().rss) + int(SHARE * devices.memory(torch.device("cpu"))[1])
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?\s*", str(limit), re.IGNORECASE)
+    if not found:
+        raise InputError(f"--memory-limit {limit}: give a size like 2GiB or 500MB")
+    size = float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()]
+    return int(min(size, sys.maxsize))
+
+
+def allowed_on_device(limit: str | int | None, free: int) -> int:
+    """The bytes that a process may hold on a device with `free` bytes: `limit`, or a share of them."""
+    return int(SHARE * free) if limit is None else min(allowed(limit), free)
+
+
+def project(
+    *,
+    rows: int,
+    width: int,
+    stored: int,
+    element: int,
+    unrounded: int,
+    tile: int,
+    threads: int,
+    as_stored: bool,
+    states: int,
+    most: int,
+    most_on_device: int,
+) -> Memory:
+    """Project the memory of a scan of `rows` rows of `width` values.
+
+    `stored` and `element` are the bytes of a value in the store and in a product, `unrounded` those in the product that
+    may follow one of integers, else 0; `tile` the rows of a block, `threads` how many a worker has, `states` the bytes
+    of the reductions' states, and `most` what is allowed, `most_on_device` on the device; 0 where it has no memory of
+    its own.
+    """
+    values = tile * width
+    block = values * (2 * stored if as_stored else stored + element)
+    loading = 8 * values if as_stored else values * (8 + stored + 2 * unrounded)  # or a tile's rows, unrounded
+    crowds = 16 * min(DOUBLED, tile) * width if as_stored or unrounded else 0
+    products = _PRODUCT[element] + (_PRODUCT[unrounded] if unrounded else 0)
+    return Memory(
+        base=psutil.Process().memory_info().rss,
+        rows=100 * rows,
+        blocks=threads * (2 * block + max(loading, crowds)) + _READING,
+        tiles=threads * tile * tile * (products + _CANDIDATE),
+        states=threads * states,
+        allowed=most,
+        on_device=threads * (2 * values * element + tile * tile * _PASS[element]) if most_on_device else 0,
+        allowed_on_device=most_on_device,
+    )
+
+
+def text(size: int) -> str:
+    """A size for a person: 1.5 GiB, 220 MiB."""
+    return f"{size / (1 << 30):.2f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
+def peak() -> int:
+    """The most bytes that this process ever held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10

@@ -1,0 +1,87 @@
+"""A pass over the tiles as the person sees it who waits for it, and how they end it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from distributed import Client
+
+from embgeom_dask import progress
+from embgeom_dask.execution import memory
+from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.panel_result import Found
+
+_AHEAD = 2
+"""Panels submitted for each thread of the cluster: one running, one waiting."""
+
+_LOOK = 2.0  # seconds between looks at the workers
+
+_interrupted = threading.Event()
+"""Set by the first Ctrl-C of a process that is `interruptible`."""
+
+
+def is_interrupted() -> bool:
+    """Whether the first Ctrl-C came, in a process that is `interruptible`."""
+    return _interrupted.is_set()
+
+
+class Watch:
+    """What a pass has done and may do. `advance` moves its bar; `note(panel, found)` is told of every panel."""
+
+    def __init__(
+        self, client: Client, advance: Callable[..., None], note: Callable[[Panel, Found], None] | None = None
+    ) -> None:
+        self._client, self._advance, self._note = client, advance, note
+        self._threads: dict[str, int] = {}
+        self._looked = -_LOOK
+        self._read = self._rechecked = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether no more panels are to be submitted."""
+        return is_interrupted()
+
+    def window(self) -> int:
+        """How many panels may be submitted at a time: workers come and go. None once this was interrupted."""
+        if self.interrupted:
+            return 0
+        if monotonic() - self._looked >= _LOOK:
+            self._threads, self._looked = self._client.nthreads(), monotonic()
+        return _AHEAD * max(1, sum(self._threads.values()))
+
+    def done(self, panel: Panel, found: Found, *, fresh: bool) -> None:
+        """Count a panel that is done, now (`fresh`) or in an earlier run."""
+        if self._note is not None:
+            self._note(panel, found)
+        self._rechecked += found.counts["float64"]
+        self._read += found.work.read if fresh and found.work else 0
+        workers = f"{len(self._threads)} worker{'s' * (len(self._threads) != 1)}"
+        said = f"{workers}, {memory.text(self._read)} read, {self._rechecked:,} pairs rechecked"
+        self._advance(panel.stop - panel.start, said, fresh=fresh)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While entered, the first Ctrl-C only stops the submission of panels, in all threads; the second is a
+    KeyboardInterrupt. Only the main thread can enter it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001
+        _interrupted.set()
+        signal.signal(signal.SIGINT, before)
+        progress.note("interrupted: what is in flight is finished and kept; interrupt again to stop at once")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _interrupted.clear()

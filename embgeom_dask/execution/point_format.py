@@ -1,0 +1,141 @@
+"""What the points of a scan are: chosen by what is fast, and by how well products of integers tell pairs apart."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.execution.spec import Settings
+from embgeom_dask.kernels.row_passes import norms, peaks
+from embgeom_dask.kernels.torch_passes import bounds
+from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise.blocks import Block
+from embgeom_dask.pairwise.points import Form
+from embgeom_dask.pairwise.tiles import Tile
+
+Array = NDArray[Any]
+
+_WIDTHS = range(16, 2**31 // 127**2)
+"""Sums of so many products of 8-bit integers fit 32 bits; of a single one torch 2.13 gives anything."""
+
+_UNCLIPPED = 0.99
+"""The share of rows, all made as long as the longest, of which no value is cut off when they are rounded."""
+
+_USUAL = 0.95
+"""Where the nearest of all rows are sought, this share of them is to be rounded well, not the longest."""
+
+_UNCLIPPED_USUAL = 0.9
+"""The share of rows, all made as long as the longest of the usual, of which no value is cut off."""
+
+_RANGE = 16
+"""The longest row is at most so many times that long: its values, and their bounds, stay within float32."""
+
+_SAMPLED = 64
+"""Rows whose neighbours among a sample are looked for."""
+
+_UNDECIDED = {"bfloat16": 1 / 64, "float32": 1 / 10, "float64": 1 / 5}
+"""The share of pairs that, looked at one by one, take as long as integers save where products would be of these."""
+
+
+def choose_form(
+    settings: Settings,
+    dtypes: set[str],
+    centre: Array,
+    radii: list[Array],
+    samples: list[Array],
+    fastest: list[str],
+    element: str | None,
+) -> Form:
+    """The form of the points of a scan; `radii` (all,) from `centre` are of the rows of each side.
+
+    `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
+
+    Products are of `element` where it is given. Else they are float64 where few pairs may be left undecided; integers
+    where these are multiplied fastest and farthest pairs are sought, or neighbours that integers tell from most others
+    in the samples; else of the first of `fastest` that can hold the points. Integers that this machine cannot multiply
+    are not taken even where they are given.
+    """
+    if element == "int8" and "int8" not in fastest:
+        element = None
+    every, width = np.concatenate(radii), centre.size
+    largest = float(every.max())
+    plain = element if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
+    form = Form(settings.metric, plain, centre, 1.0 if plain == "bfloat16" else _into_unit_ball(largest))
+    asked = element == "int8"
+    if not (asked or (element is None and fastest[0] == "int8" and _can_round(settings, width))):
+        return form
+    if settings.farthest:
+        scale = _filling(largest, _UNCLIPPED, samples[0], centre)
+    else:
+        length = max(float(np.quantile(every, _USUAL)), largest / _RANGE)
+        scale = _filling(length, _UNCLIPPED_USUAL, samples[0], centre)
+    rounded = Form(settings.metric, "int8", centre, scale, form if settings.neighbors else None)
+    if settings.neighbors and not asked and not _filters_well(rounded, samples, settings.neighbors, radii[-1].size):
+        return form
+    return rounded
+
+
+def forms_instead(form: Form, dtypes: set[str], radii: list[Array]) -> tuple[Form, ...]:
+    """What points are, in this order, where a process does not multiply those of `form` rightly."""
+    elements = {"float64": (), "float32": ("float64",)}.get(form.element, ("float32", "float64"))
+    scale = _into_unit_ball(float(np.concatenate(radii).max()))
+    few = {"float64"} if "float64" in dtypes else {"float32", "float64"}
+    return tuple(Form(form.metric, element, form.centre, scale) for element in elements if element in few)
+
+
+def _can_round(settings: Settings, width: int) -> bool:
+    """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
+    wanted = settings.kept <= {"farthest", "neighbors"}
+    return wanted and METRICS[settings.metric].quantises and width in _WIDTHS
+
+
+def _plain(settings: Settings, dtypes: set[str], centre: Array, radius: float, fastest: list[str]) -> str:
+    if settings.double or "float64" in dtypes:
+        return "float64"
+    offset = float(np.linalg.norm(centre))
+    near_origin = offset <= radius and 2.0**-10 <= offset + radius <= 2.0**10
+    as_stored = dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored
+    fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
+    return next(name for name in fastest if name in fit)
+
+
+def _into_unit_ball(radius: float) -> float:
+    """What rows of up to this radius are multiplied by: a power of two that brings them into the unit ball."""
+    return float(2.0 ** -np.ceil(np.log2(radius * (1 + 1e-9)))) if radius > 0 else 1.0
+
+
+def _filling(length: float, share: float, some: Array, centre: Array) -> float:
+    """What rows are multiplied by to be rounded: of that share of them, if of this length, no value exceeds 127."""
+    if not length > 0:
+        return 1.0
+    lengths = np.sqrt(norms(some, centre)[:, 1]) / length
+    apart = lengths > 0
+    shape = peaks(some[apart], centre, 1 / length) / lengths[apart]
+    shape = shape[shape > 0]
+    return float(127 / (length * np.quantile(shape, share))) if shape.size else 127 / length
+
+
+def _filters_well(form: Form, samples: list[Array], neighbors: int, count: int) -> bool:
+    """Whether integers, the points of `form`, leave few more pairs to be looked at than its unrounded points do.
+
+    The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
+    rows of which the last is a sample.
+    """
+    some = samples[0][np.arange(0, len(samples[0]), -(-len(samples[0]) // _SAMPLED))]
+    blocks = [_block(form, rows) for rows in (some, samples[-1])]
+    rounded = Tile(METRICS[form.metric], blocks[0], blocks[1], diagonal=False)
+    plain = rounded.unrounded()
+    least, most = (bounds(plain.product, terms).numpy() for terms in plain.terms)
+    mutual, size = len(samples) == 1, len(samples[-1])
+    place = min(ceil(neighbors * size / count) - 1 + mutual, size - 1)  # a row is the nearest to itself
+    limit = np.partition(most, place, axis=1)[:, place, None]
+    more = np.mean(bounds(rounded.product, rounded.terms[0]).numpy() <= limit) - np.mean(least <= limit)
+    sides = 1 + mutual  # a pair may be among the nearest of either of its rows
+    return bool(sides * more <= _UNDECIDED[plain.precision.element])
+
+
+def _block(form: Form, rows: Array) -> Block:
+    return Block(np.arange(len(rows)), rows, *form.points(rows), np.zeros(len(rows)), form=form)

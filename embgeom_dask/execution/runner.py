@@ -1,0 +1,285 @@
+"""Panels on a dask cluster: a bounded number at a time, their small states merged as they come."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from functools import lru_cache, partial
+from itertools import chain
+from typing import Any
+
+import torch
+from distributed import Client, Future, KilledWorker, get_worker
+
+from embgeom_dask import devices, progress
+from embgeom_dask.errors import EmbgeomError, Halt
+from embgeom_dask.execution import memory, products, worker, workers
+from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.journal import Pass
+from embgeom_dask.execution.monitor import Watch
+from embgeom_dask.execution.panel_result import Found, State, Work
+from embgeom_dask.execution.plan import Plan
+from embgeom_dask.pairwise import blocks, tiles
+from embgeom_dask.pairwise.blocks import Block, loaded
+from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.points import Form
+from embgeom_dask.storage import model_stores
+
+_MERGE = 0.5
+"""Panels are merged when their states come to so many times what was merged before."""
+
+_HOPELESS = 32
+"""Where so many panels fail one after the other, the rest would too."""
+
+
+def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | None) -> Found:
+    """Compute the states of one panel on this worker's device and commit them, unless they are.
+
+    Plan and hints come packed: what a worker cannot unpack, dask would have it wait for, and never tell.
+    """
+    if journal is not None and (found := journal.get(panel)) is not None:
+        return found
+    plan, hints = _unpacked(packed), pickle.loads(packed_hints)
+    start, before = time.time(), loaded.nbytes
+    try:
+        found = _compute(plan, panel, hints)
+    except EmbgeomError:
+        _check_unchanged(plan)
+        raise
+    found.work = Work(start, time.time(), _worker(), loaded.nbytes - before, memory.peak())
+    if journal is not None:
+        _check_unchanged(plan)
+        journal.commit(panel, found)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _unpacked(packed: bytes) -> Plan:
+    plan: Plan = pickle.loads(packed)
+    return plan
+
+
+def forget() -> None:
+    """Drop every block and plan that this process holds."""
+    blocks.forget()
+    _unpacked.cache_clear()
+
+
+def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+    form, device = _points(plan)
+    with devices.session(device):
+        work = partial(_compute_on, hints=hints, device=device)
+        return worker.compute(plan.with_points(form), panel, device, work)
+
+
+def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> Found:
+    exact = plan.exact()
+    states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
+    for panel in panels:
+        rows = plan.sides[0].block(panel.row, device)
+        for index in range(panel.start, panel.stop):
+            columns = plan.sides[1].block(index, device)
+            diagonal = plan.symmetric and index == panel.row
+            for tile in _tiles(plan, rows, columns, diagonal, partial(_reach, states, exact)):
+                for name, reduction in plan.reductions.items():
+                    states[name] = reduction.update(states[name], tile, exact)
+    states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
+    form = plan.sides[0].instead or plan.sides[0].form
+    return Found(states, {str(device)}, exact.counts, {f"{device.type} {form.element}"})
+
+
+def _check_unchanged(plan: Plan) -> None:
+    """Only what was computed from the matrices that were planned for is committed."""
+    for matrix in {side.matrix for side in plan.sides}:
+        try:
+            model_stores.check_unchanged(matrix)
+        except EmbgeomError as error:
+            raise Halt(str(error)) from error
+
+
+def _worker() -> str:
+    try:
+        return get_worker().address
+    except ValueError:  # in no worker
+        return ""
+
+
+def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:
+    if plan.sides[0].ranked:
+        yield from tiles.ranked_parts(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
+    elif diagonal:
+        yield from tiles.triangle(plan.metric, rows)
+    else:
+        yield tiles.Tile(plan.metric, rows, columns, diagonal=False)
+
+
+def _reach(states: dict[str, State], exact: Exact) -> float:
+    """The value, of points, that a pair needs to be among the farthest."""
+    return -float(states["farthest"]["limit"]) * exact.unit
+
+
+def _points(plan: Plan) -> tuple[Form, torch.device]:
+    """What points are in this process, and where they are multiplied: as planned, if that is done rightly here.
+
+    It is this worker's device, or its cpu where products are float64 and the device has none.
+
+    Raises
+    ------
+    Halt
+        where none of the plan's forms is multiplied rightly.
+    """
+    chosen = devices.choose(plan.device)
+    for form in (plan.sides[0].form, *plan.forms_instead):
+        device = torch.device("cpu") if form.element == "float64" and chosen.type == "mps" else chosen
+        if all(products.are_right(form.metric, element, device) for element in form.elements):
+            return form, device
+    raise Halt(f"products of {form.element} are wrong on {device}: compute elsewhere, or with another --device")
+
+
+def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = None) -> Found:
+    """Run every panel of `plan` that `journal` does not have, and merge what they find.
+
+    One tile of every row block goes first: these tell the others how little they need to keep. `watch` is told of
+    every panel that is done. Whatever ends this early cancels what was submitted.
+
+    Raises
+    ------
+    EmbgeomError
+        where panels failed, once all others are done; it lists them and the cause. Where nothing can go on: the
+        journal cannot be written, the store was replaced, the scheduler is lost.
+    KeyboardInterrupt
+        where `watch` was interrupted, once the panels are done that were submitted.
+    """
+    exact = plan.exact()
+    merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
+    total = Found(merged, set(), exact.counts, set())
+    run = _Run(client, plan, watch, journal)
+    for panels in (plan.grid.first, plan.grid.rest):
+        run.renew(merged, exact)
+        collected, size = [merged], 0
+        for found in run.found(panels):
+            total.devices |= found.devices
+            total.products |= found.products
+            total.counts.update(found.counts)
+            collected.append(found.states)
+            size += _size(found.states)
+            if size >= _MERGE * _size(merged):
+                merged = _merge(plan, collected, exact)
+                collected, size = [merged], 0
+                run.renew(merged, exact)
+        merged = _merge(plan, collected, exact)
+    run.check()
+    total.states = merged
+    return total
+
+
+def _size(states: dict[str, State]) -> int:
+    return sum(column.nbytes for state in states.values() for column in state.values())
+
+
+def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str, State]:
+    return {
+        name: reduction.merge([states[name] for states in found], exact) for name, reduction in plan.reductions.items()
+    }
+
+
+class _Run:
+    """The panels of one pass: read where they are committed, else computed on the cluster.
+
+    A panel that fails is tried again after the others, and then, alone, a third time. One that takes its workers down
+    with it is tried a second time, alone: others that were there are charged with every death too.
+    """
+
+    def __init__(self, client: Client, plan: Plan, watch: Watch, journal: Pass | None) -> None:
+        self._client, self._plan, self._watch, self._journal = client, plan, watch, journal
+        self._committed = journal.names() if journal is not None else set()
+        self._shared = client.submit(bytes, pickle.dumps(plan), pure=False)
+        self._hints: Future[bytes] | None = None
+        self._told = b""
+        self._failed: dict[Panel, BaseException] = {}
+
+    def renew(self, merged: dict[str, State], exact: Exact) -> None:
+        """Tell the panels submitted from now on what was found: kept on the cluster."""
+        hints = {name: reduction.hint(merged[name], exact) for name, reduction in self._plan.reductions.items()}
+        if (told := pickle.dumps(hints)) != self._told:
+            self._hints, self._told = self._client.submit(bytes, told, pure=False), told
+
+    def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[Found]:
+        """Yield what each of the panels found, in any order."""
+        damaged = []
+        if self._journal is not None:
+            for panel, found in self._journal.read([each for each in panels() if each.name in self._committed]):
+                if found is None:
+                    damaged.append(panel)
+                else:
+                    self._watch.done(panel, found, fresh=False)
+                    yield found
+        if damaged:
+            progress.note(f"{len(damaged)} panels of the journal are damaged: they are computed again")
+        missing = (each for each in panels() if each.name not in self._committed)
+        for panel, found in self._computed(chain(damaged, missing)):
+            self._watch.done(panel, found, fresh=True)
+            yield found
+
+    def check(self) -> None:
+        """Raise what kept this from being complete."""
+        if self._watch.interrupted:
+            raise KeyboardInterrupt
+        if not self._failed:
+            return
+        causes: dict[str, list[str]] = {}
+        for panel, error in self._failed.items():
+            causes.setdefault(_cause(error), []).append(panel.name)
+            if self._journal is not None:
+                self._journal.fail(panel, _cause(error))
+        said = "; ".join(f"{_some(names)}: {cause}" for cause, names in list(causes.items())[:3])
+        kept = " (what is done is kept: the same command goes on)" if self._journal is not None else ""
+        total = sum(1 for _ in self._plan.grid.panels())
+        raise EmbgeomError(f"{len(self._failed)} of {total} panels failed{kept}: {said}") from error
+
+    def _computed(self, panels: Iterable[Panel]) -> Iterator[tuple[Panel, Found]]:
+        failed: dict[Panel, BaseException] = {}
+        in_a_row = 0
+        for attempt, window in enumerate((self._watch.window, self._watch.window, self._alone)):
+            retried = [panel for panel, error in failed.items() if attempt == 2 or not isinstance(error, KilledWorker)]
+            with closing(self._submitted(retried if attempt else panels, window)) as batches:
+                for done in batches:
+                    good = [future for _, future in done if future.status != "error"]
+                    found = dict(zip(good, self._client.gather(good), strict=True))
+                    for panel, future in done:
+                        if future in found:
+                            failed.pop(panel, None)
+                            in_a_row = 0
+                            yield panel, found[future]
+                            continue
+                        failed[panel] = future.exception()
+                        in_a_row += 1
+                        if in_a_row == _HOPELESS:
+                            self._failed |= failed
+                            self.check()
+        self._failed |= failed
+
+    def _alone(self) -> int:
+        return min(1, self._watch.window())
+
+    def _submitted(
+        self, panels: Iterable[Panel], window: Callable[[], int]
+    ) -> Generator[list[tuple[Panel, Future[Found]]], None, None]:
+        """Keep `window()` panels submitted; yield those that are done, with their futures, however they ended."""
+
+        def arguments(panel: Panel) -> tuple[Any, ...]:
+            return self._shared, panel, self._hints, self._journal
+
+        return workers.completed(self._client, run_panel, panels, arguments, window)
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, KilledWorker):
+        return "every worker that ran it died (out of memory?)"
+    return " ".join((str(error) if isinstance(error, EmbgeomError) else f"{type(error).__name__}: {error}").split())
+
+
+def _some(names: list[str]) -> str:
+    return f"panel{'s' * (len(names) > 1)} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"

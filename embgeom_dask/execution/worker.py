@@ -1,0 +1,68 @@
+"""A panel that runs out of memory is done once more, in tiles of half the size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+
+from embgeom_dask import devices
+from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.plan import Plan
+from embgeom_dask.pairwise.blocks import forget
+
+T = TypeVar("T")
+
+LEAST = 32
+"""Tiles of so few rows are not halved."""
+
+_halved: Counter[str] = Counter()
+"""How many times this process has halved the tiles of a plan, by the key of its first side."""
+
+
+def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan, Iterable[Panel]], T]) -> T:
+    """Do `work` on a panel; where memory runs out, start over with tiles half the size, for this panel and all later.
+
+    `work` is given a plan and the panels of it that make up `panel`. It starts from nothing each time, and no result
+    depends on the tiles. The blocks that the process keeps are dropped first. Points that take more memory than was
+    planned begin with tiles that are smaller by as much.
+
+    Raises
+    ------
+    EmbgeomError
+        where memory runs out with tiles of 32 rows, or of an odd number.
+    """
+    key = plan.sides[0].key
+    at_first = _times(plan)
+    while True:
+        times = max(_halved[key], at_first)
+        smaller = plan.with_tile(plan.sides[0].tile >> times)
+        try:
+            return work(smaller, smaller.grid.part(panel, 1 << times))
+        except (RuntimeError, MemoryError) as error:
+            if not devices.out_of_memory(error):
+                raise
+            rows, problem = smaller.sides[0].tile, " ".join(str(error).split())
+        if rows <= LEAST or rows % 2:
+            raise EmbgeomError(
+                f"{device} is out of memory even with tiles of {rows} rows: free some, or choose another --device "
+                f"({problem})"
+            )
+        _halved[key] = max(_halved[key], times + 1)
+        forget()
+        devices.release(device)
+
+
+def _times(plan: Plan) -> int:
+    """How often tiles are halved so that points of another element than was planned take no more memory."""
+    side, times = plan.sides[0], 0
+    if side.instead is None:
+        return 0
+    sizes = (getattr(torch, form.element).itemsize for form in (side.form, side.instead))
+    planned, taken = sizes
+    while planned << times < taken and not (side.tile >> times) % 2 and side.tile >> times > LEAST:
+        times += 1
+    return times

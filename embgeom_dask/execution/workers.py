@@ -1,0 +1,272 @@
+"""Work on the workers of a cluster that can do it: what is wrong with one of them is that one's, and others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib.metadata import version
+from queue import Empty, SimpleQueue
+from threading import local
+from typing import Any, TypeVar
+
+from distributed import Client, Future, Worker, get_worker
+from distributed.client import ClosedClientError
+from distributed.comm.core import CommClosedError
+
+from embgeom_dask import devices, progress
+from embgeom_dask.errors import EmbgeomError, Halt, InputError
+from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage.model_stores import Matrix
+
+T = TypeVar("T")
+
+_LOOK = 2.0  # seconds between looks at the workers, while nothing is done
+_NOT_UNDERSTOOD = (ImportError, AttributeError, TypeError)
+"""What a task raises on a worker that has no such package."""
+
+_Running = dict[Any, tuple[T, Future[Any], list[str] | None]]
+"""By the key of its task, what is done there, and the workers that may do it; None is any."""
+
+
+class _Run(local):
+    """What this thread has found in its run: `unfit`, the workers that get nothing more, by address, and why."""
+
+    def __init__(self) -> None:
+        self.unfit: dict[str, str] = {}
+
+
+_run = _Run()
+
+
+@contextmanager
+def all_fit() -> Iterator[None]:
+    """Enter a run: a worker that another run had to give up may do for this one."""
+    before, _run.unfit = _run.unfit, {}
+    try:
+        yield
+    finally:
+        _run.unfit = before
+
+
+def check(client: Client, device: str) -> None:
+    """Look at every worker that is there: its version of this package, and the device.
+
+    Raises
+    ------
+    InputError
+        where none can be used.
+    """
+    _ask_versions(client)
+    _ask(client, _lack, device)
+    _refuse_none(client, InputError)
+
+
+def check_seen(client: Client, urls: Iterable[str]) -> None:
+    """Look whether every worker sees the files or keys that are there for this process.
+
+    Raises
+    ------
+    InputError
+        where none can be used.
+    """
+    _ask(client, _unseen, list(urls))
+    _refuse_none(client, InputError)
+
+
+def completed(
+    client: Client,
+    work: Callable[..., Any],
+    given: Iterable[T],
+    arguments: Callable[[T], tuple[Any, ...]],
+    window: Callable[[], int],
+) -> Generator[list[tuple[T, Future[Any]]], None, None]:
+    """Do `work(*arguments(each))` for each of `given`, `window()` at a time; yield those that ended, well or not.
+
+    What fails through its worker is done by another one. Whatever ends this early cancels what was submitted.
+
+    Raises
+    ------
+    Halt
+        where no worker is left that can do it; it says why.
+    """
+    waiting, running = iter(given), _Running[T]()
+    done = SimpleQueue[Future[Any]]()
+
+    def submit(each: T) -> None:
+        fit = _fit(client) if _run.unfit else None
+        future = client.submit(_checked, version("embgeom-dask"), work, *arguments(each), pure=False, workers=fit)
+        running[future.key] = each, future, fit
+        future.add_done_callback(done.put)
+
+    def fill() -> None:
+        while len(running) < window() and (each := next(waiting, None)) is not None:
+            submit(each)
+
+    try:
+        fill()
+        while running:
+            ended = [(future, running.pop(future.key)[0]) for future in _next(done) if future.key in running]
+            if not ended:
+                if client.status not in ("running", "connecting"):
+                    raise CommClosedError("the client is closed")
+                lost = _without_workers(client, running)
+                client.cancel([running.pop(key)[1] for key, _ in lost])
+                for _, each in lost:
+                    submit(each)
+                continue
+            elsewhere = [each for future, each in ended if _is_through_its_worker(client, future)]
+            for each in elsewhere:
+                submit(each)
+            fill()
+            yield [(each, future) for future, each in ended if each not in elsewhere]
+            for future, _ in ended:
+                future.release()
+    finally:
+        with suppress(CommClosedError, ClosedClientError):
+            client.cancel([future for _, future, _ in running.values()], force=True)
+
+
+def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
+    """What `work` gives for each of `arguments`, in their order; what one raises is raised."""
+    found: dict[int, Any] = {}
+    order = range(len(arguments))
+    with closing(completed(client, work, order, arguments.__getitem__, lambda: len(arguments))) as batches:
+        for batch in batches:
+            found |= {place: future.result() for place, future in batch}
+    return [found[place] for place in order]
+
+
+def _next(done: SimpleQueue[Future[Any]]) -> list[Future[Any]]:
+    """All that are done, once one is; none after a while."""
+    with suppress(Empty):
+        found = [done.get(timeout=_LOOK)]
+        with suppress(Empty):
+            while True:
+                found.append(done.get_nowait())
+        return found
+    return []
+
+
+def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]]:
+    """What was submitted to workers that are all gone, where there are others."""
+    if not any(fit is not None for _, _, fit in running.values()):
+        return []
+    there = set(client.nthreads())
+    if there <= set(_run.unfit):
+        _refuse_none(client, Halt)
+        return []
+    return [(key, each) for key, (each, _, fit) in running.items() if fit is not None and not there & set(fit)]
+
+
+def _fit(client: Client) -> list[str] | None:
+    """The workers that can be used; None where none is there at all, as any that comes may do."""
+    there = client.nthreads()
+    return [address for address in there if address not in _run.unfit] or None
+
+
+def _is_through_its_worker(client: Client, future: Future[Any]) -> bool:
+    """Whether a task failed through a fault of its worker, which gets nothing more."""
+    if future.status != "error":
+        return False
+    error = future.exception()
+    if isinstance(error, Halt) and error.worker:
+        _give_up(error.worker, str(error))
+    elif not (isinstance(error, _NOT_UNDERSTOOD) and _ask_versions(client)):
+        return False
+    _refuse_none(client, Halt)
+    return True
+
+
+def _refuse_none(client: Client, kind: type[EmbgeomError]) -> None:
+    there = client.nthreads()
+    if there and all(address in _run.unfit for address in there):
+        reasons = dict.fromkeys(_run.unfit[address] for address in there)
+        raise kind("; ".join(list(reasons)[:3]))
+
+
+def _give_up(worker: str, reason: str) -> None:
+    if worker not in _run.unfit:
+        _run.unfit[worker] = reason
+        named = reason if worker in reason else f"worker {worker}: {reason}"
+        progress.note(f"{named} (it gets no more work, others go on)")
+
+
+def _checked(here: str, work: Callable[..., Any], *args: Any) -> Any:
+    """Do `work` on a worker; a failure that every other task there would meet says which worker it is."""
+    address = get_worker().address
+    if (there := version("embgeom-dask")) != here:
+        raise Halt(_other_version(address, there, here), address)
+    try:
+        return work(*args)
+    except Halt as error:
+        raise Halt(str(error), address) from error
+    except EmbgeomError:
+        for matrix in (each for each in args if isinstance(each, Matrix)):
+            try:
+                model_stores.check_unchanged(matrix)
+            except EmbgeomError as error:
+                raise Halt(str(error), address) from error
+        raise
+
+
+def _other_version(address: str, there: str, here: str) -> str:
+    has = there if " " in there else f"embgeom-dask {there}"
+    return f"worker {address} has {has}, and this process embgeom-dask {here}: install the same there"
+
+
+def _ask_versions(client: Client) -> bool:
+    """Ask each worker for the version of this package; return whether one was found that cannot be used."""
+    here = version("embgeom-dask")
+
+    def ask() -> str:  # a worker without the package can run it: it travels by value
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            import embgeom_dask  # noqa: F401
+
+            return version("embgeom-dask")
+        except (ImportError, PackageNotFoundError) as error:
+            return f"no embgeom-dask ({error})"
+
+    answers = {address: there for address, there in _answers(client, ask) if isinstance(there, str)}
+    others = {address: _other_version(address, there, here) for address, there in answers.items() if there != here}
+    for address, reason in others.items():
+        _give_up(address, reason)
+    return bool(others)
+
+
+def _ask(client: Client, question: Callable[..., str | None], *args: Any) -> None:
+    """Give the workers up that have something to object."""
+    for address, reason in _answers(client, question, *args):
+        if isinstance(reason, str):
+            _give_up(address, reason)
+
+
+def _answers(client: Client, work: Callable[..., Any], *args: Any) -> Iterable[tuple[str, Any]]:
+    """What each worker that is not given up answers; an exception of one that leaves meanwhile."""
+    there = _fit(client)
+    return client.run(work, *args, workers=there, on_error="return").items() if there else ()
+
+
+def _lack(device: str) -> str | None:
+    try:
+        devices.choose(device)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _unseen(urls: list[str], dask_worker: Worker) -> str | None:
+    for url in urls:
+        why = ""
+        try:
+            fs, path = paths.filesystem(url)
+            fs.info(path)
+            continue
+        except FileNotFoundError:
+            pass
+        except Exception as error:  # file systems raise what they like
+            why = f" ({paths.explain(error)})"
+        seen = "use a folder or an object store that every worker reaches"
+        return f"worker {dask_worker.address} cannot see {url}{why}: {seen}"
+    return None

@@ -1,0 +1,222 @@
+"""Sums of differences and of products of float64 rows, plain and in double-double, compiled for the CPU.
+
+Error-free transformations of Knuth (sum) and Dekker (product); every device gets the same bits because all of this runs
+on the CPU. The functions take rows x (m, d) and y (n, d), float64, and pairs by index, i and j (p,). Double-double ones
+return `high` and `low` (p,) float64, `high` the float64 nearest to their sum, and `exact` (p,) bool: nothing was
+rounded, so equal values have equal parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.numba_bfloat16 import value
+from embgeom_dask.kernels.prefetch import fetch_next
+
+Array = NDArray[Any]
+Keys = tuple[Array, Array, Array]
+
+UNIT = 2.0**-53
+_SPLIT = 134217729.0
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def squared_differences(
+    x: Array, y: Array, i: Array, j: Array, scale_x: Array, scale_y: Array
+) -> Array:  # pragma: no cover (compiled)
+    """Sum (scale_x[i] x[i] - scale_y[j] y[j])^2 in some order: (p,) float64. Scales are (m,) and (n,) float64.
+
+    Faster where pairs of one i come one after the other.
+    """
+    out = np.empty(i.size)
+    a, last = np.empty(x.shape[1]), -1
+    for p in range(i.size):
+        fetch_next(x, y, i, j, p)
+        if i[p] != last:
+            last = i[p]
+            row, scale = x[last], scale_x[last]
+            for k in range(row.size):
+                a[k] = np.float64(value(row[k])) * scale
+        b, scale, total = y[j[p]], scale_y[j[p]], 0.0
+        for k in range(b.size):
+            t = a[k] - np.float64(value(b[k])) * scale
+            total += t * t
+        out[p] = total
+    return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def absolute_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
+    """Sum |x[i] - y[j]| in some order: (p,) float64."""
+    out = np.empty(i.size)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        total = 0.0
+        for k in range(a.size):
+            total += abs(np.float64(value(a[k])) - np.float64(value(b[k])))
+        out[p] = total
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def largest_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
+    """The largest |x[i] - y[j]|: (p,) float64."""
+    out = np.empty(i.size)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        largest = 0.0
+        for k in range(a.size):
+            largest = max(largest, abs(np.float64(value(a[k])) - np.float64(value(b[k]))))
+        out[p] = largest
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
+    """The rounded sum of two numbers and its error."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+@numba.njit(nogil=True, cache=True)
+def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
+    """The rounded product of two numbers and its error."""
+    q = a * b
+    c = _SPLIT * a
+    a_high = c - (c - a)
+    a_low = a - a_high
+    c = _SPLIT * b
+    b_high = c - (c - b)
+    b_low = b - b_high
+    return q, ((a_high * b_high - q) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum(terms: Array, work: Array) -> tuple[float, float, bool]:  # pragma: no cover (compiled)
+    """Add up the columns of `terms` (3, d): numbers, their errors, and what was lost; by halves, in vector loops."""
+    count = terms.shape[1]
+    source, target = terms, work
+    while count > 1:
+        half = count // 2
+        for k in range(half):
+            total, below = two_sum(source[0, k], source[0, k + half])
+            rest, lost = two_sum(source[1, k], source[1, k + half])
+            rest, lost_too = two_sum(rest, below)
+            target[0, k] = total
+            target[1, k] = rest
+            target[2, k] = source[2, k] + source[2, k + half] + abs(lost) + abs(lost_too)
+        if count % 2:
+            target[:, half] = source[:, count - 1]
+        count -= half
+        source, target = target, source
+    high, low = two_sum(source[0, 0], source[1, 0])
+    return high, low, source[2, 0] == 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def squared_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """Sum (x[i] - y[j])^2 in double-double."""
+    high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
+    terms, work = np.empty((3, x.shape[1])), np.empty((3, x.shape[1]))
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        for k in range(a.size):
+            t, e = two_sum(np.float64(value(a[k])), -np.float64(value(b[k])))
+            q, r = two_product(t, t)
+            terms[0, k] = q
+            terms[1, k] = r + 2.0 * t * e
+            terms[2, k] = abs(e)
+        high[p], low[p], exact[p] = _sum(terms, work)
+    return high, low, exact
+
+
+@numba.njit(nogil=True, cache=True)
+def absolute_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """Sum |x[i] - y[j]| in double-double."""
+    high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
+    terms, work = np.zeros((3, x.shape[1])), np.empty((3, x.shape[1]))
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        for k in range(a.size):
+            t, e = two_sum(np.float64(value(a[k])), -np.float64(value(b[k])))
+            sign = np.copysign(1.0, t)
+            terms[0, k] = sign * t
+            terms[1, k] = sign * e
+            terms[2, k] = 0.0
+        high[p], low[p], exact[p] = _sum(terms, work)
+    return high, low, exact
+
+
+@numba.njit(nogil=True, cache=True)
+def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """Sum x[i] y[j] in double-double."""
+    high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
+    terms, work = np.empty((3, x.shape[1])), np.empty((3, x.shape[1]))
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        for k in range(a.size):
+            terms[0, k], terms[1, k] = two_product(np.float64(value(a[k])), np.float64(value(b[k])))
+            terms[2, k] = 0.0
+        high[p], low[p], exact[p] = _sum(terms, work)
+    return high, low, exact
+
+
+@numba.njit(nogil=True, cache=True)
+def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
+    """The largest |x[i] - y[j]| in double-double; always exact."""
+    high, low = np.zeros(i.size), np.zeros(i.size)
+    for p in range(i.size):
+        a, b = x[i[p]], y[j[p]]
+        for k in range(a.size):
+            t, e = two_sum(np.float64(value(a[k])), -np.float64(value(b[k])))
+            if t < 0.0:
+                t, e = -t, -e
+            if t > high[p] or (t == high[p] and e > low[p]):
+                high[p], low[p] = t, e
+    return high, low, np.ones(i.size, np.bool_)
+
+
+def integers(x: Array, y: Array) -> tuple[list[int], list[int], int]:
+    """Two rows (d,) float64 without error: integers, and the power of two, at least -1074, that is their unit."""
+    both = np.stack([x, y])
+    mantissa, exponent = np.frexp(both)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    trailing = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+    unit = int(np.min(exponent - 53 + trailing, where=whole != 0, initial=971))
+    shift = np.where(whole != 0, exponent - 53 - unit, 0)
+    small, shift = (whole >> np.maximum(-shift, 0)).tolist(), np.maximum(shift, 0).tolist()
+    first, second = ([v << s for v, s in zip(*rows, strict=True)] for rows in zip(small, shift, strict=True))
+    return first, second, unit
+
+
+@numba.njit(nogil=True, cache=True)
+def _times(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:  # pragma: no cover (compiled)
+    q, r = two_product(a, b)
+    return two_sum(q, r + (a * b_low + a_low * b))
+
+
+@numba.njit(nogil=True, cache=True)
+def one_minus_ratio(
+    dot: Array, dot_low: Array, xx: Array, xx_low: Array, yy: Array, yy_low: Array
+) -> tuple[Array, Array]:  # pragma: no cover (compiled)
+    """1 - dot / sqrt(xx yy) in double-double, by one Newton step from the float64 quotient."""
+    high, low = np.empty(dot.size), np.empty(dot.size)
+    for p in range(dot.size):
+        scale_x, scale_y = np.sqrt(xx[p]), np.sqrt(yy[p])
+        x_res, x_res_low = _times(scale_x, 0.0, scale_x, 0.0)
+        y_res, y_res_low = _times(scale_y, 0.0, scale_y, 0.0)
+        x_root, x_low = two_sum(scale_x, ((xx[p] - x_res) + (xx_low[p] - x_res_low)) / (2.0 * scale_x))
+        y_root, y_low = two_sum(scale_y, ((yy[p] - y_res) + (yy_low[p] - y_res_low)) / (2.0 * scale_y))
+        norm, norm_low = _times(x_root, x_low, y_root, y_low)
+        ratio = dot[p] / norm
+        back, back_low = _times(ratio, 0.0, norm, norm_low)
+        ratio_low = ((dot[p] - back) + (dot_low[p] - back_low)) / norm
+        ratio, ratio_low = two_sum(ratio, ratio_low)
+        difference, error = two_sum(1.0, -ratio)
+        high[p], low[p] = two_sum(difference, error - ratio_low)
+    return high, low

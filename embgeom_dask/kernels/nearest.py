@@ -1,0 +1,173 @@
+"""The pass over a product tile that keeps each row's nearest, and the table of their bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels import torch_passes
+from embgeom_dask.kernels.bounds import Terms, round_up, upper_bounds
+from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
+from embgeom_dask.kernels.numba_passes import STRIP, may_hit
+
+Array = NDArray[Any]
+
+
+def nearest(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    best: Array,
+    limit: Array,
+    rows: Array,
+    columns: Array,
+    *,
+    mutual: bool,
+    diagonal: bool,
+    twin: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Find the pairs that may be among the nearest of their row, or column, and tighten what the next must not exceed.
+
+    Parameters
+    ----------
+    product : (m, n) bfloat16, float32 or float64
+    terms : lower and upper bound of the values
+    best : (all, k) float64, the smallest upper bounds of every row, ascending; updated in place
+    limit : (all,) float64, what a pair must not exceed to be among the k of a row; updated in place
+    rows, columns : (m,) and (n,) int64, positions; those of the rows are their places in `best` and `limit`
+    mutual : those of the columns too: a pair counts for both
+    diagonal : the tile lies on the diagonal of the pair matrix: only pairs whose row comes before their column
+    twin : (m,) int64, the position of a column that each row is not paired with, -1 for none
+
+    Returns
+    -------
+    i, j (p,) int64 and their lower bound (p,) float64
+    """
+    skip = np.full(rows.size, -1) if twin is None else twin
+    work = _on_cpu if product.device.type == "cpu" else _on_device
+    return work(product, terms, best, limit, (rows, columns, skip), mutual, diagonal)
+
+
+def limits_of(limit: Array, rows: Array, columns: Array, dtype: Any, *, mutual: bool) -> tuple[Array, Array]:
+    """The limits (m,) and (n,) of a tile's rows and columns in `dtype`, rounded up; columns have none if not `mutual`.
+
+    `limit` (all,) float64 and the positions `rows` (m,) and `columns` (n,) are those of `nearest`.
+    """
+    none = np.full(columns.size, -np.inf, dtype)
+    return round_up(limit[rows], dtype), round_up(limit[columns], dtype) if mutual else none
+
+
+def _on_cpu(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    best: Array,
+    limit: Array,
+    places: tuple[Array, Array, Array],
+    mutual: bool,
+    diagonal: bool,
+) -> tuple[Array, Array, Array]:
+    low, high = terms
+    p, kind = as_numba(product), low.row.dtype.type
+    out = np.empty(p.size, np.int32), np.empty(p.size, np.int32), np.empty(p.size, kind)
+    factors = tuple(kind(each) for each in (low.factor, low.bend, high.factor, high.bend))
+    bounds, limits = (low.row, low.column, high.row, high.column), limits_of(limit, *places[:2], kind, mutual=mutual)
+    count = _nearest(p, bounds, factors, limits, places, best, limit, mutual, diagonal, out)
+    i, j, least = (column[:count] for column in out)
+    return i.astype(np.int64), j.astype(np.int64), least.astype(np.float64)
+
+
+def _on_device(
+    product: torch.Tensor,
+    terms: tuple[Terms, Terms],
+    best: Array,
+    limit: Array,
+    places: tuple[Array, Array, Array],
+    mutual: bool,
+    diagonal: bool,
+) -> tuple[Array, Array, Array]:
+    low, high = terms
+    rows, columns, skip = places
+    limits = limits_of(limit, rows, columns, low.row.dtype.type, mutual=mutual)
+    i, j, bound = torch_passes.select(product, low, *limits, diagonal=False)
+    keep = (skip[i] != columns[j]) & ((rows[i] < columns[j]) | (not diagonal))
+    i, j, least = i[keep], j[keep], bound[keep].astype(np.float64)
+    tighten(best, limit, rows[i], columns[j] if mutual else None, upper_bounds(product, low, high, i, j, least))
+    return i, j, least
+
+
+def tighten(best: Array, limit: Array, first: Array, second: Array | None, most: Array) -> None:
+    """Insert the upper bounds `most` (p,) of pairs among the k smallest of the rows `first`, and `second` if given."""
+    _tighten(best, limit, first, most)
+    if second is not None:
+        _tighten(best, limit, second, most)
+
+
+@numba.njit(nogil=True, cache=True)
+def _insert(best: Array, limit: Array, row: int, most: float) -> None:  # pragma: no cover (compiled)
+    k = best.shape[1] - 1
+    if most < best[row, k]:
+        while k > 0 and best[row, k - 1] > most:
+            best[row, k] = best[row, k - 1]
+            k -= 1
+        best[row, k] = most
+        limit[row] = min(limit[row], best[row, -1])
+
+
+@numba.njit(nogil=True, cache=True)
+def _tighten(best: Array, limit: Array, rows: Array, most: Array) -> None:  # pragma: no cover (compiled)
+    for p in range(rows.size):
+        _insert(best, limit, rows[p], most[p])
+
+
+@numba.njit(nogil=True, cache=True)
+def _lower(limits: Array, place: int, most: float) -> Any:  # pragma: no cover (compiled)
+    """Lower one of the limits to `most`, rounded up; returns it."""
+    limits[place] = most
+    if limits[place] < most:
+        limits[place] = np.nextafter(limits[place], limits.dtype.type(np.inf))
+    return limits[place]
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearest(
+    product: Array,
+    bounds: Any,
+    factors: Any,
+    limits: Any,
+    places: Any,
+    best: Array,
+    limit: Array,
+    mutual: bool,
+    diagonal: bool,
+    out: Any,
+) -> int:  # pragma: no cover (compiled)
+    low_row, low_column, high_row, high_column = bounds
+    factor, bend, high_factor, high_bend = factors
+    row_limit, column_limit = limits
+    rows, columns, skip = places
+    out_i, out_j, out_least = out
+    count, width = 0, product.shape[1]
+    for i in range(product.shape[0]):
+        r, row_most = low_row[i], row_limit[i]
+        for strip in range(0, width, STRIP):
+            stop = min(strip + STRIP, width)
+            near = product[i, strip:stop], low_column[strip:stop], column_limit[strip:stop]
+            if may_hit(*near, r, row_most, factor, bend):
+                for j in range(strip, stop):
+                    if columns[j] == skip[i] or (diagonal and columns[j] <= rows[i]):
+                        continue
+                    p = value(product[i, j])
+                    least = r + low_column[j] + factor * p + bend * abs(p)
+                    if not (least > row_most and least > column_limit[j]):
+                        upper = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
+                        _insert(best, limit, rows[i], upper)
+                        row_most = _lower(row_limit, i, limit[rows[i]])
+                        if mutual:
+                            _insert(best, limit, columns[j], upper)
+                            _lower(column_limit, j, limit[columns[j]])
+                        out_i[count], out_j[count], out_least[count] = i, j, least
+                        count += 1
+    return count

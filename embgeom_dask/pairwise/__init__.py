@@ -1,0 +1,1 @@
+"""How a pair of rows is decided: distinct rows, points, blocks, tiles, exact answers."""

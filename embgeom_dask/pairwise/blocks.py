@@ -1,0 +1,183 @@
+"""The blocks that a worker holds: rows as stored, and as points on its device."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Lock, local
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.row_passes import recentre
+from embgeom_dask.metrics import Norms
+from embgeom_dask.pairwise.exact import Rows
+from embgeom_dask.pairwise.points import Form
+from embgeom_dask.pairwise.rows import RowSet
+from embgeom_dask.storage.model_stores import Matrix
+
+Array = NDArray[Any]
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of one side of a scan come from, and the form of their points. Small enough to travel.
+
+    With `ranked` the rows of a block come in order of their distance from the centre, farthest first. Points are of the
+    form `instead` where this process does not multiply those of `form` rightly. It keeps blocks for later use, up to
+    `keep` bytes of them on the host and `keep_on_device` on a device of its own.
+    """
+
+    matrix: Matrix
+    rows: RowSet
+    form: Form
+    tile: int
+    ranked: bool
+    keep: int
+    keep_on_device: int
+    key: str
+    instead: Form | None = None
+
+    def block(self, index: int, device: torch.device) -> Block:
+        """Load block `index`, or take it from this process's cache; its points on `device`."""
+        key = self.key, index, str(device)
+        if device.type == "cpu":
+            return _host.get(key, lambda: self._load(index), self.keep)
+        return _device.get(key, lambda: self.block(index, _CPU).on(device), self.keep_on_device)
+
+    def _load(self, index: int) -> Block:
+        start = index * self.tile
+        positions = np.arange(start, min(start + self.tile, self.rows.token_id.size))
+        stored = rows = self.matrix.take(self.rows.token_id[positions])
+        loaded.nbytes += rows.nbytes
+        radius = np.zeros(positions.size)
+        if self.ranked:
+            radius = self.form.radius(stored)
+            order = np.argsort(-radius)
+            positions, rows, radius = positions[order], stored[order], radius[order]
+        form = self.instead or self.form
+        return Block(positions, stored, *form.points(rows), radius, start, form, self.form.unit / form.unit)
+
+    def read(self) -> Rows:
+        """The rows as stored, read through this process's blocks."""
+        return Rows(self.tile, lambda index: self.block(index, _CPU).stored)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows read together.
+
+    `positions` (b,) int64; `stored` (all, d) in the stored dtype, in order of position from `start` on, on the host
+    alone; `points` (b, d), the rows at `positions` as the metric's tiles take them; `norms` (b,), the metric's norms of
+    the points; `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the
+    centre; `form` is that of the points, and `unit` turns values of these points into those of the scan's.
+    """
+
+    positions: Array
+    stored: Array
+    points: torch.Tensor
+    norms: Norms
+    radius: Array
+    start: int = 0
+    form: Form | None = None
+    unit: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return len(self.positions)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on host and device."""
+        shared = self.points.device.type == "cpu" and self.points.data_ptr() == self.stored.ctypes.data
+        return int(self.stored.nbytes + (0 if shared else self.points.nbytes) + self.norms.nbytes + self.radius.nbytes)
+
+    def take(self, rows: slice | Array) -> Block:
+        """Some rows of the block, for a tile of their own; a slice copies nothing."""
+        points = self.points[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
+        positions, radius = self.positions[rows], self.radius[rows]
+        return replace(self, positions=positions, points=points, norms=self.norms.take(rows), radius=radius)
+
+    def on(self, device: torch.device) -> Block:
+        """The block with its points on a device, without the rows as stored."""
+        return replace(self, stored=self.stored[:0], points=self.points.to(device))
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the points are rounded to integers."""
+        return self.points.dtype == torch.int8
+
+    def unrounded(self) -> Block:
+        """The rows in the form that their points have where they are not rounded."""
+        assert self.form is not None
+        assert self.form.unrounded is not None
+        points, norms = self.form.unrounded.points(self.stored[self.positions - self.start])
+        unit = self.form.unit / self.form.unrounded.unit
+        return replace(self, points=points, norms=norms, form=self.form.unrounded, unit=unit)
+
+    def about(self, centre: torch.Tensor) -> Block:
+        """The rows less `centre` (d,), one of bfloat16 points as stored: in bfloat16 again, with what that loses."""
+        points, norm, left = recentre(self.points, centre)
+        roundoff = 2.0**-24 * (1 if points.device.type == "cpu" else 3)  # of a sum: see metrics.product_error
+        sums = (points.shape[1] + 16) * roundoff * (np.sqrt(norm) + left)
+        return replace(self, points=points, norms=Norms(norm, left + sums))
+
+    def doubled(self) -> Block:
+        """The same points in float64."""
+        return replace(self, points=self.points.double())
+
+
+class _Cache:
+    """The blocks used last, as many as may be kept, and those that are in use."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[tuple[str, int, str], Block] = OrderedDict()
+        self._used: WeakValueDictionary[tuple[str, int, str], Block] = WeakValueDictionary()
+        self._lock = Lock()
+        self._held = 0
+
+    def get(self, key: tuple[str, int, str], load: Callable[[], Block], keep: int) -> Block:
+        """The block of that key; `load` makes it, and then the oldest are dropped until at most `keep` bytes stay."""
+        with self._lock:
+            if (found := self._used.get(key)) is not None:
+                if key in self._blocks:
+                    self._blocks.move_to_end(key)
+                return found
+        block = load()
+        with self._lock:
+            block = self._used.setdefault(key, block)
+            if key not in self._blocks:
+                self._blocks[key] = block
+                self._held += block.nbytes
+                while self._held > keep and self._blocks:
+                    self._held -= self._blocks.popitem(last=False)[1].nbytes
+        return block
+
+    def clear(self) -> None:
+        with self._lock:
+            self._blocks.clear()
+            self._used.clear()
+            self._held = 0
+
+
+class _Loaded(local):
+    """Bytes of rows that this thread took from stores."""
+
+    nbytes = 0
+
+
+_host, _device = _Cache(), _Cache()
+loaded = _Loaded()
+
+
+def forget() -> None:
+    """Drop every block that this process holds."""
+    _host.clear()
+    _device.clear()

@@ -1,0 +1,200 @@
+"""Exact answers about the few pairs that matter.
+
+Three levels, each used only where the one before cannot decide: plain float64, within a known error; double-double, the
+*key* of a pair, which knows whether it is exact; and rational numbers. What is reported of a pair is its distance
+correctly rounded, whatever level decided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from math import inf, nextafter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.correct_rounding import upper_boundary
+from embgeom_dask.kernels.numba_bfloat16 import as_numba
+from embgeom_dask.kernels.parallel import share_out
+from embgeom_dask.metrics import Metric
+
+Array = NDArray[Any]
+Pairs = dict[str, Array]
+"""Pairs of rows and the keys of their values: `first`, `second` (int64 positions), `high` + `low` (float64), `exact`
+(bool). Where a matrix is compared with itself, first < second."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one side: `block(b)` gives rows b * tile, b * tile + 1, ..., in the stored dtype."""
+
+    tile: int
+    block: Callable[[int], Array]
+
+    def __getitem__(self, positions: Array) -> Array:
+        """The rows at `positions` (p,), float64 (p, d)."""
+        found = [self.block(position // self.tile)[position % self.tile] for position in positions.tolist()]
+        return np.array(found).astype(np.float64)
+
+
+def empty_pairs() -> Pairs:
+    """No pairs."""
+    dtypes = {"first": np.int64, "second": np.int64, "high": np.float64, "low": np.float64, "exact": np.bool_}
+    return {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+
+
+def concat_pairs(tables: list[Pairs]) -> Pairs:
+    """Append the tables to each other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in empty_pairs()}
+
+
+def take_pairs(pairs: Pairs, index: Array | slice) -> Pairs:
+    """Select pairs by position, mask or slice."""
+    return {name: column[index] for name, column in pairs.items() if name != "limit"}
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Exact answers about pairs of rows given by position.
+
+    `first` and `second` are the rows of either side, `width` is d; `unit` turns values of rows into values of the
+    tiles' points.
+    """
+
+    metric: Metric
+    first: Rows
+    second: Rows
+    width: int
+    unit: float
+    counts: Counter[str] = field(default_factory=Counter)
+    """How many pairs came to each level: `float64`, `double_double`, `rational`."""
+
+    def values(self, first: Array, second: Array) -> tuple[Array, Array]:
+        """Values (p,) float64, and how far each may be from the true one."""
+        out = np.empty(first.size)
+        self.counts["float64"] += first.size
+        for part, x, y, i, j in self._gather(first, second):
+            found = share_out(lambda a, b: self.metric.direct(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
+            out[part] = np.concatenate(found)
+        return out, self.metric.direct_slack(out, self.width)
+
+    def keys(self, first: Array, second: Array) -> Pairs:
+        """The pairs with their keys."""
+        pairs = {name: np.empty(first.size, column.dtype) for name, column in empty_pairs().items()}
+        pairs["first"], pairs["second"] = first, second
+        self.counts["double_double"] += first.size
+        for part, x, y, i, j in self._gather(first, second):
+            found = share_out(lambda a, b: self.metric.keys(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
+            for name, columns in zip(("high", "low", "exact"), zip(*found, strict=True), strict=True):
+                pairs[name][part] = np.concatenate(columns)
+        return pairs
+
+    def order(self, pairs: Pairs) -> list[Fraction]:
+        """The rational number of each pair that grows with its distance."""
+        self.counts["rational"] += pairs["first"].size
+        rows = zip(self.first[pairs["first"]], self.second[pairs["second"]], strict=True)
+        return [self.metric.order(x, y) for x, y in rows]
+
+    def sort(self, pairs: Pairs, *, descending: bool = False) -> tuple[Pairs, Array]:
+        """Order pairs by exact distance, then by `first`, then by `second`.
+
+        Returns the ordered pairs and their rank (p,) int64: it starts at 0, and equal distances share one.
+        """
+        sign = -1.0 if descending else 1.0
+        order = np.lexsort((pairs["second"], pairs["first"], sign * pairs["low"], sign * pairs["high"]))
+        ordered = take_pairs(pairs, order)
+        high, low, exact = ordered["high"], ordered["low"], ordered["exact"]
+        new = (np.diff(high) != 0) | (np.diff(low) != 0)
+        slack = self.metric.key_slack(np.abs(high), self.width)
+        close = np.abs(np.diff(high) + np.diff(low)) <= slack[1:] + slack[:-1]
+        doubtful = close & ~(exact[1:] & exact[:-1])
+        if doubtful.any():
+            bounds = np.flatnonzero(np.concatenate([[True], ~close, [True]]))
+            for start, stop in pairwise(bounds.tolist()):
+                if doubtful[start : stop - 1].any():
+                    self._sort_run(ordered, new, start, stop, descending)
+        rank = np.concatenate([[0], np.cumsum(new)]) if high.size else np.empty(0, np.int64)
+        return ordered, rank.astype(np.int64)
+
+    def _sort_run(self, ordered: Pairs, new: Array, start: int, stop: int, descending: bool) -> None:
+        """Order the pairs of ordered[start:stop] without error, in place; mark where the value changes in `new`."""
+        run = {name: column[start:stop].copy() for name, column in ordered.items()}
+        values = self.order(run)
+        first, second = run["first"].tolist(), run["second"].tolist()
+        sign = -1 if descending else 1
+        order = sorted(range(stop - start), key=lambda p: (sign * values[p], first[p], second[p]))
+        for name, column in ordered.items():
+            column[start:stop] = run[name][order]
+        new[start : stop - 1] = [values[a] != values[b] for a, b in pairwise(order)]
+
+    def rank(self, first: Array, second: Array, values: Array) -> tuple[Array, Array]:
+        """Order pairs whose plain float64 values are known: index (p,) and rank (p,), as `sort` gives it.
+
+        Keys are made only for pairs whose values are too close to tell apart.
+        """
+        order = np.argsort(values)
+        slack = self.metric.direct_slack(values[order], self.width)
+        new = np.diff(values[order]) > slack[1:] + slack[:-1]
+        alone = np.concatenate([[True], new]) & np.concatenate([new, [True]])
+        (close,) = np.nonzero(~alone)
+        if close.size:
+            pairs = self.keys(first[order[close]], second[order[close]])
+            pairs["index"] = order[close]
+            ordered, rank = self.sort(pairs)
+            order[close] = ordered["index"]
+            beside = np.diff(close) == 1
+            new[close[:-1][beside]] |= (np.diff(rank) != 0)[beside]
+        ranks = np.concatenate([[0], np.cumsum(new)]) if order.size else np.empty(0, np.int64)
+        return order, ranks.astype(np.int64)
+
+    def distances(self, first: Array, second: Array) -> Array:
+        """Distances (p,) float64 as they are reported: correctly rounded, so that ties are equal and none falls."""
+        out, settled = np.empty(first.size), np.empty(first.size, np.bool_)
+        order = np.lexsort((second, first))
+        for part, x, y, i, j in self._gather(first[order], second[order]):
+            found = share_out(lambda a, b: self.metric.rounded(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
+            for column, parts in zip((out, settled), zip(*found, strict=True), strict=True):
+                column[order[part]] = np.concatenate(parts)
+        (unsettled,) = np.nonzero(~settled)
+        numbers = self.order({"first": first[unsettled], "second": second[unsettled]})
+        out[unsettled] = [nearest_float(self.metric, number) for number in numbers]
+        return out
+
+    def equal(self, first: Array, second: Array, distance: Array) -> Array:
+        """Which pairs (p,), of those reported at `distance` (p,), are at distance 0 before it is rounded."""
+        equal: Array = distance == 0
+        keys = self.keys(first[equal], second[equal])
+        equal[equal] = keys["exact"] & (keys["high"] == 0)
+        return equal
+
+    def _gather(self, first: Array, second: Array) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
+        """Yield index arrays into the pairs, the two blocks of rows that they need, and each pair's place in these."""
+        chunk = (first // self.first.tile) << 32 | second // self.second.tile
+        order = np.argsort(chunk, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(chunk[order])) + 1):
+            if part.size:
+                i, j = first[part], second[part]
+                x, y = self.first.block(int(i[0]) // self.first.tile), self.second.block(int(j[0]) // self.second.tile)
+                yield part, as_numba(x), as_numba(y), i % self.first.tile, j % self.second.tile
+
+
+def is_at_most(metric: Metric, order: Fraction, distance: float) -> bool:
+    """Whether a pair, whose rational number is `order`, is reported at `distance` at most."""
+    boundary, inside = upper_boundary(distance)
+    most = metric.order_of(boundary)
+    return order < most or (inside and order == most)
+
+
+def nearest_float(metric: Metric, order: Fraction) -> float:
+    """The distance of a pair as it is reported, from its rational number."""
+    found = metric.near(order)
+    while not is_at_most(metric, order, found):
+        found = nextafter(found, inf)
+    while is_at_most(metric, order, below := nextafter(found, -inf)):
+        found = below
+    return found

@@ -1,0 +1,71 @@
+"""How rows become points: shifted, scaled, in the type that products are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.kernels.row_passes import norms, quantise
+from embgeom_dask.metrics import METRICS, Metric, Norms
+
+Array = NDArray[Any]
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the points of a scan are. Small enough to travel.
+
+    `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball; products
+    are made of `element`s. `bfloat16` rows are points as they are stored, with no centre and scale 1. `int8` rows are
+    rounded to integers, `scale` being what fills these; where the integers may leave many pairs undecided, `unrounded`
+    is the form in which these are told apart.
+    """
+
+    metric: str
+    element: str
+    centre: Array
+    scale: float
+    unrounded: Form | None = None
+
+    @property
+    def elements(self) -> set[str]:
+        """What products are made of: of some points as stored again in float64."""
+        return (
+            {self.element}
+            | ({"float64"} if self.element == "bfloat16" else set())
+            | (self.unrounded.elements if self.unrounded else set())
+        )
+
+    @property
+    def unit(self) -> float:
+        """The value of two points over the value of their rows."""
+        return self._metric.unit(self.scale)
+
+    @property
+    def _metric(self) -> Metric:
+        return METRICS[self.metric]
+
+    def radius(self, rows: Array) -> Array:
+        """A bound (b,) float64 of the distance of each row's point from the centre, of rows (b, d) as stored."""
+        bound: Array = self._metric.radius(*norms(rows, self.centre).T) * self.scale * (1 + 1e-9)
+        return bound
+
+    def points(self, rows: Array) -> tuple[torch.Tensor, Norms]:
+        """The points (b, d) of rows (b, d) as stored, on the CPU, and their norms."""
+        if self.element == "bfloat16":
+            return devices.to_tensor(rows, _CPU), Norms(norms(rows)[:, 1])
+        if self.element == "int8":
+            integers, error = quantise(rows, self.centre, self.scale)
+            return torch.from_numpy(integers), Norms(norms(rows, self.centre)[:, 1] * self.scale**2, error)
+        values = rows.astype(np.float64)
+        values -= self.centre
+        values *= self.scale
+        points = self._metric.points(values, np.dtype(self.element))
+        return devices.to_tensor(points.values, _CPU), points.norms

@@ -1,0 +1,170 @@
+"""The rows that a scan compares: selected, finite, one of each group of identical rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import ceil, floor, log10
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.errors import InputError
+from embgeom_dask.kernels.parallel import share_out
+from embgeom_dask.kernels.row_passes import FAR, LARGEST, NOT_FINITE, SMALLEST, norms, unfit
+from embgeom_dask.metrics import METRICS, Metric
+from embgeom_dask.storage.model_stores import Matrix
+
+Array = NDArray[Any]
+
+_NONE = np.zeros(0, np.int64)
+_PIECE = 1 << 20
+"""Bytes of rows whose -0 is made 0 together."""
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What one pass over some rows finds.
+
+    `digest` (rows, 16) uint8 of the bits; `radius` (rows,) float64, the metric's distance from the centre; `unfit`
+    (rows,) uint8, what keeps a row from being compared; and `zero` (rows,) bool, where all values are 0.
+    """
+
+    digest: Array
+    radius: Array
+    unfit: Array
+    zero: Array
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Distinct rows by position, and the tokens that have them.
+
+    `token_id` (rows,) int64 ascending, the lowest id of each group; `members` (tokens,) int64, the groups one after
+    the other, ids ascending; group g is `members[offsets[g]:offsets[g + 1]]`. `left_out` (n,) int64 are the tokens
+    that have no distance in this metric.
+    """
+
+    token_id: Array
+    members: Array
+    offsets: Array
+    left_out: Array
+
+    @property
+    def weights(self) -> Array:
+        """How many tokens share each row: (rows,) int64."""
+        return np.diff(self.offsets)
+
+    @property
+    def tokens(self) -> Array:
+        """The tokens that are compared, ascending: (tokens,) int64."""
+        return np.sort(self.members)
+
+
+def centre_of(rows: Array) -> Array:
+    """The mean of the rows that can be compared, (d,) float64."""
+    values = rows[unfit(rows) == 0].astype(np.float64)
+    return values.mean(axis=0) if len(values) else np.zeros(rows.shape[1])
+
+
+def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: str) -> RowFacts:
+    """Read the rows of `token_id` and say what a scan must know of them; runs on a worker.
+
+    Digests are of the rows as `dtype`, which holds all their values.
+    """
+    with devices.session(torch.device("cpu")):
+        rows = matrix.take(token_id)
+        one, two, largest = norms(rows, centre).T
+        alike = rows if matrix.dtype == dtype else rows.astype(dtype)
+        names = digest(alike)
+        zero = (names == digest(np.zeros_like(alike[:1]))).all(axis=1)
+        return RowFacts(names, METRICS[metric].radius(one, two, largest), unfit(rows), zero)
+
+
+def digest(rows: Array) -> Array:
+    """Name the bits of each row of (n, d), with -0 as 0, by their BLAKE2b digest: (n, 16) uint8.
+
+    Nobody can find two rows of one digest, so rows of one digest are identical.
+    """
+    words, zero = rows.view(f"u{rows.dtype.itemsize}"), 1 << (8 * rows.dtype.itemsize - 1)
+    step = max(1, _PIECE // (rows.shape[1] * rows.dtype.itemsize))
+
+    def named(start: int, stop: int) -> bytes:
+        pieces = (words[first : min(first + step, stop)] for first in range(start, stop, step))
+        alike = (np.multiply(piece, piece != zero, order="C") for piece in pieces)
+        return b"".join(blake2b(row, digest_size=16).digest() for piece in alike for row in piece)
+
+    found = share_out(named, len(words))
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+
+
+def check_fit(matrix: Matrix, token_id: Array, found: Array) -> None:
+    """Refuse rows that no command computes with; `found` (n,) is what `unfit` says of the rows of `token_id` (n,).
+
+    Raises
+    ------
+    InputError
+        where a row holds NaN or infinity, or a float64 value whose square cannot be held; it names the first ids.
+    """
+    for reason, held in (
+        (NOT_FINITE, "NaN or infinity"),
+        (FAR, f"values that float64 cannot square, other than 0 under {SMALLEST:.1e} or over {LARGEST:.1e}"),
+    ):
+        bad = token_id[found == reason]
+        if bad.size:
+            first = ", ".join(map(str, bad[:5].tolist())) + (", ..." if bad.size > 5 else "")
+            raise InputError(
+                f"{matrix.model}: {bad.size} of {token_id.size} rows of {matrix.name} hold {held} (token ids {first}): "
+                "leave them out with --tokens where the command has it, or mend the checkpoint and convert it again"
+            )
+
+
+def group(token_id: Array, digests: Array, left_out: Array = _NONE) -> RowSet:
+    """Group the rows (n, 16) of one digest; `token_id` (n,) int64 are their tokens, ascending."""
+    _, first, number = np.unique(digests.view("V16").ravel(), return_index=True, return_inverse=True)
+    sizes = np.bincount(number)[np.argsort(first)]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return RowSet(token_id[np.sort(first)], token_id[np.argsort(first[number], kind="stable")], offsets, left_out)
+
+
+def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) -> RowSet:
+    """Group identical rows; rows of zeros are left out unless `zeros`.
+
+    Raises
+    ------
+    InputError
+        where a row cannot be compared: see `check_fit`.
+    """
+    check_fit(matrix, token_id, facts.unfit)
+    keep = np.ones(token_id.size, np.bool_) if zeros else ~facts.zero
+    return group(token_id[keep], facts.digest[keep], token_id[~keep])
+
+
+def twins(first: Array, second: Array) -> Array:
+    """The place among different digests `second` (m, 16) of each of different digests `first` (n, 16): (n,) int64.
+
+    -1 where it is not among them.
+    """
+    twin = np.full(len(first), -1)
+    _, here, there = np.intersect1d(first.view("V16"), second.view("V16"), assume_unique=True, return_indices=True)
+    twin[here] = there
+    return twin
+
+
+def join(parts: list[RowFacts]) -> RowFacts:
+    """The facts of several parts, one after the other."""
+    return RowFacts(
+        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("digest", "radius", "unfit", "zero"))
+    )
+
+
+def distance_bound(metric: Metric, largest: list[float]) -> float:
+    """A bound of every distance between rows of these radii, rounded up to three digits; 1 where all are 0."""
+    bound = metric.bound(sum(largest) * (1 + 1e-9))
+    if not bound > 0:
+        return 1.0
+    exponent = floor(log10(bound)) - 2
+    return float(f"{ceil(bound / 10.0**exponent)}e{exponent}")

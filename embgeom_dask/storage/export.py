@@ -1,0 +1,80 @@
+"""From a store back to a file: the matrix as it was in the checkpoint, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from embgeom_dask import progress
+from embgeom_dask.errors import EmbgeomError, InputError, shorten
+from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage.model_stores import Matrix, Role
+
+_BLOCK_BYTES = 32 << 20
+_TENSOR = "W"
+
+
+def export(
+    store: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    matrix: Role | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write a matrix of a store to a `.safetensors` file, as the tensor `W` (V, d), and return the file's path.
+
+    The bytes are those of the checkpoint, the metadata names the model, the matrix and its SHA-256. `convert` reads the
+    file again. It is written aside, and moved into place when it is complete. `matrix` is `input` or `output` (the
+    default, or `input` where there is no output matrix).
+
+    Raises
+    ------
+    InputError
+        Where there is no such store or matrix, where `output` is no `.safetensors` file in a folder that exists, or
+        where it exists and `overwrite` is not given.
+    EmbgeomError
+        Where the store is damaged or the file cannot be written; nothing is left behind.
+    """
+    found, path = model_stores.find_matrix(store, matrix), Path(output)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} must end in .safetensors")
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"no folder {path.parent}: make it first")
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: --overwrite replaces it"))
+        with paths.whole_file(path) as file:
+            _write(found, file)
+    except OSError as error:
+        raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error
+    return str(path)
+
+
+def _write(matrix: Matrix, file: BinaryIO) -> None:
+    row_bytes = matrix.hidden_size * np.dtype(matrix.read(0, 1).dtype).itemsize
+    size = matrix.vocab_size * row_bytes
+    entry = {
+        "dtype": model_stores.DTYPES[matrix.dtype],
+        "shape": [matrix.vocab_size, matrix.hidden_size],
+        "data_offsets": [0, size],
+    }
+    metadata = {"format": "pt", "model": matrix.model, "matrix": matrix.name, "sha256": matrix.sha256}
+    header = json.dumps({"__metadata__": metadata, _TENSOR: entry}).encode()
+    header += b" " * (-len(header) % 8)
+    rows = max(matrix.chunk_rows, _BLOCK_BYTES // row_bytes // matrix.chunk_rows * matrix.chunk_rows)
+    digest = hashlib.sha256()
+    with progress.bar(size, f"{matrix.model} {matrix.name}", "B") as advance:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for start in range(0, matrix.vocab_size, rows):
+            block = np.ascontiguousarray(matrix.read(start, min(start + rows, matrix.vocab_size))).view(np.uint8).data
+            digest.update(block)
+            file.write(block)
+            advance(block.nbytes)
+    if digest.hexdigest() != matrix.sha256:
+        raise EmbgeomError(f"{matrix.store}/{matrix.name} is damaged: its bytes have another SHA-256 than it says")

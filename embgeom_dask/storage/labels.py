@@ -1,0 +1,77 @@
+"""The token labels of a store: written once, read once, and checked against what the conversion recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Mapping
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from embgeom_dask.storage import paths
+from embgeom_dask.storage.validation import LABELS, MATRICES, Metadata, damaged, label_names
+
+_UNREADABLE = ValueError, RuntimeError, IndexError, TypeError
+"""What zarr raises for bytes that are not what they should be."""
+
+
+@lru_cache(maxsize=8)
+def read_labels(metadata: Metadata) -> Mapping[str, np.ndarray]:
+    """Return token ids and labels of a store's rows by the names of their arrays: numpy arrays, read and verified once.
+
+    Raises
+    ------
+    InputError
+        where they are damaged, or not those that were converted.
+    EmbgeomError
+        where they cannot be read.
+    """
+    path = metadata.path
+    try:
+        with paths.explained(f"read the token labels of {path}", passing=_UNREADABLE):
+            group = paths.open_group(path)
+            found = {name: np.asarray(cast(Any, group[name])[:]) for name in label_names(metadata.arrays)}
+    except _UNREADABLE as error:
+        raise damaged(path, f"its token labels cannot be read ({paths.explain(error)})") from error
+    whole = all(
+        np.array_equal(values, np.arange(len(values))) for name, values in found.items() if name.startswith("token_id")
+    )
+    for name in MATRICES:
+        if name in metadata.arrays:
+            suffix, array = suffix_of(name, found), metadata.arrays[name]
+            own = {label: found[f"{label}{suffix}"] for label in LABELS}
+            whole &= digest_labels(own, array["shape"][0]) == array["attributes"]["labels_sha256"]
+    if not whole:
+        raise damaged(path, "its token labels are not those that were converted")
+    return found
+
+
+def suffix_of(matrix: str, arrays: Container[str]) -> str:
+    """What the names of a stored matrix's labels end in: `_input` or `_output` where it has labels of its own."""
+    suffix = f"_{matrix.removesuffix('_embedding')}"
+    return suffix if f"token{suffix}" in arrays else ""
+
+
+def digest_labels(labels: Mapping[Any, Any], rows: int) -> str:
+    """Return the sha256 of all the labels of the first `rows` rows."""
+    listed = [np.asarray(labels[name])[:rows].tolist() for name in LABELS]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def write_label(group: zarr.Group, name: str, values: np.ndarray, dimension: str = "token_id") -> None:
+    """Write one label array (n,) of a store: one chunk, with a checksum."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=cast(Any, "string" if values.dtype.kind in "OTU" else values.dtype),
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        dimension_names=[dimension],
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+    array[:] = values

@@ -1,0 +1,398 @@
+"""Model stores: one zarr v3 group a model, written once, then opened by xarray, dask and the workers.
+
+The layout is documented in `stores/README.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from embgeom_dask import progress
+from embgeom_dask.bfloat16 import BFloat16  # registers the data type
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.storage import fill, paths, records
+from embgeom_dask.storage.fill import RowSource
+from embgeom_dask.storage.labels import digest_labels as digest_labels
+from embgeom_dask.storage.labels import read_labels, suffix_of, write_label
+from embgeom_dask.storage.lazy_rows import lazy_rows
+from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, NoStore, chunk_rows, damaged, read_metadata
+from embgeom_dask.storage.validation import LABELS as LABELS
+from embgeom_dask.storage.validation import MATRICES as MATRICES
+from embgeom_dask.storage.validation import is_store as is_store
+
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", BFloat16._zarr_v3_name: "BF16"}
+"""What a store can hold, and what safetensors files call it."""
+
+_DENSE = 1.125
+"""Rows read in one piece, for each row taken."""
+
+_NAMED = ("token_id", "token", "text", "has_token")
+Role = Literal["input", "output"]
+ROLES: tuple[Role, Role] = ("input", "output")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One stored matrix, as it travels to workers: where it is and what it must contain. Rows are token ids.
+
+    `name` is the stored array (`input_embedding` or `output_embedding`; of a tied store, the one that is there),
+    `revision` the model's commit ("" where it is not known), `dtype` the stored type's name, `sha256` that of the rows'
+    bytes in order, `labels_sha256` that of its rows' labels, `chunk_rows` the rows of a zarr chunk.
+    """
+
+    store: str
+    name: str
+    model: str
+    vocab_size: int
+    hidden_size: int
+    dtype: str
+    sha256: str
+    tied: bool
+    chunk_rows: int
+    revision: str = ""
+    labels_sha256: str = ""
+
+    @property
+    def label(self) -> str:
+        """The model, with its revision where it is known."""
+        return label(self.model, self.revision)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start..stop-1 as (stop - start, hidden_size) in the stored dtype (ml_dtypes' bfloat16 for that).
+
+        Raises IndexError for rows outside the matrix, and EmbgeomError where the store was replaced or is damaged.
+        """
+        if not 0 <= start <= stop <= self.vocab_size:
+            raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.store}/{self.name}")
+        array, digests = _stored_array(self)
+        where = paths.join(self.store, self.name)
+        first, last = start // self.chunk_rows, math.ceil(stop / self.chunk_rows)
+        begin = first * self.chunk_rows
+        with paths.explained(f"read rows {start}:{stop} of {where}", passing=()):
+            rows = cast(np.ndarray, array[begin : min(last * self.chunk_rows, self.vocab_size)])
+        for chunk, digest in enumerate(digests[first:last]):
+            if fill.sha256(rows[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]) != digest:
+                raise EmbgeomError(
+                    f"cannot read rows {start}:{stop} of {where}: chunk {first + chunk} holds other bytes than were "
+                    "converted: convert the model again, and overwrite the store"
+                )
+        return rows if len(rows) == stop - start else rows[start - begin : stop - begin].copy()
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
+        ids = np.asarray(ids, dtype=np.int64)
+        if ids.size and np.ptp(ids) < _DENSE * ids.size:
+            span = self.read(int(ids.min()), int(ids.max()) + 1)
+            return span if len(span) == ids.size and (np.diff(ids) == 1).all() else span[ids - ids.min()]
+        rows = np.empty((ids.size, self.hidden_size), dtype=_stored_array(self)[0].dtype)
+        order = np.argsort(ids, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(ids[order] // self.chunk_rows)) + 1):
+            if group.size:
+                first, last = int(ids[group[0]]), int(ids[group[-1]])
+                rows[group] = self.read(first, last + 1)[ids[group] - first]
+        return rows
+
+
+def label(model: str, revision: str) -> str:
+    """Name a model and its revision, `organisation/name@revision`, of a commit the first 12 digits."""
+    return f"{model}@{revision[:12] if re.fullmatch('[0-9a-f]{40}', revision) else revision}" if revision else model
+
+
+def file_name(model: str, revision: str = "") -> str:
+    """Name the store, or the result, of a model: `<organisation>--<name>.zarr`, or `...@<revision>.zarr`."""
+    return f"{label(model, revision).replace('/', '--')}.zarr"
+
+
+def check_unchanged(matrix: Matrix) -> None:
+    """Raise EmbgeomError where the store of `matrix` was replaced or removed since it was found: one small read."""
+    where = paths.join(matrix.store, matrix.name)
+    with paths.explained(f"open {where}", passing=()):
+        attrs = json.loads(records.read(paths.join(where, "zarr.json")))["attributes"]
+    _check_same(matrix, attrs)
+
+
+@lru_cache(maxsize=64)
+def _stored_array(matrix: Matrix) -> tuple[zarr.Array[Any], Sequence[str]]:
+    """The zarr array of a matrix, and the SHA-256 of each of its chunks."""
+    with paths.explained(f"open {paths.join(matrix.store, matrix.name)}", passing=()):
+        array = zarr.open_array(paths.reader(matrix.store), path=matrix.name, mode="r")
+    _check_same(matrix, array.attrs)
+    grid = (matrix.vocab_size, matrix.hidden_size), (matrix.chunk_rows, matrix.hidden_size), matrix.dtype
+    if (array.shape, array.chunks, np.dtype(array.dtype).name) != grid:
+        raise damaged(matrix.store, f"{matrix.name}/zarr.json and the group's zarr.json differ")
+    return array, cast(Sequence[str], array.attrs["chunk_sha256"])
+
+
+def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
+    if (attrs.get("sha256"), attrs.get("labels_sha256")) != (matrix.sha256, matrix.labels_sha256):
+        raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
+
+
+def open_model(store: Place) -> xr.Dataset:
+    """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
+
+    Each matrix carries `attrs["store"]`, `attrs["model"]`, `attrs["revision"]` and, the name of the stored array,
+    `attrs["matrix"]`. Of a tied store both names give its one matrix. Rows are checked against the SHA-256 of their
+    chunk as they are read.
+
+    Raises
+    ------
+    InputError
+        where `store` is not a model's store, or is damaged.
+    """
+    metadata = read_metadata(store)
+    dataset = xr.open_zarr(cast(Any, paths.reader(metadata.path)), consolidated=True, chunks={})
+    for name, values in read_labels(metadata).items():
+        dataset = dataset.assign_coords({name: dataset[name].copy(data=values.copy())})
+    for role in ROLES:
+        if metadata.attrs["tied"] or f"{role}_embedding" in metadata.arrays:
+            matrix = _matrix(metadata, role)
+            name, stored = f"{role}_embedding", dataset[matrix.name]
+            dataset[name] = stored.copy(data=lazy_rows(matrix))
+            own = {key: stored.attrs[key] for key in ("source_tensor", "dtype", "sha256")}
+            whose = {"store": matrix.store, "model": matrix.model, "revision": matrix.revision, "matrix": matrix.name}
+            dataset[name].attrs = {**own, **whose}
+    return cast(xr.Dataset, dataset)
+
+
+def labels(store: Place, ids: np.ndarray | None = None, name: str = "") -> xr.Dataset:
+    """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
+
+    `name` is the stored matrix whose rows `ids` are: it may have labels of its own. They are numpy arrays, the strings
+    of numpy's variable-length StringDType, read and verified once.
+
+    Raises
+    ------
+    InputError
+        where `store` is not a model's store, or is damaged.
+    """
+    found = read_labels(read_metadata(store))
+    suffix = suffix_of(name, found)
+    rows = np.arange(len(found[f"token_id{suffix}"])) if ids is None else np.asarray(ids, dtype=np.int64)
+    return xr.Dataset(coords={label: ("token_id", found[f"{label}{suffix}"][rows]) for label in _NAMED})
+
+
+def labels_of(matrix: Matrix, ids: np.ndarray | None = None) -> xr.Dataset:
+    """Return the `labels` of a matrix's rows. Raises EmbgeomError where its store was replaced since it was found."""
+    check_labels(matrix)
+    return labels(matrix.store, ids, matrix.name)
+
+
+def check_labels(matrix: Matrix) -> None:
+    """Read and verify the token labels of a matrix's store.
+
+    Raises
+    ------
+    InputError
+        where they are damaged.
+    EmbgeomError
+        where they are not those that the store had when the matrix was found.
+    """
+    metadata = read_metadata(matrix.store)
+    attrs = metadata.arrays.get(matrix.name, {}).get("attributes", {})
+    _check_same(matrix, attrs)
+    read_labels(metadata)
+
+
+def make_labels(
+    token: Sequence[str], text: Sequence[str], has_token: Sequence[bool], **others: Sequence[Any]
+) -> xr.Dataset:
+    """Return all the labels of a model: `token[i]`, `text[i]` and `has_token[i]` belong to token id i.
+
+    `others` are `bytes` (hexadecimal strings), `is_added` and `is_special` (bools): by default empty, and False.
+    """
+    given = {"token": token, "text": text, "has_token": has_token, **others}
+    coords: dict[str, Any] = {"token_id": np.arange(len(token), dtype=np.int64)}
+    for name, kind in LABELS.items():
+        coords[name] = ("token_id", np.array(given[name], kind) if name in given else np.zeros(len(token), kind))
+    return xr.Dataset(coords=coords)
+
+
+def find_matrix(store: Place, matrix: Role | None = None) -> Matrix:
+    """Find a stored matrix: `input` or `output`; by default the output matrix, or the input matrix where it is alone.
+
+    Raises
+    ------
+    InputError
+        where there is no such store or matrix, or where the store is damaged.
+    """
+    if matrix not in (None, "input", "output"):
+        raise InputError(f"no matrix {matrix!r}: choose input or output")
+    return _matrix(read_metadata(store), matrix)
+
+
+def _matrix(metadata: Metadata, matrix: Role | None) -> Matrix:
+    stored = [name for name in MATRICES if name in metadata.arrays]
+    name = stored[-1] if matrix is None or metadata.attrs["tied"] else f"{matrix}_embedding"
+    if name not in stored:
+        raise InputError(f"{metadata.path} has no {name}, only {stored[0]}")
+    array = metadata.arrays[name]
+    return Matrix(
+        store=metadata.path,
+        name=name,
+        model=metadata.attrs["model"],
+        vocab_size=array["shape"][0],
+        hidden_size=array["shape"][1],
+        dtype=array["attributes"]["dtype"],
+        sha256=array["attributes"]["sha256"],
+        tied=metadata.attrs["tied"],
+        chunk_rows=chunk_rows(array),
+        revision=metadata.attrs.get("revision", ""),
+        labels_sha256=array["attributes"]["labels_sha256"],
+    )
+
+
+def list_models(stores: Place = "stores") -> xr.Dataset:
+    """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
+
+    Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
+    and dtype are those of the matrix that commands take by default. The attribute `broken` says of each store that is
+    damaged, of another layout, or cannot be read, what is wrong. Raises InputError where there is no such folder.
+    """
+    try:
+        found = paths.groups_in(stores)
+    except FileNotFoundError:
+        raise InputError(f"no folder of stores at {stores}: embgeom convert makes one") from None
+    text = np.dtypes.StringDType()
+    kinds: dict[str, Any] = {
+        **{"model": text, "store": text, "dtype": text, "vocab_size": np.int64, "hidden_size": np.int64},
+        **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},
+    }
+    with ThreadPoolExecutor(8) as pool:
+        described = list(pool.map(_description, found))
+    rows = sorted(row for row in described if isinstance(row, tuple))
+    broken = [row for row in described if isinstance(row, str)]
+    columns = {name: np.array([row[i] for row in rows], dtype=kind) for i, (name, kind) in enumerate(kinds.items())}
+    dataset = xr.Dataset({name: ("model", column) for name, column in columns.items()}, attrs={"broken": broken})
+    return dataset.set_coords("model")
+
+
+def _description(path: str) -> tuple[str | int | bool, ...] | str | None:
+    """What `list_models` says of one store; in one line what is wrong with it; None where there is none at `path`."""
+    try:
+        metadata = read_metadata(path)
+        matrix, size = _matrix(metadata, None), paths.size(path)
+    except NoStore:
+        return None
+    except EmbgeomError as error:
+        return str(error)
+    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in metadata.arrays]
+    facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
+    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, size)
+
+
+def attributes(store: Place) -> dict[str, Any]:
+    """Return the attributes of a model's store and, as `matrices`, those of each matrix; a tied one has both names.
+
+    Raises
+    ------
+    InputError
+        where `store` is not a model's store, or is damaged.
+    """
+    metadata = read_metadata(store)
+    matrices = {name: metadata.arrays[name]["attributes"] for name in MATRICES if name in metadata.arrays}
+    if metadata.attrs["tied"]:
+        matrices = dict.fromkeys(MATRICES, *matrices.values())
+    return deepcopy({**metadata.attrs, "matrices": matrices})
+
+
+def write_model(
+    path: Place,
+    matrices: Mapping[str, RowSource],
+    *,
+    attrs: Mapping[str, Any],
+    labels: xr.Dataset | None = None,
+    own_labels: Mapping[str, xr.Dataset] | None = None,
+    tied: bool = False,
+    overwrite: bool = False,
+    resume: str | None = None,
+) -> str:
+    """Write a model's store, streaming its rows chunk by chunk, and return its path.
+
+    A folder is written aside and moved into place when it is complete; on any failure nothing is left behind and a
+    store that was there stays. At a URL what was there is removed first, and the attributes are written last.
+    Where two matrices differ in rows, the shorter one's rows are its own dimension, `token_id_input` or
+    `token_id_output`; so are those of a matrix that has `own_labels`, by its name: its rows are other tokens.
+    `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`; two of the same bits are
+    found to be), `attrs` needs `model`, and `labels` is as `make_labels` gives (default: no tokens). With `resume`,
+    which names these very rows, what fails is kept, and the next writer goes on from the chunks there.
+
+    Raises
+    ------
+    InputError
+        where something exists at `path` and `overwrite` is not given (or it is no store), where a matrix has no rows or
+        another dtype than F64, F32, F16 and BF16, or where labels and rows differ in number.
+    """
+    target = paths.locate(path)
+    check_writable(target, overwrite=overwrite)
+    rows, own = _check_matrices(matrices, tied), own_labels or {}
+    if labels is None:
+        labels = make_labels([""] * rows, [""] * rows, [False] * rows)
+    for name, given in {"": labels, **own}.items():
+        if given.sizes["token_id"] != (expected := matrices[name].shape[0] if name else rows):
+            raise InputError(f"{given.sizes['token_id']} labels for {expected} rows of {target}")
+    widths = {source.shape[1] for source in matrices.values()}
+    with paths.replacing(target, overwrite=overwrite, resume=resume) as place:
+        group = zarr.open_group(paths.writer(place), mode="a", zarr_format=3)
+        for name in ("token_id", *LABELS):
+            write_label(group, name, labels[name].values)
+        found = set()
+        for name, source in matrices.items():
+            suffix = f"_{name.removesuffix('_embedding')}" if name in own or source.shape[0] < rows else ""
+            hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
+            if suffix and f"token_id{suffix}" not in group:
+                write_label(group, f"token_id{suffix}", np.arange(source.shape[0]), f"token_id{suffix}")
+            for label in LABELS if name in own else ():
+                write_label(group, f"{label}{suffix}", own[name][label].values, f"token_id{suffix}")
+            array = fill.create(group, name, source, [f"token_id{suffix}", hidden])
+            with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
+                kept = paths.names_in(paths.join(place, name)) if resume else ()
+                sha256, chunk_sha256 = fill.fill(array, source, bar, kept)
+            facts: dict[str, Any] = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
+            facts |= {"labels_sha256": digest_labels(own.get(name, labels), source.shape[0])}
+            facts["chunk_sha256"] = chunk_sha256
+            if name in own or not suffix:
+                facts["coordinates"] = " ".join(f"{label}{suffix}" for label in LABELS)
+            array.attrs.put(facts)
+            found.add((source.shape, source.dtype, sha256, name in own))
+        if len(found) < len(matrices):
+            del group["output_embedding"]
+            tied = True
+        paths.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION})
+    return os.fspath(path)
+
+
+def check_writable(path: Place, *, overwrite: bool) -> None:
+    """Raise InputError where writing a store to `path` would replace a store unasked, or anything else at all."""
+    if paths.is_free(paths.locate(path)):
+        return
+    if not is_store(path):
+        raise InputError(f"{path} is not a store: move it away")
+    if not overwrite:
+        read_metadata(path)  # which says what is wrong with a store that is damaged
+        raise InputError(f"{path} exists: --overwrite replaces it, another --name keeps it")
+
+
+def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:
+    if not matrices or not set(matrices) <= set(MATRICES) or (tied and len(matrices) > 1):
+        raise ValueError(f"cannot store {list(matrices)} as the {'tied matrix' if tied else 'matrices'} of a model")
+    for source in matrices.values():
+        if source.dtype.name not in DTYPES:
+            raise InputError(f"{source.tensor} has dtype {source.dtype.name}: only {', '.join(DTYPES)} can be stored")
+        if 0 in source.shape:
+            raise InputError(f"{source.tensor} is empty: its shape is {list(source.shape)}")
+    return max(source.shape[0] for source in matrices.values())

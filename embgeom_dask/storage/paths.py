@@ -1,0 +1,406 @@
+"""Where stores and results lie: a folder on this machine, or a URL that fsspec knows (`s3://`, `gs://`, `https://`).
+
+Either holds zarr groups that are whole or not there. A folder is written aside and moved into place. At a URL nothing
+can be moved: a group is written where it belongs, marked unfinished, and gets its attributes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+import zarr
+from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec.core import url_to_fs
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, shorten
+from embgeom_dask.redaction import redact
+from embgeom_dask.storage import transactions
+
+Place = str | os.PathLike[str]
+
+UNFINISHED = "unfinished"
+"""The attribute of a group at a URL that is being written, or whose writer died: a name of what it is, or true."""
+
+_READERS = 4  # threads that check chunks
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
+
+
+def is_url(place: Place) -> bool:
+    """Whether `place` is a URL, and no path on this machine."""
+    text = os.fspath(place)
+    return ("://" in text or "::" in text) and not text.startswith("file://")
+
+
+def locate(place: Place) -> str:
+    """Return the absolute path, or the URL, that `place` is; without a slash at its end.
+
+    Raises
+    ------
+    InputError
+        where a URL holds credentials, which would be kept in results, or needs a package that is not installed, or
+        where no file can have a path like that.
+    """
+    if not is_url(place):
+        text = os.fspath(place)
+        if text.startswith("file://"):
+            refuse_credentials(text)
+            text = unquote(urlsplit(text).path)
+        try:
+            os.lstat(text)
+        except ValueError as error:  # a null byte, or half a surrogate pair
+            raise InputError(f"no file can be called {shorten(text)}: {explain(error)}") from error
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise InputError(f"no file can be called {shorten(text)}: the name is too long") from error
+        return os.path.abspath(text)  # noqa: PTH100
+    url = os.fspath(place).rstrip("/")
+    refuse_credentials(url)
+    for part in url.split("::"):
+        protocol = part.partition("://")[0]
+        try:
+            get_filesystem_class(protocol)
+        except ImportError as error:
+            extra = _EXTRAS.get(protocol)
+            remedy = f": pip install 'embgeom-dask[{extra}]'" if extra else f" ({explain(error)})"
+            raise InputError(f"{url} needs a package that is not installed{remedy}") from error
+        except ValueError as error:
+            raise InputError(
+                f"{url}: no {protocol}:// is known here, only those of fsspec, like s3:// or gs://"
+            ) from error
+    return url
+
+
+def join(place: str, *names: str) -> str:
+    """Name what lies in `place`, a path or a URL."""
+    return "/".join([place.rstrip("/"), *names]) if is_url(place) else os.path.join(place, *names)  # noqa: PTH118
+
+
+def explain(error: BaseException) -> str:
+    """The first line of what an error says, without what a URL in it may hold of credentials."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return redact(str(said).strip().partition("\n")[0])
+
+
+@contextmanager
+def explained(what: str, passing: tuple[type[Exception], ...] = (EmbgeomError, FileNotFoundError)) -> Iterator[None]:
+    """Raise whatever goes wrong as one line, `cannot <what>: <why>`; let errors of the types `passing` pass."""
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:  # each kind of storage has its own
+        raise EmbgeomError(f"cannot {what}: {explain(error)}") from error
+
+
+def filesystem(place: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a path or URL, with no listing remembered, and the path in it."""
+    fs, path = cast(tuple[AbstractFileSystem, str], url_to_fs(place))
+    fs.invalidate_cache()
+    return fs, path
+
+
+def exists(place: str) -> bool:
+    """Whether anything is at `place`."""
+    if not is_url(place):
+        return os.path.lexists(place)
+    with explained(f"look at {place}"):
+        fs, path = filesystem(place)
+        return bool(fs.exists(path))
+
+
+def groups_in(folder: Place) -> list[str]:
+    """The places in `folder` whose names end in .zarr, by name. FileNotFoundError where there is no such folder."""
+    with explained(f"list {folder}"):
+        fs, path = filesystem(locate(folder))
+        if not fs.isdir(path):
+            raise FileNotFoundError(folder)
+        names = {found.rstrip("/").rpartition("/")[2] for found in fs.ls(path, detail=False)}
+        return [join(os.fspath(folder), name) for name in sorted(names) if name.endswith(".zarr")]
+
+
+def size(place: Place) -> int:
+    """Bytes of all files at `place`."""
+    with explained(f"list {place}"):
+        fs, path = filesystem(locate(place))
+        return sum(info["size"] or 0 for info in fs.find(path, detail=True).values())
+
+
+def names_in(place: str) -> set[str]:
+    """The files in `place`, named from there; none where there is no such place."""
+    with explained(f"list {place}"):
+        fs, path = filesystem(place)
+        return {file[len(path) + 1 :] for file in fs.find(path)}
+
+
+class _Strict(WrapperStore[Store]):
+    """A zarr store that refuses to read a chunk that is not there, which zarr takes for zeros."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is None and "c" in key.split("/"):
+            raise OSError(errno.EIO, f"chunk {key} is missing")
+        return found
+
+
+def reader(place: str) -> Store:
+    """A zarr store to read the group at `place`, in which every chunk must be there."""
+    return _Strict(_open(place, read_only=True))
+
+
+def writer(place: str) -> Store:
+    """A zarr store to write the group at `place`."""
+    return _open(place, read_only=False)
+
+
+def _open(place: str, *, read_only: bool) -> Store:
+    if not is_url(place):
+        return LocalStore(place, read_only=read_only)
+    store = FsspecStore.from_url(place, read_only=read_only)
+    store.fs.invalidate_cache()
+    return store
+
+
+def open_group(place: str) -> zarr.Group:
+    """Open the finished zarr group at `place`.
+
+    Raises FileNotFoundError where there is none, ValueError where it is something else, and EmbgeomError where `place`
+    cannot be reached.
+    """
+    try:
+        with explained(f"read {place}"):
+            group = zarr.open_group(reader(place), mode="r", zarr_format=3, use_consolidated=True)
+    except EmbgeomError as error:
+        if not is_url(place) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
+            raise ValueError(f"{place} is no zarr group") from error
+        raise
+    if UNFINISHED in group.attrs:
+        raise FileNotFoundError(place)
+    return group
+
+
+def check_chunks(group: zarr.Group) -> None:
+    """Read every chunk of a group's arrays, which `open_group` gave.
+
+    Raises
+    ------
+    EmbgeomError
+        where one is missing, cannot be read, or does not hold its checksum.
+    """
+
+    def check(part: tuple[zarr.Array[Any], Any]) -> None:
+        array, rows = part
+        with explained(f"read {array.store_path}", passing=()):
+            array[rows]
+
+    arrays = [array for _, array in group.arrays()]
+    parts = [
+        (array, slice(start, start + array.chunks[0]) if array.ndim else ())
+        for array in arrays
+        for start in range(0, array.shape[0] if array.ndim else 1, array.chunks[0] if array.ndim else 1)
+    ]
+    with ThreadPoolExecutor(_READERS) as threads:
+        for _ in threads.map(check, parts):
+            pass
+
+
+def finish(place: str, attributes: Mapping[str, Any]) -> None:
+    """Consolidate the metadata of the group that was written at `place`; then write its attributes, which ends it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")  # that format 3 has none yet
+        group = zarr.consolidate_metadata(writer(place), zarr_format=3)
+    group.attrs.put(dict(attributes))
+
+
+def is_free(place: str) -> bool:
+    """Whether nothing is at `place`, or at a URL only what a writer left unfinished."""
+    if not exists(place):
+        return True
+    if not is_url(place):
+        return False
+    return _left_unfinished(place) is not None
+
+
+def _left_unfinished(url: str) -> str | bool | None:
+    """What a writer that did not finish there left as its mark; None where there is none."""
+    with explained(f"read {url}"), suppress(FileNotFoundError, ValueError, KeyError):
+        fs, path = filesystem(url)
+        return cast(str | bool, json.loads(fs.cat_file(f"{path}/zarr.json"))["attributes"][UNFINISHED])
+    return None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that is at `path` once it is complete and on the disk; on any failure nothing changes."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with aside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        transactions.sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+@contextmanager
+def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Iterator[str]:
+    """Yield the place to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
+
+    A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
+    soon as writing starts. Without `overwrite` nothing may be at `target`. With `resume`, a name for what is written,
+    what fails stays, aside or marked unfinished, and the next writer of that name gets it as it was left.
+
+    Raises
+    ------
+    EmbgeomError
+        where it cannot be written (InputError where nothing can be written there at all).
+    """
+    with _in_place(target, overwrite, resume) if is_url(target) else _aside(target, overwrite, resume) as place:
+        try:
+            yield place
+        except BaseException as error:
+            sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
+            of_storage = isinstance(error, OSError) or (is_url(target) and isinstance(error, Exception))
+            if of_storage and not isinstance(error, EmbgeomError):
+                raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
+            raise
+
+
+@contextmanager
+def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
+    if target.startswith(("http://", "https://")):
+        raise InputError(f"cannot write {target}: from https:// is only read")
+    if not overwrite and not is_free(target):
+        raise EmbgeomError(f"cannot write {target}: something is there")
+    try:
+        resumed = resume is not None and _left_unfinished(target) == resume
+        fs, path = filesystem(target)
+        mark = {"zarr_format": 3, "node_type": "group", "attributes": {UNFINISHED: resume or True}}
+        fs.pipe_file(f"{path}/zarr.json", json.dumps(mark).encode())
+        old = [] if resumed else [file for file in fs.find(path) if file != f"{path}/zarr.json"]
+        if old:
+            fs.rm(old)
+    except Exception as error:
+        raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
+    try:
+        yield target
+    except BaseException:
+        if resume is None:
+            with suppress(Exception):  # it stays marked unfinished
+                fs.invalidate_cache()
+                fs.rm(path, recursive=True)
+        raise
+
+
+@contextmanager
+def _aside(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
+    place = Path(target)
+    try:
+        transactions.make_folder(place.parent)
+        aside, held = _begin(place, resume)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {place.parent}: {error.strerror}") from error
+    old = aside.with_suffix(".old")
+    try:
+        yield str(aside)
+        transactions.put_in_place(aside, place, old if overwrite else None)
+        transactions.discard(old)
+    except OSError as error:
+        raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
+    finally:
+        try:
+            if resume is None:
+                transactions.discard(aside)
+        finally:
+            if held is not None:
+                os.close(held)
+
+
+def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
+    """Make, or take up again, the hidden folder beside `place` that is written to, and lock it."""
+    fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    aside = place.with_name(f".{place.name}.{resume}.partial") if resume else fresh.with_name(f"{fresh.name}.partial")
+    sweep(place, aside)
+    if aside.exists():
+        held = _hold(aside)
+        if held is not None:
+            return aside, held
+        aside = fresh.with_name(f"{fresh.name}.partial")  # another writer has it
+    fresh.mkdir()
+    held = _hold(fresh)
+    try:
+        fresh.rename(aside)
+    except FileNotFoundError:  # another writer has swept it up before it was locked
+        if held is not None:
+            os.close(held)
+        return _begin(place, resume)
+    except BaseException:
+        transactions.discard(fresh)
+        raise
+    return aside, held
+
+
+def sweep(place: Path, kept: Path | None = None) -> None:
+    """Remove what writers of `place` left beside it that were killed, but `kept`; put back what one was to replace."""
+    name = f".{escape(place.name)}."
+    for left in [*place.parent.glob(f"{name}*.partial"), *place.parent.glob(name + "[0-9a-f]" * 8)]:
+        if (held := _hold(left)) is not None:
+            transactions.put_back(left.with_suffix(".old"), place)
+            if left != kept:
+                transactions.discard(left)
+            os.close(held)
+    for old in place.parent.glob(f"{name}*.old"):
+        if not old.with_suffix(".partial").exists():  # else its writer runs
+            transactions.put_back(old, place)
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder until the descriptor returned is closed or the process ends; None where that cannot be done."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another holds it, or no lock can be had in this file system
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+_waiting: set[asyncio.Task[Any] | None] = set()
+
+
+async def _writes_in_flight() -> None:
+    """Wait for what zarr does now; not for others that wait so, in other threads."""
+    me = asyncio.current_task()
+    _waiting.add(me)
+    try:
+        if tasks := asyncio.all_tasks() - _waiting:
+            await asyncio.wait(tasks)
+    finally:
+        _waiting.discard(me)

@@ -1,0 +1,30 @@
+"""Small files of stores, results and journals: read whole, and never from what has no end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from embgeom_dask.storage import paths
+
+_LARGEST = 64 << 20
+"""Bytes of a record: more than any metadata takes."""
+
+
+def read(file: str, largest: int | None = _LARGEST) -> bytes:
+    """Return what a file at a path or URL holds; of a path only a regular file of at most `largest` bytes is read.
+
+    Raises
+    ------
+    OSError
+        where it is not there, or is a pipe, a device or too large; at a URL whatever its file system raises.
+    """
+    fs, path = paths.filesystem(file)
+    if not paths.is_url(file):
+        info = os.stat(path)  # noqa: PTH116
+        if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
+            raise OSError(errno.EINVAL, "it is a pipe or a device")
+        if largest is not None and info.st_size > largest:
+            raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MiB")
+    return bytes(fs.cat_file(path))

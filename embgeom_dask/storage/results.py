@@ -1,0 +1,212 @@
+"""Labelled results: where they come from, how they are saved and opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from embgeom_dask import progress, versions
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.storage.paths import Place
+
+_COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
+_SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
+_IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
+_OF_SECOND = ("neighbor_token_id", "against_left_out_token_id")
+
+
+def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
+    """The sha256 of what decides a result: command, matrices (with bytes and labels), settings, version."""
+    decides = {
+        "command": command,
+        "matrices": [
+            [matrix.model, matrix.revision, matrix.name, matrix.sha256, matrix.labels_sha256] for matrix in matrices
+        ],
+        "settings": dict(settings),
+        "version": version("embgeom-dask"),
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def provenance(
+    command: str,
+    matrices: Sequence[Matrix],
+    devices: Sequence[str],
+    seconds: float,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The attributes of every result: what it was made from, by what, how, in how many seconds of wall time.
+
+    `settings` holds plain JSON values; they and the versions are kept as JSON text.
+    """
+    settings = dict(settings or {})
+    return {
+        "command": command,
+        "model": [matrix.model for matrix in matrices],
+        "revision": [matrix.revision for matrix in matrices],
+        "matrix": [matrix.name for matrix in matrices],
+        "sha256": [matrix.sha256 for matrix in matrices],
+        "labels_sha256": [matrix.labels_sha256 for matrix in matrices],
+        "settings": json.dumps(settings, sort_keys=True),
+        "versions": json.dumps(versions.installed()),
+        "devices": sorted(set(devices)),
+        "seconds": round(seconds, 3),
+        "fingerprint": fingerprint(command, matrices, settings),
+    }
+
+
+def identity(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the attributes of `provenance`, those that tell a result from others."""
+    return {name: attrs[name] for name in _IDENTITY}
+
+
+def existing(path: Place, attrs: Mapping[str, Any]) -> xr.Dataset | None:
+    """The result at `path` if the same command made it from the same input and settings; None if nothing is there.
+
+    `attrs` are those of `provenance`. Every chunk of it is read: one that is damaged is none, which a note says.
+
+    Raises
+    ------
+    InputError
+        where something else is at `path`; it names what differs, with both values.
+    """
+    place = paths.locate(path)
+    if paths.is_free(place):
+        return None
+    group = _result_group(path)
+    if group.attrs["fingerprint"] != attrs["fingerprint"]:
+        reason = differences(group.attrs, attrs)
+        raise InputError(f"{path} holds a result from other settings ({reason}): choose another --out, or remove it")
+    try:
+        paths.check_chunks(group)
+    except EmbgeomError as error:
+        progress.note(f"{path} is damaged, and is made again: {error}")
+        return None
+    if not paths.is_url(place):
+        paths.sweep(Path(place))
+    return _opened(path, group)
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What differs between the attributes of two results, with both values."""
+    differing = [
+        f"{name} is {there.get(name)!r} there and {here[name]!r} here"
+        for name in _SAME
+        if there.get(name) != here[name]
+    ]
+    old, new = json.loads(there["settings"]), json.loads(here["settings"])
+    differing += [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    if not differing:
+        versions = [json.loads(attrs["versions"]).get("embgeom-dask") for attrs in (there, here)]
+        differing = [f"embgeom-dask is {versions[0]} there and {versions[1]} here"]
+    return "; ".join(differing)
+
+
+def save(dataset: xr.Dataset, path: Place, *, replace: bool = False) -> None:
+    """Write a result to zarr at `path`: aside first, then moved into place. The same result there is left as it is.
+
+    With `replace` any result there is replaced. Every chunk has a checksum.
+
+    Raises
+    ------
+    InputError
+        where something else is at `path`.
+    """
+    place = paths.locate(path)
+    free = paths.is_free(place)
+    if replace and not free:
+        open_result(path)
+    elif existing(path, dataset.attrs) is not None:
+        return
+    try:
+        with paths.replacing(place, overwrite=not free) as aside:
+            dataset.drop_attrs(deep=False).to_zarr(
+                paths.writer(aside),
+                mode="a",
+                zarr_format=3,
+                consolidated=False,
+                write_empty_chunks=True,
+                encoding={name: {"compressors": _COMPRESSORS} for name in dataset.variables},
+            )
+            paths.finish(aside, dataset.attrs)
+    except EmbgeomError as error:
+        another = isinstance(error.__cause__, FileExistsError)
+        if not another or existing(path, dataset.attrs) is None:  # which another command has put there meanwhile
+            raise
+
+
+def open_result(path: Place) -> xr.Dataset:
+    """Open a saved result; its arrays are loaded when used.
+
+    Raises
+    ------
+    InputError
+        where there is no result at `path`.
+    EmbgeomError
+        where it is damaged.
+    """
+    return _opened(path, _result_group(path))
+
+
+def _opened(path: Place, group: zarr.Group) -> xr.Dataset:
+    with paths.explained(f"read {path}", passing=()):
+        return cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
+
+
+def _result_group(path: Place) -> zarr.Group:
+    """The zarr group of the result at `path`; InputError where there is none."""
+    place = paths.locate(path)
+    try:
+        group = paths.open_group(place)
+    except FileNotFoundError:
+        raise InputError(f"no result at {path}: name the folder that --out wrote") from None
+    except ValueError:
+        raise InputError(f"{path} is not a result of embgeom: name another path, or move it away") from None
+    if not is_provenance(group.attrs):
+        raise InputError(f"{path} is not a result of embgeom: name another path, or move it away")
+    return group
+
+
+def is_provenance(attrs: object) -> bool:
+    """Whether these are attributes that `provenance` gave, not those of something else."""
+    try:
+        known = cast(Mapping[str, Any], attrs)
+        texts = [json.loads(identity(known)[name]) for name in ("settings", "versions")]
+        return isinstance(known["fingerprint"], str) and all(isinstance(text, dict) for text in texts)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
+    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims; id -1 has none.
+
+    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
+    """
+    tokens = [model_stores.labels_of(matrix)["token"].to_numpy() for matrix in matrices]
+    found = {}
+    for name, array in dataset.variables.items():
+        if str(name).endswith("token_id") and array.dtype == np.int64:
+            ids = array.to_numpy()
+            if "side" in array.dims:
+                strings = np.stack([tokens[0][ids[..., 0]], tokens[-1][ids[..., 1]]], axis=-1)
+            else:
+                strings = tokens[-1 if name in _OF_SECOND else 0][ids]
+            if (ids < 0).any():
+                strings = np.where(ids >= 0, strings, "")
+            found[str(name).removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
+    return dataset.assign_coords(found)

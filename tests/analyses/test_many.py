@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+
+import embgeom_dask as eg
+from embgeom_dask.analyses import many
+from embgeom_dask.cli import app, tables
+from embgeom_dask.execution import runner
+from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.plan import Plan
+from embgeom_dask.storage import fill
+from embgeom_dask.testing import make_store
+
+HOW: dict[str, Any] = {"farthest": 2, "nearest": 2, "neighbors": 3, "within": "4,5", "edges": 2.5, "histogram": 8}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fill, "_CHUNK_BYTES", 2048)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def stores_in(folder: Path, count: int = 3) -> list[str]:
+    random = np.random.default_rng(5)
+    return [
+        make_store(
+            folder / f"{name}.zarr",
+            random.normal(size=(90 + 20 * i, 6 + i)).astype(np.float32),
+            tokens=[f"{name}{token}" for token in range(90 + 20 * i)],
+            model=f"org/{name}",
+        )
+        for i, name in enumerate("abcdefgh"[:count])
+    ]
+
+
+def break_a_chunk(store: str) -> None:
+    chunk = sorted(Path(store, "output_embedding", "c").rglob("0"))[-1]
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+
+
+def test_scans_of_many_models_are_those_of_each(tmp_path: Path, client: Client) -> None:
+    stores, out = stores_in(tmp_path), tmp_path / "out"
+    found = eg.scan_many(stores, out=out, client=client, **HOW)
+    assert [each.attrs["model"] for each in found] == [["org/a"], ["org/b"], ["org/c"]]
+    for name, store, each in zip("abc", stores, found, strict=True):
+        alone = eg.scan(store, **HOW).drop_attrs()
+        xr.testing.assert_identical(each.drop_attrs(), alone)
+        xr.testing.assert_identical(eg.open_result(out / f"org--{name}.zarr").drop_attrs().load(), alone)
+    table = eg.open_result(out / "table.zarr").load()
+    assert table["model"].values.tolist() == ["org/a", "org/b", "org/c"]
+    assert table["matrix"].values.tolist() == ["output_embedding"] * 3
+    assert table["radius"].values.tolist() == [4, 5]
+    for place, each in enumerate(found):
+        one = table.isel(model=place)
+        assert one["farthest_distance"].item() == each["farthest_distance"].values[0]
+        assert one["nearest_token"].values.tolist() == each["nearest_token"].values[0].tolist()
+        assert one["within_count"].values.tolist() == each["within_count"].values.tolist()
+        assert one["distance_mean"].item() == each["distance_mean"].item()
+        assert one["edge_count"].item() == each.sizes["pair"] > 0
+    assert table.attrs["sha256"] == [each.attrs["sha256"][0] for each in found]
+    assert table.attrs["failed"] == []
+
+
+def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores, out = stores_in(tmp_path, 2), tmp_path / "out"
+    how: dict[str, Any] = {"neighbors": 2, "tile": 16, "out": out, "client": client}
+    compute, started, sent = runner._compute, list[tuple[str, str]](), threading.Event()
+
+    def counted(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+        started.append((plan.sides[0].matrix.model.replace("/", "--"), panel.name))
+        return compute(plan, panel, hints)
+
+    def interrupt(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+        if len({model for model, _ in started}) == 2 and not sent.is_set():
+            sent.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        return counted(plan, panel, hints)
+
+    monkeypatch.setattr(runner, "_compute", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        eg.scan_many(stores, **how)
+    kept = {(path.parts[-3].split(".")[0], path.name) for path in out.glob("*.zarr.journal/scan-*/*-*-*")}
+    assert {model for model, _ in kept} == {"org--a", "org--b"}
+    assert sorted(started) == sorted(kept)
+    monkeypatch.setattr(runner, "_compute", counted)
+    found = eg.scan_many(stores, **how)
+    assert len(started) == len(set(started)) > len(kept)
+    for store, each in zip(stores, found, strict=True):
+        xr.testing.assert_identical(each.drop_attrs(), eg.scan(store, neighbors=2).drop_attrs())
+
+
+def test_what_is_there_is_not_computed_again(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores, out = stores_in(tmp_path), tmp_path / "out"
+    first = eg.scan_many(stores[:2], out=out, client=client, nearest=1)
+    assert eg.open_result(out / "table.zarr").sizes["model"] == 2
+    planned: list[str] = []
+    plan = eg.scan.__globals__["make_plan"]
+
+    def make_plan(client: Client, sides: list[Any], *how: Any) -> Any:
+        planned.append(sides[0][0].model)
+        return plan(client, sides, *how)
+
+    monkeypatch.setattr("embgeom_dask.analyses.scan.make_plan", make_plan)
+    again = eg.scan_many(stores, out=out, client=client, nearest=1)
+    assert planned == ["org/c"]
+    xr.testing.assert_identical(again[0].load(), first[0].load())
+    assert eg.open_result(out / "table.zarr").sizes["model"] == 3
+
+
+def test_a_broken_store_fails_alone(tmp_path: Path, client: Client) -> None:
+    stores, out = stores_in(tmp_path), tmp_path / "out"
+    break_a_chunk(stores[1])
+    for command in (
+        lambda given: eg.scan_many(given, out=out / "scan", client=client, nearest=1),
+        lambda given: eg.survey(given, out=out / "survey", client=client),
+        lambda given: eg.duplicates(given, out=out / "duplicates", client=client),
+    ):
+        with pytest.raises(
+            eg.SomeFailed, match=r"^2 of 4 stores failed: .*b\.zarr: .*cannot read .*; .*no store at"
+        ) as caught:
+            command([*stores, tmp_path / "none.zarr"])
+        assert "\n" not in str(caught.value)
+        assert [each.attrs["model"] for each in caught.value.results] == [["org/a"], ["org/c"]]
+    for name in ("scan", "survey", "duplicates"):
+        folders = sorted(path.name for path in (out / name).iterdir() if not path.name.endswith(".journal"))
+        assert folders == ["org--a.zarr", "org--c.zarr", "table.zarr"]
+        table = eg.open_result(out / name / "table.zarr")
+        assert table["model"].values.tolist() == ["org/a", "org/c"]
+        assert [text.partition(": ")[0] for text in table.attrs["failed"]] == [stores[1], str(tmp_path / "none.zarr")]
+
+
+def test_a_reason_that_all_share_is_given_once(tmp_path: Path, client: Client) -> None:
+    stores = stores_in(tmp_path)
+    with pytest.raises(eg.InputError, match="no metric 'foo'"):
+        eg.scan_many(stores, metric="foo", nearest=1, client=client)
+    with pytest.raises(eg.InputError, match="scan needs at least one store"):
+        eg.scan_many([])
+
+
+def test_names_that_would_collide_are_refused(tmp_path: Path, client: Client) -> None:
+    stores = stores_in(tmp_path, 2)
+    same = make_store(tmp_path / "same.zarr", np.eye(4), model="org/a")
+    with pytest.raises(eg.InputError, match=r"same.zarr and .*a.zarr would both be saved as org--a.zarr"):
+        eg.survey([*stores, same], out=tmp_path / "out", client=client)
+    table = make_store(tmp_path / "t.zarr", np.eye(4), model="table")
+    with pytest.raises(eg.InputError, match=r"the table of all models would both be saved as table.zarr"):
+        eg.survey([*stores, table], out=tmp_path / "out", client=client)
+    eg.survey(stores[0], out=tmp_path / "one.zarr", client=client)
+    with pytest.raises(eg.InputError, match=r"one.zarr is a result: with several stores --out names a folder"):
+        eg.survey(stores, out=tmp_path / "one.zarr", client=client)
+    assert not (tmp_path / "out").exists()
+
+
+def test_revisions_of_a_model_are_told_apart(tmp_path: Path, client: Client) -> None:
+    commits = ["a" * 40, "b" * 40]
+    paths = [
+        make_store(tmp_path / f"{commit[0]}.zarr", np.eye(4) * (1 + place), model="org/m", revision=commit)
+        for place, commit in enumerate(commits)
+    ]
+    out = tmp_path / "out"
+    survey = eg.survey(paths, out=out / "survey", client=client)
+    assert survey.revision.values.tolist() == commits
+    assert eg.open_result(out / "survey/table.zarr").revision.values.tolist() == commits
+    files = ["org--m@aaaaaaaaaaaa.zarr", "org--m@bbbbbbbbbbbb.zarr", "table.zarr"]
+    assert sorted(path.name for path in (out / "survey").iterdir()) == files
+    groups = eg.duplicates(paths, client=client)
+    assert groups.revision.values.tolist() == commits
+    scans = eg.scan_many(paths, nearest=1, against=paths[0], client=client)
+    table = many.table(scans)
+    assert table.revision.values.tolist() == commits
+    assert table.against_revision.values.tolist() == [commits[0]] * 2
+    assert scans[1].attrs["revision"] == commits[::-1]
+    for text in (tables.survey_text(survey), tables.duplicates_text(groups), tables.scans_text(table)):
+        assert all(text.count(f"org/m@{commit[:12]}") for commit in commits)
+    assert tables.scan_text(scans[1]).startswith("org/m@bbbbbbbbbbbb, output_embedding against org/m@aaaaaaaaaaaa,")
+    assert "org/m@bbbbbbbbbbbb id" in tables.scan_text(scans[1])
+
+
+def test_a_result_of_another_revision_is_not_taken_for_this_one(tmp_path: Path, client: Client) -> None:
+    out = tmp_path / "r.zarr"
+    for name in ("a", "b"):
+        make_store(tmp_path / f"{name}.zarr", np.eye(4), model="org/m", revision=name * 40)
+    eg.survey(tmp_path / "a.zarr", out=out, client=client)
+    with pytest.raises(eg.InputError, match=r"revision is \['aaa.* there and \['bbb.* here"):
+        eg.survey(tmp_path / "b.zarr", out=out, client=client)
+
+
+def test_a_slow_store_holds_up_no_other(tmp_path: Path, client: Client) -> None:
+    others = threading.Semaphore(0)
+
+    def work(store: Any, out: Any, client: Client, at_once: int) -> xr.Dataset:
+        assert at_once == 2
+        if store == "slow":
+            for _ in range(4):
+                assert others.acquire(timeout=60), "the others wait for the slow one"
+        else:
+            others.release()
+        return xr.Dataset(attrs={"model": [store]})
+
+    found = many.on_each("work", ["slow", "b", "c", "d", "e"], work, many.table, client=client)
+    assert [each.attrs["model"] for each in found] == [["slow"], ["b"], ["c"], ["d"], ["e"]]
+
+
+def test_models_share_the_memory_of_a_process(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[int] = []
+    held, most = many.psutil.Process().memory_info().rss, 8 << 30
+
+    def scan(store: Any, *, memory_limit: int, **how: Any) -> xr.Dataset:
+        shares.append(memory_limit)
+        return xr.Dataset(attrs={"model": [store]})
+
+    monkeypatch.setattr(many, "scan", scan)
+    eg.scan_many(stores_in(tmp_path), nearest=1, client=client, memory_limit="8GiB")
+    assert len(shares) == 3
+    assert all(share < held + (most - held) * 0.6 for share in shares)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stores, out = stores_in(tmp_path), tmp_path / "out"
+    assert app.main(["scan", *stores, "--farthest", "2", "--within", "3,4", "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["model", "matrix", "farthest_distance"]
+    assert [line.split()[:2] for line in lines[1:]] == [[f"org/{name}", "output_embedding"] for name in "abc"]
+    break_a_chunk(stores[2])
+    assert app.main(["scan", *stores, "--nearest", "1", "--json"]) == 1
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["model"] == ["org/a", "org/b"]
+    assert [each["nearest_token"] for each in document["results"]] == [[pair] for pair in document["nearest_token"]]
+    last = printed.err.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith(f"error: 1 of 3 stores failed: {stores[2]}: ")
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, client: Client) -> None:
+    found = eg.scan_many(stores_in(tmp_path), nearest=1, out=tmp_path / "out", dry_run=True, client=client)
+    assert [each.attrs["plan"]["rows"] for each in found] == [[90], [110], [130]]
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from embgeom_dask.analyses.selection import parse_tokens, read_cluster
+from embgeom_dask.errors import InputError
+
+VOCAB = 40
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> tuple[str, list[int]]:
+    """One piece of a selection, and the ids that Python's own slice or index gives."""
+    ids = range(VOCAB)
+    if draw(st.booleans()):
+        token = draw(st.integers(0, VOCAB - 1))
+        return str(token), [ids[token]]
+    start = draw(st.none() | st.integers(0, VOCAB - 1))
+    stop = draw(st.none() | st.integers(0, VOCAB))
+    text = f"{'' if start is None else start}:{'' if stop is None else stop}"
+    return text, list(ids[start:stop])
+
+
+@given(st.lists(pieces(), min_size=1), st.sampled_from([",", ", ", " ,"]))
+def test_ranges_are_python_slices(drawn: list[tuple[str, list[int]]], comma: str) -> None:
+    expected = sorted({token for _, ids in drawn for token in ids})
+    text = comma.join(text for text, _ in drawn)
+    if expected:
+        found = parse_tokens(text, VOCAB)
+        assert found.tolist() == expected
+        assert found.dtype == np.int64
+    else:
+        with pytest.raises(InputError, match="selects no token"):
+            parse_tokens(text, VOCAB)
+
+
+@given(st.text(alphabet="0123456789:,- @#x.", max_size=30))
+def test_any_text_is_ids_or_an_input_error(text: str) -> None:
+    with contextlib.suppress(InputError):
+        found = parse_tokens(text, VOCAB)
+        assert found.size
+        assert (np.diff(found) > 0).all()
+        assert found[0] >= 0
+        assert found[-1] < VOCAB
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0:1000", "token id 999 is past the vocabulary of 40 tokens"),
+        ("3,40", "token id 40 is past the vocabulary of 40 tokens"),
+        ("50:,1", "token id 50 is past"),
+        ("99999999999999999", "token id 99999999999999999 is past"),
+        ("-1", "token id -1 is negative"),
+        ("-5:10", "token id -5 is negative"),
+        ("5:-1", "token id -1 is negative"),
+        ("7:7", "selects no token"),
+        ("1;2", "cannot read '1;2'"),
+        ("1,,2", "cannot read ''"),
+        ("0:9:2", "cannot read '0:9:2'"),
+        ("", "cannot read ''"),
+        ("ids.txt", "@FILE"),
+        ("9" * 5000, "cannot read"),
+    ],
+)
+def test_bad_text(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_tokens(text, VOCAB)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [5, 1, 5, 3],
+        {1, 3, 5},
+        range(1, 6, 2),
+        (i for i in (1, 3, 5)),
+        np.array([5, 3, 1], dtype=np.uint8),
+        torch.tensor([1, 3, 5], dtype=torch.int32),
+        [np.int16(1), 3, 5],
+        np.isin(np.arange(VOCAB), [1, 3, 5]),
+    ],
+)
+def test_integers(ids: Any) -> None:
+    assert parse_tokens(ids, VOCAB).tolist() == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "selects no token"),
+        ([1, 40], "token id 40 is past"),
+        ([2**70], "is past the vocabulary"),
+        ([3, -2], "token id -2 is negative"),
+        ([1.0], "token ids are integers"),
+        (["1"], "token ids are integers"),
+        (7, "token ids are integers"),
+        (np.ones(VOCAB + 1, dtype=bool), r"shape \(41,\), the vocabulary has 40"),
+        (np.zeros(VOCAB, dtype=bool), "selects no token"),
+    ],
+)
+def test_bad_integers(ids: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_tokens(ids, VOCAB)
+
+
+def test_none_is_every_token() -> None:
+    assert parse_tokens(None, VOCAB).tolist() == list(range(VOCAB))
+
+
+def test_id_file(tmp_path: Path) -> None:
+    path = tmp_path / "ids: 1,2.txt"
+    path.write_text("# chosen by hand\n17\n\n  4 # four\n17\r\n0")
+    assert parse_tokens(f"@{path}", VOCAB).tolist() == [0, 4, 17]
+    path.write_text("3\n4:6\n")
+    with pytest.raises(InputError, match=r"line 2 of the token file .* '4:6'"):
+        parse_tokens(f"@{path}", VOCAB)
+    path.write_text("# nothing\n")
+    with pytest.raises(InputError, match="selects no token"):
+        parse_tokens(f"@{path}", VOCAB)
+    path.write_bytes(b"\xff\xfe1")
+    with pytest.raises(InputError, match="cannot read the token file"):
+        parse_tokens(f"@{path}", VOCAB)
+    with pytest.raises(InputError, match=r"cannot read the token file '/no/such.txt': No such file"):
+        parse_tokens("@/no/such.txt", VOCAB)
+
+
+@pytest.fixture
+def cluster_file(tmp_path: Path) -> Path:
+    path = tmp_path / "1.6a_cluster_mask.safetensors"
+    mask = torch.zeros(VOCAB, dtype=torch.uint8)
+    mask[[2, 3, 31]] = 1
+    save_file(
+        {
+            "cluster_mask": mask,
+            "cluster_token_ids": torch.tensor([31, 2, 3], dtype=torch.int32),
+            "spatial_mask": (torch.arange(VOCAB) % 2).to(torch.uint8),
+            "bools": torch.arange(VOCAB) < 3,
+            "centroid": torch.arange(7).div(3).bfloat16(),
+            "n_cluster": torch.tensor([3], dtype=torch.int32),
+            "center_lat": torch.tensor([0.5]),
+            "square": torch.zeros(VOCAB, 1, dtype=torch.uint8),
+            "short": torch.ones(VOCAB - 1, dtype=torch.uint8),
+            "token_to_black_hole": torch.full((VOCAB,), -1),
+        },
+        path,
+    )
+    return path
+
+
+def test_cluster_file(cluster_file: Path) -> None:
+    odd = list(range(1, VOCAB, 2))
+    for selection in (cluster_file, f"{cluster_file}", f"@{cluster_file}", f"{cluster_file}:cluster_mask"):
+        assert parse_tokens(selection, VOCAB).tolist() == [2, 3, 31]
+    assert parse_tokens(f"{cluster_file}:spatial_mask", VOCAB).tolist() == odd
+    assert parse_tokens(f"{cluster_file}:bools", VOCAB).tolist() == [0, 1, 2]
+    assert parse_tokens(f"{cluster_file}:n_cluster", VOCAB).tolist() == [3]
+
+    cluster = read_cluster(cluster_file, VOCAB)
+    assert cluster.token_ids.tolist() == [2, 3, 31]
+    assert cluster.centroid is not None
+    assert cluster.centroid.dtype == np.float64
+    rounded = (np.arange(7, dtype=np.float32) / 3).astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(cluster.centroid, rounded.astype(np.float64))
+    assert read_cluster("2,3", VOCAB).centroid is None
+
+
+def test_mask_without_ids(tmp_path: Path) -> None:
+    path = tmp_path / "mask.safetensors"
+    save_file({"cluster_mask": (torch.arange(VOCAB) == 9)}, path)
+    cluster = read_cluster(path, VOCAB)
+    assert cluster.token_ids.tolist() == [9]
+    assert cluster.centroid is None
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (":nothing", "has no nothing: name one with FILE:KEY of .*spatial_mask"),
+        (":center_lat", r"center_lat of .* is F32 \(1,\): a vector of BOOL"),
+        (":square", r"is U8 \(40, 1\)"),
+        (":short", r"shape \(39,\), the vocabulary has 40 tokens"),
+        (":token_to_black_hole", "token id -1 is negative"),
+    ],
+)
+def test_bad_key(cluster_file: Path, key: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_tokens(f"{cluster_file}{key}", VOCAB)
+
+
+def test_another_vocabulary(cluster_file: Path) -> None:
+    with pytest.raises(InputError, match="token id 31 is past the vocabulary of 30 tokens"):
+        parse_tokens(cluster_file, 30)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"W": torch.zeros(2)}, "has no cluster_token_ids or cluster_mask: name one with FILE:KEY of W"),
+        ({"cluster_mask": torch.full((VOCAB,), 2, dtype=torch.uint8)}, "a mask holds only 0 and 1"),
+        ({"cluster_token_ids": torch.tensor([1]), "centroid": torch.tensor([1, 2])}, "centroid of .* is I64"),
+        ({"cluster_token_ids": torch.tensor([1]), "centroid": torch.tensor([float("nan")])}, "NaN or infinity"),
+    ],
+)
+def test_bad_cluster_file(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str) -> None:
+    path = tmp_path / "cluster.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=message):
+        read_cluster(path, VOCAB)
+
+
+def test_not_a_safetensors_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for content in (b"", b"junk" * 10):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot read the token file"):
+            parse_tokens(path, VOCAB)
+    with pytest.raises(InputError, match="No such file"):
+        parse_tokens(tmp_path / "none.safetensors", VOCAB)

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from embgeom_dask import devices, testing
+from embgeom_dask.cli import app
+from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.metrics import METRICS
+
+ROWS, WIDTH = 60, 8
+
+
+def rows() -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(ROWS, WIDTH)).astype(np.float32)
+
+
+def pair_distances() -> tuple[np.ndarray, np.ndarray]:
+    """Every pair i < j and its distance, in float64."""
+    first, second = np.triu_indices(ROWS, 1)
+    values = rows().astype(np.float64)
+    return np.stack([first, second], 1), np.sqrt(((values[first] - values[second]) ** 2).sum(1))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command line in an empty folder with the stores a (float32) and nan; gives code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    testing.make_store("stores/a.zarr", output=rows(), tokens=[f"tok{i}" for i in range(ROWS)], model="org/a")
+    bad = rows()
+    bad[5, 2] = np.nan
+    testing.make_store("stores/nan.zarr", input=bad, model="org/nan")
+    testing.make_store("stores/wide.zarr", output=np.eye(9, dtype=np.float32), model="org/wide")
+
+    def call(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = app.main(list(args))
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def tree() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+MISSING = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
+A, NAN = "stores/a.zarr", "stores/nan.zarr"
+REFUSALS = {
+    "no arguments that it knows": (["scan", A, "--nearst", "3"], "No such option: --nearst"),
+    "no such command": (["scann", A], "scann"),
+    "a missing argument": (["survey"], "STORE"),
+    "a missing selection": (["outliers", A], "--tokens"),
+    "not a number": (["scan", A, "--nearest", "few"], "'--nearest'"),
+    "not a matrix": (["survey", A, "--matrix", "middle"], "'middle' is not one of 'input', 'output'"),
+    "not a device": (["scan", A, "--nearest", "1", "--device", "tpu"], "'tpu' is not one of 'auto'"),
+    "unknown path of a store": (["scan", "stores/b.zarr", "--nearest", "1"], "no store at stores/b.zarr"),
+    "unknown path for survey": (["survey", "stores/b.zarr"], "no store at stores/b.zarr"),
+    "unknown path of a checkpoint": (["convert", "nowhere"], "no checkpoint at nowhere"),
+    "not a checkpoint": (["convert", "notes"], "notes"),
+    "no folder of stores": (["list", "--stores", "nowhere"], "no folder of stores at nowhere"),
+    "no such matrix there": (["scan", A, "--matrix", "input", "--nearest", "1"], "has no input_embedding"),
+    "an id past the vocabulary": (["scan", A, "--tokens", "0:61", "--nearest", "1"], "token id 60 is past"),
+    "an id past, for outliers": (["outliers", A, "--tokens", "3,60"], "token id 60 is past"),
+    "an id file that is missing": (["scan", A, "--tokens", "@ids.txt", "--nearest", "1"], "ids.txt"),
+    "unknown metric": (["scan", A, "--metric", "taxi", "--nearest", "1"], "no metric 'taxi'"),
+    "a device that no worker has": (["scan", A, "--nearest", "1", "--device", MISSING], f"no device '{MISSING}' here"),
+    "another width": (["scan", A, "--against", "stores/wide.zarr", "--nearest", "1"], "only matrices of one width"),
+    "no such matrix against": (["scan", A, "--against", f"{A}:input", "--nearest", "1"], "has no input_embedding"),
+    "unknown path against": (["scan", A, "--against", "stores/b.zarr", "--nearest", "1"], "no store at stores/b.zarr"),
+    "more bins than can be": (["scan", A, "--histogram", "1000000000000"], "give at most 10,000,000 bins"),
+    "bins beyond any integer": (["scan", A, "--histogram", "9223372036854775808"], "give at most 10,000,000 bins"),
+    "credentials in a URL": (
+        ["scan", "simplecache::https://SECRET@h/x.zarr", "--nearest", "1"],
+        "simplecache::https://h",
+    ),
+    "credentials in a source": (["convert", "https://u:SECRET@h/x"], "https://h/x is given with a password"),
+    "a number below one": (["scan", A, "--nearest", "0"], "--nearest 0"),
+    "nothing to keep": (["scan", A], "--farthest, --nearest"),
+    "NaN in a row, scan": (["scan", NAN, "--nearest", "1"], "(token ids 5)"),
+    "NaN in a row, survey": (["survey", NAN], "(token ids 5)"),
+    "NaN in a row, outliers": (["outliers", NAN, "--tokens", "0:9"], "(token ids 5)"),
+    "existing store": (["convert", "org/b"], "--overwrite"),
+    "result of other settings": (["scan", A, "--nearest", "2", "--out", "there.zarr"], "there.zarr"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_is_one_line_exit_2_and_leaves_everything_as_it_was(run, case):
+    Path("notes").mkdir()
+    Path("notes/readme.txt").write_text("no model")
+    testing.make_checkpoint("org/b", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
+    testing.make_store("stores/org--b.zarr", input=rows(), model="org/b")
+    if "there.zarr" in REFUSALS[case][0]:
+        assert run("scan", A, "--nearest", "1", "--out", "there.zarr")[0] == 0
+    before = tree()
+    args, says = REFUSALS[case]
+    for extra in ([], ["--json"], ["--json", "--out", "new.zarr"]):
+        if "--out" in extra and (args[0] not in ("scan", "survey") or "--out" in args):
+            continue
+        code, out, err = run(*args, *extra)
+        line = err.replace("\r", "\n").rstrip("\n").split("\n")[-1]
+        assert (code, out) == (2, "")
+        assert line.startswith("error: ")
+        assert says in line
+        assert "Traceback" not in err
+        assert err.count("error: ") == 1
+        assert tree() == before
+
+
+def test_a_file_name_that_no_disk_takes_is_one_line(run):
+    code, out, err = run("export", A, "-o", "a" * 300 + ".safetensors")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "File name too long" in err
+
+
+def test_a_scheduler_that_does_not_answer_is_refused(run, monkeypatch):
+    monkeypatch.setattr("embgeom_dask.execution.cluster._PATIENCE", 0.2)
+    code, out, err = run("scan", A, "--nearest", "1", "--scheduler", "tcp://127.0.0.1:9")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: no dask scheduler answers at 'tcp://127.0.0.1:9'")
+    assert err.count("\n") == 1
+
+
+def test_scan_prints_one_json_document_that_equals_brute_force(run):
+    code, out, _ = run(
+        "scan", A, "--farthest", "5", "--nearest", "4", "--neighbors", "2", "--histogram", "10", "--json"
+    )
+    assert code == 0
+    found = json.loads(out)
+    pairs, distances = pair_distances()
+    order = np.argsort(distances)
+    assert found["nearest_token_id"] == pairs[order[:4]].tolist()
+    assert found["farthest_token_id"] == pairs[order[::-1][:5]].tolist()
+    assert found["farthest_token"] == [[f"tok{i}", f"tok{j}"] for i, j in found["farthest_token_id"]]
+    np.testing.assert_allclose(found["farthest_distance"], distances[order[::-1][:5]], rtol=1e-12)
+    np.testing.assert_allclose(found["distance_mean"], distances.mean(), rtol=1e-12)
+    assert found["histogram_count"] == np.histogram(distances, found["bin_edge"])[0].tolist()
+    assert found["pair_count"] == distances.size
+    assert np.shape(found["neighbor_distance"]) == (ROWS, 2)
+    assert found["dims"]["token_id"] == ROWS
+    assert found["attrs"]["model"] == ["org/a"]
+
+
+def test_scan_table_names_the_pairs(run):
+    code, out, err = run("scan", A, "--farthest", "3", "--tile", "16", "--neighbors", "2", "--histogram", "8")
+    pairs, distances = pair_distances()
+    (first, second), distance = pairs[distances.argmax()], distances.max()
+    assert code == 0
+    assert f"1  {distance:.9g}  {first:2}  tok{first}" in out
+    assert f"tok{second}" in out
+    assert f"pair_count {distances.size}" in " ".join(out.split())
+    assert "scan: 100%" in err
+
+
+@pytest.fixture
+def zeros(run):
+    """Two stores with rows of zeros: c with 12 of 40, d with both matrices and 1 of 30; gives their output rows."""
+    random = np.random.default_rng(8)
+    c, d, other = (random.normal(size=(count, WIDTH)).astype(np.float32) for count in (40, 30, 30))
+    c[20:32] = 0
+    d[7] = -0.0
+    testing.make_store("stores/c.zarr", output=c, tokens=[f"c{i}" for i in range(40)], model="org/c")
+    testing.make_store("stores/d.zarr", output=d, input=other, tokens=[f"d{i}" for i in range(30)], model="org/d")
+    return c, d
+
+
+def test_scan_against_another_store_says_whose_rows_are_whose(run, zeros):
+    wanted = ("--metric", "cosine", "--nearest", "2", "--farthest", "1", "--neighbors", "1")
+    code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:output", *wanted)
+    x, y = (rows.astype(float) for rows in zeros)
+    with np.errstate(invalid="ignore"):
+        distance = 1 - (x @ y.T) / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(y, axis=1)
+    assert code == 0
+    title, farthest, nearest, neighbors = out.split("\n\n")
+    assert title.splitlines() == [
+        "org/c, output_embedding against org/d, output_embedding",
+        f"left out of org/c, output_embedding, rows of zeros: 12 (token ids {', '.join(map(str, range(20, 30)))}, ...)",
+        "left out of org/d, output_embedding, rows of zeros: 1 (token ids 7)",
+    ]
+    for table, flat in ((farthest, np.nanargmax(distance)), (nearest, np.nanargmin(distance))):
+        header, best = (line.split() for line in table.splitlines()[:2])
+        assert header[1:] == ["distance", "org/c", "id", "org/c", "token", "org/d", "id", "org/d", "token"]
+        i, j = np.unravel_index(flat, distance.shape)
+        assert best[2:] == [str(i), f"c{i}", str(j), f"d{j}"]
+        assert float(best[1]) == pytest.approx(distance[i, j], rel=1e-8)
+    assert neighbors.startswith("org/d neighbor  least distance")
+    code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:output", "--json", *wanted)
+    found = json.loads(out)
+    assert code == 0
+    assert found["left_out_token_id"] == [*range(20, 32)]
+    assert found["left_out_token"] == [f"c{i}" for i in range(20, 32)]
+    assert (found["against_left_out_token_id"], found["against_left_out_token"]) == ([7], ["d7"])
+    assert found["attrs"]["model"] == ["org/c", "org/d"]
+
+
+def test_scan_of_input_against_output_names_the_matrices(run, zeros):
+    args = ("scan", "stores/d.zarr", "--matrix", "input", "--against", "stores/d.zarr:output", "--nearest", "1")
+    code, out, _ = run(*args)
+    assert code == 0
+    assert out.startswith("org/d, input_embedding against org/d, output_embedding\n\n")
+    assert out.splitlines()[2].split("  ")[-4:] == ["input id", "input token", "output id", "output token"]
+    code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:input", "--nearest", "1")
+    assert code == 0
+    header = out.splitlines()[2]
+    assert header.endswith("org/c output id  org/c output token  org/d input id  org/d input token")
+
+
+def test_scan_alone_says_what_it_left_out(run, zeros):
+    code, out, _ = run("scan", "stores/d.zarr", "--metric", "cosine", "--nearest", "1")
+    assert code == 0
+    assert out.splitlines()[:3] == ["org/d, output_embedding", "left out, rows of zeros: 1 (token ids 7)", ""]
+    assert "left out" not in run("scan", "stores/d.zarr", "--nearest", "1")[1]
+
+
+def test_help_of_scan_names_every_metric(run):
+    code, out, _ = run("scan", "--help")
+    assert code == 0
+    assert all(name in out for name in METRICS)
+
+
+def test_results_are_saved_and_open_with_xarray(run):
+    assert run("scan", A, "--nearest", "3", "--out", "results/scan.zarr")[0] == 0
+    code, out, _ = run("survey", A, "--out", "results/survey.zarr", "--json")
+    assert code == 0
+    saved = xr.open_zarr("results/survey.zarr", consolidated=False)
+    assert json.loads(out)["norm_mean"] == saved["norm_mean"].values.tolist()
+    assert xr.open_zarr("results/scan.zarr", consolidated=False)["nearest_distance"].size == 3
+
+
+def test_survey_numbers(run):
+    code, out, err = run("survey", A, "--json")
+    found = json.loads(out)
+    values = rows().astype(np.float64)
+    assert code == 0
+    np.testing.assert_allclose(found["centroid"], [values.mean(0)], rtol=1e-12)
+    np.testing.assert_allclose(found["norm_median"], [np.median(np.linalg.norm(values, axis=1))], rtol=1e-12)
+    assert " survey: 100%" in err
+    code, out, _ = run("survey", A)
+    assert f"norm_max        {np.linalg.norm(values, axis=1).max():.9g}" in out
+
+
+def test_survey_of_many_models_has_a_line_for_each(run):
+    stores = [testing.make_store(f"stores/m{i}.zarr", input=rows() * (i + 1), model=f"org/m{i}") for i in range(5)]
+    code, out, _ = run("survey", *stores)
+    lines = out.splitlines()
+    assert code == 0
+    assert [line.split()[0] for line in lines] == ["model", *(f"org/m{i}" for i in range(5))]
+
+
+def test_outliers(run):
+    values = rows().astype(np.float64)[10:20]
+    code, out, _ = run("outliers", A, "--tokens", "10:20", "--json")
+    found = json.loads(out)
+    distances = np.linalg.norm(values[:, None] - values[None], axis=2)
+    first, second = np.unravel_index(distances.argmax(), distances.shape)
+    assert code == 0
+    assert found["farthest_token_id"] == [10 + first, 10 + second]
+    np.testing.assert_allclose(found["farthest_distance"], distances.max(), rtol=1e-12)
+    code, out, _ = run("outliers", A, "--tokens", "10:20")
+    assert code == 0
+    assert f"tok{10 + first}" in out
+    assert f"{distances.max():.9g}" in out
+
+
+def test_convert_then_list(run):
+    matrix = rows().astype(ml_dtypes.bfloat16)
+    testing.make_checkpoint(
+        "org/b", {"model.embed_tokens.weight": matrix, "lm_head.weight": matrix}, {"model_type": "llama"}
+    )
+    code, out, _ = run("convert", "org/b", "--stores", "elsewhere", "--matrix", "output", "--json")
+    assert code == 0
+    (path,) = json.loads(out)["stores"]
+    assert Path(path) == Path("elsewhere/org--b.zarr")
+    assert run("convert", "org/b", "--stores", "elsewhere", "--overwrite")[0] == 0
+    code, out, _ = run("list", "--stores", "elsewhere", "--json")
+    assert code == 0
+    assert json.loads(out)["model"] == ["org/b"]
+    assert json.loads(out)["dtype"] == ["bfloat16"]
+    assert run("list", "--stores", "elsewhere")[1].splitlines()[1].startswith("org/b  elsewhere/org--b.zarr  bfloat16")
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_warned_of_in_one_line(run):
+    testing.make_checkpoint("org/b", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
+    Path("org/b/tokenizer.json").write_text("{broken\n")
+    code, out, err = run("convert", "org/b", "--json")
+    said = json.loads(out)
+    assert (code, said["stores"], said["failed"]) == (0, ["stores/org--b.zarr"], {})
+    warning, *bars = err.splitlines()
+    assert warning.startswith("warning: org/b: no row has a token: it cannot be loaded: ")
+    assert not any("arning" in line or "labels" in line for line in bars)
+
+
+def test_doctor(run):
+    code, out, _ = run("doctor", "--json")
+    assert code == 0
+    assert json.loads(out)["versions"] == devices.describe()["versions"]
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert "torch" in out
+    assert "GiB" in out
+
+
+def test_no_arguments_print_the_help(run):
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert all(f"\n  {name} " in out for name in ("convert", "list", "survey", "scan", "outliers", "doctor"))
+
+
+def raising(error: BaseException):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+def test_a_failure_while_running_exits_1_with_one_line(run, monkeypatch):
+    monkeypatch.setattr("embgeom_dask.storage.model_stores.list_models", raising(EmbgeomError("disk\nfull")))
+    assert run("list") == (1, "", "error: disk\\nfull\n")
+
+
+def test_an_interrupted_run_exits_130_with_one_line(run, monkeypatch):
+    monkeypatch.setattr("embgeom_dask.storage.model_stores.list_models", raising(KeyboardInterrupt()))
+    again = "the same command begins again (--out keeps what is done)"
+    assert run("list") == (130, "", f"interrupted: {again}: embgeom list\n")
+
+
+def test_an_interrupted_run_says_that_it_goes_on_only_where_it_does(run, monkeypatch):
+    monkeypatch.setattr("embgeom_dask.analyses.scan.scan", raising(KeyboardInterrupt()))
+    code, _, err = run("scan", A, "--nearest", "1", "--out=r.zarr")
+    assert (code, err) == (130, f"interrupted: the same command goes on: embgeom scan {A} --nearest 1 --out=r.zarr\n")
+
+
+class Panic(BaseException):
+    """As Rust's panics reach Python."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero\nhere"), Panic("by zero"), RecursionError("by zero")])
+def test_a_failure_that_nobody_foresaw_is_one_line_and_a_traceback_on_request(run, monkeypatch, error):
+    monkeypatch.setattr("embgeom_dask.storage.model_stores.list_models", raising(error))
+    said = f"error: {type(error).__name__}: by zero"
+    assert run("list") == (1, "", f"{said}: EMBGEOM_TRACEBACK=1 shows where\n")
+    monkeypatch.setenv("EMBGEOM_TRACEBACK", "1")
+    code, out, err = run("list")
+    first, *_, last = err.splitlines()
+    assert (code, out, first, last) == (1, "", "Traceback (most recent call last):", said)
+
+
+def test_memory_that_is_not_there_is_one_line_that_says_what_helps(run, monkeypatch):
+    monkeypatch.setattr(
+        "embgeom_dask.storage.model_stores.list_models", raising(MemoryError("Unable to allocate 7 TiB"))
+    )
+    code, _, err = run("list")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: out of memory (Unable to allocate 7 TiB): give --memory-limit")
+
+
+def test_help_loads_none_of_the_heavy_packages():
+    code = (
+        "import sys; from embgeom_dask.cli import app; app.main(['scan', '--help'])\n"
+        "heavy = {'torch', 'dask', 'xarray', 'zarr', 'transformers', 'numba', 'pandas'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--histogram" in done.stdout
+
+
+def test_the_installed_command_keeps_stdout_clean(tmp_path):
+    store = testing.make_store(tmp_path / "a.zarr", output=rows().astype(ml_dtypes.bfloat16), model="org/a")
+    command = [Path(sys.executable).with_name("embgeom"), "survey", store, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == ["org/a"]
+    assert "Warning" not in done.stderr

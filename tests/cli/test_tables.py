@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+import xarray as xr
+
+from embgeom_dask.cli import tables
+
+
+def test_numbers_stand_to_the_right_and_text_to_the_left():
+    text = tables.align(["id", "token", "distance", "tied"], [[7, "a", 2.0 / 3, True], [101, "[CLS]", 1e-20, False]])
+    assert text.splitlines() == [
+        " id  token     distance  tied",
+        "  7  a      0.666666667  yes",
+        "101  [CLS]        1e-20  no",
+    ]
+
+
+def test_wide_joining_and_control_characters_keep_their_columns():
+    rows = [["日本", 1], ["e\u0301t", 2], ["a\nb", 3], ["plain", 4]]
+    lines = tables.align(["token", "n"], rows).splitlines()
+    assert lines[1:] == ["日本   1", "e\u0301t     2", "a\\nb   3", "plain  4"]
+
+
+def test_a_table_without_rows_is_its_header():
+    assert tables.align(["model", "bytes"], []) == "model  bytes"
+
+
+def test_json_has_the_names_and_every_digit():
+    dataset = xr.Dataset(
+        {
+            "distance": ("pair", [0.1 + 0.2, np.nan, np.inf]),
+            "count": np.int64(2**62),
+            "centroid": ("hidden", np.array([1.5, -2.0], dtype=ml_dtypes.bfloat16).astype(np.float32)),
+        },
+        {"token": (("pair",), np.array(["ä", "", "x"], dtype=np.dtypes.StringDType())), "tied": True},
+        {
+            "command": "scan",
+            "seconds": np.float64(0.5),
+            "devices": ("cpu",),
+            "sizes": np.arange(2),
+            "none": float("nan"),
+        },
+    )
+    found = json.loads(json.dumps(tables.to_json(dataset), allow_nan=False))
+    assert found == {
+        "attrs": {"command": "scan", "seconds": 0.5, "devices": ["cpu"], "sizes": [0, 1], "none": None},
+        "dims": {"pair": 3, "hidden": 2},
+        "distance": [0.1 + 0.2, None, None],
+        "count": 2**62,
+        "centroid": [1.5, -2.0],
+        "token": ["ä", "", "x"],
+        "tied": True,
+    }
+
+
+@pytest.mark.parametrize("bins", [1, 5, 16, 17, 512])
+def test_the_histogram_shows_every_pair_once(bins):
+    distances = np.abs(np.random.default_rng(bins).normal(5.0, 1.0, 4000))
+    counts, edges = np.histogram(distances, bins=bins, range=(0.0, 20.0))
+    moments = {"pair_count": 4000, "distance_mean": 5.0, "distance_std": 1.0, "distance_min": 1.0, "distance_max": 9.0}
+    dataset = xr.Dataset(
+        {"histogram_count": ("bin", counts), "bin_edge": ("edge", edges), **moments},
+        attrs={"model": ["m"], "revision": [""], "matrix": ["output_embedding"]},
+    )
+    lines = tables.scan_text(dataset).split("\n\n")[-1].splitlines()[1:]
+    cells = [line.split()[:3] for line in lines]
+    assert sum(int(count) for _, _, count in cells) == 4000
+    assert len(cells) <= 16
+    for low, high, count in cells:
+        inside = (distances >= float(low) - 1e-8) & (distances < float(high) + 1e-8)
+        assert inside.sum() == int(count)
+
+
+def test_a_size_is_given_in_a_readable_unit():
+    assert tables.size(3 << 20) == "3.0 MiB"
+    assert tables.size(5 << 30) == "5.0 GiB"

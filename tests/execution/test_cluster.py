@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import psutil
+import pytest
+import torch
+from distributed import Client, LocalCluster, Reschedule, get_worker
+
+import embgeom_dask as eg
+from embgeom_dask import progress
+from embgeom_dask.analyses import scan
+from embgeom_dask.errors import EmbgeomError, Halt, InputError
+from embgeom_dask.execution import cluster, passes, workers
+from embgeom_dask.execution.cluster import connect
+from embgeom_dask.execution.journal import Pass
+from embgeom_dask.storage import model_stores
+from embgeom_dask.testing import make_store
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+        yield cluster
+
+
+def refused(address: str) -> None:
+    with pytest.raises(InputError, match=r"no dask scheduler answers at ") as caught, connect(scheduler=address):
+        pass
+    assert repr(address) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scheduler_that_runs_is_used(running: LocalCluster) -> None:
+    with connect(scheduler=running.scheduler_address) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    with Client(running, set_as_default=False) as own, connect(own, "foo") as client:
+        assert client is own
+
+
+def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if len(notes) == 2:
+            empty.scale(1)
+
+    monkeypatch.setattr(cluster, "_REMINDER", 0.1)
+    monkeypatch.setattr(progress, "note", note)
+    with (
+        LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=":0") as empty,
+        connect(scheduler=empty.scheduler_address) as client,
+    ):
+        assert len(client.nthreads()) == 1
+    assert set(notes) == {"no worker yet: waiting for one, until Ctrl-C"}
+    assert len(notes) >= 2
+
+
+@pytest.mark.parametrize("address", ["", "foo", "foo:bar", "http://127.0.0.1:8786", "tcp://"])
+def test_an_address_that_is_none(address: str) -> None:
+    refused(address)
+
+
+def test_an_address_where_no_scheduler_is(monkeypatch: pytest.MonkeyPatch, running: LocalCluster) -> None:
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.3)
+    refused(next(iter(running.workers.values())).address)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        refused(address)
+        answering = threading.Thread(target=lambda: server.accept()[0].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9))
+        answering.start()
+        refused(address)
+        answering.join()
+    refused(address)
+
+
+def test_the_command_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
+    command = [Path(sys.executable).with_name("embgeom"), "survey", store, "--scheduler", "foo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: no dask scheduler answers at 'foo': start one with `dask scheduler`, and give the address it prints"
+    ]
+
+
+def listening() -> set[str]:
+    """The addresses on which this process waits for others."""
+    return {each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == "LISTEN"}
+
+
+def test_a_cluster_of_its_own_listens_on_loopback_alone() -> None:
+    before = listening()
+    with connect() as client:
+        assert listening() - before <= {"127.0.0.1"}
+        with urllib.request.urlopen(cluster.dashboard(client).removesuffix("/status") + "/health") as answer:
+            assert answer.read() == b"ok"
+
+
+def test_without_a_temporary_folder_scratch_is_beside_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with connect(out=tmp_path / "r.zarr") as client:
+        (folder,) = tmp_path.iterdir()
+        assert client.submit(lambda: get_worker().local_directory).result().startswith(str(folder))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        dask.config.set({"temporary-directory": str(tmp_path / "file")}),
+        pytest.raises(EmbgeomError, match=r"^dask cannot start a cluster on this machine: .*") as told,
+        connect(),
+    ):
+        pass
+    assert "\n" not in str(told.value)
+
+
+def test_a_device_that_workers_lack_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: LocalCluster
+) -> None:
+    missing = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
+    store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
+    for work in ("analyses.scan.make_plan", "execution.workers.completed", "analyses.outliers._norms_and_centroid"):
+        monkeypatch.setattr(f"embgeom_dask.{work}", lambda *_, **__: pytest.fail("work was done"))
+    for command in (
+        lambda **how: eg.scan(store, nearest=1, **how),
+        lambda **how: eg.outliers(store, "0:3", **how),
+    ):
+        for where in ({}, {"scheduler": running.scheduler_address}):
+            with pytest.raises(InputError, match=rf"^no device '{missing}' here: choose auto or one of .*cpu$"):
+                command(device=missing, **where)
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a person is told."""
+    told: list[str] = []
+    monkeypatch.setattr(progress, "note", told.append)
+    return told
+
+
+def here() -> str:
+    """The address of the worker that this is done on; none on no worker."""
+    try:
+        return get_worker().address
+    except ValueError:
+        return ""
+
+
+def other_version(monkeypatch: pytest.MonkeyPatch, bad: list[str]) -> str:
+    honest = workers.version
+    monkeypatch.setattr(workers, "version", lambda name: "9.9" if here() in bad else honest(name))
+    return r"^worker \S+ has embgeom-dask 9.9, and this process embgeom-dask 0.1.0: install the same there"
+
+
+def blind(monkeypatch: pytest.MonkeyPatch, bad: list[str]) -> str:
+    def unless_bad(work: Callable[..., Any]) -> Callable[..., Any]:
+        def tried(*args: Any) -> Any:
+            if here() in bad:
+                raise EmbgeomError("cannot open m.zarr: No such file or directory")
+            return work(*args)
+
+        return tried
+
+    monkeypatch.setattr(model_stores.Matrix, "take", unless_bad(model_stores.Matrix.take))
+    monkeypatch.setattr(model_stores.Matrix, "read", unless_bad(model_stores.Matrix.read))
+    monkeypatch.setattr(model_stores, "check_unchanged", unless_bad(model_stores.check_unchanged))
+    return r"cannot open m.zarr: No such file or directory"
+
+
+def full(monkeypatch: pytest.MonkeyPatch, bad: list[str]) -> str:
+    honest = Pass.commit
+
+    def commit(self: Pass, panel: Any, found: Any) -> None:
+        if here() in bad:
+            raise Halt("cannot write r.zarr: No space left on device")
+        honest(self, panel, found)
+
+    monkeypatch.setattr(Pass, "commit", commit)
+    return r"cannot write r.zarr: No space left on device"
+
+
+@pytest.mark.parametrize("fault", [other_version, blind, full])
+def test_what_is_wrong_with_one_worker_is_that_workers_alone(
+    fault: Callable[..., str], running: LocalCluster, notes: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", rows)
+    expected = eg.scan(store, nearest=3, tile=16)
+    bad = next(iter(running.workers.values())).address
+    words = fault(monkeypatch, [bad])
+    notes.clear()
+    found = eg.scan(store, nearest=3, tile=16, out=tmp_path / "r.zarr", scheduler=running.scheduler_address)
+    assert found.drop_attrs().identical(expected.drop_attrs())
+    (told,) = (note for note in notes if "gets no more work" in note)
+    assert re.search(words, told)
+    assert bad in told
+    assert bad not in (tmp_path / "r.zarr.journal/history.csv").read_text()
+    if fault is not full:
+        assert eg.survey(store, scheduler=running.scheduler_address)["norm_max"].size == 1
+
+
+@pytest.mark.parametrize("fault", [other_version, blind, full])
+def test_where_no_worker_is_left_one_line_says_why(
+    fault: Callable[..., str], running: LocalCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = make_store(tmp_path / "m.zarr", np.eye(40, dtype=np.float32))
+    words = fault(monkeypatch, [worker.address for worker in running.workers.values()])
+    with (
+        Client(running, set_as_default=False) as client,
+        pytest.raises(EmbgeomError, match=words) as told,
+    ):
+        eg.scan(store, nearest=3, tile=16, out=tmp_path / "r.zarr", client=client)
+    assert "\n" not in str(told.value)
+
+
+def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> None:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as own,
+        Client(own, set_as_default=False) as client,
+        workers.all_fit(),
+    ):
+        bad, good = (worker.address for worker in own.workers.values())
+
+        def work(number: int) -> int:
+            if here() == bad:
+                raise Halt("no disk")
+            if number and here() == good:
+                raise Reschedule
+            return number
+
+        done: list[int] = []
+        for batch in workers.completed(client, work, range(6), lambda number: (number,), lambda: 6):
+            done += [future.result() for _, future in batch]
+            if 0 in done and good in client.nthreads():
+                own.scale(3)
+                client.wait_for_workers(3)
+                client.retire_workers([good])
+        assert sorted(done) == list(range(6))
+
+
+def test_a_cluster_that_starts_workers_where_there_is_work_gets_some(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
+    with LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=None) as own:
+        own.adapt(minimum=0, maximum=1, interval="50ms")
+        assert eg.scan(store, nearest=1, client=own)["nearest_distance"].item() == 2**0.5
+
+
+def test_a_client_may_be_a_cluster_or_an_address(running: LocalCluster) -> None:
+    for given in (running, running.scheduler_address):
+        with connect(given) as client:
+            assert client.scheduler.address == running.scheduler_address
+        assert client.status == "closed"
+    assert running.status.name == "running"
+
+
+def test_what_is_no_client_of_use_is_refused_in_one_line(running: LocalCluster) -> None:
+    closed = Client(running, set_as_default=False)
+    closed.close()
+
+    async def asynchronous() -> None:
+        async with Client(running.scheduler_address, asynchronous=True, set_as_default=False) as given:
+            with pytest.raises(InputError, match=r"^client= is asynchronous: "), connect(given):
+                pass
+
+    asyncio.run(asynchronous())
+    for given, words in ((closed, "client= is closed: "), (7, "client= is a int: "), ("nowhere", "no dask scheduler")):
+        with pytest.raises(InputError, match=f"^{words}"), connect(given):
+            pass
+
+
+@pytest.mark.parametrize("moment", ["waiting", "planning", "tiles"])
+def test_a_scheduler_that_dies_is_told_in_one_line(
+    moment: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = make_store(tmp_path / "m.zarr", np.eye(64, dtype=np.float32))
+    monkeypatch.setattr(cluster, "_REMINDER", 0.1)
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "500ms"}),
+        LocalCluster(n_workers=moment != "waiting", processes=False, protocol="tcp", dashboard_address=None) as own,
+    ):
+        if moment == "waiting":
+            monkeypatch.setattr(progress, "note", lambda _: own.close())
+        else:
+            module, name = (scan, "make_plan") if moment == "planning" else (passes, "execute")
+            honest = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda *args: own.close() or honest(*args))
+        with pytest.raises(EmbgeomError, match=r"^lost the dask scheduler at tcp://\S+: start one, and run") as told:
+            eg.scan(store, nearest=1, tile=8, scheduler=own.scheduler_address)
+    assert "\n" not in str(told.value)

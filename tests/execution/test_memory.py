@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from weakref import ref
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from embgeom_dask import devices
+from embgeom_dask.analyses.scan import scan
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution import memory
+from embgeom_dask.pairwise import blocks
+from embgeom_dask.pairwise.points import Form
+from embgeom_dask.pairwise.rows import RowSet
+from embgeom_dask.testing import make_store
+
+_PEAK = """
+import re, sys
+import embgeom_dask as eg
+eg.scan(sys.argv[1], tokens="0:600", neighbors=3)
+result = eg.scan(sys.argv[1], neighbors=3, memory_limit=sys.argv[2])
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
+print(int(peak[1]) * 1024, result.sizes["token_id"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2 << 30), ("500MB", 500_000_000), ("1.5 gib", 3 << 29), (4096, 4096), ("3k", 3000)]
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert memory.allowed(text) == size
+
+
+def test_a_size_beyond_all_memory_is_no_limit() -> None:
+    assert memory.allowed("9" * 400) == memory.allowed("9" * 300 + "TiB") > 1 << 60
+
+
+@pytest.mark.parametrize("text", ["", "much", "2 PiB", "-1GiB"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(InputError, match="--memory-limit"):
+        memory.allowed(text)
+
+
+def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(40, dtype=np.float32))
+    with pytest.raises(InputError, match=r"needs \S+ .iB and 10 MiB are allowed: raise --memory-limit"):
+        scan(store, nearest=1, memory_limit="10MiB", out=tmp_path / "r.zarr")
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def test_a_dry_run_says_the_plan_and_computes_nothing(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(5000, 8)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    result = scan(store, nearest=1, dry_run=True, memory_limit="8GiB", out=tmp_path / "r.zarr")
+    assert not result.variables
+    assert not (tmp_path / "r.zarr").exists()
+    plan = json.loads(json.dumps(result.attrs["plan"]))
+    assert (plan["rows"], plan["values"], plan["metric"], plan["tile"], plan["tiles"]) == (
+        [5000],
+        8,
+        "euclidean",
+        2048,
+        6,
+    )
+    assert 0 < plan["memory_projected"] < plan["memory_allowed"] == 8 << 30
+
+
+def test_a_device_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(9000, 16)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+
+    def plan(kind: str, free: int, limit: str | None = None) -> dict[str, Any]:
+        monkeypatch.setattr(devices, "own_memory", lambda _: (kind, free))
+        return scan(store, nearest=1, dry_run=True, memory_limit=limit, tile=None).attrs["plan"]
+
+    assert plan("cpu", 0)["device_memory_projected"] == 0
+    large = plan("cuda", 80 << 30, "16GiB")
+    assert (large["tile"], large["tiles"]) == (8192, 3)
+    assert large["device_memory_allowed"] == 16 << 30
+    assert plan("cuda", 10 << 30, "16GiB")["device_memory_allowed"] == 10 << 30
+    small = plan("cuda", 2 << 30)
+    assert small["tile"] == 4096
+    assert 0 < small["device_memory_projected"] <= small["device_memory_allowed"] == int(0.6 * (2 << 30))
+    with pytest.raises(InputError, match=r"needs \S+ MiB of the device and 1 MiB are allowed: raise --memory-limit"):
+        plan("mps", 2 << 20)
+
+
+def test_blocks_on_a_device_and_rows_on_the_host_keep_to_their_limits() -> None:
+    rows = np.random.default_rng(0).normal(size=(64, 32)).astype(ml_dtypes.bfloat16)
+    reads: list[int] = []
+
+    class Stored:
+        def take(self, token_id: np.ndarray) -> np.ndarray:
+            reads.append(int(token_id[0]))
+            return rows[token_id]
+
+    every = np.arange(64)
+    row_set = RowSet(every, every, np.arange(65), every[:0])
+    size = 8 * 32 * 2 + 2 * 8 * 8  # points, and two float64 a row
+    device = torch.device("meta")
+    for keep, kept in ((0, 0), (3 * size, 3), (8 * size, 8)):
+        blocks.forget()
+        reads.clear()
+        form = Form("euclidean", "bfloat16", np.zeros(32), 1.0)
+        source = blocks.Source(Stored(), row_set, form, 8, False, 8 * size, keep, "key")
+        loaded = [ref(source.block(index, device)) for index in range(8)]
+        assert sum(block() is not None for block in loaded) == kept
+        again = [source.block(index, device) for index in range(8)]
+        assert all(block.points.device == device and block.stored.size == 0 for block in again)
+        assert all(source.block(index, device) is block for index, block in enumerate(again))  # in use, so not reloaded
+        np.testing.assert_array_equal(source.read()[np.array([9, 63])], rows[[9, 63]])
+        assert reads == list(range(0, 64, 8))  # what the device does not hold comes from the host, not from the store
+    blocks.forget()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
+def test_a_process_keeps_to_its_limit_and_forgets_blocks(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(6000, 12288)).astype(ml_dtypes.bfloat16)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    limit = 1400 << 20
+    found = subprocess.run(
+        [sys.executable, "-c", _PEAK, store, str(limit)], check=True, capture_output=True, text=True, timeout=300
+    )
+    peak, tokens = map(int, found.stdout.split())
+    assert tokens == 6000
+    assert peak <= limit
