@@ -29,10 +29,10 @@ from distributed import Client
 from embgeom_dask.execution import runner
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.journal import Journal, Pass
-from embgeom_dask.execution.monitor import Watch
-from embgeom_dask.execution.panel_result import Found, Work
+from embgeom_dask.execution.monitor import Monitor
+from embgeom_dask.execution.panel_result import PanelResult, PanelStats
 from embgeom_dask.execution.plan import Plan, make_plan
-from embgeom_dask.execution.spec import Settings
+from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.storage import model_stores, results
 from embgeom_dask.testing import make_store
 
@@ -59,7 +59,7 @@ class Peaks:
             time.sleep(0.25)
 
 
-def wait_panel(seconds: float, plan: bytes, panel: Panel, hints: bytes, journal: Pass) -> Found:  # noqa: ARG001
+def wait_panel(seconds: float, plan: bytes, panel: Panel, hints: bytes, journal: Pass) -> PanelResult:  # noqa: ARG001
     """A panel that waits, and finds as many pairs as one that computes."""
     start = time.time()
     time.sleep(seconds)
@@ -72,8 +72,8 @@ def wait_panel(seconds: float, plan: bytes, panel: Panel, hints: bytes, journal:
         "exact": np.ones(KEPT, np.bool_),
         "limit": np.array(np.inf),
     }
-    work = Work(start, time.time(), "", 0, 0)
-    found = Found({"farthest": state}, {"cpu"}, Counter(float64=KEPT), {"cpu float32"}, work)
+    work = PanelStats(start, time.time(), "", 0, 0)
+    found = PanelResult({"farthest": state}, {"cpu"}, Counter(float64=KEPT), {"cpu float32"}, work)
     journal.commit(panel, found)
     return found
 
@@ -111,7 +111,7 @@ def main() -> None:
 def simulate(client: Client, store: str, out: str, seconds: float, threads: int, peaks: Peaks) -> None:
     """Make one pass, and then once more with every panel committed."""
     matrix = model_stores.find_matrix(store)
-    settings = Settings("euclidean", farthest=KEPT)
+    settings = ScanSpec("euclidean", farthest=KEPT)
     plan = make_plan(client, [(matrix, np.arange(matrix.vocab_size))], settings, "cpu", TILE)
     attrs = results.provenance("scan", [matrix], [], 0.0, settings.as_dict())
     journal = Journal(out)
@@ -135,7 +135,7 @@ def make_passes(
             print(f"after {done:>7,} panels: {memory(peaks)}", flush=True)
 
     began, before = time.perf_counter(), peaks.seconds()
-    runner.execute(plan, client, Watch(client, advance), kept)
+    runner.execute(plan, client, Monitor(client, advance), kept)
     lasted = time.perf_counter() - began
     used = {name: seconds - before[name] for name, seconds in peaks.seconds().items()}
     ideal = done * seconds / threads
@@ -144,7 +144,7 @@ def make_passes(
     print(f"most memory: {memory(peaks)}")
     size = sum(path.stat().st_size for path in Path(f"{journal.out}.journal").rglob("*-*-*"))
     began = time.perf_counter()
-    runner.execute(plan, client, Watch(client, lambda *_, **__: None), kept)
+    runner.execute(plan, client, Monitor(client, lambda *_, **__: None), kept)
     print(f"journal: {size / 1e6:.0f} MB; every panel read again in {time.perf_counter() - began:.0f} s")
 
 

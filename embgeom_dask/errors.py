@@ -42,7 +42,7 @@ def refuse_credentials(url: str) -> None:
         )
 
 
-class Halt(EmbgeomError):
+class AbortRun(EmbgeomError):
     """A failure that one worker meets whatever it is given: it gets no more, and where no other is left the run stops.
 
     `worker` is its address, where it is a worker's.

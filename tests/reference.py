@@ -45,14 +45,14 @@ def integers(values: np.ndarray) -> np.ndarray:
 class Truth:
     """Pairs of ids, a number that grows with their distance without error, and the float64 nearest to the distance.
 
-    `mutual` says that either row is a neighbour of the other.
+    `symmetric` says that either row is a neighbour of the other.
     """
 
     i: np.ndarray
     j: np.ndarray
     order: np.ndarray
     distance: np.ndarray
-    mutual: bool
+    symmetric: bool
 
     def best(self, k: int, *, farthest: bool) -> tuple[np.ndarray, np.ndarray]:
         """Ids (k, 2) and distances (k,) of the k farthest or nearest, ties by ids."""
@@ -70,7 +70,7 @@ class Truth:
     def neighbors(self, token: int, k: int) -> tuple[list[int], list[float]]:
         """Ids and distances of the k nearest of a token."""
         found = []
-        for mine, other in ((self.i, self.j), (self.j, self.i))[: 2 if self.mutual else 1]:
+        for mine, other in ((self.i, self.j), (self.j, self.i))[: 2 if self.symmetric else 1]:
             here = np.flatnonzero(mine == token)
             found += zip(self.order[here].tolist(), other[here].tolist(), self.distance[here].tolist(), strict=True)
         found.sort()

@@ -29,7 +29,7 @@ CHANGES = ("make", "mkdir", "rmdir", "unlink", "remove", "rename", "replace", "l
 
 
 @dataclass
-class Work:
+class PanelStats:
     """What is done in the folder `root`, which `prepare` fills, the bits that it makes, and the names there then."""
 
     root: Path
@@ -55,7 +55,7 @@ class Work:
         return {name for name in found if ".zarr/" not in name}
 
 
-def record(work: Work) -> tuple[list[str], Any]:
+def record(work: PanelStats) -> tuple[list[str], Any]:
     """The calls that it makes, and its answer."""
     work.fresh()
     with Disk(work.root) as disk:
@@ -67,7 +67,7 @@ def record(work: Work) -> tuple[list[str], Any]:
     return disk.calls, answer
 
 
-def kill_everywhere(work: Work) -> list[str]:
+def kill_everywhere(work: PanelStats) -> list[str]:
     """What goes wrong after a kill, or a power cut, at any of its calls."""
     calls, expected = record(work)
     wrong, seen = [], set()
@@ -100,7 +100,7 @@ def kill_everywhere(work: Work) -> list[str]:
     return wrong
 
 
-def fail_everywhere(work: Work) -> list[str]:
+def fail_everywhere(work: PanelStats) -> list[str]:
     """What goes wrong when any of its calls fails."""
     calls, expected = record(work)
     wrong, seen = [], {work.state()}
@@ -127,7 +127,7 @@ def fail_everywhere(work: Work) -> list[str]:
     return wrong
 
 
-def checked(work: Work, expected: Any) -> Iterator[str]:
+def checked(work: PanelStats, expected: Any) -> Iterator[str]:
     """Do it, undisturbed: what goes wrong, where not the same bits come out, or something else is left."""
     try:
         work.do()
@@ -161,7 +161,7 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture
-def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> Work:
+def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> PanelStats:
     monkeypatch.setattr(fill, "_CHUNK_BYTES", 16 * 5 * 4)
     root, kind = tmp_path / "disk", request.param
     inputs = tmp_path / "inputs"
@@ -181,7 +181,7 @@ def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeyp
 
         journal = {"r.zarr.journal", "r.zarr.journal/run.json", "r.zarr.journal/history.csv"}
         read = partial(bits_of_result, root / "r.zarr")
-        return Work(root, prepare, scan, read, idle, {"m.zarr", "r.zarr", *journal})
+        return PanelStats(root, prepare, scan, read, idle, {"m.zarr", "r.zarr", *journal})
     tensors = {"model.embed_tokens.weight": ROWS, "lm_head.weight": ROWS[::-1].copy()}
     checkpoint = make_checkpoint(inputs / "org/m", tensors)
 
@@ -192,14 +192,14 @@ def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeyp
     def convert() -> None:
         eg.convert(checkpoint, root, overwrite=kind == "overwrite")
 
-    return Work(root, old, convert, partial(bits_of_store, root / "org--m.zarr"), lambda: None, {"org--m.zarr"})
+    return PanelStats(root, old, convert, partial(bits_of_store, root / "org--m.zarr"), lambda: None, {"org--m.zarr"})
 
 
 @pytest.mark.parametrize("work", ["scan", "convert", "overwrite"], indirect=True)
-def test_a_kill_or_a_power_cut_at_any_call_loses_nothing(work: Work) -> None:
+def test_a_kill_or_a_power_cut_at_any_call_loses_nothing(work: PanelStats) -> None:
     assert not kill_everywhere(work)
 
 
 @pytest.mark.parametrize("work", ["scan", "convert", "overwrite"], indirect=True)
-def test_an_error_of_any_call_is_one_line_or_harmless(work: Work) -> None:
+def test_an_error_of_any_call_is_one_line_or_harmless(work: PanelStats) -> None:
     assert not fail_everywhere(work)

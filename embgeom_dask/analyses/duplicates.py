@@ -16,19 +16,19 @@ from embgeom_dask import devices
 from embgeom_dask.analyses import many
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.row_passes import NOT_FINITE, unfit
-from embgeom_dask.pairwise.rows import RowSet, check_fit, digest, group
+from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
 from embgeom_dask.storage import results
 from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, find_matrix, labels_of
-from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
 
 
 def duplicates(
-    stores: Place | Iterable[Place],
+    stores: PathLike | Iterable[PathLike],
     matrix: Role | None = None,
     *,
-    out: Place | None = None,
+    out: PathLike | None = None,
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
@@ -63,14 +63,14 @@ def duplicates(
     if len(paths) == 1:
         return _duplicates(paths[0], matrix, **how)
 
-    def work(store: Place, target: Place | None, active: Client, _: int) -> xr.Dataset:
+    def work(store: PathLike, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
         return _duplicates(store, matrix, out=target, client=active)
 
     return together(many.on_each("duplicates", paths, work, together, matrix=matrix, **how))
 
 
 def _duplicates(
-    store: Place, role: Role | None, *, out: Place | None, client: Client | None, scheduler: str | None = None
+    store: PathLike, role: Role | None, *, out: PathLike | None, client: Client | None, scheduler: str | None = None
 ) -> xr.Dataset:
     """Find the groups of one model."""
     started = perf_counter()
@@ -117,7 +117,7 @@ def _look(matrix: Matrix, start: int, stop: int) -> tuple[Array, Array]:
         return digest(rows), np.where(found == NOT_FINITE, 0, found)
 
 
-def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:
+def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
     groups = _shared(rows)
     population = np.array([members.size for members in groups], np.int64)
     member_group = np.repeat(np.arange(population.size), population)
@@ -150,7 +150,7 @@ def _dataset(matrix: Matrix, rows: RowSet) -> xr.Dataset:
     )
 
 
-def _shared(rows: RowSet) -> list[Array]:
+def _shared(rows: DistinctRows) -> list[Array]:
     """The members of each row that several tokens have, most tokens first, then lowest id."""
     order = np.argsort(-rows.weights, kind="stable")[: np.count_nonzero(rows.weights > 1)]
     bounds = zip(rows.offsets[order], rows.offsets[order + 1], strict=True)

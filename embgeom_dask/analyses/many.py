@@ -23,7 +23,7 @@ from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.storage import model_stores, paths, results
 from embgeom_dask.storage.model_stores import Matrix, Role
-from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.paths import PathLike
 
 TABLE = "table.zarr"
 """The table of all models in the folder of their results."""
@@ -36,9 +36,9 @@ _KEPT = {"side", "radius", "quantile"}
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 
-def places_of(stores: Place | Iterable[Place], what: str) -> list[Place]:
+def places_of(stores: PathLike | Iterable[PathLike], what: str) -> list[PathLike]:
     """The stores given, one or many."""
-    found: list[Place] = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
+    found: list[PathLike] = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
     if not found:
         raise InputError(f"{what} needs at least one store: embgeom list shows them")
     return found
@@ -46,12 +46,12 @@ def places_of(stores: Place | Iterable[Place], what: str) -> list[Place]:
 
 def on_each(
     what: str,
-    stores: Sequence[Place],
-    work: Callable[[Place, Place | None, Client, int], xr.Dataset],
+    stores: Sequence[PathLike],
+    work: Callable[[PathLike, PathLike | None, Client, int], xr.Dataset],
     together: Callable[[Sequence[xr.Dataset]], xr.Dataset],
     *,
     matrix: Role | None = None,
-    out: Place | None = None,
+    out: PathLike | None = None,
     device: str = "auto",
     client: Client | None = None,
     scheduler: str | None = None,
@@ -103,7 +103,7 @@ def on_each(
     return given
 
 
-def _outs(given: Sequence[Place], matrix: Role | None, out: Place | None) -> list[Place | None]:
+def _outs(given: Sequence[PathLike], matrix: Role | None, out: PathLike | None) -> list[PathLike | None]:
     """Where the result of each store goes; nowhere for a store that is broken: it fails by itself.
 
     Its name is the model's, with the revision where several of the stores are of that model.
@@ -119,8 +119,8 @@ def _outs(given: Sequence[Place], matrix: Role | None, out: Place | None) -> lis
         except EmbgeomError:
             found.append(None)
     counts = Counter(each.model for each in found if each is not None)
-    taken: dict[str, Place] = {TABLE: "the table of all models"}
-    outs: list[Place | None] = []
+    taken: dict[str, PathLike] = {TABLE: "the table of all models"}
+    outs: list[PathLike | None] = []
     for store, each in zip(given, found, strict=True):
         if each is None:
             outs.append(None)
@@ -134,10 +134,10 @@ def _outs(given: Sequence[Place], matrix: Role | None, out: Place | None) -> lis
 
 
 def scan_many(
-    stores: Place | Iterable[Place],
+    stores: PathLike | Iterable[PathLike],
     *,
     which: Role | None = None,
-    out: Place | None = None,
+    out: PathLike | None = None,
     memory_limit: str | int | None = None,
     device: str = "auto",
     client: Client | None = None,
@@ -159,7 +159,7 @@ def scan_many(
     """
     most = memory.allowed(memory_limit)
 
-    def work(store: Place, target: Place | None, active: Client, at_once: int) -> xr.Dataset:
+    def work(store: PathLike, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:
         held = psutil.Process().memory_info().rss
         share = most if at_once == 1 else held + max(0, most - held) // at_once
         return scan(store, which=which, out=target, memory_limit=share, device=device, client=active, **settings)

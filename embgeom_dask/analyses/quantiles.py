@@ -11,14 +11,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import Plan
-from embgeom_dask.reductions import Cuts, Histogram, OrderStatistics
+from embgeom_dask.reductions import Histogram, OrderStatistics, Thresholds
 from embgeom_dask.reductions.histogram import FINE
 from embgeom_dask.reductions.order_statistics import MOST
 
 Array = NDArray[Any]
-Run = Callable[[Plan], Found]
+Run = Callable[[Plan], PanelResult]
 
 
 def find(
@@ -74,7 +74,7 @@ def exact_quantiles(plan: Plan, count: Array, ranks: Array, largest: float, run:
         edges = _divided(bounds(histogram, count, sought, largest))
         if np.isin(edges, histogram.edges.distance).all():
             break
-        histogram = replace(histogram, edges=Cuts.at(plan.metric, edges, closed=False))
+        histogram = replace(histogram, edges=Thresholds.at(plan.metric, edges, closed=False))
         count = run(replace(plan, reductions={"histogram": histogram})).states["histogram"]["count"]
     below = np.cumsum(count)
     gaps = below[bins] - np.cumsum(count[bins])

@@ -22,11 +22,11 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.cluster import connect, dashboard
 from embgeom_dask.execution.journal import Journal
-from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.passes import Passes
 from embgeom_dask.execution.plan import Plan, make_plan
 from embgeom_dask.execution.runner import forget
-from embgeom_dask.execution.spec import EDGE_LIMIT, Numbers, Settings, parse_count, parse_number, parse_numbers
+from embgeom_dask.execution.spec import EDGE_LIMIT, Numbers, ScanSpec, parse_count, parse_number, parse_numbers
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.storage import model_stores, paths, results
 from embgeom_dask.storage.model_stores import Matrix, Role
@@ -137,7 +137,7 @@ def scan(
     matrices = [found for found, _ in sides]
     for each in matrices:
         model_stores.check_labels(each)  # before the first tile, not when the result is labelled
-    settings = Settings(
+    settings = ScanSpec(
         metric,
         farthest=farthest,
         nearest=nearest,
@@ -175,7 +175,7 @@ def scan(
 
 def _made(
     sides: list[tuple[Matrix, np.ndarray]],
-    settings: Settings,
+    settings: ScanSpec,
     attrs: dict[str, Any],
     started: float,
     journal: Journal | None,
@@ -256,13 +256,13 @@ def _selection(matrix: Matrix, token_id: np.ndarray) -> str | None:
     return None if token_id.size == matrix.vocab_size else sha256(token_id.tobytes()).hexdigest()
 
 
-def _finalize(plan: Plan, found: Found, settings: Settings, passes: Passes) -> dict[str, Any]:
+def _finalize(plan: Plan, found: PanelResult, settings: ScanSpec, passes: Passes) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
 
     Exact quantiles take more passes, which add to what `found` says of devices and counts.
     """
 
-    def again(changed: Plan) -> Found:
+    def again(changed: Plan) -> PanelResult:
         more = passes.run(changed, "quantiles")
         found.devices |= more.devices
         found.counts.update(more.counts)
@@ -301,5 +301,5 @@ def _any_identical(plan: Plan) -> bool:
     """Whether two tokens that are compared have identical rows, where a reduction leaves their pairs out."""
     if plan.symmetric:
         return bool((plan.sides[0].rows.weights > 1).any())
-    twins = (getattr(reduction, "twin", None) for reduction in plan.reductions.values())
-    return any(twin is not None and (twin >= 0).any() for twin in twins)
+    duplicates_of = (getattr(reduction, "twin", None) for reduction in plan.reductions.values())
+    return any(duplicate_of is not None and (duplicate_of >= 0).any() for duplicate_of in duplicates_of)

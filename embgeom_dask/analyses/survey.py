@@ -24,7 +24,7 @@ from embgeom_dask.kernels.row_passes import unfit
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.storage import results
 from embgeom_dask.storage.model_stores import Matrix, Role, find_matrix
-from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.paths import PathLike
 
 
 class Summary(NamedTuple):
@@ -38,10 +38,10 @@ class Summary(NamedTuple):
 
 
 def survey(
-    stores: Place | Iterable[Place],
+    stores: PathLike | Iterable[PathLike],
     matrix: Role | None = None,
     *,
-    out: Place | None = None,
+    out: PathLike | None = None,
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
@@ -78,17 +78,17 @@ def survey(
     if len(paths) == 1:
         return _survey(paths[0], matrix, **how)
 
-    def work(store: Place, target: Place | None, active: Client, _: int) -> xr.Dataset:
+    def work(store: PathLike, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
         return _survey(store, matrix, out=target, client=active)
 
     return together(many.on_each("survey", paths, work, together, matrix=matrix, **how))
 
 
 def _survey(
-    store: Place,
+    store: PathLike,
     role: Role | None,
     *,
-    out: Place | None,
+    out: PathLike | None,
     client: Client | None,
     scheduler: str | None = None,
 ) -> xr.Dataset:

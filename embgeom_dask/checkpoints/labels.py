@@ -126,8 +126,8 @@ def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
             pieces[token_id] = piece
     for i in range(min(rows, tokenizer.vocab_size)):
         if pieces[i] is None:
-            twin = tokenizer.convert_ids_to_tokens(i)  # the unknown token where there is none
-            pieces[i] = twin if twin in vocabulary and twin != tokenizer.unk_token else None
+            duplicate_of = tokenizer.convert_ids_to_tokens(i)  # the unknown token where there is none
+            pieces[i] = duplicate_of if duplicate_of in vocabulary and duplicate_of != tokenizer.unk_token else None
     return pieces
 
 

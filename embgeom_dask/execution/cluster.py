@@ -24,7 +24,7 @@ from embgeom_dask import devices, progress
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.storage import paths
-from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.paths import PathLike
 
 _PATIENCE = 5.0  # seconds
 _REMINDER = 60.0  # seconds
@@ -44,7 +44,7 @@ def connect(
     client: Client | Cluster | str | None = None,
     scheduler: str | None = None,
     device: str = "auto",
-    out: Place | None = None,
+    out: PathLike | None = None,
 ) -> Iterator[Client]:
     """Yield `client` itself, a client of the scheduler at address `scheduler`, or a client of a new local cluster.
 
@@ -90,7 +90,7 @@ def _answers(client: Client) -> bool:
 
 
 @contextmanager
-def _client(client: Client | Cluster | str | None, scheduler: str | None, out: Place | None) -> Iterator[Client]:
+def _client(client: Client | Cluster | str | None, scheduler: str | None, out: PathLike | None) -> Iterator[Client]:
     if isinstance(client, str):
         client, scheduler = None, client
     if client is not None:
@@ -149,7 +149,7 @@ def _local_cluster() -> LocalCluster:
 
 
 @contextmanager
-def _temporary_folder(out: Place | None) -> Iterator[None]:
+def _temporary_folder(out: PathLike | None) -> Iterator[None]:
     """Give this process a temporary folder where it finds none: dask does not start without."""
     try:
         tempfile.gettempdir()

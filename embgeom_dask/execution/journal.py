@@ -33,11 +33,11 @@ import numpy as np
 from fsspec import AbstractFileSystem
 
 from embgeom_dask import progress
-from embgeom_dask.errors import EmbgeomError, Halt, InputError
+from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import claims
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.monitor import is_interrupted
-from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
 from embgeom_dask.storage import paths, records, results, transactions
 
@@ -61,24 +61,24 @@ class Pass:
             fs, path = paths.filesystem(self.url)
             return {_last(entry) for entry in fs.ls(path, detail=False)}
 
-    def get(self, panel: Panel) -> Found | None:
+    def get(self, panel: Panel) -> PanelResult | None:
         """What a committed panel found; None where it is not committed, or is damaged."""
         path = f"{self.url}/{panel.name}"
         try:
-            return Found.from_bytes(records.read(path, largest=None))
+            return PanelResult.from_bytes(records.read(path, largest=None))
         except FileNotFoundError:
             return None
         except Exception as error:  # file systems raise what they like
-            raise Halt(f"cannot read {path}: {paths.explain(error)}") from error
+            raise AbortRun(f"cannot read {path}: {paths.explain(error)}") from error
 
-    def read(self, panels: Sequence[Panel]) -> Iterator[tuple[Panel, Found | None]]:
+    def read(self, panels: Sequence[Panel]) -> Iterator[tuple[Panel, PanelResult | None]]:
         """Read many panels as `get` does, some at a time."""
         with ThreadPoolExecutor(_TOGETHER) as threads:
             for start in range(0, len(panels), _TOGETHER):
                 some = panels[start : start + _TOGETHER]
                 yield from zip(some, threads.map(self.get, some), strict=True)
 
-    def commit(self, panel: Panel, found: Found) -> None:
+    def commit(self, panel: Panel, found: PanelResult) -> None:
         """Put a panel there, whole or not at all.
 
         Raises
@@ -156,7 +156,7 @@ class Journal:
         self.run = {
             "attrs": results.identity(attrs),
             "tile": plan.sides[0].tile,
-            "element": plan.sides[0].form.element,
+            "element": plan.sides[0].point_format.element,
             "began": _time(datetime.now(UTC).timestamp()),
             "resume": progress.command(),
             "finished": False,
@@ -173,7 +173,7 @@ class Journal:
             self._write_json(f"{name}/pass.json", {"panels": sum(1 for _ in plan.grid.panels())})
         return Pass(f"{self.url}/{name}")
 
-    def note(self, what: str, panel: Panel, found: Found) -> None:
+    def note(self, what: str, panel: Panel, found: PanelResult) -> None:
         """Keep the line of a panel for the history."""
         if work := found.work:
             self._lines.append(
@@ -352,7 +352,7 @@ def _put(url: str, content: bytes) -> None:
             with paths.whole_file(Path(url)) as file:
                 file.write(content)
     except Exception as error:  # file systems raise what they like
-        raise Halt(f"cannot write {url}: {paths.explain(error)}") from error
+        raise AbortRun(f"cannot write {url}: {paths.explain(error)}") from error
 
 
 def _time(seconds: float) -> str:
@@ -380,6 +380,8 @@ def _digest(plan: Plan) -> str:
         else:
             found.update(f"{value!r};".encode())
 
-    sides = [(side.matrix.name, side.matrix.sha256, side.rows, side.form.metric, side.tile) for side in plan.sides]
+    sides = [
+        (side.matrix.name, side.matrix.sha256, side.rows, side.point_format.metric, side.tile) for side in plan.sides
+    ]
     add([sides, plan.symmetric, plan.grid.run, plan.reductions])
     return found.hexdigest()

@@ -14,7 +14,7 @@ from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.cluster import LOST, connect
 from embgeom_dask.storage.model_stores import Matrix
-from embgeom_dask.storage.paths import Place, explain
+from embgeom_dask.storage.paths import PathLike, explain
 
 
 def by_chunk(
@@ -22,7 +22,7 @@ def by_chunk(
     matrix: Matrix,
     work: Callable[..., Any],
     *args: Any,
-    how: tuple[Client | None, str | None, str, Place | None],
+    how: tuple[Client | None, str | None, str, PathLike | None],
 ) -> Iterator[tuple[int, Any]]:
     """Do `work(matrix, start, stop, *args)` on the cluster for the rows of every chunk.
 

@@ -15,7 +15,7 @@ from distributed import Client
 from embgeom_dask import progress
 from embgeom_dask.execution import memory
 from embgeom_dask.execution.grid import Panel
-from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.panel_result import PanelResult
 
 _AHEAD = 2
 """Panels submitted for each thread of the cluster: one running, one waiting."""
@@ -31,11 +31,11 @@ def is_interrupted() -> bool:
     return _interrupted.is_set()
 
 
-class Watch:
+class Monitor:
     """What a pass has done and may do. `advance` moves its bar; `note(panel, found)` is told of every panel."""
 
     def __init__(
-        self, client: Client, advance: Callable[..., None], note: Callable[[Panel, Found], None] | None = None
+        self, client: Client, advance: Callable[..., None], note: Callable[[Panel, PanelResult], None] | None = None
     ) -> None:
         self._client, self._advance, self._note = client, advance, note
         self._threads: dict[str, int] = {}
@@ -55,7 +55,7 @@ class Watch:
             self._threads, self._looked = self._client.nthreads(), monotonic()
         return _AHEAD * max(1, sum(self._threads.values()))
 
-    def done(self, panel: Panel, found: Found, *, fresh: bool) -> None:
+    def done(self, panel: Panel, found: PanelResult, *, fresh: bool) -> None:
         """Count a panel that is done, now (`fresh`) or in an earlier run."""
         if self._note is not None:
             self._note(panel, found)

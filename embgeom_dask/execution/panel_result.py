@@ -18,7 +18,7 @@ _PACKING: Any = Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE, typesize=
 
 
 @dataclass(frozen=True)
-class Work:
+class PanelStats:
     """Who computed a panel, and how.
 
     `start` and `end` are seconds since 1970, `worker` is its address, `read` the bytes of rows that it took from the
@@ -33,7 +33,7 @@ class Work:
 
 
 @dataclass
-class Found:
+class PanelResult:
     """What one panel, or all of them, found: the state of each reduction, the devices used, how many pairs each
     level of exactness decided, and what products filtered pairs, like "cpu int8"; of one panel, its work."""
 
@@ -41,7 +41,7 @@ class Found:
     devices: set[str]
     counts: Counter[str]
     products: set[str]
-    work: Work | None = None
+    work: PanelStats | None = None
 
     def to_bytes(self) -> bytes:
         """The sha256 of what follows, and a line of JSON, and the states, packed; nothing in it is ever executed."""
@@ -62,7 +62,7 @@ class Found:
         return sha256(body).digest() + body
 
     @classmethod
-    def from_bytes(cls, stored: bytes) -> Found | None:
+    def from_bytes(cls, stored: bytes) -> PanelResult | None:
         """What `to_bytes` wrote; None where that is not what is there."""
         body = stored[32:]
         if sha256(body).digest() != stored[:32]:
@@ -73,5 +73,5 @@ class Found:
             reduction: {name: columns[f"{reduction}/{name}"] for name in names}
             for reduction, names in about["states"].items()
         }
-        work = Work(**about["work"]) if about["work"] else None
+        work = PanelStats(**about["work"]) if about["work"] else None
         return cls(states, set(about["devices"]), Counter(about["counts"]), set(about["products"]), work)

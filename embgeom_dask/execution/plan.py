@@ -15,15 +15,24 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution import memory, products, workers
 from embgeom_dask.execution.grid import Grid
 from embgeom_dask.execution.memory import Memory
-from embgeom_dask.execution.point_format import choose_form, forms_instead
+from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead
 from embgeom_dask.execution.prune import narrow
-from embgeom_dask.execution.spec import Settings
+from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
-from embgeom_dask.pairwise.blocks import Source
+from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.points import Form
-from embgeom_dask.pairwise.rows import RowFacts, RowSet, centre_of, distance_bound, inspect, join, row_set, twins
-from embgeom_dask.reductions import Cuts, Edges, Extreme, Histogram, Neighbors, Reduction, Within
+from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.rows import (
+    DistinctRows,
+    RowSummary,
+    centre_of,
+    distance_bound,
+    distinct_rows,
+    duplicates_of,
+    inspect,
+    join,
+)
+from embgeom_dask.reductions import Extreme, Histogram, Neighbors, PairsWithin, Reduction, Thresholds, Within
 from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.reductions.order_statistics import NBYTES
 from embgeom_dask.storage.model_stores import Matrix
@@ -44,13 +53,13 @@ ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker needs for any panel; `forms_instead` are for one that does not multiply its points rightly."""
+    """All that a worker needs for any panel; `point_formats_instead`: for one that multiplies its points wrongly."""
 
-    sides: tuple[Source, Source]
+    sides: tuple[BlockSource, BlockSource]
     reductions: dict[str, Reduction]
     device: str
     memory: Memory
-    forms_instead: tuple[Form, ...] = ()
+    point_formats_instead: tuple[PointFormat, ...] = ()
 
     def __str__(self) -> str:
         """One line: rows, metric, tiles, products, and memory projected and allowed."""
@@ -58,7 +67,7 @@ class Plan:
         first = self.sides[0]
         return (
             f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
-            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.form.element} products; "
+            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.point_format.element} products; "
             f"memory: {self.memory}"
         )
 
@@ -70,7 +79,7 @@ class Plan:
             "metric": self.metric.name,
             "tiles": self.grid.tiles,
             "tile": self.sides[0].tile,
-            "products": self.sides[0].form.element,
+            "products": self.sides[0].point_format.element,
             "memory_projected": self.memory.projected,
             "memory_allowed": self.memory.allowed,
             "device_memory_projected": self.memory.on_device,
@@ -85,7 +94,7 @@ class Plan:
     @property
     def metric(self) -> Metric:
         """The metric."""
-        return METRICS[self.sides[0].form.metric]
+        return METRICS[self.sides[0].point_format.metric]
 
     @cached_property
     def grid(self) -> Grid:
@@ -101,17 +110,19 @@ class Plan:
         8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
         Where these do not filter, as at the start, or leave pairs undecided by the thousand, `unrounded_products` do.
         """
-        form, width = self.sides[0].form, self.sides[0].matrix.hidden_size
-        products = products or {f"cpu {form.element}"}
+        point_format, width = self.sides[0].point_format, self.sides[0].matrix.hidden_size
+        products = products or {f"cpu {point_format.element}"}
         used = [(kind, element) for kind, _, element in (each.partition(" ") for each in sorted(products))]
-        elements = sorted({element for _, element in used}, key=lambda element: (element != form.element, element))
+        elements = sorted(
+            {element for _, element in used}, key=lambda element: (element != point_format.element, element)
+        )
         error = max((_product_error(kind, element, width) for kind, element in used))
         said = {"products": ", ".join(elements), "product_error": error}
         rounded = [kind for kind, element in used if element == "int8"]
         if rounded:
-            said["quantisation_step"] = 1 / form.scale
-        if rounded and form.unrounded is not None:
-            plain = form.unrounded.element
+            said["quantisation_step"] = 1 / point_format.scale
+        if rounded and point_format.unrounded is not None:
+            plain = point_format.unrounded.element
             error = max(_product_error(kind, plain, width) for kind in rounded)
             said |= {"unrounded_products": plain, "unrounded_product_error": error}
         return said
@@ -123,23 +134,25 @@ class Plan:
         first, second = (replace(side, tile=tile, key=f"{side.key} {tile}") for side in self.sides)
         return replace(self, sides=(first, second))
 
-    def with_points(self, form: Form) -> Plan:
+    def with_points(self, point_format: PointFormat) -> Plan:
         """The same scan with points of another of its forms."""
-        if form is self.sides[0].form:
+        if point_format is self.sides[0].point_format:
             return self
-        first, second = (replace(side, instead=form, key=f"{side.key} {form.element}") for side in self.sides)
+        first, second = (
+            replace(side, instead=point_format, key=f"{side.key} {point_format.element}") for side in self.sides
+        )
         return replace(self, sides=(first, second))
 
     def exact(self) -> Exact:
         """Exact answers about the rows, read through this process's blocks."""
         first, second = self.sides
-        return Exact(self.metric, first.read(), second.read(), first.matrix.hidden_size, first.form.unit)
+        return Exact(self.metric, first.read(), second.read(), first.matrix.hidden_size, first.point_format.unit)
 
 
 def make_plan(
     client: Client,
     sides: list[Selected],
-    settings: Settings,
+    settings: ScanSpec,
     device: str,
     tile: int | None = None,
     memory_limit: str | int | None = None,
@@ -168,7 +181,9 @@ def make_plan(
     dtypes = {matrix.dtype for matrix, _ in sides}
     alike = matrix.dtype if len(dtypes) == 1 else "float64"
     facts = [_look(client, *side, centre, settings.metric, alike) for side in sides]
-    rows = [row_set(*side, found, zeros=metric.name != "cosine") for side, found in zip(sides, facts, strict=True)]
+    rows = [
+        distinct_rows(*side, found, zeros=metric.name != "cosine") for side, found in zip(sides, facts, strict=True)
+    ]
     for (matrix, _), distinct in zip(sides, rows, strict=True):
         if not distinct.members.size:
             raise InputError(
@@ -176,24 +191,26 @@ def make_plan(
             )
     radii = [found.radius for found in facts]
     largest = np.sort(np.concatenate(radii))[-2:].tolist()
-    twin = _twins(sides, facts, rows) if settings.distinct else None
-    reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), twin)
+    duplicate_of = _twins(sides, facts, rows) if settings.distinct else None
+    reductions = _reductions(settings, metric, rows, distance_bound(metric, largest), duplicate_of)
     (fastest,) = workers.gather(client, products.fastest, [(metric.name, device)])
     samples = [some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:] if settings.neighbors)]
-    form = choose_form(settings, dtypes, centre, radii, samples, fastest, element)
-    ranked = set(reductions) == {"farthest"} and metric.name != "cosine"
+    point_format = choose_point_format(settings, dtypes, centre, radii, samples, fastest, element)
+    sorted_by_norm = set(reductions) == {"farthest"} and metric.name != "cosine"
     states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
     usual = CUDA_TILES if kind == "cuda" else TILES
     most_on_device = memory.allowed_on_device(memory_limit, free)
     matrices = [matrix for matrix, _ in sides]
     threads = max(client.nthreads().values(), default=1)
-    tile, needed = _fit(matrices, rows, threads, states, form, (tile,) if tile else usual, most, most_on_device)
+    tile, needed = _fit(matrices, rows, threads, states, point_format, (tile,) if tile else usual, most, most_on_device)
     keep = needed.cache, needed.cache_on_device
     sources = [
-        Source(matrix, distinct, form, tile, ranked, *keep, uuid4().hex)
+        BlockSource(matrix, distinct, point_format, tile, sorted_by_norm, *keep, uuid4().hex)
         for matrix, distinct in zip(matrices, rows, strict=True)
     ]
-    return Plan((sources[0], sources[-1]), reductions, device, needed, forms_instead(form, dtypes, radii))
+    return Plan(
+        (sources[0], sources[-1]), reductions, device, needed, point_formats_instead(point_format, dtypes, radii)
+    )
 
 
 def _product_error(kind: str, element: str, width: int) -> float:
@@ -204,10 +221,10 @@ def _product_error(kind: str, element: str, width: int) -> float:
 
 def _fit(
     matrices: list[Matrix],
-    rows: list[RowSet],
+    rows: list[DistinctRows],
     threads: int,
     states: int,
-    form: Form,
+    point_format: PointFormat,
     tiles: tuple[int, ...],
     most: int,
     most_on_device: int,
@@ -219,11 +236,11 @@ def _fit(
             rows=sum(distinct.members.size for distinct in rows),
             width=matrices[0].hidden_size,
             stored=stored,
-            element=ITEMSIZE[form.element],
-            unrounded=ITEMSIZE[form.unrounded.element] if form.unrounded else 0,
+            element=ITEMSIZE[point_format.element],
+            unrounded=ITEMSIZE[point_format.unrounded.element] if point_format.unrounded else 0,
             tile=size,
             threads=threads,
-            as_stored=form.element == "bfloat16",
+            as_stored=point_format.element == "bfloat16",
             states=states,
             most=most,
             most_on_device=most_on_device,
@@ -241,18 +258,18 @@ def _fit(
 
 def _look(
     client: Client, matrix: Matrix, token_id: np.ndarray, centre: np.ndarray, metric: str, dtype: str
-) -> RowFacts:
+) -> RowSummary:
     parts = _parts(matrix, token_id)
     return join(workers.gather(client, inspect, [(matrix, part, centre, metric, dtype) for part in parts]))
 
 
-def _twins(sides: list[Selected], facts: list[RowFacts], rows: list[RowSet]) -> np.ndarray:
+def _twins(sides: list[Selected], facts: list[RowSummary], rows: list[DistinctRows]) -> np.ndarray:
     """The position on the second side of the row identical to each of the first, -1 where there is none."""
     digests = [
         found.digest[np.searchsorted(token_id, distinct.token_id)]
         for (_, token_id), found, distinct in zip(sides, facts, rows, strict=True)
     ]
-    return twins(digests[0], digests[-1])
+    return duplicates_of(digests[0], digests[-1])
 
 
 def _parts(matrix: Matrix, token_id: np.ndarray) -> list[np.ndarray]:
@@ -262,24 +279,24 @@ def _parts(matrix: Matrix, token_id: np.ndarray) -> list[np.ndarray]:
 
 
 def _reductions(
-    settings: Settings, metric: Metric, rows: list[RowSet], top: float, twin: np.ndarray | None
+    settings: ScanSpec, metric: Metric, rows: list[DistinctRows], top: float, duplicate_of: np.ndarray | None
 ) -> dict[str, Reduction]:
     """What to keep; `top` bounds every distance. A histogram comes with the extremes."""
     reductions: dict[str, Reduction] = {}
-    mutual, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
+    symmetric, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
     if settings.farthest or settings.summed:
         reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
     if settings.nearest or settings.summed:
-        reductions["nearest"] = Extreme(settings.nearest or 1, False, twin if settings.nearest else None)
+        reductions["nearest"] = Extreme(settings.nearest or 1, False, duplicate_of if settings.nearest else None)
     if settings.neighbors:
-        reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, mutual, twin)
+        reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, symmetric, duplicate_of)
     if settings.summed:
         edges = settings.histogram_edges or bin_edges(settings.bins, top, settings.histogram_scale)
         closed = np.arange(len(edges)) == len(edges) - 1
-        reductions["histogram"] = Histogram(Cuts.at(metric, edges, closed=closed), weights)
+        reductions["histogram"] = Histogram(Thresholds.at(metric, edges, closed=closed), weights)
     if settings.within:
-        reductions["within"] = Within(Cuts.at(metric, settings.within, closed=True), weights, mutual)
+        reductions["within"] = Within(Thresholds.at(metric, settings.within, closed=True), weights, symmetric)
     if settings.edges is not None:
-        radius = Cuts.at(metric, [settings.edges], closed=True)
-        reductions["edges"] = Edges(radius, settings.edge_limit, weights, mutual)
+        radius = Thresholds.at(metric, [settings.edges], closed=True)
+        reductions["edges"] = PairsWithin(radius, settings.edge_limit, weights, symmetric)
     return reductions

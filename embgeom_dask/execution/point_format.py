@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.execution.spec import Settings
+from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.kernels.row_passes import norms, peaks
 from embgeom_dask.kernels.torch_passes import bounds
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import Block
-from embgeom_dask.pairwise.points import Form
+from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.tiles import Tile
 
 Array = NDArray[Any]
@@ -40,15 +40,15 @@ _UNDECIDED = {"bfloat16": 1 / 64, "float32": 1 / 10, "float64": 1 / 5}
 """The share of pairs that, looked at one by one, take as long as integers save where products would be of these."""
 
 
-def choose_form(
-    settings: Settings,
+def choose_point_format(
+    settings: ScanSpec,
     dtypes: set[str],
     centre: Array,
     radii: list[Array],
     samples: list[Array],
     fastest: list[str],
     element: str | None,
-) -> Form:
+) -> PointFormat:
     """The form of the points of a scan; `radii` (all,) from `centre` are of the rows of each side.
 
     `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
@@ -63,36 +63,38 @@ def choose_form(
     every, width = np.concatenate(radii), centre.size
     largest = float(every.max())
     plain = element if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
-    form = Form(settings.metric, plain, centre, 1.0 if plain == "bfloat16" else _into_unit_ball(largest))
+    point_format = PointFormat(settings.metric, plain, centre, 1.0 if plain == "bfloat16" else _into_unit_ball(largest))
     asked = element == "int8"
     if not (asked or (element is None and fastest[0] == "int8" and _can_round(settings, width))):
-        return form
+        return point_format
     if settings.farthest:
         scale = _filling(largest, _UNCLIPPED, samples[0], centre)
     else:
         length = max(float(np.quantile(every, _USUAL)), largest / _RANGE)
         scale = _filling(length, _UNCLIPPED_USUAL, samples[0], centre)
-    rounded = Form(settings.metric, "int8", centre, scale, form if settings.neighbors else None)
+    rounded = PointFormat(settings.metric, "int8", centre, scale, point_format if settings.neighbors else None)
     if settings.neighbors and not asked and not _filters_well(rounded, samples, settings.neighbors, radii[-1].size):
-        return form
+        return point_format
     return rounded
 
 
-def forms_instead(form: Form, dtypes: set[str], radii: list[Array]) -> tuple[Form, ...]:
-    """What points are, in this order, where a process does not multiply those of `form` rightly."""
-    elements = {"float64": (), "float32": ("float64",)}.get(form.element, ("float32", "float64"))
+def point_formats_instead(point_format: PointFormat, dtypes: set[str], radii: list[Array]) -> tuple[PointFormat, ...]:
+    """What points are, in this order, where a process does not multiply those of `point_format` rightly."""
+    elements = {"float64": (), "float32": ("float64",)}.get(point_format.element, ("float32", "float64"))
     scale = _into_unit_ball(float(np.concatenate(radii).max()))
     few = {"float64"} if "float64" in dtypes else {"float32", "float64"}
-    return tuple(Form(form.metric, element, form.centre, scale) for element in elements if element in few)
+    return tuple(
+        PointFormat(point_format.metric, element, point_format.centre, scale) for element in elements if element in few
+    )
 
 
-def _can_round(settings: Settings, width: int) -> bool:
+def _can_round(settings: ScanSpec, width: int) -> bool:
     """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
     wanted = settings.kept <= {"farthest", "neighbors"}
     return wanted and METRICS[settings.metric].quantises and width in _WIDTHS
 
 
-def _plain(settings: Settings, dtypes: set[str], centre: Array, radius: float, fastest: list[str]) -> str:
+def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, radius: float, fastest: list[str]) -> str:
     if settings.double or "float64" in dtypes:
         return "float64"
     offset = float(np.linalg.norm(centre))
@@ -118,24 +120,24 @@ def _filling(length: float, share: float, some: Array, centre: Array) -> float:
     return float(127 / (length * np.quantile(shape, share))) if shape.size else 127 / length
 
 
-def _filters_well(form: Form, samples: list[Array], neighbors: int, count: int) -> bool:
-    """Whether integers, the points of `form`, leave few more pairs to be looked at than its unrounded points do.
+def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: int, count: int) -> bool:
+    """Whether integers, the points of `point_format`, leave few more pairs undecided than its unrounded points do.
 
     The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
     rows of which the last is a sample.
     """
     some = samples[0][np.arange(0, len(samples[0]), -(-len(samples[0]) // _SAMPLED))]
-    blocks = [_block(form, rows) for rows in (some, samples[-1])]
-    rounded = Tile(METRICS[form.metric], blocks[0], blocks[1], diagonal=False)
+    blocks = [_block(point_format, rows) for rows in (some, samples[-1])]
+    rounded = Tile(METRICS[point_format.metric], blocks[0], blocks[1], diagonal=False)
     plain = rounded.unrounded()
     least, most = (bounds(plain.product, terms).numpy() for terms in plain.terms)
-    mutual, size = len(samples) == 1, len(samples[-1])
-    place = min(ceil(neighbors * size / count) - 1 + mutual, size - 1)  # a row is the nearest to itself
+    symmetric, size = len(samples) == 1, len(samples[-1])
+    place = min(ceil(neighbors * size / count) - 1 + symmetric, size - 1)  # a row is the nearest to itself
     limit = np.partition(most, place, axis=1)[:, place, None]
     more = np.mean(bounds(rounded.product, rounded.terms[0]).numpy() <= limit) - np.mean(least <= limit)
-    sides = 1 + mutual  # a pair may be among the nearest of either of its rows
+    sides = 1 + symmetric  # a pair may be among the nearest of either of its rows
     return bool(sides * more <= _UNDECIDED[plain.precision.element])
 
 
-def _block(form: Form, rows: Array) -> Block:
-    return Block(np.arange(len(rows)), rows, *form.points(rows), np.zeros(len(rows)), form=form)
+def _block(point_format: PointFormat, rows: Array) -> Block:
+    return Block(np.arange(len(rows)), rows, *point_format.points(rows), np.zeros(len(rows)), point_format=point_format)

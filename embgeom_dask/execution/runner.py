@@ -14,17 +14,17 @@ import torch
 from distributed import Client, Future, KilledWorker, get_worker
 
 from embgeom_dask import devices, progress
-from embgeom_dask.errors import EmbgeomError, Halt
+from embgeom_dask.errors import AbortRun, EmbgeomError
 from embgeom_dask.execution import memory, products, worker, workers
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.journal import Pass
-from embgeom_dask.execution.monitor import Watch
-from embgeom_dask.execution.panel_result import Found, State, Work
+from embgeom_dask.execution.monitor import Monitor
+from embgeom_dask.execution.panel_result import PanelResult, PanelStats, State
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.pairwise import blocks, tiles
 from embgeom_dask.pairwise.blocks import Block, loaded
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.points import Form
+from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.storage import model_stores
 
 _MERGE = 0.5
@@ -34,7 +34,7 @@ _HOPELESS = 32
 """Where so many panels fail one after the other, the rest would too."""
 
 
-def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | None) -> Found:
+def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | None) -> PanelResult:
     """Compute the states of one panel on this worker's device and commit them, unless they are.
 
     Plan and hints come packed: what a worker cannot unpack, dask would have it wait for, and never tell.
@@ -48,7 +48,7 @@ def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | 
     except EmbgeomError:
         _check_unchanged(plan)
         raise
-    found.work = Work(start, time.time(), _worker(), loaded.nbytes - before, memory.peak())
+    found.work = PanelStats(start, time.time(), _worker(), loaded.nbytes - before, memory.peak())
     if journal is not None:
         _check_unchanged(plan)
         journal.commit(panel, found)
@@ -67,14 +67,14 @@ def forget() -> None:
     _unpacked.cache_clear()
 
 
-def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
-    form, device = _points(plan)
+def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> PanelResult:
+    point_format, device = _points(plan)
     with devices.session(device):
         work = partial(_compute_on, hints=hints, device=device)
-        return worker.compute(plan.with_points(form), panel, device, work)
+        return worker.compute(plan.with_points(point_format), panel, device, work)
 
 
-def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> Found:
+def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> PanelResult:
     exact = plan.exact()
     states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
     for panel in panels:
@@ -86,8 +86,8 @@ def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], devi
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
     states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
-    form = plan.sides[0].instead or plan.sides[0].form
-    return Found(states, {str(device)}, exact.counts, {f"{device.type} {form.element}"})
+    point_format = plan.sides[0].instead or plan.sides[0].point_format
+    return PanelResult(states, {str(device)}, exact.counts, {f"{device.type} {point_format.element}"})
 
 
 def _check_unchanged(plan: Plan) -> None:
@@ -96,7 +96,7 @@ def _check_unchanged(plan: Plan) -> None:
         try:
             model_stores.check_unchanged(matrix)
         except EmbgeomError as error:
-            raise Halt(str(error)) from error
+            raise AbortRun(str(error)) from error
 
 
 def _worker() -> str:
@@ -107,8 +107,8 @@ def _worker() -> str:
 
 
 def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:
-    if plan.sides[0].ranked:
-        yield from tiles.ranked_parts(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
+    if plan.sides[0].sorted_by_norm:
+        yield from tiles.parts_sorted_by_norm(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
     elif diagonal:
         yield from tiles.triangle(plan.metric, rows)
     else:
@@ -120,7 +120,7 @@ def _reach(states: dict[str, State], exact: Exact) -> float:
     return -float(states["farthest"]["limit"]) * exact.unit
 
 
-def _points(plan: Plan) -> tuple[Form, torch.device]:
+def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
     """What points are in this process, and where they are multiplied: as planned, if that is done rightly here.
 
     It is this worker's device, or its cpu where products are float64 and the device has none.
@@ -131,14 +131,16 @@ def _points(plan: Plan) -> tuple[Form, torch.device]:
         where none of the plan's forms is multiplied rightly.
     """
     chosen = devices.choose(plan.device)
-    for form in (plan.sides[0].form, *plan.forms_instead):
-        device = torch.device("cpu") if form.element == "float64" and chosen.type == "mps" else chosen
-        if all(products.are_right(form.metric, element, device) for element in form.elements):
-            return form, device
-    raise Halt(f"products of {form.element} are wrong on {device}: compute elsewhere, or with another --device")
+    for point_format in (plan.sides[0].point_format, *plan.point_formats_instead):
+        device = torch.device("cpu") if point_format.element == "float64" and chosen.type == "mps" else chosen
+        if all(products.are_right(point_format.metric, element, device) for element in point_format.elements):
+            return point_format, device
+    raise AbortRun(
+        f"products of {point_format.element} are wrong on {device}: compute elsewhere, or with another --device"
+    )
 
 
-def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = None) -> Found:
+def execute(plan: Plan, client: Client, watch: Monitor, journal: Pass | None = None) -> PanelResult:
     """Run every panel of `plan` that `journal` does not have, and merge what they find.
 
     One tile of every row block goes first: these tell the others how little they need to keep. `watch` is told of
@@ -154,7 +156,7 @@ def execute(plan: Plan, client: Client, watch: Watch, journal: Pass | None = Non
     """
     exact = plan.exact()
     merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
-    total = Found(merged, set(), exact.counts, set())
+    total = PanelResult(merged, set(), exact.counts, set())
     run = _Run(client, plan, watch, journal)
     for panels in (plan.grid.first, plan.grid.rest):
         run.renew(merged, exact)
@@ -192,7 +194,7 @@ class _Run:
     with it is tried a second time, alone: others that were there are charged with every death too.
     """
 
-    def __init__(self, client: Client, plan: Plan, watch: Watch, journal: Pass | None) -> None:
+    def __init__(self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None) -> None:
         self._client, self._plan, self._watch, self._journal = client, plan, watch, journal
         self._committed = journal.names() if journal is not None else set()
         self._shared = client.submit(bytes, pickle.dumps(plan), pure=False)
@@ -206,7 +208,7 @@ class _Run:
         if (told := pickle.dumps(hints)) != self._told:
             self._hints, self._told = self._client.submit(bytes, told, pure=False), told
 
-    def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[Found]:
+    def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[PanelResult]:
         """Yield what each of the panels found, in any order."""
         damaged = []
         if self._journal is not None:
@@ -239,7 +241,7 @@ class _Run:
         total = sum(1 for _ in self._plan.grid.panels())
         raise EmbgeomError(f"{len(self._failed)} of {total} panels failed{kept}: {said}") from error
 
-    def _computed(self, panels: Iterable[Panel]) -> Iterator[tuple[Panel, Found]]:
+    def _computed(self, panels: Iterable[Panel]) -> Iterator[tuple[Panel, PanelResult]]:
         failed: dict[Panel, BaseException] = {}
         in_a_row = 0
         for attempt, window in enumerate((self._watch.window, self._watch.window, self._alone)):
@@ -266,7 +268,7 @@ class _Run:
 
     def _submitted(
         self, panels: Iterable[Panel], window: Callable[[], int]
-    ) -> Generator[list[tuple[Panel, Future[Found]]], None, None]:
+    ) -> Generator[list[tuple[Panel, Future[PanelResult]]], None, None]:
         """Keep `window()` panels submitted; yield those that are done, with their futures, however they ended."""
 
         def arguments(panel: Panel) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ _KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "qu
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScanSpec:
     """The settings of a scan: these decide the result, and nothing else does. `edge_limit` may only refuse it.
 
     `histogram_edges`, `quantiles` and `within` ascend; `tokens` and `against` are digests of the rows compared, None

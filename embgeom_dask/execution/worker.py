@@ -61,7 +61,7 @@ def _times(plan: Plan) -> int:
     side, times = plan.sides[0], 0
     if side.instead is None:
         return 0
-    sizes = (getattr(torch, form.element).itemsize for form in (side.form, side.instead))
+    sizes = (getattr(torch, point_format.element).itemsize for point_format in (side.point_format, side.instead))
     planned, taken = sizes
     while planned << times < taken and not (side.tile >> times) % 2 and side.tile >> times > LEAST:
         times += 1

@@ -14,7 +14,7 @@ from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
 from embgeom_dask import devices, progress
-from embgeom_dask.errors import EmbgeomError, Halt, InputError
+from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.model_stores import Matrix
 
@@ -153,7 +153,7 @@ def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]
         return []
     there = set(client.nthreads())
     if there <= set(_run.unfit):
-        _refuse_none(client, Halt)
+        _refuse_none(client, AbortRun)
         return []
     return [(key, each) for key, (each, _, fit) in running.items() if fit is not None and not there & set(fit)]
 
@@ -169,11 +169,11 @@ def _is_through_its_worker(client: Client, future: Future[Any]) -> bool:
     if future.status != "error":
         return False
     error = future.exception()
-    if isinstance(error, Halt) and error.worker:
+    if isinstance(error, AbortRun) and error.worker:
         _give_up(error.worker, str(error))
     elif not (isinstance(error, _NOT_UNDERSTOOD) and _ask_versions(client)):
         return False
-    _refuse_none(client, Halt)
+    _refuse_none(client, AbortRun)
     return True
 
 
@@ -195,17 +195,17 @@ def _checked(here: str, work: Callable[..., Any], *args: Any) -> Any:
     """Do `work` on a worker; a failure that every other task there would meet says which worker it is."""
     address = get_worker().address
     if (there := version("embgeom-dask")) != here:
-        raise Halt(_other_version(address, there, here), address)
+        raise AbortRun(_other_version(address, there, here), address)
     try:
         return work(*args)
-    except Halt as error:
-        raise Halt(str(error), address) from error
+    except AbortRun as error:
+        raise AbortRun(str(error), address) from error
     except EmbgeomError:
         for matrix in (each for each in args if isinstance(each, Matrix)):
             try:
                 model_stores.check_unchanged(matrix)
             except EmbgeomError as error:
-                raise Halt(str(error), address) from error
+                raise AbortRun(str(error), address) from error
         raise
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import torch_passes
-from embgeom_dask.kernels.bounds import Terms, round_up, upper_bounds
+from embgeom_dask.kernels.bounds import LinearBound, round_up, upper_bounds
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
 from embgeom_dask.kernels.numba_passes import STRIP, may_hit
 
@@ -19,15 +19,15 @@ Array = NDArray[Any]
 
 def nearest(
     product: torch.Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     best: Array,
     limit: Array,
     rows: Array,
     columns: Array,
     *,
-    mutual: bool,
+    symmetric: bool,
     diagonal: bool,
-    twin: Array | None = None,
+    duplicate_of: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Find the pairs that may be among the nearest of their row, or column, and tighten what the next must not exceed.
 
@@ -46,55 +46,58 @@ def nearest(
     -------
     i, j (p,) int64 and their lower bound (p,) float64
     """
-    skip = np.full(rows.size, -1) if twin is None else twin
+    skip = np.full(rows.size, -1) if duplicate_of is None else duplicate_of
     work = _on_cpu if product.device.type == "cpu" else _on_device
-    return work(product, terms, best, limit, (rows, columns, skip), mutual, diagonal)
+    return work(product, terms, best, limit, (rows, columns, skip), symmetric, diagonal)
 
 
-def limits_of(limit: Array, rows: Array, columns: Array, dtype: Any, *, mutual: bool) -> tuple[Array, Array]:
-    """The limits (m,) and (n,) of a tile's rows and columns in `dtype`, rounded up; columns have none if not `mutual`.
+def limits_of(limit: Array, rows: Array, columns: Array, dtype: Any, *, symmetric: bool) -> tuple[Array, Array]:
+    """The limits (m,) and (n,) of a tile, rounded up to `dtype`; those of columns are -inf unless `symmetric`.
 
     `limit` (all,) float64 and the positions `rows` (m,) and `columns` (n,) are those of `nearest`.
     """
     none = np.full(columns.size, -np.inf, dtype)
-    return round_up(limit[rows], dtype), round_up(limit[columns], dtype) if mutual else none
+    return round_up(limit[rows], dtype), round_up(limit[columns], dtype) if symmetric else none
 
 
 def _on_cpu(
     product: torch.Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     best: Array,
     limit: Array,
     places: tuple[Array, Array, Array],
-    mutual: bool,
+    symmetric: bool,
     diagonal: bool,
 ) -> tuple[Array, Array, Array]:
     low, high = terms
     p, kind = as_numba(product), low.row.dtype.type
     out = np.empty(p.size, np.int32), np.empty(p.size, np.int32), np.empty(p.size, kind)
-    factors = tuple(kind(each) for each in (low.factor, low.bend, high.factor, high.bend))
-    bounds, limits = (low.row, low.column, high.row, high.column), limits_of(limit, *places[:2], kind, mutual=mutual)
-    count = _nearest(p, bounds, factors, limits, places, best, limit, mutual, diagonal, out)
+    factors = tuple(kind(each) for each in (low.factor, low.abs_factor, high.factor, high.abs_factor))
+    bounds, limits = (
+        (low.row, low.column, high.row, high.column),
+        limits_of(limit, *places[:2], kind, symmetric=symmetric),
+    )
+    count = _nearest(p, bounds, factors, limits, places, best, limit, symmetric, diagonal, out)
     i, j, least = (column[:count] for column in out)
     return i.astype(np.int64), j.astype(np.int64), least.astype(np.float64)
 
 
 def _on_device(
     product: torch.Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     best: Array,
     limit: Array,
     places: tuple[Array, Array, Array],
-    mutual: bool,
+    symmetric: bool,
     diagonal: bool,
 ) -> tuple[Array, Array, Array]:
     low, high = terms
     rows, columns, skip = places
-    limits = limits_of(limit, rows, columns, low.row.dtype.type, mutual=mutual)
+    limits = limits_of(limit, rows, columns, low.row.dtype.type, symmetric=symmetric)
     i, j, bound = torch_passes.select(product, low, *limits, diagonal=False)
     keep = (skip[i] != columns[j]) & ((rows[i] < columns[j]) | (not diagonal))
     i, j, least = i[keep], j[keep], bound[keep].astype(np.float64)
-    tighten(best, limit, rows[i], columns[j] if mutual else None, upper_bounds(product, low, high, i, j, least))
+    tighten(best, limit, rows[i], columns[j] if symmetric else None, upper_bounds(product, low, high, i, j, least))
     return i, j, least
 
 
@@ -140,12 +143,12 @@ def _nearest(
     places: Any,
     best: Array,
     limit: Array,
-    mutual: bool,
+    symmetric: bool,
     diagonal: bool,
     out: Any,
 ) -> int:  # pragma: no cover (compiled)
     low_row, low_column, high_row, high_column = bounds
-    factor, bend, high_factor, high_bend = factors
+    factor, abs_factor, high_factor, high_bend = factors
     row_limit, column_limit = limits
     rows, columns, skip = places
     out_i, out_j, out_least = out
@@ -155,17 +158,17 @@ def _nearest(
         for strip in range(0, width, STRIP):
             stop = min(strip + STRIP, width)
             near = product[i, strip:stop], low_column[strip:stop], column_limit[strip:stop]
-            if may_hit(*near, r, row_most, factor, bend):
+            if may_hit(*near, r, row_most, factor, abs_factor):
                 for j in range(strip, stop):
                     if columns[j] == skip[i] or (diagonal and columns[j] <= rows[i]):
                         continue
                     p = value(product[i, j])
-                    least = r + low_column[j] + factor * p + bend * abs(p)
+                    least = r + low_column[j] + factor * p + abs_factor * abs(p)
                     if not (least > row_most and least > column_limit[j]):
                         upper = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
                         _insert(best, limit, rows[i], upper)
                         row_most = _lower(row_limit, i, limit[rows[i]])
-                        if mutual:
+                        if symmetric:
                             _insert(best, limit, columns[j], upper)
                             _lower(column_limit, j, limit[columns[j]])
                         out_i[count], out_j[count], out_least[count] = i, j, least

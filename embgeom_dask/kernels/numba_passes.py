@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
 from embgeom_dask.kernels.parallel import share_out
 
@@ -22,7 +22,7 @@ STRIP = 64
 
 def select(
     product: torch.Tensor,
-    terms: Terms,
+    terms: LinearBound,
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
@@ -33,17 +33,17 @@ def select(
     """
     p = as_numba(product)
     kind = terms.row.dtype.type
-    factor, bend = kind(terms.factor), kind(terms.bend)
+    factor, abs_factor = kind(terms.factor), kind(terms.abs_factor)
 
     capacity = p.size
     out = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, kind)
-    count = _select(p, terms.row, terms.column, factor, bend, row_limit, column_limit, diagonal, *out)
+    count = _select(p, terms.row, terms.column, factor, abs_factor, row_limit, column_limit, diagonal, *out)
     return out[0][:count].astype(np.int64), out[1][:count].astype(np.int64), out[2][:count].copy()
 
 
 @numba.njit(nogil=True, cache=True)
 def may_hit(
-    strip: Array, column: Array, column_limit: Array, row: Any, row_limit: Any, factor: Any, bend: Any
+    strip: Array, column: Array, column_limit: Array, row: Any, row_limit: Any, factor: Any, abs_factor: Any
 ) -> bool:  # pragma: no cover (compiled)
     """Whether a bound in a strip of one row of a tile is at most a limit of its own, or NaN; true of a short strip."""
     if strip.size < STRIP:
@@ -51,7 +51,7 @@ def may_hit(
     misses = 0
     for k in range(STRIP):  # a vector loop: of fixed length, without branches, no index below 0
         p = value(strip[k])
-        bound = row + column[k] + factor * p + bend * abs(p)
+        bound = row + column[k] + factor * p + abs_factor * abs(p)
         misses += (bound > row_limit) & (bound > column_limit[k])
     return misses < STRIP
 
@@ -62,7 +62,7 @@ def _select(
     row: Array,
     column: Array,
     factor: Any,
-    bend: Any,
+    abs_factor: Any,
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
@@ -76,10 +76,12 @@ def _select(
         r, limit = row[i], row_limit[i]
         for strip in range(i + 1 if diagonal else 0, columns, STRIP):
             stop = min(strip + STRIP, columns)
-            if may_hit(product[i, strip:stop], column[strip:stop], column_limit[strip:stop], r, limit, factor, bend):
+            if may_hit(
+                product[i, strip:stop], column[strip:stop], column_limit[strip:stop], r, limit, factor, abs_factor
+            ):
                 for j in range(strip, stop):
                     p = value(product[i, j])
-                    bound = r + column[j] + factor * p + bend * abs(p)
+                    bound = r + column[j] + factor * p + abs_factor * abs(p)
                     if not (bound > limit and bound > column_limit[j]):
                         out_i[count] = i
                         out_j[count] = j
@@ -90,7 +92,7 @@ def _select(
 
 def bin_pairs(
     product: torch.Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     weights: tuple[Array, Array],
     bins: Bins,
     diagonal: bool,
@@ -98,7 +100,7 @@ def bin_pairs(
     """See `embgeom_dask.kernels.passes.bin_pairs`."""
     p = product.numpy()
     low, high = terms
-    bounds = low.row, low.column, low.factor, low.bend, high.row, high.column, high.factor, high.bend
+    bounds = low.row, low.column, low.factor, low.abs_factor, high.row, high.column, high.factor, high.abs_factor
     edges = bins.lower, bins.upper, bins.table
     scalars = bins.root, bins.first, bins.per_unit, bins.digits, bins.quantum, bins.half
 
@@ -198,7 +200,7 @@ def _search(lower: Array, sought: float, within: Array) -> int:  # pragma: no co
 
 def count_within(
     product: torch.Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     weights: tuple[Array, Array],
     inside: Array,
     outside: Array,
@@ -206,7 +208,7 @@ def count_within(
 ) -> tuple[Array, Array, Array, Array]:
     """See `embgeom_dask.kernels.passes.count_within`."""
     p, kind = as_numba(product), inside.dtype.type
-    bounds = [(bound.row, bound.column, kind(bound.factor), kind(bound.bend)) for bound in terms]
+    bounds = [(bound.row, bound.column, kind(bound.factor), kind(bound.abs_factor)) for bound in terms]
 
     def work(start: int, stop: int) -> tuple[Array, Array, Array, Array]:
         rows = np.zeros((stop - start, inside.size), np.int64)

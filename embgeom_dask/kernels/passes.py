@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels import numba_passes, torch_passes
 from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.nearest import limits_of, nearest, tighten
 
 Array = NDArray[Any]
@@ -18,7 +18,7 @@ __all__ = ["Bins", "bin_pairs", "count_within", "limits_of", "nearest", "select"
 
 
 def select(
-    product: torch.Tensor, terms: Terms, row_limit: Array, column_limit: Array, *, diagonal: bool
+    product: torch.Tensor, terms: LinearBound, row_limit: Array, column_limit: Array, *, diagonal: bool
 ) -> tuple[Array, Array, Array]:
     """Find the pairs whose bound is at most the larger of their two limits, or NaN.
 
@@ -37,7 +37,12 @@ def select(
 
 
 def bin_pairs(
-    product: torch.Tensor, terms: tuple[Terms, Terms], weights: tuple[Array, Array], bins: Bins, *, diagonal: bool
+    product: torch.Tensor,
+    terms: tuple[LinearBound, LinearBound],
+    weights: tuple[Array, Array],
+    bins: Bins,
+    *,
+    diagonal: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """Count the pairs in bins and sum their distances, but for those that the float64 product cannot decide.
 
@@ -57,7 +62,7 @@ def bin_pairs(
 
 def count_within(
     product: torch.Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     weights: tuple[Array, Array],
     inside: Array,
     outside: Array,

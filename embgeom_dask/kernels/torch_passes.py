@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.bounds import LinearBound
 
 Array = NDArray[Any]
 Tensor = torch.Tensor
@@ -26,7 +26,7 @@ Tensor = torch.Tensor
 
 def select(
     product: Tensor,
-    terms: Terms,
+    terms: LinearBound,
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
@@ -50,7 +50,7 @@ def _hits(
 
 def bin_pairs(
     product: Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     weights: tuple[Array, Array],
     bins: Bins,
     diagonal: bool,
@@ -104,7 +104,7 @@ def _bin(
 
 def count_within(
     product: Tensor,
-    terms: tuple[Terms, Terms],
+    terms: tuple[LinearBound, LinearBound],
     weights: tuple[Array, Array],
     inside: Array,
     outside: Array,
@@ -144,7 +144,7 @@ def _count(
     return rows, columns, (~sure).triu(1) if diagonal else ~sure
 
 
-def bounds(product: Tensor, terms: Terms) -> Tensor:
+def bounds(product: Tensor, terms: LinearBound) -> Tensor:
     """The bound (m, n) of every pair of a product, on its device."""
     return _bound(product, *_put(product.device, *_parts(terms)))
 
@@ -154,9 +154,9 @@ def _bound(product: Tensor, row: Tensor, column: Tensor, factors: Tensor) -> Ten
     return row[:, None] + column + factors[0] * p + factors[1] * p.abs()
 
 
-def _parts(terms: Terms) -> tuple[Array, Array, Array]:
+def _parts(terms: LinearBound) -> tuple[Array, Array, Array]:
     """The rows and columns of a bound, and its two factors."""
-    return terms.row, terms.column, np.array([terms.factor, terms.bend], terms.row.dtype)
+    return terms.row, terms.column, np.array([terms.factor, terms.abs_factor], terms.row.dtype)
 
 
 def _put(device: torch.device, *arrays: Array) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.double_double import Keys
 
 Array = NDArray[Any]
@@ -115,7 +115,7 @@ class Metric(ABC):
         """The product (m, n) of the points of two blocks, on their device."""
 
     @abstractmethod
-    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """Lower and upper bound of the values of all pairs, from the norms of two blocks of points."""
 
     @abstractmethod

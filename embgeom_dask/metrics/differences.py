@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import correct_rounding
-from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.double_double import (
     UNIT,
     Keys,
@@ -36,13 +36,13 @@ class _Differences(Metric):
         """The rows as they are; no norms are needed."""
         return Points(values.astype(dtype, copy=False), Norms(np.zeros(len(values))))
 
-    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """The product within (d + 8) u of itself."""
         error = (width + 8) * precision.unit
 
-        def bound(sign: int) -> Terms:
+        def bound(sign: int) -> LinearBound:
             row, column = (np.full(len(side.norm), sign * precision.tiny, precision.dtype) for side in (rows, columns))
-            return Terms(row, column, 1.0 + sign * error)
+            return LinearBound(row, column, 1.0 + sign * error)
 
         return bound(-1), bound(1)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import correct_rounding
-from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.correct_rounding import are_settled, dot_slack, dots
 from embgeom_dask.kernels.double_double import (
     UNIT,
@@ -69,7 +69,7 @@ class Euclidean(Metric):
         """The matrix product."""
         return _product(rows, columns)
 
-    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error.
 
         Points that are off add what `_moved` says, that of their sums with it.
@@ -77,12 +77,12 @@ class Euclidean(Metric):
         error = product_error(width if rows.error is None else 0, precision)
         sides, moved = (rows, columns), _moved(rows, columns)
 
-        def bound(sign: int) -> Terms:
+        def bound(sign: int) -> LinearBound:
             row, column = (
                 (side.norm * (1 + sign * error) + sign * (precision.tiny + more)).astype(precision.dtype)
                 for side, more in zip(sides, moved, strict=True)
             )
-            return Terms(row, column, -2.0, sign * 2 * precision.rounding)
+            return LinearBound(row, column, -2.0, sign * 2 * precision.rounding)
 
         return bound(-1), bound(1)
 
@@ -149,14 +149,14 @@ class Cosine(Metric):
         """The matrix product."""
         return _product(rows, columns)
 
-    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[Terms, Terms]:
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """1 - x.y; the points were normalised in float64, which errs by (d + 4) u of float64."""
         error = product_error(width, precision) + 2 * (width + 4) * UNIT
 
-        def bound(sign: int) -> Terms:
+        def bound(sign: int) -> LinearBound:
             half = 0.5 * (1 + sign * error)
             row, column = (np.full(len(side.norm), half, precision.dtype) for side in (rows, columns))
-            return Terms(row, column, -1.0, sign * precision.rounding)
+            return LinearBound(row, column, -1.0, sign * precision.rounding)
 
         return bound(-1), bound(1)
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.row_passes import recentre
 from embgeom_dask.metrics import Norms
 from embgeom_dask.pairwise.exact import Rows
-from embgeom_dask.pairwise.points import Form
-from embgeom_dask.pairwise.rows import RowSet
+from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.rows import DistinctRows
 from embgeom_dask.storage.model_stores import Matrix
 
 Array = NDArray[Any]
@@ -26,23 +26,23 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Source:
+class BlockSource:
     """Where the rows of one side of a scan come from, and the form of their points. Small enough to travel.
 
-    With `ranked` the rows of a block come in order of their distance from the centre, farthest first. Points are of the
-    form `instead` where this process does not multiply those of `form` rightly. It keeps blocks for later use, up to
-    `keep` bytes of them on the host and `keep_on_device` on a device of its own.
+    With `sorted_by_norm` the rows of a block come in order of their distance from the centre, farthest first. Points
+    are of the form `instead` where this process does not multiply those of `point_format` rightly. It keeps blocks for
+    later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
     """
 
     matrix: Matrix
-    rows: RowSet
-    form: Form
+    rows: DistinctRows
+    point_format: PointFormat
     tile: int
-    ranked: bool
+    sorted_by_norm: bool
     keep: int
     keep_on_device: int
     key: str
-    instead: Form | None = None
+    instead: PointFormat | None = None
 
     def block(self, index: int, device: torch.device) -> Block:
         """Load block `index`, or take it from this process's cache; its points on `device`."""
@@ -57,12 +57,20 @@ class Source:
         stored = rows = self.matrix.take(self.rows.token_id[positions])
         loaded.nbytes += rows.nbytes
         radius = np.zeros(positions.size)
-        if self.ranked:
-            radius = self.form.radius(stored)
+        if self.sorted_by_norm:
+            radius = self.point_format.radius(stored)
             order = np.argsort(-radius)
             positions, rows, radius = positions[order], stored[order], radius[order]
-        form = self.instead or self.form
-        return Block(positions, stored, *form.points(rows), radius, start, form, self.form.unit / form.unit)
+        point_format = self.instead or self.point_format
+        return Block(
+            positions,
+            stored,
+            *point_format.points(rows),
+            radius,
+            start,
+            point_format,
+            self.point_format.unit / point_format.unit,
+        )
 
     def read(self) -> Rows:
         """The rows as stored, read through this process's blocks."""
@@ -76,7 +84,7 @@ class Block:
     `positions` (b,) int64; `stored` (all, d) in the stored dtype, in order of position from `start` on, on the host
     alone; `points` (b, d), the rows at `positions` as the metric's tiles take them; `norms` (b,), the metric's norms of
     the points; `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the
-    centre; `form` is that of the points, and `unit` turns values of these points into those of the scan's.
+    centre; `point_format` is that of the points, and `unit` turns values of these points into those of the scan's.
     """
 
     positions: Array
@@ -85,7 +93,7 @@ class Block:
     norms: Norms
     radius: Array
     start: int = 0
-    form: Form | None = None
+    point_format: PointFormat | None = None
     unit: float = 1.0
 
     @property
@@ -116,11 +124,11 @@ class Block:
 
     def unrounded(self) -> Block:
         """The rows in the form that their points have where they are not rounded."""
-        assert self.form is not None
-        assert self.form.unrounded is not None
-        points, norms = self.form.unrounded.points(self.stored[self.positions - self.start])
-        unit = self.form.unit / self.form.unrounded.unit
-        return replace(self, points=points, norms=norms, form=self.form.unrounded, unit=unit)
+        assert self.point_format is not None
+        assert self.point_format.unrounded is not None
+        points, norms = self.point_format.unrounded.points(self.stored[self.positions - self.start])
+        unit = self.point_format.unit / self.point_format.unrounded.unit
+        return replace(self, points=points, norms=norms, point_format=self.point_format.unrounded, unit=unit)
 
     def about(self, centre: torch.Tensor) -> Block:
         """The rows less `centre` (d,), one of bfloat16 points as stored: in bfloat16 again, with what that loses."""

@@ -19,7 +19,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Form:
+class PointFormat:
     """What the points of a scan are. Small enough to travel.
 
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball; products
@@ -32,7 +32,7 @@ class Form:
     element: str
     centre: Array
     scale: float
-    unrounded: Form | None = None
+    unrounded: PointFormat | None = None
 
     @property
     def elements(self) -> set[str]:

@@ -26,7 +26,7 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class RowFacts:
+class RowSummary:
     """What one pass over some rows finds.
 
     `digest` (rows, 16) uint8 of the bits; `radius` (rows,) float64, the metric's distance from the centre; `unfit`
@@ -40,7 +40,7 @@ class RowFacts:
 
 
 @dataclass(frozen=True)
-class RowSet:
+class DistinctRows:
     """Distinct rows by position, and the tokens that have them.
 
     `token_id` (rows,) int64 ascending, the lowest id of each group; `members` (tokens,) int64, the groups one after
@@ -70,7 +70,7 @@ def centre_of(rows: Array) -> Array:
     return values.mean(axis=0) if len(values) else np.zeros(rows.shape[1])
 
 
-def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: str) -> RowFacts:
+def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: str) -> RowSummary:
     """Read the rows of `token_id` and say what a scan must know of them; runs on a worker.
 
     Digests are of the rows as `dtype`, which holds all their values.
@@ -81,7 +81,7 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: 
         alike = rows if matrix.dtype == dtype else rows.astype(dtype)
         names = digest(alike)
         zero = (names == digest(np.zeros_like(alike[:1]))).all(axis=1)
-        return RowFacts(names, METRICS[metric].radius(one, two, largest), unfit(rows), zero)
+        return RowSummary(names, METRICS[metric].radius(one, two, largest), unfit(rows), zero)
 
 
 def digest(rows: Array) -> Array:
@@ -122,15 +122,15 @@ def check_fit(matrix: Matrix, token_id: Array, found: Array) -> None:
             )
 
 
-def group(token_id: Array, digests: Array, left_out: Array = _NONE) -> RowSet:
+def group(token_id: Array, digests: Array, left_out: Array = _NONE) -> DistinctRows:
     """Group the rows (n, 16) of one digest; `token_id` (n,) int64 are their tokens, ascending."""
     _, first, number = np.unique(digests.view("V16").ravel(), return_index=True, return_inverse=True)
     sizes = np.bincount(number)[np.argsort(first)]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return RowSet(token_id[np.sort(first)], token_id[np.argsort(first[number], kind="stable")], offsets, left_out)
+    return DistinctRows(token_id[np.sort(first)], token_id[np.argsort(first[number], kind="stable")], offsets, left_out)
 
 
-def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) -> RowSet:
+def distinct_rows(matrix: Matrix, token_id: Array, facts: RowSummary, *, zeros: bool) -> DistinctRows:
     """Group identical rows; rows of zeros are left out unless `zeros`.
 
     Raises
@@ -143,20 +143,20 @@ def row_set(matrix: Matrix, token_id: Array, facts: RowFacts, *, zeros: bool) ->
     return group(token_id[keep], facts.digest[keep], token_id[~keep])
 
 
-def twins(first: Array, second: Array) -> Array:
+def duplicates_of(first: Array, second: Array) -> Array:
     """The place among different digests `second` (m, 16) of each of different digests `first` (n, 16): (n,) int64.
 
     -1 where it is not among them.
     """
-    twin = np.full(len(first), -1)
+    duplicate_of = np.full(len(first), -1)
     _, here, there = np.intersect1d(first.view("V16"), second.view("V16"), assume_unique=True, return_indices=True)
-    twin[here] = there
-    return twin
+    duplicate_of[here] = there
+    return duplicate_of
 
 
-def join(parts: list[RowFacts]) -> RowFacts:
+def join(parts: list[RowSummary]) -> RowSummary:
     """The facts of several parts, one after the other."""
-    return RowFacts(
+    return RowSummary(
         *(np.concatenate([getattr(part, field) for part in parts]) for field in ("digest", "radius", "unfit", "zero"))
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.bounds import Terms
+from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.row_passes import recentre
 from embgeom_dask.metrics import Metric, Precision
 from embgeom_dask.pairwise.blocks import Block
@@ -77,7 +77,7 @@ class Tile:
         return Precision(str(self.product.dtype).removeprefix("torch."), self.product.device.type == "cpu")
 
     @property
-    def terms(self) -> tuple[Terms, Terms]:
+    def terms(self) -> tuple[LinearBound, LinearBound]:
         """Lower and upper bound of the value of each pair of points, as the points of the scan have it."""
         low, high = self.metric.terms(self.rows.norms, self.columns.norms, self.rows.points.shape[1], self.precision)
         return low.times(self.rows.unit), high.times(self.rows.unit)
@@ -152,10 +152,10 @@ def _hubs(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None, Ar
     yield None, np.concatenate([*alone, marked])
 
 
-def without_twins(twin: Array, tile: Tile, i: Array, j: Array, least: Array) -> tuple[Array, Array, Array]:
-    """The pairs (p,) of a tile less those of identical rows: `twin` names the position of the row identical to each."""
+def without_duplicates(duplicate_of: Array, tile: Tile, i: Array, j: Array, least: Array) -> tuple[Array, Array, Array]:
+    """The pairs (p,) of a tile less those of identical rows: `duplicate_of` is the row identical to each."""
     first, second = tile.pairs(i, j)
-    keep = twin[first] != second
+    keep = duplicate_of[first] != second
     return i[keep], j[keep], least[keep]
 
 
@@ -166,7 +166,7 @@ def triangle(metric: Metric, block: Block) -> Iterator[Tile]:
         yield Tile(metric, block.take(slice(start, start + step)), block.take(slice(start, None)), diagonal=True)
 
 
-def ranked_parts(
+def parts_sorted_by_norm(
     metric: Metric, rows: Block, columns: Block, *, diagonal: bool, reach: Callable[[], float]
 ) -> Iterator[Tile]:
     """Make only those parts of a tile of ranked blocks that may hold a pair whose value is at least `reach()`.

@@ -12,10 +12,10 @@ from embgeom_dask.reductions.extremes import Extreme
 from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
 from embgeom_dask.reductions.order_statistics import OrderStatistics
-from embgeom_dask.reductions.pairs_within import Edges
-from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.reductions.pairs_within import PairsWithin
+from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.within import Within
 
-__all__ = ["Cuts", "Edges", "Extreme", "Histogram", "Neighbors", "OrderStatistics", "Reduction", "Within"]
+__all__ = ["Extreme", "Histogram", "Neighbors", "OrderStatistics", "PairsWithin", "Reduction", "Thresholds", "Within"]
 
-Reduction = Edges | Extreme | Histogram | Neighbors | OrderStatistics | Within
+Reduction = PairsWithin | Extreme | Histogram | Neighbors | OrderStatistics | Within

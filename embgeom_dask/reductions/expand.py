@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.pairwise.exact import Pairs
-from embgeom_dask.pairwise.rows import RowSet
+from embgeom_dask.pairwise.rows import DistinctRows
 
 Array = NDArray[Any]
-Sides = tuple[RowSet, RowSet]
+Sides = tuple[DistinctRows, DistinctRows]
 """The rows of either side; the same object twice where a matrix is compared with itself."""
 
 
@@ -52,17 +52,21 @@ def expand_neighbors(
     equal: Array,
     sides: Sides,
     k: int,
-    twin: Array | None,
+    duplicate_of: Array | None,
 ) -> tuple[Array, Array]:
     """The `k` nearest tokens of every token of the first side, from the k nearest distinct rows of every distinct row.
 
     `source` and `target` (p,) are positions, `rank` and `distance` (p,) those of the pairs, and `equal` (p,) bool says
     where the distance is 0 before it is rounded. Returns token ids and distances (tokens, k), tokens in ascending order
-    of their id; k is at most the number of other tokens. Where `twin` is given, tokens with the same row are left out,
-    and a token that has fewer than k others is given -1 and NaN for the rest.
+    of their id; k is at most the number of other tokens. Where `duplicate_of` is given, tokens with the same row are
+    left out, and a token that has fewer than k others is given -1 and NaN for the rest.
     """
     first, second = sides
-    alike = np.array(first is second) if twin is None else np.where(twin >= 0, second.weights[twin], 0)
+    alike = (
+        np.array(first is second)
+        if duplicate_of is None
+        else np.where(duplicate_of >= 0, second.weights[duplicate_of], 0)
+    )
     others = np.broadcast_to(second.members.size - alike, first.token_id.shape)
     k = min(k, int(others.max()))
     size = second.weights[target]
@@ -74,7 +78,7 @@ def expand_neighbors(
     position = np.repeat(np.arange(first.token_id.size), first.weights)
     place = np.argsort(np.argsort(first.members))
     out_token, out_distance = np.empty((place.size, k), np.int64), np.zeros((place.size, k))
-    grouped = (first.weights > 1)[position] & (first is second and twin is None)
+    grouped = (first.weights > 1)[position] & (first is second and duplicate_of is None)
     plain = position[~grouped]
     there = np.arange(k) < others[plain][:, None]
     index = np.where(there, start[plain][:, None] + np.arange(k), 0)
@@ -127,7 +131,7 @@ def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tu
     return tokens[order], distance[order]
 
 
-def _group(rows: RowSet, position: int, most: int) -> Array:
+def _group(rows: DistinctRows, position: int, most: int) -> Array:
     return rows.members[rows.offsets[position] : rows.offsets[position + 1]][:most]
 
 
@@ -137,7 +141,7 @@ def _across(a: Array, b: Array, k: int) -> Array:
     return np.stack([a[i], b[j]], axis=1)
 
 
-def _identical(rows: RowSet, k: int) -> Array:
+def _identical(rows: DistinctRows, k: int) -> Array:
     """The first `k` pairs of identical tokens, in order of their ids."""
     found = [np.empty((0, 2), np.int64)]
     for position in np.flatnonzero(rows.weights > 1).tolist():

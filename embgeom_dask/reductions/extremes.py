@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.kernels.passes import select
 from embgeom_dask.pairwise.exact import Exact, concat_pairs, empty_pairs, take_pairs
-from embgeom_dask.pairwise.tiles import Tile, without_twins
+from embgeom_dask.pairwise.tiles import Tile, without_duplicates
 from embgeom_dask.reductions.expand import Sides, expand_pairs
 
 Array = NDArray[Any]
@@ -22,8 +22,8 @@ State = dict[str, Array]
 class Extreme:
     """The `k` pairs of largest (`farthest`) or smallest distance; ties go to the lowest ids.
 
-    Pairs of identical rows are left out where `twin` (rows,) int64 is given, the position on the second side of the
-    row identical to each of the first, -1 where there is none.
+    Pairs of identical rows are left out where `duplicate_of` (rows,) int64 is given, the position on the second side of
+    the row identical to each of the first, -1 where there is none.
 
     State: a table of at most k pairs with their keys, in order, and `limit` () float64: no pair whose value (negated
     for farthest) is above it is among the k.
@@ -31,7 +31,7 @@ class Extreme:
 
     k: int
     farthest: bool
-    twin: Array | None = None
+    duplicate_of: Array | None = None
 
     @property
     def name(self) -> str:
@@ -55,8 +55,8 @@ class Extreme:
             low, high = -high, -low
         limit = round_up(np.full(len(low.row), state["limit"] * exact.unit), tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
-        if self.twin is not None:
-            i, j, least = without_twins(self.twin, tile, i, j, least)
+        if self.duplicate_of is not None:
+            i, j, least = without_duplicates(self.duplicate_of, tile, i, j, least)
         keep = ~(least > self._cutoff(upper_bounds(tile.product, low, high, i, j, least)))
         i, j, least = i[keep], j[keep], least[keep].astype(np.float64) / exact.unit
         order = np.argsort(least, kind="stable")
@@ -86,7 +86,9 @@ class Extreme:
         """Name distances and token ids: `<name>_distance (<name>)` and `<name>_token_id (<name>, side)`."""
         ordered, rank = exact.sort(state, descending=self.farthest)
         ordered["distance"] = exact.distances(ordered["first"], ordered["second"])
-        token_id, distance = expand_pairs(ordered, rank, sides, self.k, self.twin is None, farthest=self.farthest)
+        token_id, distance = expand_pairs(
+            ordered, rank, sides, self.k, self.duplicate_of is None, farthest=self.farthest
+        )
         return {
             f"{self.name}_distance": ((self.name,), distance),
             f"{self.name}_token_id": ((self.name, "side"), token_id),

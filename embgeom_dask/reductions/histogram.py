@@ -16,7 +16,7 @@ from embgeom_dask.kernels.passes import Bins, bin_pairs
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.expand import Sides
-from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -44,7 +44,7 @@ class Histogram:
     Integers add up to the same sums in any order.
     """
 
-    edges: Cuts
+    edges: Thresholds
     weights: tuple[Array, Array]
     name = "histogram"
 

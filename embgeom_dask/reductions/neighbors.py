@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.bounds import Terms, upper_bounds
+from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
 from embgeom_dask.kernels.passes import limits_of, nearest, select, tighten
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.tiles import Tile, crowd, finer, without_twins
+from embgeom_dask.pairwise.tiles import Tile, crowd, finer, without_duplicates
 from embgeom_dask.reductions.expand import Sides, expand_neighbors, lexical_order
 
 Array = NDArray[Any]
@@ -28,8 +28,9 @@ _TIES = 2
 class Neighbors:
     """The `k` nearest of each of `rows` rows; ties go to the lowest ids.
 
-    Where `mutual`, both rows of a pair are among the `rows`, and one product serves both. Identical rows are left out
-    where `twin` (rows,) int64 is given, the position on the second side of the row identical to each, -1 where none is.
+    Where `symmetric`, both rows of a pair are among the `rows`, and one product serves both. Identical rows are left
+    out where `duplicate_of` (rows,) int64 is given, the position on the second side of the row identical to each, -1
+    where none is.
 
     State on a worker, while a panel runs: the candidates `first`, `second` (int64), `least`, a lower bound of their
     value, and that `value` where it is known, else NaN; `best` (rows, k) float64, the smallest upper bounds of each
@@ -40,8 +41,8 @@ class Neighbors:
 
     k: int
     rows: int
-    mutual: bool
-    twin: Array | None = None
+    symmetric: bool
+    duplicate_of: Array | None = None
     name = "neighbors"
 
     @property
@@ -64,7 +65,7 @@ class Neighbors:
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
         if tile.rounded:
             return self._update_rounded(state, tile, exact)
-        touched = np.union1d(tile.rows.positions, tile.columns.positions if self.mutual else tile.rows.positions)
+        touched = np.union1d(tile.rows.positions, tile.columns.positions if self.symmetric else tile.rows.positions)
         best, terms = state["best"][touched], tile.terms
         i, j, least = self._nearest(state, tile, terms)
         wanted = self._wanted(state, *tile.pairs(i, j), least)
@@ -77,7 +78,7 @@ class Neighbors:
         first, second = tile.pairs(i, j)
         most = upper_bounds(tile.product, *terms, i, j, least)
         state["best"][touched] = best  # without the bounds of the crowd, whose pairs come again
-        tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
+        tighten(state["best"], state["limit"], first, second if self.symmetric else None, most)
         state = self._add(state, first, second, least)
         for finer_tile in finer(tile, rows, columns):  # their products take the memory of this tile's
             state = self.update(state, finer_tile, exact)
@@ -89,12 +90,12 @@ class Neighbors:
         Unrounded is the whole tile where a row has no limit yet.
         """
         places = tile.rows.positions, tile.columns.positions
-        limits = limits_of(state["limit"], *places, np.float32, mutual=self.mutual)
+        limits = limits_of(state["limit"], *places, np.float32, symmetric=self.symmetric)
         if any(np.isposinf(limit).any() for limit in limits):
             return self.update(state, tile.unrounded(), exact)
         i, j, least = select(tile.product, tile.terms[0], *limits, diagonal=tile.diagonal)
-        if self.twin is not None:
-            i, j, least = without_twins(self.twin, tile, i, j, least)
+        if self.duplicate_of is not None:
+            i, j, least = without_duplicates(self.duplicate_of, tile, i, j, least)
         rows, columns = crowd(tile, i, j)
         apart = ~(rows[i] & columns[j])
         (first, second), least = tile.pairs(i[apart], j[apart]), least[apart]
@@ -106,10 +107,10 @@ class Neighbors:
         values, _ = exact.values(first, second)
         return self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
 
-    def _nearest(self, state: State, tile: Tile, terms: tuple[Terms, Terms]) -> tuple[Array, Array, Array]:
+    def _nearest(self, state: State, tile: Tile, terms: tuple[LinearBound, LinearBound]) -> tuple[Array, Array, Array]:
         """The pairs of a tile that may be among the nearest of a row, and the lower bounds of their values."""
         rows, columns = tile.rows.positions, tile.columns.positions
-        twin = None if self.twin is None else self.twin[rows]
+        duplicate_of = None if self.duplicate_of is None else self.duplicate_of[rows]
         return nearest(
             tile.product,
             terms,
@@ -117,9 +118,9 @@ class Neighbors:
             state["limit"],
             rows,
             columns,
-            mutual=self.mutual,
+            symmetric=self.symmetric,
             diagonal=tile.diagonal,
-            twin=twin,
+            duplicate_of=duplicate_of,
         )
 
     def finish(self, state: State, exact: Exact) -> State:
@@ -162,7 +163,7 @@ class Neighbors:
         known = exact.distances(first, second)
         equal = exact.equal(first, second, known)
         token_id, distance = expand_neighbors(
-            source[near], target[near], rank[used][pair], known[pair], equal[pair], sides, self.k, self.twin
+            source[near], target[near], rank[used][pair], known[pair], equal[pair], sides, self.k, self.duplicate_of
         )
         dims = ("token_id", "neighbor")
         return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
@@ -172,7 +173,7 @@ class Neighbors:
         first, second, value = (table[name] for name in _TABLE)
         slack = exact.metric.direct_slack(value, exact.width)
         most, least = (value + slack) * exact.unit, (value - slack) * exact.unit
-        tighten(state["best"], state["limit"], first, second if self.mutual else None, most)
+        tighten(state["best"], state["limit"], first, second if self.symmetric else None, most)
         return self._add(state, first, second, least, value)
 
     def _add(self, state: State, first: Array, second: Array, least: Array, value: Array | None = None) -> State:
@@ -188,7 +189,7 @@ class Neighbors:
     def _wanted(self, state: State, first: Array, second: Array, least: Array) -> Array:
         """Which pairs (p,) the limits of a state do not rule out."""
         wanted: Array = ~(least > state["limit"][first])
-        if self.mutual:
+        if self.symmetric:
             wanted |= ~(least > state["limit"][second])
         return wanted
 
@@ -197,7 +198,7 @@ class Neighbors:
 
         Returns source, target, index of the pair, place among the neighbours of the source.
         """
-        ends = (("first", "second"), ("second", "first"))[: 1 + self.mutual]
+        ends = (("first", "second"), ("second", "first"))[: 1 + self.symmetric]
         near = [np.flatnonzero(~(ordered["least"] > limit[ordered[mine]])) for mine, _ in ends]
         sides = [
             (ordered[mine][pair], ordered[other][pair], pair) for pair, (mine, other) in zip(near, ends, strict=True)

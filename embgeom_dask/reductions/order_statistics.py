@@ -13,7 +13,7 @@ from embgeom_dask.kernels.passes import count_within
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.expand import Sides
-from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -34,7 +34,7 @@ class OrderStatistics:
     (int64) and `value`, and how many pairs of tokens have it, `weight` (int64).
     """
 
-    cuts: Cuts
+    cuts: Thresholds
     classes: tuple[int, ...]
     ranks: Array
     weights: tuple[Array, Array]

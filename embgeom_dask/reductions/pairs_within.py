@@ -14,26 +14,26 @@ from embgeom_dask.kernels.passes import select
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.expand import Sides, expand_all
-from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 State = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Edges:
+class PairsWithin:
     """The pairs of tokens at distance <= the one closed cut of `radius`, `limit` at most.
 
-    `weights` (rows,) int64, for either side, is how many tokens share each row; where `mutual`, both sides are one, and
-    tokens that share a row are edges too. State: `count` () int64, the pairs of tokens with different rows; unless
+    `weights` (rows,) int64, for either side, is how many tokens share each row; where `symmetric`, both sides are one,
+    and tokens that share a row are edges too. State: `count` () int64, the pairs of tokens with different rows; unless
     these are too many, the pairs of rows `first`, `second` (int64) and, once it leaves the worker, their `distance` as
     it is reported; `room` () int64, how many may still be kept.
     """
 
-    radius: Cuts
+    radius: Thresholds
     limit: int
     weights: tuple[Array, Array]
-    mutual: bool
+    symmetric: bool
     name = "edges"
 
     @property
@@ -97,7 +97,7 @@ class Edges:
     @property
     def _identical(self) -> int:
         weights = self.weights[0]
-        return int((weights * (weights - 1) // 2).sum()) if self.mutual else 0
+        return int((weights * (weights - 1) // 2).sum()) if self.symmetric else 0
 
     def _state(self, count: int, room: int, *columns: Array) -> State:
         kept = columns if columns and count <= room else (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

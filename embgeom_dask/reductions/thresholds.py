@@ -21,7 +21,7 @@ _LARGEST = 2.0**480
 
 
 @dataclass(frozen=True)
-class Cuts:
+class Thresholds:
     """Ascending distances (c,) float64 that part the pairs into c + 1 classes; class k has k cuts below it.
 
     A pair reported at `distance[k]` lies below that cut where `closed[k]`, else above. `last` (c,) is the largest
@@ -38,7 +38,7 @@ class Cuts:
     slack: Array
 
     @classmethod
-    def at(cls, metric: Metric, distances: Iterable[float], *, closed: bool | Array) -> Cuts:
+    def at(cls, metric: Metric, distances: Iterable[float], *, closed: bool | Array) -> Thresholds:
         """Make cuts, all closed, none, or as an array (c,) says."""
         distance = np.array(list(distances), np.float64)
         shut = np.broadcast_to(closed, distance.shape)
@@ -55,9 +55,9 @@ class Cuts:
         high, low = add(high, low + (2 * size * step + step * step))
         return cls(distance, shut, last, sign * high, sign * low, 16 * UNIT**2 * high)
 
-    def take(self, index: Array) -> Cuts:
+    def take(self, index: Array) -> Thresholds:
         """Some of the cuts."""
-        return Cuts(*(getattr(self, field.name)[index] for field in fields(self)))
+        return Thresholds(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def in_points(self, exact: Exact) -> tuple[Array, Array]:
         """Values of points (c,) float64: a pair below the first lies below the cut, one above the second above it."""

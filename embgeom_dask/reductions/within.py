@@ -13,7 +13,7 @@ from embgeom_dask.kernels.passes import count_within
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.expand import Sides
-from embgeom_dask.reductions.thresholds import Cuts
+from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -23,14 +23,14 @@ State = dict[str, Array]
 class Within:
     """Counts of the tokens at distance <= each radius; `radii` are closed cuts.
 
-    `weights` (rows,) int64, for either side, is how many tokens share each row. Where `mutual`, both rows of a pair
+    `weights` (rows,) int64, for either side, is how many tokens share each row. Where `symmetric`, both rows of a pair
     are counted. State: `row` (n,) int64, rows of the first side that have others within the largest radius, and
     `degree` (n, radii) int64, how many tokens; while a panel runs, every row.
     """
 
-    radii: Cuts
+    radii: Thresholds
     weights: tuple[Array, Array]
-    mutual: bool
+    symmetric: bool
     name = "within"
 
     @property
@@ -54,13 +54,13 @@ class Within:
         )
         degree = state["degree"]
         degree[rows] += near
-        if self.mutual:
+        if self.symmetric:
             degree[columns] += near_columns
         first, second = tile.pairs(i, j)
         place, _ = self.radii.classify(first, second, exact)
         for k in range(self.radii.distance.size):
             np.add.at(degree[:, k], first[place <= k], self.weights[1][second[place <= k]])
-            if self.mutual:
+            if self.symmetric:
                 np.add.at(degree[:, k], second[place <= k], self.weights[0][first[place <= k]])
         return state
 

@@ -28,7 +28,7 @@ from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.labels import digest_labels as digest_labels
 from embgeom_dask.storage.labels import read_labels, suffix_of, write_label
 from embgeom_dask.storage.lazy_rows import lazy_rows
-from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, NoStore, chunk_rows, damaged, read_metadata
 from embgeom_dask.storage.validation import LABELS as LABELS
 from embgeom_dask.storage.validation import MATRICES as MATRICES
@@ -142,7 +142,7 @@ def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
         raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
 
 
-def open_model(store: Place) -> xr.Dataset:
+def open_model(store: PathLike) -> xr.Dataset:
     """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
 
     Each matrix carries `attrs["store"]`, `attrs["model"]`, `attrs["revision"]` and, the name of the stored array,
@@ -169,7 +169,7 @@ def open_model(store: Place) -> xr.Dataset:
     return cast(xr.Dataset, dataset)
 
 
-def labels(store: Place, ids: np.ndarray | None = None, name: str = "") -> xr.Dataset:
+def labels(store: PathLike, ids: np.ndarray | None = None, name: str = "") -> xr.Dataset:
     """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
 
     `name` is the stored matrix whose rows `ids` are: it may have labels of its own. They are numpy arrays, the strings
@@ -222,7 +222,7 @@ def make_labels(
     return xr.Dataset(coords=coords)
 
 
-def find_matrix(store: Place, matrix: Role | None = None) -> Matrix:
+def find_matrix(store: PathLike, matrix: Role | None = None) -> Matrix:
     """Find a stored matrix: `input` or `output`; by default the output matrix, or the input matrix where it is alone.
 
     Raises
@@ -256,7 +256,7 @@ def _matrix(metadata: Metadata, matrix: Role | None) -> Matrix:
     )
 
 
-def list_models(stores: Place = "stores") -> xr.Dataset:
+def list_models(stores: PathLike = "stores") -> xr.Dataset:
     """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
 
     Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
@@ -295,7 +295,7 @@ def _description(path: str) -> tuple[str | int | bool, ...] | str | None:
     return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, size)
 
 
-def attributes(store: Place) -> dict[str, Any]:
+def attributes(store: PathLike) -> dict[str, Any]:
     """Return the attributes of a model's store and, as `matrices`, those of each matrix; a tied one has both names.
 
     Raises
@@ -311,7 +311,7 @@ def attributes(store: Place) -> dict[str, Any]:
 
 
 def write_model(
-    path: Place,
+    path: PathLike,
     matrices: Mapping[str, RowSource],
     *,
     attrs: Mapping[str, Any],
@@ -376,7 +376,7 @@ def write_model(
     return os.fspath(path)
 
 
-def check_writable(path: Place, *, overwrite: bool) -> None:
+def check_writable(path: PathLike, *, overwrite: bool) -> None:
     """Raise InputError where writing a store to `path` would replace a store unasked, or anything else at all."""
     if paths.is_free(paths.locate(path)):
         return

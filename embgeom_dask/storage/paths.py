@@ -33,7 +33,7 @@ from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, sh
 from embgeom_dask.redaction import redact
 from embgeom_dask.storage import transactions
 
-Place = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 UNFINISHED = "unfinished"
 """The attribute of a group at a URL that is being written, or whose writer died: a name of what it is, or true."""
@@ -43,13 +43,13 @@ _READERS = 4  # threads that check chunks
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
 
 
-def is_url(place: Place) -> bool:
+def is_url(place: PathLike) -> bool:
     """Whether `place` is a URL, and no path on this machine."""
     text = os.fspath(place)
     return ("://" in text or "::" in text) and not text.startswith("file://")
 
 
-def locate(place: Place) -> str:
+def locate(place: PathLike) -> str:
     """Return the absolute path, or the URL, that `place` is; without a slash at its end.
 
     Raises
@@ -126,7 +126,7 @@ def exists(place: str) -> bool:
         return bool(fs.exists(path))
 
 
-def groups_in(folder: Place) -> list[str]:
+def groups_in(folder: PathLike) -> list[str]:
     """The places in `folder` whose names end in .zarr, by name. FileNotFoundError where there is no such folder."""
     with explained(f"list {folder}"):
         fs, path = filesystem(locate(folder))
@@ -136,7 +136,7 @@ def groups_in(folder: Place) -> list[str]:
         return [join(os.fspath(folder), name) for name in sorted(names) if name.endswith(".zarr")]
 
 
-def size(place: Place) -> int:
+def size(place: PathLike) -> int:
     """Bytes of all files at `place`."""
     with explained(f"list {place}"):
         fs, path = filesystem(locate(place))

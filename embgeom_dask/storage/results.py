@@ -18,7 +18,7 @@ from embgeom_dask import progress, versions
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.model_stores import Matrix
-from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.paths import PathLike
 
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 _SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
@@ -71,7 +71,7 @@ def identity(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: attrs[name] for name in _IDENTITY}
 
 
-def existing(path: Place, attrs: Mapping[str, Any]) -> xr.Dataset | None:
+def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     """The result at `path` if the same command made it from the same input and settings; None if nothing is there.
 
     `attrs` are those of `provenance`. Every chunk of it is read: one that is damaged is none, which a note says.
@@ -117,7 +117,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(differing)
 
 
-def save(dataset: xr.Dataset, path: Place, *, replace: bool = False) -> None:
+def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
     """Write a result to zarr at `path`: aside first, then moved into place. The same result there is left as it is.
 
     With `replace` any result there is replaced. Every chunk has a checksum.
@@ -150,7 +150,7 @@ def save(dataset: xr.Dataset, path: Place, *, replace: bool = False) -> None:
             raise
 
 
-def open_result(path: Place) -> xr.Dataset:
+def open_result(path: PathLike) -> xr.Dataset:
     """Open a saved result; its arrays are loaded when used.
 
     Raises
@@ -163,12 +163,12 @@ def open_result(path: Place) -> xr.Dataset:
     return _opened(path, _result_group(path))
 
 
-def _opened(path: Place, group: zarr.Group) -> xr.Dataset:
+def _opened(path: PathLike, group: zarr.Group) -> xr.Dataset:
     with paths.explained(f"read {path}", passing=()):
         return cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
 
 
-def _result_group(path: Place) -> zarr.Group:
+def _result_group(path: PathLike) -> zarr.Group:
     """The zarr group of the result at `path`; InputError where there is none."""
     place = paths.locate(path)
     try:

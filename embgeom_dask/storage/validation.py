@@ -18,7 +18,7 @@ import numpy as np
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import paths, records
-from embgeom_dask.storage.paths import Place
+from embgeom_dask.storage.paths import PathLike
 
 FORMAT_VERSION = 2
 MATRICES = ("input_embedding", "output_embedding")
@@ -59,7 +59,7 @@ class Metadata:
     arrays: Mapping[str, Any]
 
 
-def read_metadata(store: Place) -> Metadata:
+def read_metadata(store: PathLike) -> Metadata:
     """Validate a model's store, and return its metadata. A store that was found valid costs one small read.
 
     Attributes and their types, dimensions, data types, chunk grids, lengths, codecs and digests are checked, the
@@ -78,7 +78,7 @@ def read_metadata(store: Place) -> Metadata:
     return _validated(*_read_root(store))
 
 
-def is_store(path: Place) -> bool:
+def is_store(path: PathLike) -> bool:
     """Whether a model's store is at `path`, be it damaged or of another layout.
 
     Raises EmbgeomError where that cannot be read.
@@ -95,7 +95,7 @@ def forget() -> None:
     _validated.cache_clear()
 
 
-def damaged(store: Place, what: str) -> InputError:
+def damaged(store: PathLike, what: str) -> InputError:
     """The error that says what is wrong with a store."""
     return InputError(f"{store} is damaged: {what}: convert the model again, and overwrite it")
 
@@ -110,7 +110,7 @@ def chunk_rows(array: Mapping[str, Any]) -> int:
     return int(array["chunk_grid"]["configuration"]["chunk_shape"][0])
 
 
-def _read_root(store: Place) -> tuple[str, bytes]:
+def _read_root(store: PathLike) -> tuple[str, bytes]:
     """The absolute path or URL of a store, and the bytes of its zarr.json."""
     path = paths.locate(store)
     if path.endswith(".safetensors") or (not paths.is_url(path) and paths.exists(paths.join(path, "config.json"))):
@@ -126,7 +126,7 @@ def _read(file: str) -> bytes:
         return records.read(file)
 
 
-def _parse(store: Place, content: bytes) -> dict[str, Any]:
+def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
     """The zarr.json of a group that is meant to be a model's store, damaged or not."""
     root = _json(content)
     if root is None:

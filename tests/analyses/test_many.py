@@ -18,7 +18,7 @@ from embgeom_dask.analyses import many
 from embgeom_dask.cli import app, tables
 from embgeom_dask.execution import runner
 from embgeom_dask.execution.grid import Panel
-from embgeom_dask.execution.panel_result import Found
+from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.storage import fill
 from embgeom_dask.testing import make_store
@@ -88,11 +88,11 @@ def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(
     how: dict[str, Any] = {"neighbors": 2, "tile": 16, "out": out, "client": client}
     compute, started, sent = runner._compute, list[tuple[str, str]](), threading.Event()
 
-    def counted(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+    def counted(plan: Plan, panel: Panel, hints: dict[str, Any]) -> PanelResult:
         started.append((plan.sides[0].matrix.model.replace("/", "--"), panel.name))
         return compute(plan, panel, hints)
 
-    def interrupt(plan: Plan, panel: Panel, hints: dict[str, Any]) -> Found:
+    def interrupt(plan: Plan, panel: Panel, hints: dict[str, Any]) -> PanelResult:
         if len({model for model, _ in started}) == 2 and not sent.is_set():
             sent.set()
             os.kill(os.getpid(), signal.SIGINT)

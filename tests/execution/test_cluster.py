@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster, Reschedule, get_worker
 import embgeom_dask as eg
 from embgeom_dask import progress
 from embgeom_dask.analyses import scan
-from embgeom_dask.errors import EmbgeomError, Halt, InputError
+from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import cluster, passes, workers
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.journal import Pass
@@ -191,7 +191,7 @@ def full(monkeypatch: pytest.MonkeyPatch, bad: list[str]) -> str:
 
     def commit(self: Pass, panel: Any, found: Any) -> None:
         if here() in bad:
-            raise Halt("cannot write r.zarr: No space left on device")
+            raise AbortRun("cannot write r.zarr: No space left on device")
         honest(self, panel, found)
 
     monkeypatch.setattr(Pass, "commit", commit)
@@ -242,7 +242,7 @@ def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> Non
 
         def work(number: int) -> int:
             if here() == bad:
-                raise Halt("no disk")
+                raise AbortRun("no disk")
             if number and here() == good:
                 raise Reschedule
             return number

@@ -42,7 +42,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     compute = runner._compute
 
-    def counted(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.Found:
+    def counted(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
         names.append(panel.name)
         return compute(plan, panel, hints)
 
@@ -53,7 +53,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def fail_at(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Panel], bool], error: Exception) -> None:
     compute = runner._compute
 
-    def failing(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.Found:
+    def failing(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
         if bad(panel):
             raise error
         return compute(plan, panel, hints)
@@ -193,7 +193,7 @@ def test_nothing_is_committed_once_the_store_changed_under_the_run(
     out, compute = tmp_path / "r.zarr", runner._compute
     started: list[str] = []
 
-    def meddle(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.Found:
+    def meddle(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
         started.append(panel.name)
         if started[3:] == [panel.name]:
             if change == "replaced":
@@ -281,7 +281,7 @@ def test_the_first_interrupt_keeps_what_is_in_flight(
     out, compute, sent = tmp_path / "r.zarr", runner._compute, threading.Event()
     undisturbed = eg.scan(store, client=client, **WANTED)
 
-    def interrupt(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.Found:
+    def interrupt(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
         if panel.row == 2:
             os.kill(os.getpid(), signal.SIGINT)
             sent.set()

@@ -17,8 +17,8 @@ from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import memory
 from embgeom_dask.pairwise import blocks
-from embgeom_dask.pairwise.points import Form
-from embgeom_dask.pairwise.rows import RowSet
+from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.rows import DistinctRows
 from embgeom_dask.testing import make_store
 
 _PEAK = """
@@ -102,14 +102,14 @@ def test_blocks_on_a_device_and_rows_on_the_host_keep_to_their_limits() -> None:
             return rows[token_id]
 
     every = np.arange(64)
-    row_set = RowSet(every, every, np.arange(65), every[:0])
+    distinct_rows = DistinctRows(every, every, np.arange(65), every[:0])
     size = 8 * 32 * 2 + 2 * 8 * 8  # points, and two float64 a row
     device = torch.device("meta")
     for keep, kept in ((0, 0), (3 * size, 3), (8 * size, 8)):
         blocks.forget()
         reads.clear()
-        form = Form("euclidean", "bfloat16", np.zeros(32), 1.0)
-        source = blocks.Source(Stored(), row_set, form, 8, False, 8 * size, keep, "key")
+        point_format = PointFormat("euclidean", "bfloat16", np.zeros(32), 1.0)
+        source = blocks.BlockSource(Stored(), distinct_rows, point_format, 8, False, 8 * size, keep, "key")
         loaded = [ref(source.block(index, device)) for index in range(8)]
         assert sum(block() is not None for block in loaded) == kept
         again = [source.block(index, device) for index in range(8)]

@@ -15,8 +15,8 @@ from scipy.spatial.distance import cdist
 from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution import point_format
-from embgeom_dask.execution.point_format import choose_form
-from embgeom_dask.execution.spec import Settings
+from embgeom_dask.execution.point_format import choose_point_format
+from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.metrics import METRICS, euclidean
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
@@ -48,8 +48,10 @@ def choose(*sides: np.ndarray, fastest: list[str] = INT8_FIRST, element: str | N
     centre = sides[0][:512].astype(float).mean(axis=0)
     radii = [np.linalg.norm(rows.astype(float) - centre, axis=1) for rows in sides]
     dtypes, samples = {rows.dtype.name for rows in sides}, [rows[:512] for rows in sides]
-    form = choose_form(Settings(metric="euclidean", **kept), dtypes, centre, radii, samples, fastest, element)
-    return [form.element] + ([form.unrounded.element] if form.unrounded else [])
+    point_format = choose_point_format(
+        ScanSpec(metric="euclidean", **kept), dtypes, centre, radii, samples, fastest, element
+    )
+    return [point_format.element] + ([point_format.unrounded.element] if point_format.unrounded else [])
 
 
 def test_integers_are_chosen_where_they_tell_neighbours_from_most_others() -> None:
@@ -91,16 +93,18 @@ def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarr
     rows = np.tile(rows, (1, repeat))
     centre = rows.astype(float).mean(axis=0)
     radii = np.linalg.norm(rows.astype(float) - centre, axis=1)
-    asked = Settings(metric="euclidean", neighbors=1)
-    form = choose_form(asked, {rows.dtype.name}, centre, [radii], [rows], INT8_FIRST, "int8")
-    block = Block(np.arange(100, 100 + len(rows)), rows, *form.points(rows), radii, 100, form)
+    asked = ScanSpec(metric="euclidean", neighbors=1)
+    point_format = choose_point_format(asked, {rows.dtype.name}, centre, [radii], [rows], INT8_FIRST, "int8")
+    block = Block(np.arange(100, 100 + len(rows)), rows, *point_format.points(rows), radii, 100, point_format)
     tile = Tile(METRICS["euclidean"], block.take(np.arange(0, len(rows), 2)), block, diagonal=False)
     x, y = (np.longdouble(rows[side.positions - 100].astype(float)) for side in (tile.rows, tile.columns))
-    true = ((x[:, None] - y) ** 2).sum(-1) * np.longdouble(form.unit)
+    true = ((x[:, None] - y) ** 2).sum(-1) * np.longdouble(point_format.unit)
     for each in (tile, tile.unrounded()):
         kind = each.terms[0].row.dtype.type
         p = each.product.to(torch.float64).numpy().astype(kind)
-        least, most = (t.row[:, None] + t.column + kind(t.factor) * p + kind(t.bend) * np.abs(p) for t in each.terms)
+        least, most = (
+            t.row[:, None] + t.column + kind(t.factor) * p + kind(t.abs_factor) * np.abs(p) for t in each.terms
+        )
         assert np.isfinite(most).all()
         assert (least <= true).all()
         assert (most >= true).all()

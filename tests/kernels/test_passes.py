@@ -23,11 +23,11 @@ from embgeom_dask.kernels import cache, nearest, numba_passes, torch_passes
 from embgeom_dask.kernels.bounds import upper_bounds
 from embgeom_dask.kernels.passes import Bins, select
 from embgeom_dask.kernels.row_passes import peaks, quantise, recentre_on_cpu, recentre_on_device
-from embgeom_dask.metrics import METRICS, Norms, Terms
+from embgeom_dask.metrics import METRICS, LinearBound, Norms
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions import Cuts, Histogram
+from embgeom_dask.reductions import Histogram, Thresholds
 from tests.guards import NoFloat64
 from tests.reference import matrices, truth
 
@@ -56,7 +56,9 @@ def test_the_bounds_of_bfloat16_products_hold(where: str) -> None:
         tile = Tile(METRICS["euclidean"], sides, sides, diagonal=True)
         low, high = tile.terms
         p = tile.product.float().cpu().numpy()
-        least, most = (t.row[:, None] + t.column + t.factor * p + np.float32(t.bend) * np.abs(p) for t in (low, high))
+        least, most = (
+            t.row[:, None] + t.column + t.factor * p + np.float32(t.abs_factor) * np.abs(p) for t in (low, high)
+        )
         true = ((rows[:, None].astype(float) - rows.astype(float)) ** 2).sum(-1)
         assert (least <= true).all()
         assert (most >= true).all()
@@ -144,7 +146,7 @@ def test_the_bounds_of_products_about_another_centre_hold() -> None:
     tile = Tile(METRICS["euclidean"], whole.take(slice(35)), whole.take(slice(20, None)), diagonal=False)
     low, high = tile.terms
     p = tile.product.float().numpy()
-    least, most = (t.row[:, None] + t.column + t.factor * p + np.float32(t.bend) * np.abs(p) for t in (low, high))
+    least, most = (t.row[:, None] + t.column + t.factor * p + np.float32(t.abs_factor) * np.abs(p) for t in (low, high))
     true = ((rows[:35, None].astype(float) - rows[None, 20:].astype(float)) ** 2).sum(-1)
     assert (least <= true).all()
     assert (most >= true).all()
@@ -184,18 +186,18 @@ def test_the_bounds_of_every_pair_hold(where: str, dtype: type, metric: str) -> 
 @settings(deadline=None, max_examples=30)
 @given(matrices(max_rows=30), st.floats(0, 4), st.floats(0, 4), st.booleans(), st.sampled_from([0.0, 0.25]))
 def test_both_passes_select_the_same_pairs(
-    rows: np.ndarray, row_limit: float, column_limit: float, diagonal: bool, bend: float
+    rows: np.ndarray, row_limit: float, column_limit: float, diagonal: bool, abs_factor: float
 ) -> None:
     points = rows.astype(np.float64)
     points = (points / max(1e-300, np.sqrt((points**2).sum(1).max()))).astype(np.float32)
     product = torch.from_numpy(points) @ torch.from_numpy(points).T
     norms = (points**2).sum(1)
     limits = np.full(len(points), row_limit, np.float32), np.linspace(-1, column_limit, len(points), dtype=np.float32)
-    terms = Terms(norms, norms, -2.0, bend)
+    terms = LinearBound(norms, norms, -2.0, abs_factor)
     fast = numba_passes.select(product, terms, *limits, diagonal)
     plain = torch_passes.select(product, terms, *limits, diagonal)
     p = product.numpy()
-    bound = norms[:, None] + norms - np.float32(2) * p + np.float32(bend) * np.abs(p)
+    bound = norms[:, None] + norms - np.float32(2) * p + np.float32(abs_factor) * np.abs(p)
     hit = bound <= np.maximum(limits[0][:, None], limits[1])
     i, j = np.nonzero(np.triu(hit, 1) if diagonal else hit)
     for found in (fast, plain):
@@ -219,7 +221,10 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
     norms, weights = (points**2).sum(1), rng.integers(1, 4, size=150)
     product = torch.from_numpy(points @ points.T)
     bins = bins_of(40)
-    terms = Terms(norms * (1 - 1e-4), norms * (1 - 1e-4), -2.0), Terms(norms * (1 + 1e-4), norms * (1 + 1e-4), -2.0)
+    terms = (
+        LinearBound(norms * (1 - 1e-4), norms * (1 - 1e-4), -2.0),
+        LinearBound(norms * (1 + 1e-4), norms * (1 + 1e-4), -2.0),
+    )
     fast = numba_passes.bin_pairs(product, terms, (weights, weights), bins, diagonal)
     plain = torch_passes.bin_pairs(product, terms, (weights, weights), bins, diagonal)
     for a, b in zip(fast, plain, strict=True):
@@ -257,12 +262,12 @@ def test_both_passes_count_what_is_certainly_within(
     product = (torch.from_numpy(points) @ torch.from_numpy(points).T).to(element)
     weights = np.arange(1, len(points) + 1), np.arange(3, len(points) + 3)
     norms = (points**2).sum(1)
-    low, high = (Terms((norms * (1 + sign * 1e-2)).astype(dtype), norms, -2.0, sign * 1e-2) for sign in (-1, 1))
+    low, high = (LinearBound((norms * (1 + sign * 1e-2)).astype(dtype), norms, -2.0, sign * 1e-2) for sign in (-1, 1))
     cuts = np.array(sorted(radii), dtype)
     fast = numba_passes.count_within(product, (low, high), weights, cuts, cuts, diagonal)
     plain = torch_passes.count_within(product, (low, high), weights, cuts, cuts, diagonal)
     p = product.to(torch.from_numpy(norms).dtype).numpy()
-    least, most = (t.row[:, None] + t.column - dtype(2) * p + dtype(t.bend) * np.abs(p) for t in (low, high))
+    least, most = (t.row[:, None] + t.column - dtype(2) * p + dtype(t.abs_factor) * np.abs(p) for t in (low, high))
     considered = np.triu(np.ones(p.shape, bool), 1) if diagonal else np.ones(p.shape, bool)
     unsure = considered & ((least[..., None] <= cuts) & (most[..., None] > cuts)).any(axis=-1)
     within = (considered & ~unsure)[..., None] & (most[..., None] <= cuts)
@@ -281,7 +286,7 @@ def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndar
     tile = Tile(METRICS["euclidean"], rows, rows, diagonal=True)
     stored = Rows(150, lambda _: points)
     exact = Exact(tile.metric, stored, stored, 8, 1.0)
-    bins = Histogram(Cuts.at(exact.metric, edges, closed=False), (ones, ones))._in_points(exact)
+    bins = Histogram(Thresholds.at(exact.metric, edges, closed=False), (ones, ones))._in_points(exact)
     fast = numba_passes.bin_pairs(tile.product, tile.terms, (ones, ones), bins, True)
     plain = torch_passes.bin_pairs(tile.product, tile.terms, (ones, ones), bins, True)
     for k in (0, 2, 3):
@@ -302,7 +307,9 @@ def test_passes_compile_as_a_whole_and_find_the_same(backend: str, monkeypatch: 
     names: list[str] = []
     points = np.random.default_rng(3).normal(size=(33, 8)) / 4
     product, norms = torch.from_numpy(points @ points.T), (points**2).sum(1)
-    low, high = (Terms(norms * (1 + sign * 1e-2), norms * (1 + sign * 1e-2), -2.0, sign * 1e-3) for sign in (-1, 1))
+    low, high = (
+        LinearBound(norms * (1 + sign * 1e-2), norms * (1 + sign * 1e-2), -2.0, sign * 1e-3) for sign in (-1, 1)
+    )
     weights, cuts = (np.arange(1, 34), np.arange(3, 36)), np.array([0.3, 0.9])
     for name, asked in (
         ("select", (product, low, np.full(33, 0.5), np.linspace(-1, 1, 33), True)),
@@ -361,15 +368,15 @@ def test_both_passes_keep_the_nearest_of_every_row(seed: int, n: int, k: int, si
     rng, own = np.random.default_rng(seed), sides == "own"
     true = rng.integers(0, 30, size=(n, n)).astype(np.float32)
     product = torch.from_numpy(-true / 2 + rng.uniform(-0.25, 0.25, (n, n)).astype(np.float32))
-    low, high = (Terms(np.full(n, s, np.float32), np.zeros(n, np.float32), -2.0, 0.0) for s in (-0.6, 0.6))
+    low, high = (LinearBound(np.full(n, s, np.float32), np.zeros(n, np.float32), -2.0, 0.0) for s in (-0.6, 0.6))
     rows, columns = (np.arange(n), np.arange(n)) if own else (np.arange(n), np.arange(n, 2 * n))
     allowed = np.triu(np.ones((n, n), np.bool_), 1) if own else np.ones((n, n), np.bool_)
-    twin = rng.integers(-1, n, n)
-    allowed[twin >= 0, twin[twin >= 0]] = False
-    twin[twin >= 0] += columns[0]
+    duplicate_of = rng.integers(-1, n, n)
+    allowed[duplicate_of >= 0, duplicate_of[duplicate_of >= 0]] = False
+    duplicate_of[duplicate_of >= 0] += columns[0]
     best, limit = np.full((2 * n, k), np.inf), np.full(2 * n, np.inf)
     work = nearest._on_device if on_device else nearest._on_cpu
-    i, j, least = work(product, (low, high), best, limit, (rows, columns, twin), True, own)
+    i, j, least = work(product, (low, high), best, limit, (rows, columns, duplicate_of), True, own)
     assert allowed[i, j].all()
     assert (least <= true[i, j]).all()
     assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == i.size

@@ -71,7 +71,7 @@ def test_counts_within_radii_equal_rational_brute_force(
         near = expected.distance <= radius
         assert int(result["within_count"][k]) == near.sum()
         degree = np.bincount(expected.i[near], minlength=len(case[0]))
-        if expected.mutual:
+        if expected.symmetric:
             degree += np.bincount(expected.j[near], minlength=len(case[0]))
         np.testing.assert_array_equal(result["within_degree"][:, k], degree)
     assert result["token"].values.tolist() == [f"t{i}" for i in range(len(case[0]))]
