@@ -20,10 +20,10 @@ from numba.core.dispatcher import Dispatcher
 from embgeom_dask import devices
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.kernels import cache, nearest, numba_passes, torch_passes
-from embgeom_dask.kernels.bounds import upper_bounds
+from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
 from embgeom_dask.kernels.passes import Bins, select
 from embgeom_dask.kernels.row_passes import peaks, quantise, recentre_on_cpu, recentre_on_device
-from embgeom_dask.metrics import METRICS, LinearBound, Norms
+from embgeom_dask.metrics import METRICS, Norms
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.tiles import Tile
