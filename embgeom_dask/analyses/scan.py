@@ -301,5 +301,5 @@ def _any_identical(plan: Plan) -> bool:
     """Whether two tokens that are compared have identical rows, where a reduction leaves their pairs out."""
     if plan.symmetric:
         return bool((plan.sides[0].rows.weights > 1).any())
-    duplicates_of = (getattr(reduction, "twin", None) for reduction in plan.reductions.values())
+    duplicates_of = (getattr(reduction, "duplicate_of", None) for reduction in plan.reductions.values())
     return any(duplicate_of is not None and (duplicate_of >= 0).any() for duplicate_of in duplicates_of)

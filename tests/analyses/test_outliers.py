@@ -132,7 +132,7 @@ def test_mean_of_the_selection(store: str, rows: np.ndarray, tmp_path: Path) -> 
 
 def test_no_block_size_changes_a_bit(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = outliers(store, None)
-    monkeypatch.setattr(outliers, "_BLOCK_VALUES", 5 * WIDTH)
+    monkeypatch.setattr("embgeom_dask.analyses.outliers._BLOCK_VALUES", 5 * WIDTH)
     xr.testing.assert_equal(outliers(store, None), found)
 
 

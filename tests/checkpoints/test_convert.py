@@ -457,7 +457,7 @@ def test_memory_grows_by_blocks_not_by_the_matrix(tmp_path: Path) -> None:
     code = r"""
 import os, re, json, struct
 from pathlib import Path
-from embgeom_dask import checkpoints
+from embgeom_dask.checkpoints.convert import convert
 def peak():
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) >> 10
 def write(path, rows):
@@ -467,10 +467,10 @@ def write(path, rows):
         for start in range(0, rows, 100):
             file.write(os.urandom(100 * 10240))
 write("warm.safetensors", 6400)
-checkpoints.convert("warm.safetensors", ".")
+convert("warm.safetensors", ".")
 before = peak()
 write("big.safetensors", 20_000)
-checkpoints.convert("big.safetensors", ".")
+convert("big.safetensors", ".")
 print(before, peak())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
