@@ -181,9 +181,7 @@ def test_files_that_are_not_there_or_say_nothing(store: Path, damage: Callable[[
 def test_what_is_no_file_is_not_read(store: Path, name: str, make: Callable[[Path], Any]) -> None:
     (store / name).unlink()
     make(store / name)
-    with pytest.raises(
-        EmbgeomError, match=r"json: (it is a pipe|Is a directory)|damaged: chunk .* is no file"
-    ):
+    with pytest.raises(EmbgeomError, match=r"json: (it is a pipe|Is a directory)|damaged: chunk .* is no file"):
         model_stores.find_matrix(store)
     assert len(eg.list_models(store.parent).attrs["broken"]) == 1
 
