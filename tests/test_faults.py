@@ -18,18 +18,19 @@ from distributed import Client
 
 import embgeom_dask as eg
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.storage import fill
+from embgeom_dask.storage import fill, labels, model_stores, validation
 from embgeom_dask.testing import make_checkpoint, make_store
 from tests.faults import Disk, Killed, fingerprint, remove
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::embgeom_dask.errors.EmbgeomWarning")]
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
+TRIES = 8
 CHANGES = ("make", "mkdir", "rmdir", "unlink", "remove", "rename", "replace", "link", "write", "fsync")
 
 
 @dataclass
-class PanelStats:
+class Work:
     """What is done in the folder `root`, which `prepare` fills, the bits that it makes, and the names there then."""
 
     root: Path
@@ -45,6 +46,7 @@ class PanelStats:
                 remove(path)
         self.root.mkdir()
         self.prepare()
+        forget()
 
     def state(self) -> str:
         """What is there, but for what was written aside, which is removed unread, and the times in a journal."""
@@ -55,7 +57,13 @@ class PanelStats:
         return {name for name in found if ".zarr/" not in name}
 
 
-def record(work: PanelStats) -> tuple[list[str], Any]:
+def forget() -> None:
+    """Forget what this process has read of stores: a command finds none of it."""
+    for read in (labels.read_labels, model_stores._stored_array, validation._validated):
+        read.cache_clear()
+
+
+def record(work: Work) -> tuple[list[str], Any]:
     """The calls that it makes, and its answer."""
     work.fresh()
     with Disk(work.root) as disk:
@@ -67,24 +75,17 @@ def record(work: PanelStats) -> tuple[list[str], Any]:
     return disk.calls, answer
 
 
-def kill_everywhere(work: PanelStats) -> list[str]:
+def kill_everywhere(work: Work) -> list[str]:
     """What goes wrong after a kill, or a power cut, at any of its calls."""
     calls, expected = record(work)
-    wrong, seen = [], set()
+    wrong, seen, missed = [], set(), []
     for call in (call for call in calls if call.split()[0] in CHANGES):
-        work.fresh()
-        ended = ""
-        with Disk(work.root, call, Killed()) as disk:
-            try:
-                work.do()
-            except BaseException as error:
-                ended = repr(error)
-            work.settle()
-        if not disk.dead and call.startswith("mkdir ") and not call.endswith(" 1"):
-            continue  # one of two threads that make the same folder; this time one was in time for both
-        if not disk.dead or disk.changed_after_death:
-            why = "a way around the calls watched" if disk.dead else "not made this time"
-            wrong.append(f"{call}: {why}: {ended}")
+        disk, ended = attempt(work, call, Killed())
+        if not disk.met:
+            missed.append(call)
+            continue
+        if disk.changed_after_death:
+            wrong.append(f"{call}: a way around the calls watched: {ended!r}")
             continue
         dead = work.root.rename(work.root.with_name("dead"))
         for lost in ("nothing", "contents", "names"):
@@ -96,39 +97,63 @@ def kill_everywhere(work: PanelStats) -> list[str]:
                 wrong += [f"{call}, {lost} lost: {error}" for error in checked(work, expected)]
             remove(work.root)
         remove(dead)
-    print(f"{len(calls)} calls, {len(seen)} states", *wrong, sep="\n")
-    return wrong
+    return told(calls, seen, wrong, missed)
 
 
-def fail_everywhere(work: PanelStats) -> list[str]:
+def fail_everywhere(work: Work) -> list[str]:
     """What goes wrong when any of its calls fails."""
     calls, expected = record(work)
-    wrong, seen = [], {work.state()}
+    wrong, seen, missed = [], {work.state()}, []
     faults = [(call, number) for call in calls for number in ERRORS[call.split()[0] not in CHANGES :]]
     for call, number in faults:
         failed = f"{call}, {errno.errorcode[number]}"
-        work.fresh()
-        try:
-            with Disk(work.root, call, OSError(number, os.strerror(number))):
-                try:
-                    work.do()
-                finally:
-                    work.settle()
-            assert work.read() == expected
-        except EmbgeomError as error:
-            if "\n" in str(error) or len(str(error)) > 600:
-                wrong.append(f"{failed}: {error}")
-        except BaseException as error:
-            wrong.append(f"{failed}: {error!r}")
+        disk, ended = attempt(work, call, OSError(number, os.strerror(number)))
+        if not disk.met:
+            missed.append(call)
+            continue
+        if ended is None:
+            wrong += [f"{failed}: other bits"] * (work.read() != expected)
+        elif not isinstance(ended, EmbgeomError) or "\n" in str(ended) or len(str(ended)) > 600:
+            wrong.append(f"{failed}: {ended!r}")
         if (state := work.state()) not in seen:
             seen.add(state)
             wrong += [f"{failed}, then: {error}" for error in checked(work, expected)]
-    print(f"{len(calls)} calls, {len(seen)} states", *wrong, sep="\n")
+    return told(calls, seen, wrong, missed)
+
+
+def attempt(work: Work, call: str, fault: BaseException) -> tuple[Disk, BaseException | None]:
+    """Do it with a fault at one call; and how it ended.
+
+    It is done again where threads did not make that call this time, or where a write of another thread was under way
+    when the kill came and ended after it: a way around the calls watched is one that is there every time.
+    """
+    for _ in range(TRIES):
+        work.fresh()
+        ended: BaseException | None = None
+        with Disk(work.root, call, fault) as disk:
+            try:
+                work.do()
+            except BaseException as error:
+                ended = error
+            work.settle()
+        if disk.met and not disk.changed_after_death:
+            break
+    return disk, ended
+
+
+def told(calls: list[str], seen: set[str], wrong: list[str], missed: list[str]) -> list[str]:
+    """What went wrong, printed with what was tried.
+
+    Only a second mkdir of a folder that two threads make at once may be missed: most often one is in time for both.
+    """
+    wrong += [f"{call}: never made again" for call in missed if not call.startswith("mkdir ") or call.endswith(" 1")]
+    print(f"{len(calls)} calls, {len(seen)} states, {len(missed)} faults at calls not made again", *wrong, sep="\n")
     return wrong
 
 
-def checked(work: PanelStats, expected: Any) -> Iterator[str]:
+def checked(work: Work, expected: Any) -> Iterator[str]:
     """Do it, undisturbed: what goes wrong, where not the same bits come out, or something else is left."""
+    forget()
     try:
         work.do()
         if work.read() != expected:
@@ -161,7 +186,7 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture
-def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> PanelStats:
+def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> Work:
     monkeypatch.setattr(fill, "_CHUNK_BYTES", 16 * 5 * 4)
     root, kind = tmp_path / "disk", request.param
     inputs = tmp_path / "inputs"
@@ -181,7 +206,7 @@ def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeyp
 
         journal = {"r.zarr.journal", "r.zarr.journal/run.json", "r.zarr.journal/history.csv"}
         read = partial(bits_of_result, root / "r.zarr")
-        return PanelStats(root, prepare, scan, read, idle, {"m.zarr", "r.zarr", *journal})
+        return Work(root, prepare, scan, read, idle, {"m.zarr", "r.zarr", *journal})
     tensors = {"model.embed_tokens.weight": ROWS, "lm_head.weight": ROWS[::-1].copy()}
     checkpoint = make_checkpoint(inputs / "org/m", tensors)
 
@@ -192,14 +217,14 @@ def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeyp
     def convert() -> None:
         eg.convert(checkpoint, root, overwrite=kind == "overwrite")
 
-    return PanelStats(root, old, convert, partial(bits_of_store, root / "org--m.zarr"), lambda: None, {"org--m.zarr"})
+    return Work(root, old, convert, partial(bits_of_store, root / "org--m.zarr"), lambda: None, {"org--m.zarr"})
 
 
 @pytest.mark.parametrize("work", ["scan", "convert", "overwrite"], indirect=True)
-def test_a_kill_or_a_power_cut_at_any_call_loses_nothing(work: PanelStats) -> None:
+def test_a_kill_or_a_power_cut_at_any_call_loses_nothing(work: Work) -> None:
     assert not kill_everywhere(work)
 
 
 @pytest.mark.parametrize("work", ["scan", "convert", "overwrite"], indirect=True)
-def test_an_error_of_any_call_is_one_line_or_harmless(work: PanelStats) -> None:
+def test_an_error_of_any_call_is_one_line_or_harmless(work: Work) -> None:
     assert not fail_everywhere(work)

@@ -1,0 +1,133 @@
+"""What is reported of a pair: the float64 number nearest to its true distance, and what is compared with it."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embgeom_dask.kernels.numba_bfloat16 import as_numba
+from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise.exact import Exact, Rows
+from embgeom_dask.reductions import Thresholds
+from tests.reference import DTYPES, truth
+
+BITS = {"bfloat16": 8, "float32": 24, "float64": 53}
+LARGE = {"bfloat16": 100, "float16": 7, "float32": 100, "float64": 390}
+
+
+def exactly(rows: np.ndarray, metric: str) -> Exact:
+    blocks = Rows(3, lambda index: rows[3 * index : 3 * index + 3])
+    return Exact(METRICS[metric], blocks, blocks, rows.shape[1], 1.0)
+
+
+@st.composite
+def hostile(draw: Any) -> np.ndarray:
+    """Rows, none of zeros, whose sums cancel, overflow 53 bits, or lie at the ends of what is taken."""
+    name = draw(st.sampled_from(sorted(DTYPES)))
+    dtype, rng = DTYPES[name], np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n, d = draw(st.integers(2, 8)), draw(st.sampled_from([1, 2, 7, 64, 65, 130]))
+    kind = draw(st.sampled_from(["near", "smallest", "one huge", "other lengths", "other columns"]))
+    rows = rng.normal(size=(n, d)).astype(dtype)
+    if kind == "near":
+        rows[:] = rows[0]
+        for row in rows[1:]:
+            some = rng.integers(0, d, rng.integers(0, 3))
+            row[some] = np.nextafter(row[some], dtype(9))
+        rows[n // 2 :] *= dtype(2.0 ** rng.integers(-6, 6))  # nearly parallel to the others
+    elif kind == "smallest":
+        least = 2.0**-400 if name == "float64" else float(ml_dtypes.finfo(dtype).smallest_subnormal)
+        rows = (rng.integers(-3, 4, (n, d)) * least).astype(dtype)
+    elif kind == "one huge":
+        rows[0, 0] = 2.0 ** LARGE[name]
+        rows[1] = rows[0]
+        rows[1, -1] = np.nextafter(rows[1, -1], dtype(9))
+    else:
+        shape = (n, 1) if kind == "other lengths" else (n, d)
+        rows = (rows.astype(float) * 2.0 ** rng.integers(-LARGE[name], LARGE[name], shape)).astype(dtype)
+    rows[~rows.astype(float).any(axis=1), 0] = 1
+    return rows
+
+
+@settings(deadline=None, max_examples=150)
+@given(rows=hostile(), metric=st.sampled_from(sorted(METRICS)))
+def test_reported_distances_and_what_is_settled_are_correctly_rounded(rows: np.ndarray, metric: str) -> None:
+    exact, expected = exactly(rows, metric), truth(rows, metric=metric)
+    np.testing.assert_array_equal(exact.distances(expected.i, expected.j), expected.distance)
+    values = as_numba(rows)
+    distance, settled = METRICS[metric].rounded(values, values, expected.i, expected.j)
+    np.testing.assert_array_equal(distance[settled], expected.distance[settled])
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=hostile(), metric=st.sampled_from(sorted(METRICS)), closed=st.booleans())
+def test_cuts_at_reported_distances_and_beside_them_part_the_pairs(rows: np.ndarray, metric: str, closed: bool) -> None:
+    exact, expected = exactly(rows, metric), truth(rows, metric=metric)
+    beside = [np.nextafter(expected.distance, np.inf), np.maximum(np.nextafter(expected.distance, -1), 0)]
+    cuts = np.unique(np.concatenate([expected.distance, *beside, [0.0]]))
+    found, _ = Thresholds.at(exact.metric, cuts, closed=closed).classify(expected.i, expected.j, exact)
+    below = np.searchsorted(cuts, expected.distance, side="left" if closed else "right")
+    np.testing.assert_array_equal(found, below)
+
+
+def parts(total: int, bits: int) -> list[int]:
+    """Numbers of so many bits whose sum is `total`."""
+    found = []
+    while total:
+        cut = max(total.bit_length() - bits, 0)
+        found.append(total >> cut << cut)
+        total -= found[-1]
+    return found
+
+
+def roots(total: int, bits: int) -> list[int]:
+    """Numbers of so many bits the sum of whose squares is `total`."""
+    found = []
+    while total:
+        root = isqrt(total)
+        cut = max(root.bit_length() - bits, 0)
+        found.append(root >> cut << cut)
+        total -= found[-1] ** 2
+    return found
+
+
+def halfway(metric: str, bits: int, middle: int) -> tuple[list[float], list[float]]:
+    """Two rows, of numbers of so many bits, whose distance is `middle` 2^-54 without error."""
+    if metric == "cosine":
+        cosine = 2**54 - middle
+        return [1.0], [float(part) for part in (cosine, *roots(4**54 - cosine**2, bits))]
+    if metric == "chebyshev":
+        return [-(2.0**-54)], [(middle - 1) * 2.0**-54]
+    found = parts(middle, bits) if metric == "cityblock" else roots(middle**2, bits)
+    return [0.0], [part * 2.0**-54 for part in found]
+
+
+@pytest.mark.parametrize(
+    ("metric", "dtype"),
+    [(metric, dtype) for metric in ("euclidean", "cityblock") for dtype in BITS]
+    + [("cosine", "float64"), ("chebyshev", "float64")],
+)
+def test_a_distance_halfway_between_two_numbers_is_rounded_to_the_even_one(metric: str, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    middles = [4 * int(whole) + odd for whole in rng.integers(2**51, 2**52, 6) for odd in (1, 3)]
+    pairs = [halfway(metric, BITS[dtype], middle) for middle in middles]
+    values = np.zeros((2 * len(pairs), max(len(second) for _, second in pairs)))
+    for p, pair in enumerate(pairs):
+        for row, numbers in zip(values[2 * p : 2 * p + 2], pair, strict=True):
+            row[: len(numbers)] = numbers
+    rows = values.astype(DTYPES[dtype])
+    np.testing.assert_array_equal(rows.astype(float), values)
+    exact, first = exactly(rows, metric), np.arange(0, len(rows), 2)
+    even = np.array([(middle + 1) // 4 * 2 for middle in middles])  # of both beside it, in units of 2^-53
+    expected = even * 2.0**-53
+    np.testing.assert_array_equal(exact.distances(first, first + 1), expected)
+    for p, distance in enumerate(expected.tolist()):
+        one = first[p : p + 1]
+        for radius, inside in ((distance, True), (np.nextafter(distance, 0), False), (np.nextafter(distance, 9), True)):
+            place, _ = Thresholds.at(exact.metric, [radius], closed=True).classify(one, one + 1, exact)
+            assert (place.item() == 0) == inside
