@@ -162,22 +162,30 @@ def scan(
     farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
     nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
     neighbors: Annotated[int | None, typer.Option(metavar="K", help="The K nearest tokens of every token.")] = None,
-    histogram: Annotated[int | None, typer.Option(metavar="BINS", help="All distances in bins, moments.")] = None,
+    histogram: Annotated[
+        int | None, typer.Option(metavar="BINS", help="Count all distances in BINS bins; moments.")
+    ] = None,
     bins: Annotated[Literal["linear", "log"], typer.Option(help="The scale of the bins.")] = "linear",
     histogram_edges: Annotated[
-        str | None, typer.Option(metavar="E,E...", help="All distances in bins between these edges, moments.")
+        str | None, typer.Option(metavar="E,E...", help="Count all distances between these edges; moments.")
     ] = None,
     quantiles: Annotated[
-        str | None, typer.Option(metavar="Q,Q...", help="Between which edges quantiles of all distances lie.")
+        str | None, typer.Option(metavar="Q,Q...", help="The interval that holds each quantile of the distances.")
     ] = None,
     exact_quantiles: Annotated[
-        bool, typer.Option("--exact-quantiles", help="Also the quantiles themselves, by a second pass.")
+        bool, typer.Option("--exact-quantiles", help="Also the values of --quantiles, by a second pass.")
     ] = False,
-    within: Annotated[str | None, typer.Option(metavar="R,R...", help="Count the pairs within radii.")] = None,
-    edges: Annotated[str | None, typer.Option(metavar="R", help="List the pairs within a radius.")] = None,
-    edge_limit: Annotated[int | None, typer.Option(metavar="N", help="List no more; default 10 million.")] = None,
+    within: Annotated[
+        str | None, typer.Option(metavar="R,R...", help="Count pairs within each radius, and of each token.")
+    ] = None,
+    edges: Annotated[
+        str | None, typer.Option(metavar="R", help="List the pairs within a radius, with their distances.")
+    ] = None,
+    edge_limit: Annotated[
+        int | None, typer.Option(metavar="N", help="End with an error where --edges finds more; default 10 million.")
+    ] = None,
     distinct: Annotated[
-        bool, typer.Option("--distinct", help="Leave identical rows out of --nearest and --neighbors.")
+        bool, typer.Option("--distinct", help="Leave pairs of identical rows out of --nearest and --neighbors.")
     ] = False,
     device: Device = "auto",
     scheduler: Scheduler = None,

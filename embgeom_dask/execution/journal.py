@@ -37,7 +37,7 @@ from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import claims
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.monitor import is_interrupted
-from embgeom_dask.execution.panel_result import PanelResult
+from embgeom_dask.execution.panel_result import LARGEST_BYTES, PanelResult
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
 from embgeom_dask.storage import paths, records, results, transactions
 
@@ -65,7 +65,7 @@ class Pass:
         """What a committed panel found; None where it is not committed, or is damaged."""
         path = f"{self.url}/{panel.name}"
         try:
-            return PanelResult.from_bytes(records.read(path, largest=None))
+            return PanelResult.from_bytes(records.read(path, largest=LARGEST_BYTES))
         except FileNotFoundError:
             return None
         except Exception as error:  # file systems raise what they like

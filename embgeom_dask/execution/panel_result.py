@@ -16,6 +16,9 @@ State = dict[str, Any]
 
 _PACKING: Any = Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE, typesize=8)
 
+LARGEST_BYTES: int = Blosc.max_buffer_size
+"""No panel's bytes are more: its states are packed as one buffer."""
+
 
 @dataclass(frozen=True)
 class PanelStats:

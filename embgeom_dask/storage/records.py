@@ -12,7 +12,7 @@ _LARGEST = 64 << 20
 """Bytes of a record: more than any metadata takes."""
 
 
-def read(file: str, largest: int | None = _LARGEST) -> bytes:
+def read(file: str, largest: int = _LARGEST) -> bytes:
     """Return what a file at a path or URL holds; of a path only a regular file of at most `largest` bytes is read.
 
     Raises
@@ -25,6 +25,6 @@ def read(file: str, largest: int | None = _LARGEST) -> bytes:
         info = os.stat(path)  # noqa: PTH116
         if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
             raise OSError(errno.EINVAL, "it is a pipe or a device")
-        if largest is not None and info.st_size > largest:
+        if info.st_size > largest:
             raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MiB")
     return bytes(fs.cat_file(path))
