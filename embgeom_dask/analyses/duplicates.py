@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 def duplicates(
     stores: PathLike | Iterable[PathLike],
-    matrix: Role | None = None,
+    role: Role | None = None,
     *,
     out: PathLike | None = None,
     client: Client | None = None,
@@ -61,12 +61,12 @@ def duplicates(
     paths = many.places_of(stores, "duplicates")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
     if len(paths) == 1:
-        return _duplicates(paths[0], matrix, **how)
+        return _duplicates(paths[0], role, **how)
 
     def work(store: PathLike, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
-        return _duplicates(store, matrix, out=target, client=active)
+        return _duplicates(store, role, out=target, client=active)
 
-    return together(many.on_each("duplicates", paths, work, together, matrix=matrix, **how))
+    return together(many.on_each("duplicates", paths, work, together, role=role, **how))
 
 
 def _duplicates(

@@ -50,7 +50,7 @@ def on_each(
     work: Callable[[PathLike, PathLike | None, Client, int], xr.Dataset],
     together: Callable[[Sequence[xr.Dataset]], xr.Dataset],
     *,
-    matrix: Role | None = None,
+    role: Role | None = None,
     out: PathLike | None = None,
     device: str = "auto",
     client: Client | None = None,
@@ -67,7 +67,7 @@ def on_each(
     SomeFailed
         where stores failed, once all others are done; an error that all share is raised itself.
     """
-    outs = _outs(stores, matrix, out)
+    outs = _outs(stores, role, out)
     found: dict[int, xr.Dataset] = {}
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), TABLE)
@@ -103,7 +103,7 @@ def on_each(
     return given
 
 
-def _outs(given: Sequence[PathLike], matrix: Role | None, out: PathLike | None) -> list[PathLike | None]:
+def _outs(given: Sequence[PathLike], role: Role | None, out: PathLike | None) -> list[PathLike | None]:
     """Where the result of each store goes; nowhere for a store that is broken: it fails by itself.
 
     Its name is the model's, with the revision where several of the stores are of that model.
@@ -111,11 +111,11 @@ def _outs(given: Sequence[PathLike], matrix: Role | None, out: PathLike | None) 
     if out is None:
         return [None] * len(given)
     if not paths.is_free(paths.locate(paths.join(os.fspath(out), "zarr.json"))):
-        raise InputError(f"{out} is a result: with several stores --out names a folder")
+        raise InputError(f"{out} is a result: with several stores `out` names a folder")
     found: list[Matrix | None] = []
     for store in given:
         try:
-            found.append(model_stores.find_matrix(store, matrix))
+            found.append(model_stores.find_matrix(store, role))
         except EmbgeomError:
             found.append(None)
     counts = Counter(each.model for each in found if each is not None)
@@ -127,7 +127,7 @@ def _outs(given: Sequence[PathLike], matrix: Role | None, out: PathLike | None) 
             continue
         name = model_stores.file_name(each.model, each.revision if counts[each.model] > 1 else "")
         if name in taken:
-            raise InputError(f"{store} and {taken[name]} would both be saved as {name}: give them another --out each")
+            raise InputError(f"{store} and {taken[name]} would both be saved as {name}: give them another `out` each")
         taken[name] = store
         outs.append(paths.join(os.fspath(out), name))
     return outs
@@ -136,7 +136,7 @@ def _outs(given: Sequence[PathLike], matrix: Role | None, out: PathLike | None) 
 def scan_many(
     stores: PathLike | Iterable[PathLike],
     *,
-    which: Role | None = None,
+    role: Role | None = None,
     out: PathLike | None = None,
     memory_limit: str | int | None = None,
     device: str = "auto",
@@ -162,11 +162,11 @@ def scan_many(
     def work(store: PathLike, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:
         held = psutil.Process().memory_info().rss
         share = most if at_once == 1 else held + max(0, most - held) // at_once
-        return scan(store, which=which, out=target, memory_limit=share, device=device, client=active, **settings)
+        return scan(store, role=role, out=target, memory_limit=share, device=device, client=active, **settings)
 
     paths = places_of(stores, "scan")
     kept = None if settings.get("dry_run") else out
-    how: dict[str, Any] = {"matrix": which, "out": kept, "device": device, "client": client, "scheduler": scheduler}
+    how: dict[str, Any] = {"role": role, "out": kept, "device": device, "client": client, "scheduler": scheduler}
     with interruptible() if kept else nullcontext():
         return on_each("scan", paths, work, table, **how)
 
@@ -175,7 +175,7 @@ def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
     """What scans with the same settings have one of, as a Dataset over `model`.
 
     The first of the farthest and of the nearest pairs with their tokens, the moments, counts within radii, quantiles,
-    and `edge_count`; the coordinates `revision`, `matrix` and, of scans against another model, `against` and
+    and `pairs_within_count`; the coordinates `revision`, `matrix` and, of scans against another model, `against` and
     `against_revision`.
     """
     columns: dict[str, Any] = {}
@@ -186,7 +186,7 @@ def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
         elif set(dims) <= _KEPT and name not in dims:
             columns[str(name)] = (("model", *dims), np.stack([each[name].to_numpy() for each in scans]))
     if scans and "pair" in scans[0].dims:
-        columns["edge_count"] = ("model", np.array([each.sizes["pair"] for each in scans]))
+        columns["pairs_within_count"] = ("model", np.array([each.sizes["pair"] for each in scans]))
     text = np.dtypes.StringDType()
     sides = {"model": ("model", 0), "revision": ("revision", 0), "matrix": ("matrix", 0)}
     if any(len(each.attrs["model"]) > 1 for each in scans):

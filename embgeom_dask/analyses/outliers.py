@@ -38,7 +38,7 @@ _BLOCK_VALUES = 1 << 22  # 32 MiB of float64
 def outliers(
     store: str | os.PathLike[str],
     tokens: Selection,
-    matrix: Role | None = None,
+    role: Role | None = None,
     *,
     device: str = "auto",
     client: Client | None = None,
@@ -71,12 +71,12 @@ def outliers(
         value under 2^-400 or over 2^400 in size.
     """
     started = time.perf_counter()
-    source = model_stores.find_matrix(store, matrix)
+    source = model_stores.find_matrix(store, role)
     model_stores.check_labels(source)
     cluster = _read(tokens, source)
     with connect(client, scheduler, device) as active:
         norms, centroid = _norms_and_centroid(source, cluster)
-        scanned = scan(store, which=matrix, tokens=cluster.token_ids, farthest=1, device=device, client=active)
+        scanned = scan(store, role=role, tokens=cluster.token_ids, farthest=1, device=device, client=active)
         pair = scanned["farthest_token_id"].values[0]
         with devices.session(torch.device("cpu")):
             blocks = _blocks(source, cluster.token_ids)

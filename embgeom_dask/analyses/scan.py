@@ -26,7 +26,7 @@ from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.passes import Passes
 from embgeom_dask.execution.plan import Plan, make_plan
 from embgeom_dask.execution.runner import forget
-from embgeom_dask.execution.spec import EDGE_LIMIT, Numbers, ScanSpec, parse_count, parse_number, parse_numbers
+from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_count, parse_number, parse_numbers
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.storage import model_stores, paths, results
 from embgeom_dask.storage.model_stores import Matrix, Role
@@ -38,7 +38,7 @@ MatrixLike = str | os.PathLike[str] | xr.DataArray
 def scan(
     matrix: MatrixLike,
     *,
-    which: Role | None = None,
+    role: Role | None = None,
     against: MatrixLike | None = None,
     tokens: str | Iterable[int] | None = None,
     metric: str = "euclidean",
@@ -51,8 +51,8 @@ def scan(
     quantiles: Numbers | None = None,
     exact_quantiles: bool = False,
     within: Numbers | None = None,
-    edges: float | str | None = None,
-    edge_limit: int | None = None,
+    pairs_within: float | str | None = None,
+    max_pairs: int | None = None,
     distinct: bool = False,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
@@ -68,16 +68,17 @@ def scan(
     ----------
     matrix : a store, or a matrix of `open_model`; of the latter the rows that are left, in any order. They are compared
         with those stored under their token ids, and refused where a bit differs.
-    which : `input` or `output`, where `matrix` is a store; default output, or input where there is no output matrix
+    role : `input` or `output`, where `matrix` is a store; default output, or input where there is no output matrix
     tokens : the rows of `matrix` to compare, as `tokens.parse_tokens` reads them; default all
     against : another matrix of the same width, whose every row each row is compared with; `STORE:input` and
-        `STORE:output` name one of a store's, else `which` does
+        `STORE:output` name one of a store's, else `role` does
     metric : `euclidean`, `cosine`, `chebyshev` or `cityblock`. Rows of zeros have no cosine and are left out.
     farthest, nearest : number of pairs to keep, of largest and of smallest distance; identical rows are at distance 0
     neighbors : number of nearest rows to keep for every row
     histogram : number of equal bins, half-open [edge, next edge), from 0 to a bound of the largest distance: the sum of
         the two largest distances from the mean of the first rows (euclidean) or from the origin, rounded up to three
         digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
+        The mean of up to 2^18 rows of d values errs by at most (d + 10) 2^-40 of itself and 2^-43 of the longest row.
     histogram_scale : `linear`, or `log` for bins that are equal in the logarithm, from a millionth of that bound
     histogram_edges : edges of bins, at least two that ascend, instead of a number of bins; the last bin includes its
         upper edge. Edges are compared with distances as they are reported, rounded to float64. `histogram_below` and
@@ -88,8 +89,8 @@ def scan(
     exact_quantiles : also find the quantiles themselves, by a second pass over the pairs in those bins
     within : radii; counts, for each of them, the pairs reported at that distance at most, and those of every row. A
         reported distance is rounded to float64: the pair that a radius was taken from is within it.
-    edges : a radius; lists every pair reported at that distance at most
-    edge_limit : the most pairs that `edges` may list; default 10 million
+    pairs_within : a radius; lists every pair reported at that distance at most
+    max_pairs : the most pairs that `pairs_within` may list; default 10 million
     distinct : leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbours of a token then
         are the nearest tokens with other rows, and several of these that share a row are all neighbours. Where a token
         has fewer than the others, its list ends with ids of -1 and distances of NaN. All else counts every pair.
@@ -109,8 +110,8 @@ def scan(
         same for nearest; `neighbor_distance` and `neighbor_token_id (token_id, neighbor)`; `histogram_count (bin)`,
         `bin_edge (edge)`, `histogram_below`, `histogram_above`, `distance_mean`, `distance_std`, `distance_min`,
         `distance_max`, `pair_count`; `quantile_lower`, `quantile_upper` and `quantile_distance (quantile)`;
-        `within_count (radius)`, and `within_degree (token_id, radius)` without the token itself; `edge_radius`,
-        `edge_distance (pair)` and `edge_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)`
+        `within_count (radius)`, and `within_degree (token_id, radius)` without the token itself; `pair_radius`,
+        `pair_distance (pair)` and `pair_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)`
         where rows were left out, `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is
         the matrix `against`, if any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them
         are given.
@@ -125,14 +126,14 @@ def scan(
         infinity or a float64 value under 2^-400 or over 2^400 in size, a number out of range, a result at `out` from
         other settings, or nothing to keep.
     EmbgeomError
-        where more than `edge_limit` pairs lie within `edges`; it says how many.
+        where more than `max_pairs` pairs lie within `pairs_within`; it says how many.
     """
     started = perf_counter()
     find_metric(metric)
     tile = parse_count("tile", tile)
-    sides = [_rows_of(matrix, which, tokens)]
+    sides = [_rows_of(matrix, role, tokens)]
     if against is not None:
-        sides.append(_rows_of(*_split_role(against, which), None))
+        sides.append(_rows_of(*_split_role(against, role), None))
         _check_widths(sides[0][0], sides[1][0])
     matrices = [found for found, _ in sides]
     for each in matrices:
@@ -148,8 +149,8 @@ def scan(
         quantiles=parse_numbers("quantiles", quantiles, largest=1.0),
         exact_quantiles=exact_quantiles,
         within=parse_numbers("within", within),
-        edges=parse_number("edges", edges),
-        edge_limit=EDGE_LIMIT if edge_limit is None else edge_limit,
+        pairs_within=parse_number("pairs_within", pairs_within),
+        max_pairs=MAX_PAIRS if max_pairs is None else max_pairs,
         tokens=_selection(*sides[0]),
         against=_selection(*sides[1]) if against is not None else None,
         distinct=distinct,
@@ -223,11 +224,11 @@ def _made(
 
 
 def _rows_of(
-    matrix: str | os.PathLike[str] | xr.DataArray, which: Role | None, tokens: str | Iterable[int] | None
+    matrix: str | os.PathLike[str] | xr.DataArray, role: Role | None, tokens: str | Iterable[int] | None
 ) -> tuple[Matrix, np.ndarray]:
     """The matrix and the token ids (n,) int64, ascending, of the rows to compare."""
     if not isinstance(matrix, xr.DataArray):
-        found = model_stores.find_matrix(matrix, which)
+        found = model_stores.find_matrix(matrix, role)
         return found, parse_tokens(tokens, found.vocab_size)
     found, given = find_rows(matrix)
     token_id = np.intersect1d(parse_tokens(tokens, found.vocab_size), given)
@@ -236,12 +237,12 @@ def _rows_of(
     return found, token_id
 
 
-def _split_role(against: MatrixLike, which: Role | None) -> tuple[MatrixLike, Role | None]:
+def _split_role(against: MatrixLike, role: Role | None) -> tuple[MatrixLike, Role | None]:
     """Take `:input` or `:output` off the name of a store."""
-    path, _, role = str(against).rpartition(":")
-    if not isinstance(against, xr.DataArray) and path and role in ("input", "output"):
-        return path, cast(Role, role)
-    return against, which
+    path, _, named = str(against).rpartition(":")
+    if not isinstance(against, xr.DataArray) and path and named in ("input", "output"):
+        return path, cast(Role, named)
+    return against, role
 
 
 def _check_widths(first: Matrix, second: Matrix) -> None:
@@ -283,6 +284,10 @@ def _finalize(plan: Plan, found: PanelResult, settings: ScanSpec, passes: Passes
                 del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
         if settings.distinct and _any_identical(plan):
             variables["distance_min"] = ((), 0.0)
+        least, most = (float(variables[f"distance_{end}"][1]) for end in ("min", "max"))
+        variables["distance_mean"] = ((), np.clip(variables["distance_mean"][1], least, most))
+        if least == most:  # what is left is the error of the sums
+            variables["distance_std"] = ((), variables["distance_std"][1] * 0)
     if settings.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
         count, run = found.states["histogram"]["count"], again if settings.exact_quantiles else None

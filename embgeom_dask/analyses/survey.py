@@ -39,7 +39,7 @@ class Summary(NamedTuple):
 
 def survey(
     stores: PathLike | Iterable[PathLike],
-    matrix: Role | None = None,
+    role: Role | None = None,
     *,
     out: PathLike | None = None,
     client: Client | None = None,
@@ -76,12 +76,12 @@ def survey(
     paths = many.places_of(stores, "survey")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
     if len(paths) == 1:
-        return _survey(paths[0], matrix, **how)
+        return _survey(paths[0], role, **how)
 
     def work(store: PathLike, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
-        return _survey(store, matrix, out=target, client=active)
+        return _survey(store, role, out=target, client=active)
 
-    return together(many.on_each("survey", paths, work, together, matrix=matrix, **how))
+    return together(many.on_each("survey", paths, work, together, role=role, **how))
 
 
 def _survey(

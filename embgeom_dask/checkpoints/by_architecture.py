@@ -67,7 +67,7 @@ def _by_class(
     name = type(model).__name__
     if modules["input"] is None and "input" in judged:
         raise InputError(
-            f"{name} of {listing.name} has no token embedding: choose --input-key, --output-key from "
+            f"{name} of {listing.name} has no token embedding: choose `input_key`, `output_key` from "
             f"{describe(listing.matrices())}"
         )
     found: dict[str, Choice | None] = {}
@@ -107,7 +107,7 @@ def _scale(listing: Listing, model: Any, modules: dict[str, Any]) -> float | Non
     if not isinstance(scale, int | float) or not abs(scale) < math.inf:
         raise InputError(
             f"{listing.source / 'config.json'} multiplies the embeddings by {shorten(repr(scale), 40)}, no number: "
-            "mend it, or give --input-key and --output-key"
+            "mend it, or give `input_key` and `output_key`"
         )
     return scale
 
@@ -216,7 +216,7 @@ def _choice(listing: Listing, model: Any, role: str, module: Any, landed: _Lande
         other = "input" if role == "output" else "output"
         raise InputError(
             f"the {role} embedding of {listing.name} is quantised ({kinds}): "
-            f"convert the original model, or only the {other} embedding with --matrix {other}"
+            f"convert the original model, or only the {other} embedding with `role` {other}"
         )
     ties: dict[str, str] = model.all_tied_weights_keys
     roots = {ties.get(weight, weight) for weight in weights}

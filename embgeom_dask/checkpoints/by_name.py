@@ -42,7 +42,7 @@ def check_sizes(path: Path, config: dict[str, Any]) -> None:
                 most = next(most for kind, most in _MOST.items() if kind.search(name))
                 if not -most <= value <= most:
                     absurd = f"{shorten(name)} {shorten(value, 40)}"
-                    raise InputError(f"{path} has the absurd {absurd}: give --input-key and --output-key")
+                    raise InputError(f"{path} has the absurd {absurd}: give `input_key` and `output_key`")
 
 
 def choose_by_name(listing: Listing, config: dict[str, Any], reason: str, judged: Collection[str]) -> Decision:
@@ -61,7 +61,7 @@ def choose_by_name(listing: Listing, config: dict[str, Any], reason: str, judged
     if not candidates or any(len(told[role]) > 1 for role in judged):
         listed = describe(candidates or listing.matrices())
         raise InputError(
-            f"cannot tell the embeddings of {listing.name}, {reason}: choose --input-key, --output-key from {listed}"
+            f"cannot tell the embeddings of {listing.name}, {reason}: choose `input_key`, `output_key` from {listed}"
         )
     found = {
         role: Choice((names[0],), "", "tied" if role == "output" and not outputs else "name")

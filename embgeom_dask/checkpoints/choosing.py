@@ -12,35 +12,35 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.storage.fill import RowSource
 
 
-def _decide(listing: Listing, matrix: str, keys: dict[str, str | None]) -> Decision:
+def _decide(listing: Listing, role: str, keys: dict[str, str | None]) -> Decision:
     """Decide which tensors are wanted: those that the user names, and of the others those that are found."""
-    if matrix not in ("input", "output", "both"):
-        raise InputError(f"no matrix {matrix!r}: choose input, output or both")
-    wanted = ["input", "output"] if matrix == "both" else [matrix]
-    for role, key in keys.items():
-        if key and role not in wanted:
-            raise InputError(f"--{role}-key {key} was given with --matrix {matrix}: drop one of them")
-    given = {role: named(key) for role, key in keys.items() if key}
-    judged = [role for role in wanted if role not in given]
+    if role not in ("input", "output", "both"):
+        raise InputError(f"no role {role!r}: choose input, output or both")
+    wanted = ["input", "output"] if role == "both" else [role]
+    for each, key in keys.items():
+        if key and each not in wanted:
+            raise InputError(f"`{each}_key` {key} was given with `role` {role}: drop one of them")
+    given = {each: named(key) for each, key in keys.items() if key}
+    judged = [each for each in wanted if each not in given]
     if listing.source.is_dir():
         found = find_embeddings(listing, judged) if judged else Decision()
     else:
-        found = Decision() if given else _only_matrix(listing, "input" if matrix == "input" else "output")
-    chosen = {role: given.get(role, getattr(found, role)) for role in ("input", "output")}
+        found = Decision() if given else _only_matrix(listing, "input" if role == "input" else "output")
+    chosen = {each: given.get(each, getattr(found, each)) for each in ("input", "output")}
     return replace(found, **chosen, roles=tuple(wanted))
 
 
-def choose(listing: Listing, matrix: str, keys: dict[str, str | None]) -> tuple[Decision, dict[str, RowSource], bool]:
+def choose(listing: Listing, role: str, keys: dict[str, str | None]) -> tuple[Decision, dict[str, RowSource], bool]:
     """Choose the matrices to store: the decision, the matrices by their names in the store, whether they are one, tied.
 
-    `matrix` is `both`, `input` or `output`; `keys` names tensors that are not to be looked for, by their role. Raises
+    `role` is `both`, `input` or `output`; `keys` names tensors that are not to be looked for, by their role. Raises
     InputError where the tensors cannot be told or are no matrices.
     """
-    decision = _decide(listing, matrix, keys)
-    wanted = {role: getattr(decision, role) for role in ("input", "output") if matrix in (role, "both")}
-    sources = {f"{role}_embedding": chosen_matrix(listing, choice) for role, choice in wanted.items() if choice}
+    decision = _decide(listing, role, keys)
+    wanted = {each: getattr(decision, each) for each in ("input", "output") if role in (each, "both")}
+    sources = {f"{each}_embedding": chosen_matrix(listing, choice) for each, choice in wanted.items() if choice}
     if not sources:
-        raise InputError(f"{listing.name} has no {matrix} embedding: it has {describe(listing.matrices())}")
+        raise InputError(f"{listing.name} has no {role} embedding: it has {describe(listing.matrices())}")
     tied = decision.input is not None and decision.output is not None and decision.input.key == decision.output.key
     return decision, ({"input_embedding": next(iter(sources.values()))} if tied else sources), tied
 
@@ -50,7 +50,7 @@ def _only_matrix(listing: Listing, role: str) -> Decision:
     if not matrices:
         raise InputError(f"{listing.name} has no tensor of two dimensions in F64, F32, F16 or BF16")
     if len(matrices) > 1:
-        advice = "choose one with --output-key or --input-key"
+        advice = "choose one with `output_key` or `input_key`"
         if (listing.source.parent / "config.json").exists():
             advice += f", or give the model folder {listing.source.parent}"
         raise InputError(f"{listing.name} has {len(matrices)} matrices, {advice}: {describe(matrices)}")

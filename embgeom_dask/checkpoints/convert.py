@@ -33,7 +33,7 @@ def convert(
     source: str | os.PathLike[str],
     stores: str | os.PathLike[str] = "stores",
     *,
-    matrix: Literal["input", "output", "both"] = "both",
+    role: Literal["input", "output", "both"] = "both",
     input_key: str | None = None,
     output_key: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
@@ -52,9 +52,9 @@ def convert(
     source : path, or hub id
         A Hugging Face model folder (`model.safetensors` or `pytorch_model.bin`, or shards with their index); a bare
         `.safetensors` or `.npy` file, or one that torch pickled, whose
-        one matrix is stored as the output embedding (as the input embedding with `matrix="input"` or `input_key`); or,
+        one matrix is stored as the output embedding (as the input embedding with `role="input"` or `input_key`); or,
         where there is no such path, `organisation/name` or `organisation/name@revision` on the hub.
-    matrix : {"both", "input", "output"}
+    role : {"both", "input", "output"}
         What to store. With "both", a model without an output embedding gives a store without one.
     input_key, output_key : str, optional
         Names of the tensors, where they are not to be looked for.
@@ -79,13 +79,13 @@ def convert(
     vocabulary = find_tokenizer(folder.path, tokenizer)
     named = folder if name is None else replace(folder, model=check_name(name))
     target = existing.target_of(named, os.fspath(stores))
-    same = not overwrite and existing.has_commit(target, named, matrix, keys)
+    same = not overwrite and existing.has_commit(target, named, role, keys)
     if same and tokenizer is None and existing.has_tokens(target):
         return target
     if isinstance(folder, HubFolder) and not same:
         model_stores.check_writable(target, overwrite=overwrite)
     listing = _list(folder)
-    decision, tensors, tied = choose(listing, matrix, keys)
+    decision, tensors, tied = choose(listing, role, keys)
     if not same and not overwrite and isinstance(folder, LocalFolder):
         same = existing.has_rows(target, tensors, tied=tied)
     if not same:
@@ -121,7 +121,7 @@ def convert_each(
     failed: dict[str, str] = {}
     alone = len(wanted := list(sources)) == 1
     if options.get("name") and not alone:
-        raise InputError(f"--name {options['name']} names one model: give one source with it, not {len(wanted)}")
+        raise InputError(f"`name` {options['name']} names one model: give one source with it, not {len(wanted)}")
     for source in wanted:
         try:
             paths[source] = convert(source, stores, **options)

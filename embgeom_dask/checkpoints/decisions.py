@@ -22,7 +22,7 @@ class Choice:
 
     @property
     def key(self) -> str:
-        """The tensors in one string, as `--input-key` and `--output-key` take them."""
+        """The tensors in one string, as `input_key` and `output_key` take them."""
         return JOIN.join(self.tensors)
 
 

@@ -43,16 +43,16 @@ def target_of(folder: Folder, directory: str) -> str:
     return paths.join(directory, named if same or not folder.revision else committed)
 
 
-def has_commit(target: str, folder: Folder, matrix: str, keys: Mapping[str, str | None]) -> bool:
+def has_commit(target: str, folder: Folder, role: str, keys: Mapping[str, str | None]) -> bool:
     """Whether the store at `target` was made of this commit of this model, with the matrices and tensors asked for."""
     facts = _facts(target)
     if not facts or not folder.revision or (facts["model"], facts.get("revision")) != (folder.model, folder.revision):
         return False
     decision = facts.get("decision", {})
-    for role in ("input", "output") if matrix == "both" else (matrix,):
-        if decision.get(role) is None and role not in decision.get("roles", ()):
+    for each in ("input", "output") if role == "both" else (role,):
+        if decision.get(each) is None and each not in decision.get("roles", ()):
             return False
-        if not _fits(facts["matrices"].get(f"{role}_embedding"), decision[role], keys[role]):
+        if not _fits(facts["matrices"].get(f"{each}_embedding"), decision[each], keys[each]):
             return False
     return _is_whole(target)
 
@@ -90,9 +90,9 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
     ]
     rows = {matrix.name: _Stored(matrix, facts["matrices"][matrix.name]["source_tensor"]) for matrix in stored}
     if has_tokens(target):
-        return (*labels.warnings, "its store has other labels than its tokenizer gives now: --overwrite takes these")
+        return (*labels.warnings, "its store has other labels than its tokenizer gives now: `overwrite` takes these")
     if paths.is_url(target) or not rows.keys() <= matrices.keys():
-        return (*labels.warnings, "its store has no tokens: --overwrite adds them")
+        return (*labels.warnings, "its store has no tokens: `overwrite` adds them")
     attrs = {name: value for name, value in facts.items() if name not in ("matrices", "tied", "format_version")}
     model_stores.write_model(
         target,
@@ -161,7 +161,7 @@ def _is_whole(target: str) -> bool:
     try:
         _verify(target)
     except EmbgeomError as error:
-        raise InputError(f"{target} is damaged, --overwrite replaces it: {error}") from error
+        raise InputError(f"{target} is damaged, `overwrite` replaces it: {error}") from error
     if not paths.is_url(target):
         paths.sweep(Path(paths.locate(target)))
     progress.note(f"{target} is there already")

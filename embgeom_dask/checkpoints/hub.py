@@ -184,7 +184,7 @@ def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
                 )
         paths = [hf_hub_download(model, file, revision=commit) for file in sorted(_small(files))]
     if not paths:
-        raise InputError(f"{model} has no config on the hub: download its weights, then convert them with --output-key")
+        raise InputError(f"{model} has no config on the hub: download its weights, then convert them with `output_key`")
     return HubFolder(model, commit, Path(paths[0]).parent, files, revision or "")
 
 

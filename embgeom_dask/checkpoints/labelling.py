@@ -48,7 +48,7 @@ def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[
     """
     tokenizer, described = load_tokenizer(vocabulary)
     if tokenizer is None:
-        advice = ": --tokenizer FOLDER names one" if described == NO_TOKENIZER else ""
+        advice = ": `tokenizer` names the folder of one" if described == NO_TOKENIZER else ""
         return Labels(None, described, warnings=(f"no row has a token: {described.removeprefix('none: ')}{advice}",))
     config = _config(folder.path if folder.path.is_dir() else folder.path.parent)
     numbered = {name: row_tokens(listing, name, matrix, config) for name, matrix in matrices.items()}

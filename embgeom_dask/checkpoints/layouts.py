@@ -36,7 +36,7 @@ def explain(folder: Folder) -> str:
     if any(_ADAPTER.fullmatch(name) for name in own) and not weights:
         return _adapter(folder, own)
     if found := [name for name in weights if _CONSOLIDATED.fullmatch(name)]:
-        keys = "--input-key tok_embeddings.weight --output-key output.weight"
+        keys = "`input_key` tok_embeddings.weight `output_key` output.weight"
         return f"its {found[0]} is of the layout of the model's maker: {_give(folder, found[0])}, with {keys}"
     if shards := [found for found in map(_SHARD.fullmatch, weights) if found]:
         index = f"{shards[0][1]}{shards[0][2]}.index.json"

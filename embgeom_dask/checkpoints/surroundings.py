@@ -84,6 +84,6 @@ def check_name(name: str) -> str:
     """Return the name that a user gives a model. Raises InputError where it is no `organisation/name` and no `name`."""
     if not _GIVEN.fullmatch(name):
         raise InputError(
-            f"{shorten(name)} names no model: give --name as ORGANISATION/NAME, of letters, digits, -, _ and ."
+            f"{shorten(name)} names no model: give `name` as ORGANISATION/NAME, of letters, digits, -, _ and ."
         )
     return name

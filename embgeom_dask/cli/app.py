@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -40,7 +41,7 @@ ManyStores = Annotated[
 Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
 Role = Annotated[
     Literal["input", "output"] | None,
-    typer.Option("--matrix", help="Default: output, or input where there is no output matrix."),
+    typer.Option("--role", help="Default: output, or input where there is no output matrix."),
 ]
 _SELECTION = typer.Option(metavar="SELECTION", help="0:1000,5000 or @FILE or FILE.safetensors or FILE.safetensors:KEY.")
 Out = Annotated[
@@ -61,7 +62,7 @@ def convert(
     ] = None,
     from_file: Annotated[str | None, typer.Option(metavar="FILE", help="More sources, one a line.")] = None,
     stores: Stores = "stores",
-    matrix: Annotated[Literal["input", "output", "both"], typer.Option(help="What to store.")] = "both",
+    role: Annotated[Literal["input", "output", "both"], typer.Option(help="What to store.")] = "both",
     input_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the input embedding.")] = None,
     output_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the output embedding.")] = None,
     tokenizer: Annotated[
@@ -76,12 +77,12 @@ def convert(
 
     wanted = list(dict.fromkeys([*(sources or []), *(read_sources(from_file) if from_file else [])]))
     keys = {"input_key": input_key, "output_key": output_key}
-    options = {"matrix": matrix, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
+    options = {"role": role, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
     if not wanted:
         raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
     paths, failed = convert_each(wanted, stores, **options)
     decisions = {path: read_decision(path) for path in paths.values()} if as_json else {}
-    failed = {redact(source): reason for source, reason in failed.items()}
+    failed = {redact(source): _as_options(reason) for source, reason in failed.items()}
     answer = {"stores": list(paths.values()), "decisions": decisions, "failed": failed}
     _print(answer if as_json else "\n".join(paths.values()))
     for source, reason in failed.items():
@@ -94,12 +95,12 @@ def convert(
 def export(
     store: Store,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")],
-    matrix: Role = None,
+    role: Role = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a matrix back to a safetensors file, byte for byte, as the tensor W."""
-    path = eg.export(store, output, matrix=matrix, overwrite=overwrite)
+    path = eg.export(store, output, role=role, overwrite=overwrite)
     _print({"file": path} if as_json else path)
 
 
@@ -115,7 +116,7 @@ def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
 @app.command()
 def survey(
     stores: ManyStores,
-    matrix: Role = None,
+    role: Role = None,
     out: Out = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -125,14 +126,14 @@ def survey(
     from embgeom_dask.cli import tables
 
     with _finished(lambda found: _print_one(survey.together(found), tables.survey_text, as_json)):
-        result = eg.survey(stores, matrix, out=out, scheduler=scheduler)
+        result = eg.survey(stores, role, out=out, scheduler=scheduler)
     _print_one(result, tables.survey_text, as_json)
 
 
 @app.command()
 def duplicates(
     stores: ManyStores,
-    matrix: Role = None,
+    role: Role = None,
     out: Out = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -142,14 +143,14 @@ def duplicates(
     from embgeom_dask.cli import tables
 
     with _finished(lambda found: _print_one(duplicates.together(found), tables.duplicates_text, as_json)):
-        result = eg.duplicates(stores, matrix, out=out, scheduler=scheduler)
+        result = eg.duplicates(stores, role, out=out, scheduler=scheduler)
     _print_one(result, tables.duplicates_text, as_json)
 
 
 @app.command()
 def scan(
     stores: ManyStores,
-    matrix: Role = None,
+    role: Role = None,
     against: Annotated[
         str | None,
         typer.Option(metavar="STORE2", help="Compare with the rows of another: STORE2, STORE2:input, STORE2:output."),
@@ -165,7 +166,7 @@ def scan(
     histogram: Annotated[
         int | None, typer.Option(metavar="BINS", help="Count all distances in BINS bins; moments.")
     ] = None,
-    bins: Annotated[Literal["linear", "log"], typer.Option(help="The scale of the bins.")] = "linear",
+    histogram_scale: Annotated[Literal["linear", "log"], typer.Option(help="The scale of the bins.")] = "linear",
     histogram_edges: Annotated[
         str | None, typer.Option(metavar="E,E...", help="Count all distances between these edges; moments.")
     ] = None,
@@ -178,11 +179,12 @@ def scan(
     within: Annotated[
         str | None, typer.Option(metavar="R,R...", help="Count pairs within each radius, and of each token.")
     ] = None,
-    edges: Annotated[
+    pairs_within: Annotated[
         str | None, typer.Option(metavar="R", help="List the pairs within a radius, with their distances.")
     ] = None,
-    edge_limit: Annotated[
-        int | None, typer.Option(metavar="N", help="End with an error where --edges finds more; default 10 million.")
+    max_pairs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Refuse more pairs for --pairs-within; default 10 million."),
     ] = None,
     distinct: Annotated[
         bool, typer.Option("--distinct", help="Leave pairs of identical rows out of --nearest and --neighbors.")
@@ -202,7 +204,7 @@ def scan(
     from embgeom_dask.cli import tables
 
     how: dict[str, Any] = {
-        "which": matrix,
+        "role": role,
         "against": against,
         "tokens": tokens,
         "metric": metric,
@@ -210,13 +212,13 @@ def scan(
         "nearest": nearest,
         "neighbors": neighbors,
         "histogram": histogram,
-        "histogram_scale": bins,
+        "histogram_scale": histogram_scale,
         "histogram_edges": histogram_edges,
         "quantiles": quantiles,
         "exact_quantiles": exact_quantiles,
         "within": within,
-        "edges": edges,
-        "edge_limit": edge_limit,
+        "pairs_within": pairs_within,
+        "max_pairs": max_pairs,
         "distinct": distinct,
         "out": out,
         "device": device,
@@ -243,7 +245,7 @@ def scan(
 def outliers(
     store: Store,
     tokens: Annotated[str, _SELECTION],
-    matrix: Role = None,
+    role: Role = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -251,7 +253,7 @@ def outliers(
     """Find the two tokens of a selection that are farthest apart, and their triangle with its centroid."""
     from embgeom_dask.cli import tables
 
-    result = eg.outliers(store, tokens, matrix, device=device, scheduler=scheduler)
+    result = eg.outliers(store, tokens, role, device=device, scheduler=scheduler)
     _print(tables.to_json(result) if as_json else tables.outliers_text(result))
 
 
@@ -328,7 +330,7 @@ def main(args: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", EmbgeomWarning)
-            warnings.showwarning = lambda message, *_, **__: streams.say(f"warning: {message}")
+            warnings.showwarning = lambda message, *_, **__: streams.say(_as_options(f"warning: {message}"))
             _check_surroundings()
             code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False) or 0
     except KeyboardInterrupt:
@@ -373,5 +375,12 @@ def _complain(error: BaseException) -> int:
             what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
             hint = "" if wanted else ": EMBGEOM_TRACEBACK=1 shows where"
             message, code = f"{what}{hint}", 1
-    streams.say(f"error: {message}")
+    streams.say(f"error: {_as_options(message)}")
     return code
+
+
+def _as_options(message: str) -> str:
+    """Say a message of the library to the user of a command: for each `parameter` in it the command's --option."""
+    commands = cast(Any, typer.main.get_command(app)).commands.values()
+    named = {parameter.name: parameter.opts[0] for command in commands for parameter in command.params}
+    return re.sub(r"`(\w+)`", lambda found: named.get(found[1], found[0]), message)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _HISTOGRAM_LINES = 16
-_EDGE_LINES = 20
+_PAIR_LINES = 20
 _QUANTILES = ("quantile_lower", "quantile_upper", "quantile_distance")
 _BAR = 40
 _MODELS_ACROSS = 4
@@ -148,7 +148,7 @@ def scan_text(dataset: xr.Dataset) -> str:
     if "quantile" in dataset:
         columns = [name for name in ("quantile", *_QUANTILES) if name in dataset]
         parts.append(_together(dataset, columns))
-    if "edge_distance" in dataset:
+    if "pair_distance" in dataset:
         parts.append(_edges(dataset, sides))
     if "within_count" in dataset:
         parts.append(_within(dataset))
@@ -240,11 +240,11 @@ def _histogram(dataset: xr.Dataset) -> str:
 
 def _edges(dataset: xr.Dataset, sides: Sequence[str]) -> str:
     count = dataset.sizes["pair"]
-    lines = [f"{count} pairs within {dataset['edge_radius'].item():.9g}"]
+    lines = [f"{count} pairs within {dataset['pair_radius'].item():.9g}"]
     if count:
-        lines.append(_pairs(dataset.isel(pair=slice(_EDGE_LINES)), "edge", sides))
-    if count > _EDGE_LINES:
-        lines.append(f"{count - _EDGE_LINES} more pairs: --json prints all, --out saves them")
+        lines.append(_pairs(dataset.isel(pair=slice(_PAIR_LINES)), "pair", sides))
+    if count > _PAIR_LINES:
+        lines.append(f"{count - _PAIR_LINES} more pairs: --json prints all, --out saves them")
     return "\n".join(lines)
 
 

@@ -83,7 +83,7 @@ def _wait(lock: FileLock, out: str, folder: Path, attrs: Mapping[str, Any], stop
     while not _take(lock, folder):
         there = _read(str(folder))
         if there is not None and there == before:  # else its owner may just have come, and not have written it
-            _check(out, there, attrs, "wait until it has ended, or choose another --out")
+            _check(out, there, attrs, "wait until it has ended, or choose another `out`")
             if not said:
                 progress.note(f"another command makes {out}: waiting for it to end")
             said = True
@@ -114,7 +114,7 @@ def _by_object(out: str, folder: str, attrs: Mapping[str, Any]) -> Iterator[None
             fs.pipe_file(name, _content(attrs), mode="create")
         except Exception:  # it is there, or this store cannot say "where there is none"
             if there := _read(folder):
-                _check(out, there, attrs, f"choose another --out, or remove {folder} if none runs")
+                _check(out, there, attrs, f"choose another `out`, or remove {folder} if none runs")
                 made = False
             else:
                 fs.pipe_file(name, _content(attrs))

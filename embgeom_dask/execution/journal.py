@@ -130,7 +130,7 @@ class Journal:
         elif self.run["attrs"]["fingerprint"] != attrs["fingerprint"]:
             differing = results.differences(self.run["attrs"], attrs)
             raise InputError(
-                f"{self.out} was begun with other settings ({differing}): choose another --out, or remove {self._path}"
+                f"{self.out} was begun with other settings ({differing}): choose another `out`, or remove {self._path}"
             )
 
     def fix(self, name: str, value: Any) -> Any:
@@ -144,7 +144,7 @@ class Journal:
         begun = value if self.run is None else self.run[name]
         if value is not None and value != begun:
             raise InputError(
-                f"{self.out} was begun with {name} {begun}, not {value}: leave --{name} away, choose another --out, "
+                f"{self.out} was begun with {name} {begun}, not {value}: leave `{name}` away, choose another `out`, "
                 f"or remove {self._path}"
             )
         return begun
@@ -220,7 +220,7 @@ class Journal:
         return run
 
     def _foreign(self, name: str) -> str:
-        return f"{self._path}/{name} is damaged, or no journal's: choose another --out, or move {self._path} away"
+        return f"{self._path}/{name} is damaged, or no journal's: choose another `out`, or move {self._path} away"
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """One of its files; None where it is not there.
@@ -294,7 +294,7 @@ def status(out: str | os.PathLike[str]) -> dict[str, Any]:
     """
     journal = Journal(out)
     if journal.run is None:
-        raise InputError(f"no journal beside {out}: name what was given as --out to embgeom scan")
+        raise InputError(f"no journal beside {out}: name what was given as `out` to embgeom scan")
     with paths.explained(f"read {journal.url}"):
         return _status(journal, journal.run)
 

@@ -83,7 +83,7 @@ def allowed(limit: str | int | None) -> int:
         return int(psutil.Process().memory_info().rss) + int(SHARE * devices.memory(torch.device("cpu"))[1])
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?\s*", str(limit), re.IGNORECASE)
     if not found:
-        raise InputError(f"--memory-limit {limit}: give a size like 2GiB or 500MB")
+        raise InputError(f"`memory_limit` {limit}: give a size like 2GiB or 500MB")
     size = float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()]
     return int(min(size, sys.maxsize))
 

@@ -252,7 +252,7 @@ def _fit(
         where, projected, allowed = " of the device", needed.on_device, most_on_device
     raise InputError(
         f"this scan needs {memory.text(projected)}{where} and {memory.text(allowed)} are allowed: "
-        f"raise --memory-limit, ask for fewer neighbors, lower --edge-limit, or scan fewer --tokens"
+        f"raise `memory_limit`, ask for fewer neighbors, lower `max_pairs`, or scan fewer `tokens`"
     )
 
 
@@ -296,7 +296,7 @@ def _reductions(
         reductions["histogram"] = Histogram(Thresholds.at(metric, edges, closed=closed), weights)
     if settings.within:
         reductions["within"] = Within(Thresholds.at(metric, settings.within, closed=True), weights, symmetric)
-    if settings.edges is not None:
-        radius = Thresholds.at(metric, [settings.edges], closed=True)
-        reductions["edges"] = PairsWithin(radius, settings.edge_limit, weights, symmetric)
+    if settings.pairs_within is not None:
+        radius = Thresholds.at(metric, [settings.pairs_within], closed=True)
+        reductions["pairs_within"] = PairsWithin(radius, settings.max_pairs, weights, symmetric)
     return reductions

@@ -136,7 +136,7 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
         if all(products.are_right(point_format.metric, element, device) for element in point_format.elements):
             return point_format, device
     raise AbortRun(
-        f"products of {point_format.element} are wrong on {device}: compute elsewhere, or with another --device"
+        f"products of {point_format.element} are wrong on {device}: compute elsewhere, or with another `device`"
     )
 
 

@@ -16,15 +16,15 @@ from embgeom_dask.reductions.histogram import FINE
 
 Numbers = str | float | Iterable[float]
 
-EDGE_LIMIT = 10_000_000
+MAX_PAIRS = 10_000_000
 MOST_BINS = 10_000_000
 
-_KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "quantiles", "within", "edges")
+_KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "quantiles", "within", "pairs_within")
 
 
 @dataclass(frozen=True)
 class ScanSpec:
-    """The settings of a scan: these decide the result, and nothing else does. `edge_limit` may only refuse it.
+    """The settings of a scan: these decide the result, and nothing else does. `max_pairs` may only refuse it.
 
     `histogram_edges`, `quantiles` and `within` ascend; `tokens` and `against` are digests of the rows compared, None
     for all. With `distinct` pairs of identical rows are not kept among the nearest and the neighbors.
@@ -45,33 +45,33 @@ class ScanSpec:
     quantiles: tuple[float, ...] | None = None
     exact_quantiles: bool = False
     within: tuple[float, ...] | None = None
-    edges: float | None = None
-    edge_limit: int = EDGE_LIMIT
+    pairs_within: float | None = None
+    max_pairs: int = MAX_PAIRS
     tokens: str | None = None
     against: str | None = None
     distinct: bool = False
 
     def __post_init__(self) -> None:
         if not self.kept:
-            options = [_option(name) for name in _KEEP]
+            options = [f"`{name}`" for name in _KEEP]
             raise InputError(f"nothing to keep: ask for {', '.join(options[:-1])} or {options[-1]}")
-        for name in ("farthest", "nearest", "neighbors", "histogram", "edge_limit"):
+        for name in ("farthest", "nearest", "neighbors", "histogram", "max_pairs"):
             object.__setattr__(self, name, parse_count(name, getattr(self, name)))
         if self.histogram is not None and self.histogram > MOST_BINS:
-            raise InputError(f"--histogram {self.histogram}: give at most {MOST_BINS:,} bins")
+            raise InputError(f"`histogram` {self.histogram}: give at most {MOST_BINS:,} bins")
         if self.histogram_scale not in ("linear", "log"):
             raise InputError(f"no scale {self.histogram_scale!r} of bins: choose linear or log")
         if self.histogram is None and self.histogram_scale != "linear":
-            raise InputError("--bins log: give the number of bins with --histogram")
+            raise InputError("`histogram_scale` log: give the number of bins with `histogram`")
         if self.histogram_edges is not None:
             if self.histogram is not None:
-                raise InputError("give bins as a number with --histogram or as edges with --histogram-edges, not both")
+                raise InputError("give bins as a number with `histogram` or as edges with `histogram_edges`, not both")
             if len(self.histogram_edges) < 2:
-                raise InputError("--histogram-edges: give two edges at least")
+                raise InputError("`histogram_edges`: give two edges at least")
         if self.exact_quantiles and self.quantiles is None:
-            raise InputError("--exact-quantiles: say which with --quantiles")
+            raise InputError("`exact_quantiles`: say which with `quantiles`")
         if self.distinct and not self.kept & {"nearest", "neighbors"}:
-            raise InputError("--distinct leaves identical rows out of --nearest and --neighbors: ask for one of them")
+            raise InputError("`distinct` leaves identical rows out of `nearest` and `neighbors`: ask for one of them")
 
     @property
     def binned(self) -> bool:
@@ -96,11 +96,11 @@ class ScanSpec:
     @property
     def double(self) -> bool:
         """Whether tiles are float64 products: in float32 too many pairs would lie near an edge or a radius."""
-        return self.summed or self.within is not None or self.edges is not None
+        return self.summed or self.within is not None or self.pairs_within is not None
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that were given."""
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "edge_limit"}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "max_pairs"}
         return {name: value for name, value in given.items() if value != type(self).__dict__.get(name)}
 
 
@@ -119,7 +119,7 @@ def parse_count(name: str, given: Any) -> Any:
     except TypeError:
         number = 0
     if number < 1:
-        raise InputError(f"{_option(name)} {given!r}: give a whole number of at least 1")
+        raise InputError(f"`{name}` {given!r}: give a whole number of at least 1")
     return number
 
 
@@ -139,19 +139,19 @@ def parse_numbers(
     try:
         numbers = tuple(_number(part) for part in parts)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{_option(name)} {given}: give numbers, with commas between them") from error
+        raise InputError(f"`{name}` {given}: give numbers, with commas between them") from error
     if not numbers:
-        raise InputError(f"{_option(name)}: give one number at least")
+        raise InputError(f"`{name}`: give one number at least")
     for number in numbers:
         if not (isfinite(number) and 0 <= number <= largest):
             limit = "0 or more" if largest == inf else f"0 to {largest:g}"
-            raise InputError(f"{_option(name)} {number:g}: give numbers of {limit}")
+            raise InputError(f"`{name}` {number:g}: give numbers of {limit}")
     ascending = tuple(sorted(numbers))
     for number, following in pairwise(ascending):
         if number == following:
-            raise InputError(f"{_option(name)}: {number!r} is given more than once")
+            raise InputError(f"`{name}`: {number!r} is given more than once")
     if in_order and numbers != ascending:
-        raise InputError(f"{_option(name)}: give numbers that ascend")
+        raise InputError(f"`{name}`: give numbers that ascend")
     return ascending
 
 
@@ -159,7 +159,7 @@ def parse_number(name: str, given: float | str | None) -> float | None:
     """Read one number, 0 or more."""
     numbers = parse_numbers(name, given) or (None,)
     if len(numbers) > 1:
-        raise InputError(f"{_option(name)} {given}: give one number")
+        raise InputError(f"`{name}` {given}: give one number")
     return numbers[0]
 
 
@@ -167,7 +167,3 @@ def _number(given: Any) -> float:
     if isinstance(given, bool | np.bool_):
         raise TypeError(f"{given} is no number")
     return float(given) + 0.0
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -48,7 +48,7 @@ def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan
             rows, problem = smaller.sides[0].tile, " ".join(str(error).split())
         if rows <= LEAST or rows % 2:
             raise EmbgeomError(
-                f"{device} is out of memory even with tiles of {rows} rows: free some, or choose another --device "
+                f"{device} is out of memory even with tiles of {rows} rows: free some, or choose another `device` "
                 f"({problem})"
             )
         _halved[key] = max(_halved[key], times + 1)

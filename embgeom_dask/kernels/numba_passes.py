@@ -102,7 +102,7 @@ def bin_pairs(
     low, high = terms
     bounds = low.row, low.column, low.factor, low.abs_factor, high.row, high.column, high.factor, high.abs_factor
     edges = bins.lower, bins.upper, bins.table
-    scalars = bins.root, bins.first, bins.per_unit, bins.digits, bins.quantum, bins.half
+    scalars = bins.root, bins.first, bins.per_unit, bins.digits, bins.least, bins.quantum, bins.half
 
     def work(start: int, stop: int) -> tuple[Array, Array, Array, Array]:
         counts = np.zeros(bins.lower.size, np.int64)
@@ -132,7 +132,7 @@ def _bin_pairs(
     low_row, low_column, low_factor, low_bend, high_row, high_column, high_factor, high_bend = bounds
     row_weight, column_weight = weights
     lower, upper, table = edges
-    root, first, per_unit, digits, quantum, half = scalars
+    root, first, per_unit, digits, least, quantum, half = scalars
     counts, sums, out_i, out_j = out
     left, last = 0, lower.size - 1
     low, high, distance = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
@@ -149,7 +149,8 @@ def _bin_pairs(
                 middle = 0.5 * (low[k] + high[k])
                 middle = middle if middle > 0.0 else 0.0  # of NaN too
                 distance[k] = np.sqrt(middle) if root else middle
-                sure[k] = weight[k] if middle > digits * (high[k] - low[k]) else 0
+                enough = middle > digits * (high[k] - low[k]) and distance[k] >= least
+                sure[k] = weight[k] if enough else 0
             for k in range(part.size):
                 cell = (distance[k] - first) * per_unit
                 if len(table) == 0:

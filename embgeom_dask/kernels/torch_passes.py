@@ -56,7 +56,7 @@ def bin_pairs(
     diagonal: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """See `embgeom_dask.kernels.passes.bin_pairs`."""
-    numbers = np.array([bins.first, bins.per_unit, bins.digits, bins.quantum])
+    numbers = np.array([bins.first, bins.per_unit, bins.digits, bins.least, bins.quantum])
     bounds = [part for bound in terms for part in _parts(bound)]
     given = *_put(product.device, *bounds, numbers, bins.lower, bins.upper), *_put(product.device, *weights)
     counts, sums, undecided = _run(_bin, product, *given, bins.root, len(bins.table) == 0, bins.half, diagonal)
@@ -82,7 +82,7 @@ def _bin(
     half: int,
     diagonal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    first, per_unit, digits, quantum = numbers.unbind()
+    first, per_unit, digits, least, quantum = numbers.unbind()
     low, high = _bound(product, low_row, low_column, low_factors), _bound(product, high_row, high_column, high_factors)
     value = (0.5 * (low + high)).nan_to_num(0).clamp(min=0)
     distance = value.sqrt() if root else value
@@ -90,7 +90,7 @@ def _bin(
         index = ((distance - first) * per_unit + 1).clamp(0, lower.numel() - 1).long()
     else:
         index = torch.searchsorted(lower, value, right=True) - 1
-    undecided = ~((value > digits * (high - low)) & (low >= lower[index]) & (high < upper[index]))
+    undecided = ~((value > digits * (high - low)) & (distance >= least) & (low >= lower[index]) & (high < upper[index]))
     weight = column_weight.expand(product.shape) * ~undecided
     if diagonal:
         undecided, weight = undecided.triu(1), weight.triu(1)

@@ -118,7 +118,7 @@ def check_fit(matrix: Matrix, token_id: Array, found: Array) -> None:
             first = ", ".join(map(str, bad[:5].tolist())) + (", ..." if bad.size > 5 else "")
             raise InputError(
                 f"{matrix.model}: {bad.size} of {token_id.size} rows of {matrix.name} hold {held} (token ids {first}): "
-                "leave them out with --tokens where the command has it, or mend the checkpoint and convert it again"
+                "leave them out with `tokens` where the command has it, or mend the checkpoint and convert it again"
             )
 
 

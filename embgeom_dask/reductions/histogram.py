@@ -24,8 +24,12 @@ State = dict[str, Array]
 FINE = 1 << 16
 """Bins that hold few enough pairs of a vocabulary to collect them."""
 
-_LIMB, _LIMBS = 40, 8
-_FINE = 60  # more bits of distances that are small, or near an edge
+_LIMB, _LIMBS = 40, 52
+_FINE = 900
+"""More bits of distances that are small, or near an edge. None of rows in range is less than 2^-900 of another."""
+
+_SMALL = 2.0**-25
+"""Shorter distances, where the longest row has length 1, are summed one by one: too few of their bits are in a sum."""
 _CELLS = 8192  # of the table that finds the bin of a distance where bins differ in width
 
 
@@ -40,8 +44,8 @@ class Histogram:
 
     `edges` are the cuts between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either side,
     is how many tokens share each row. State: `count` (bins + 2,) int64, with the pairs below and above all bins;
-    `total` and `square` (8,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40 bits.
-    Integers add up to the same sums in any order.
+    `total` and `square` (52,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40
+    bits. Integers add up to the same sums in any order.
     """
 
     edges: Thresholds
@@ -74,11 +78,9 @@ class Histogram:
         if i.size:
             weight = weights[0][i] * weights[1][j]
             first, second = tile.pairs(i, j)
-            index, values = self.edges.classify(first, second, exact)
+            index, _ = self.edges.classify(first, second, exact)
             np.add.at(counts, index, weight)
-            (poor,) = np.nonzero(exact.metric.direct_slack(values, exact.width) > 1e-9 * values)
-            values[poor] = exact.keys(first[poor], second[poor])["high"]
-            t = np.rint(np.ldexp(exact.metric.distance(values) * (_length(exact) * bins.quantum), _FINE))
+            t = np.rint(np.ldexp(exact.distances(first, second) * (_length(exact) * bins.quantum), _FINE))
             for w, x in zip(weight.tolist(), map(int, t.tolist()), strict=True):
                 total += w * x
                 square += w * x * x
@@ -145,6 +147,7 @@ class Histogram:
             table=table[:0] if equal else table,
             digits=2.0**-13 / ((2 * exact.width + 20) * UNIT),
             quantum=2.0 ** (self.bits - 1),
+            least=_SMALL,
             half=(self.bits + 1) // 2,
         )
 

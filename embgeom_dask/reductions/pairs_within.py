@@ -25,7 +25,7 @@ class PairsWithin:
     """The pairs of tokens at distance <= the one closed cut of `radius`, `limit` at most.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row; where `symmetric`, both sides are one,
-    and tokens that share a row are edges too. State: `count` () int64, the pairs of tokens with different rows; unless
+    and tokens that share a row are pairs too. State: `count` () int64, the pairs of tokens with different rows; unless
     these are too many, the pairs of rows `first`, `second` (int64) and, once it leaves the worker, their `distance` as
     it is reported; `room` () int64, how many may still be kept.
     """
@@ -34,7 +34,7 @@ class PairsWithin:
     limit: int
     weights: tuple[Array, Array]
     symmetric: bool
-    name = "edges"
+    name = "pairs_within"
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +74,7 @@ class PairsWithin:
         return state["room"] - state["count"]
 
     def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:  # noqa: ARG002
-        """Name `edge_distance` and `edge_token_id`, in order of the first id, then of the second, and `edge_radius`.
+        """Name `pair_distance` and `pair_token_id`, in order of the first id, then of the second, and `pair_radius`.
 
         Raises
         ------
@@ -85,13 +85,13 @@ class PairsWithin:
         if count > self.limit:
             raise EmbgeomError(
                 f"{count} pairs lie within {self.radius.distance.item():.9g}, more than the limit of {self.limit}: "
-                f"choose a smaller radius for --edges, or a larger --edge-limit"
+                f"choose a smaller radius for `pairs_within`, or a larger `max_pairs`"
             )
         token_id, distance = expand_all(state["first"], state["second"], state["distance"], sides)
         return {
-            "edge_radius": ((), self.radius.distance[0]),
-            "edge_distance": (("pair",), distance),
-            "edge_token_id": (("pair", "side"), token_id),
+            "pair_radius": ((), self.radius.distance[0]),
+            "pair_distance": (("pair",), distance),
+            "pair_token_id": (("pair", "side"), token_id),
         }
 
     @property

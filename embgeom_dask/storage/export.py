@@ -24,13 +24,13 @@ def export(
     store: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    matrix: Role | None = None,
+    role: Role | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write a matrix of a store to a `.safetensors` file, as the tensor `W` (V, d), and return the file's path.
 
     The bytes are those of the checkpoint, the metadata names the model, the matrix and its SHA-256. `convert` reads the
-    file again. It is written aside, and moved into place when it is complete. `matrix` is `input` or `output` (the
+    file again. It is written aside, and moved into place when it is complete. `role` is `input` or `output` (the
     default, or `input` where there is no output matrix).
 
     Raises
@@ -41,14 +41,14 @@ def export(
     EmbgeomError
         Where the store is damaged or the file cannot be written; nothing is left behind.
     """
-    found, path = model_stores.find_matrix(store, matrix), Path(output)
+    found, path = model_stores.find_matrix(store, role), Path(output)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors")
     try:
         if not path.parent.is_dir():
             raise InputError(f"no folder {path.parent}: make it first")
         if path.is_dir() or (path.exists() and not overwrite):
-            raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: --overwrite replaces it"))
+            raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: `overwrite` replaces it"))
         with paths.whole_file(path) as file:
             _write(found, file)
     except OSError as error:

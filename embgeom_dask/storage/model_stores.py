@@ -222,7 +222,7 @@ def make_labels(
     return xr.Dataset(coords=coords)
 
 
-def find_matrix(store: PathLike, matrix: Role | None = None) -> Matrix:
+def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:
     """Find a stored matrix: `input` or `output`; by default the output matrix, or the input matrix where it is alone.
 
     Raises
@@ -230,14 +230,14 @@ def find_matrix(store: PathLike, matrix: Role | None = None) -> Matrix:
     InputError
         where there is no such store or matrix, or where the store is damaged.
     """
-    if matrix not in (None, "input", "output"):
-        raise InputError(f"no matrix {matrix!r}: choose input or output")
-    return _matrix(read_metadata(store), matrix)
+    if role not in (None, "input", "output"):
+        raise InputError(f"no role {role!r}: choose input or output")
+    return _matrix(read_metadata(store), role)
 
 
-def _matrix(metadata: Metadata, matrix: Role | None) -> Matrix:
+def _matrix(metadata: Metadata, role: Role | None) -> Matrix:
     stored = [name for name in MATRICES if name in metadata.arrays]
-    name = stored[-1] if matrix is None or metadata.attrs["tied"] else f"{matrix}_embedding"
+    name = stored[-1] if role is None or metadata.attrs["tied"] else f"{role}_embedding"
     if name not in stored:
         raise InputError(f"{metadata.path} has no {name}, only {stored[0]}")
     array = metadata.arrays[name]
@@ -384,7 +384,7 @@ def check_writable(path: PathLike, *, overwrite: bool) -> None:
         raise InputError(f"{path} is not a store: move it away")
     if not overwrite:
         read_metadata(path)  # which says what is wrong with a store that is damaged
-        raise InputError(f"{path} exists: --overwrite replaces it, another --name keeps it")
+        raise InputError(f"{path} exists: `overwrite` replaces it, another `name` keeps it")
 
 
 def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:

@@ -87,7 +87,7 @@ def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     group = _result_group(path)
     if group.attrs["fingerprint"] != attrs["fingerprint"]:
         reason = differences(group.attrs, attrs)
-        raise InputError(f"{path} holds a result from other settings ({reason}): choose another --out, or remove it")
+        raise InputError(f"{path} holds a result from other settings ({reason}): choose another `out`, or remove it")
     try:
         paths.check_chunks(group)
     except EmbgeomError as error:
@@ -174,7 +174,7 @@ def _result_group(path: PathLike) -> zarr.Group:
     try:
         group = paths.open_group(place)
     except FileNotFoundError:
-        raise InputError(f"no result at {path}: name the folder that --out wrote") from None
+        raise InputError(f"no result at {path}: name the folder that `out` wrote") from None
     except ValueError:
         raise InputError(f"{path} is not a result of embgeom: name another path, or move it away") from None
     if not is_provenance(group.attrs):

@@ -300,7 +300,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, code, says in (
         ([], 2, "STORE"),
         ([str(tmp_path / "none.zarr")], 2, "no store at"),
-        ([path, "--matrix", "input"], 2, "has no input_embedding"),
+        ([path, "--role", "input"], 2, "has no input_embedding"),
         ([path, "--scheduler", "foo"], 2, "no dask scheduler answers at 'foo'"),
     ):
         found, out, err = run(capsys, *args)

@@ -23,7 +23,14 @@ from embgeom_dask.execution.plan import Plan
 from embgeom_dask.storage import fill
 from embgeom_dask.testing import make_store
 
-HOW: dict[str, Any] = {"farthest": 2, "nearest": 2, "neighbors": 3, "within": "4,5", "edges": 2.5, "histogram": 8}
+HOW: dict[str, Any] = {
+    "farthest": 2,
+    "nearest": 2,
+    "neighbors": 3,
+    "within": "4,5",
+    "pairs_within": 2.5,
+    "histogram": 8,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +83,7 @@ def test_scans_of_many_models_are_those_of_each(tmp_path: Path, client: Client) 
         assert one["nearest_token"].values.tolist() == each["nearest_token"].values[0].tolist()
         assert one["within_count"].values.tolist() == each["within_count"].values.tolist()
         assert one["distance_mean"].item() == each["distance_mean"].item()
-        assert one["edge_count"].item() == each.sizes["pair"] > 0
+        assert one["pairs_within_count"].item() == each.sizes["pair"] > 0
     assert table.attrs["sha256"] == [each.attrs["sha256"][0] for each in found]
     assert table.attrs["failed"] == []
 
@@ -168,7 +175,7 @@ def test_names_that_would_collide_are_refused(tmp_path: Path, client: Client) ->
     with pytest.raises(eg.InputError, match=r"the table of all models would both be saved as table.zarr"):
         eg.survey([*stores, table], out=tmp_path / "out", client=client)
     eg.survey(stores[0], out=tmp_path / "one.zarr", client=client)
-    with pytest.raises(eg.InputError, match=r"one.zarr is a result: with several stores --out names a folder"):
+    with pytest.raises(eg.InputError, match=r"one.zarr is a result: with several stores `out` names a folder"):
         eg.survey(stores, out=tmp_path / "one.zarr", client=client)
     assert not (tmp_path / "out").exists()
 

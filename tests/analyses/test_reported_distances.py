@@ -33,7 +33,7 @@ def test_every_reduction_reports_and_counts_the_same_rounded_distances(
     second = scan(
         store,
         within=reported.tolist(),
-        edges=reported[len(reported) // 2],
+        pairs_within=reported[len(reported) // 2],
         histogram_edges=edges.tolist(),
         quantiles=[0.0, 0.3, 1.0],
         exact_quantiles=True,
@@ -41,7 +41,7 @@ def test_every_reduction_reports_and_counts_the_same_rounded_distances(
         **asked,
     )
     distance = {(i, j): d for i, j, d in zip(expected.i.tolist(), expected.j.tolist(), expected.distance, strict=True)}
-    for found, name in ((first, "farthest"), (first, "nearest"), (second, "edge")):
+    for found, name in ((first, "farthest"), (first, "nearest"), (second, "pair")):
         pairs = map(tuple, found[f"{name}_token_id"].values.tolist())
         np.testing.assert_array_equal(found[f"{name}_distance"], [distance[pair] for pair in pairs])
     for token, others in enumerate(first["neighbor_token_id"].values.tolist()):

@@ -338,7 +338,7 @@ def test_input_against_output_names_both_sides(client: Client, tmp_path: Path) -
     tokens = [f"w{i}" for i in range(30)]
     rows = {name: rng.normal(size=(30, 5)).astype(np.float32) for name in ("input", "output")}
     store = make_store(tmp_path / "m.zarr", **rows, tokens=tokens)
-    by_name = scan(store, which="input", against=f"{store}:output", nearest=4, neighbors=2, client=client)
+    by_name = scan(store, role="input", against=f"{store}:output", nearest=4, neighbors=2, client=client)
     model = open_model(store)
     by_array = scan(model.input_embedding, against=model.output_embedding, nearest=4, neighbors=2, client=client)
     expected = truth(rows["input"], against=(rows["output"], np.arange(30)))

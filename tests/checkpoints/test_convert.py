@@ -179,17 +179,17 @@ def test_one_matrix_or_both(tmp_path: Path) -> None:
         "output": ["output_embedding"],
         "both": [*model_stores.MATRICES],
     }.items():
-        store = convert.convert(source, tmp_path / "stores", matrix=matrix, overwrite=True)  # type: ignore[arg-type]
+        store = convert.convert(source, tmp_path / "stores", role=matrix, overwrite=True)  # type: ignore[arg-type]
         assert list(model_stores.open_model(store).data_vars) == names
     tied = make_checkpoint(
         tmp_path / "tied", {"model.embed_tokens.weight": random(20, 8)}, {**LLAMA, "tie_word_embeddings": True}
     )
-    store = convert.convert(tied, tmp_path / "stores", matrix="output")
+    store = convert.convert(tied, tmp_path / "stores", role="output")
     assert model_stores.find_matrix(store, "output").tied
     untied = make_checkpoint(tmp_path / "untied", {"model.embed_tokens.weight": random(20, 8)}, LLAMA)
     assert model_stores.find_matrix(convert.convert(untied, tmp_path / "stores")).name == "input_embedding"
     with pytest.raises(InputError, match=r"has no output embedding: it has model\.embed_tokens"):
-        convert.convert(untied, tmp_path / "other", matrix="output")
+        convert.convert(untied, tmp_path / "other", role="output")
 
 
 def test_keys_can_be_given(tmp_path: Path) -> None:
@@ -199,15 +199,15 @@ def test_keys_can_be_given(tmp_path: Path) -> None:
         convert.convert(source, tmp_path / "stores")
     store = convert.convert(source, tmp_path / "stores", input_key="b", output_key="c")
     assert (stored(store, "input"), stored(store, "output")) == (tensors["b"].tobytes(), tensors["c"].tobytes())
-    store = convert.convert(source, tmp_path / "stores", matrix="output", output_key="a", overwrite=True)
+    store = convert.convert(source, tmp_path / "stores", role="output", output_key="a", overwrite=True)
     assert stored(store, "output") == tensors["a"].tobytes()
     store = convert.convert(source, tmp_path / "stores", input_key="a", output_key="a", overwrite=True)
     assert model_stores.find_matrix(store).tied
     for key, words in {"d": "no tensor 'd' .* it has a", "v": r"v .* shape \[3\]: an embedding has two dim"}.items():
         with pytest.raises(InputError, match=words):
-            convert.convert(source, tmp_path / "stores", input_key=key, matrix="input", overwrite=True)
-    with pytest.raises(InputError, match="--input-key a was given with --matrix output"):
-        convert.convert(source, tmp_path / "stores", matrix="output", input_key="a", overwrite=True)
+            convert.convert(source, tmp_path / "stores", input_key=key, role="input", overwrite=True)
+    with pytest.raises(InputError, match="`input_key` a was given with `role` output"):
+        convert.convert(source, tmp_path / "stores", role="output", input_key="a", overwrite=True)
 
 
 def test_unknown_models_are_read_by_name_where_names_tell(tmp_path: Path) -> None:
@@ -257,9 +257,9 @@ def test_a_role_that_is_not_asked_for_is_not_judged(tmp_path: Path) -> None:
         source = make_checkpoint(tmp_path / name / "snapshots" / name, tensors, config)
         other = "input" if wanted == "output" else "output"
         for matrix in ("both", other):
-            with pytest.raises(InputError, match=r"quantised .* with --matrix|cannot tell the embeddings"):
-                convert.convert(source, tmp_path / "stores", matrix=matrix)  # type: ignore[arg-type]
-        store = convert.convert(source, tmp_path / "stores", matrix=wanted)  # type: ignore[arg-type]
+            with pytest.raises(InputError, match=r"quantised .* with `role`|cannot tell the embeddings"):
+                convert.convert(source, tmp_path / "stores", role=matrix)  # type: ignore[arg-type]
+        store = convert.convert(source, tmp_path / "stores", role=wanted)  # type: ignore[arg-type]
         assert list(model_stores.open_model(store).data_vars) == [f"{wanted}_embedding"]
         assert stored(store, wanted) == table.tobytes()  # type: ignore[arg-type]
         assert model_stores.open_model(store).attrs["decision"]["roles"] == [wanted]
@@ -268,8 +268,8 @@ def test_a_role_that_is_not_asked_for_is_not_judged(tmp_path: Path) -> None:
 def test_a_store_of_one_role_is_not_taken_for_one_of_both(tmp_path: Path) -> None:
     tensors = {"model.embed_tokens.weight": random(20, 8), "lm_head.qweight": random(20, 2)}
     source = make_checkpoint(tmp_path / "models--org--m/snapshots/0123abcd", tensors, LLAMA)
-    store = convert.convert(source, tmp_path, matrix="input")
-    assert convert.convert(source, tmp_path, matrix="input") == store
+    store = convert.convert(source, tmp_path, role="input")
+    assert convert.convert(source, tmp_path, role="input") == store
     with pytest.raises(InputError, match="quantised"):
         convert.convert(source, tmp_path)
 
@@ -306,7 +306,7 @@ def test_a_shard_that_is_missing_matters_only_if_it_is_needed(tmp_path: Path) ->
         InputError, match=r"lm_head\.weight is in .*model-00002-of-00002\.safetensors, which is missing"
     ):
         convert.convert(source, tmp_path / "stores")
-    store = convert.convert(source, tmp_path / "stores", matrix="input")
+    store = convert.convert(source, tmp_path / "stores", role="input")
     assert stored(store, "input") == tensors["model.embed_tokens.weight"].tobytes()
 
 
@@ -347,14 +347,14 @@ def test_a_bare_file_is_an_output_embedding_named_by_its_stem(tmp_path: Path) ->
     assert (model.attrs["model"], list(model.data_vars)) == ("Qwen3", ["output_embedding"])
     assert stored(store, "output") == array.tobytes()
     assert not model.has_token.values.any()
-    store = convert.convert(tmp_path / "Qwen3.safetensors", tmp_path, matrix="input", overwrite=True)
+    store = convert.convert(tmp_path / "Qwen3.safetensors", tmp_path, role="input", overwrite=True)
     assert list(model_stores.open_model(store).data_vars) == ["input_embedding"]
 
 
 def test_a_bare_file_of_several_matrices_needs_a_key(tmp_path: Path) -> None:
     arrays = {"a": random(20, 8), "b": random(30, 8)}
     save_file(arrays, tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=r"2 matrices, choose one with --output-key .*: b \(30 x 8 F32\), a \(20 x 8"):
+    with pytest.raises(InputError, match=r"2 matrices, choose one with `output_key` .*: b \(30 x 8 F32\), a \(20 x 8"):
         convert.convert(tmp_path / "m.safetensors", tmp_path / "stores")
     assert contents(tmp_path) == ["m.safetensors"]
     assert (
@@ -402,7 +402,7 @@ def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(tmp_path: Path)
             convert.convert(inputs / name, tmp_path / "stores")
         assert "\n" not in str(refused.value)
     with pytest.raises(InputError, match="choose input, output or both"):
-        convert.convert(inputs / "m", tmp_path / "stores", matrix="all")  # type: ignore[arg-type]
+        convert.convert(inputs / "m", tmp_path / "stores", role="all")  # type: ignore[arg-type]
     assert contents(tmp_path) == ["inputs"]
     store = convert.convert(inputs / "m", tmp_path / "stores")
     with pytest.raises(InputError, match="is a store already"):
@@ -414,13 +414,13 @@ def test_what_is_there_already_is_left_and_other_rows_are_not_overwritten(tmp_pa
     source = make_checkpoint(tmp_path / "m", tensors, LLAMA)
     store = Path(convert.convert(source, tmp_path / "stores"))
     made = store.stat().st_ino
-    for options in ({}, {"matrix": "input"}, {"output_key": "lm_head.weight"}):
+    for options in ({}, {"role": "input"}, {"output_key": "lm_head.weight"}):
         assert convert.convert(source, tmp_path / "stores", **options) == str(store)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="exists: --overwrite replaces it"):
+    with pytest.raises(InputError, match="exists: `overwrite` replaces it"):
         convert.convert(source, tmp_path / "stores", output_key="model.embed_tokens.weight")
     tensors["lm_head.weight"][19, 7] += 1
     save_file(tensors, Path(source) / "model.safetensors")
-    with pytest.raises(InputError, match="exists: --overwrite replaces it"):
+    with pytest.raises(InputError, match="exists: `overwrite` replaces it"):
         convert.convert(source, tmp_path / "stores")
     assert store.stat().st_ino == made
 

@@ -220,7 +220,7 @@ def test_a_stranger_of_the_same_shape_beside_a_tie_is_warned_of(tmp_path: Path) 
 def test_tensors_that_are_concatenated(tmp_path: Path) -> None:
     parts = {"a": random(20, 8), "b": random(3, 8, seed=1)}
     source = make_checkpoint(tmp_path / "m", parts, LLAMA)
-    store = eg.convert(source, tmp_path / "stores", input_key="a + b", matrix="input")
+    store = eg.convert(source, tmp_path / "stores", input_key="a + b", role="input")
     assert stored(store, "input") == parts["a"].tobytes() + parts["b"].tobytes()
     assert model_stores.open_model(store).input_embedding.attrs["source_tensor"] == "a + b"
 
@@ -235,13 +235,13 @@ def test_export_writes_the_matrix_back_and_convert_reads_it_again(tmp_path: Path
     array = np.frombuffer(rng.bytes(3_000 * 40 * dtype.itemsize), dtype).reshape(3_000, 40)  # NaN payloads and all
     store = make_store(tmp_path / "m.zarr", **{matrix: array})
     path = tmp_path / "W.safetensors"
-    assert app.main(["export", store, "--matrix", matrix, "-o", str(path)]) == 0
+    assert app.main(["export", store, "--role", matrix, "-o", str(path)]) == 0
     with safe_open(path, "pt") as file:
         assert list(file.keys()) == ["W"]
         assert raw(file.get_tensor("W")) == array.tobytes()
         assert file.metadata()["model"] == "test/model"
         assert file.metadata()["sha256"] == model_stores.find_matrix(store).sha256
-    again = eg.convert(path, tmp_path / "stores", matrix=matrix)  # type: ignore[arg-type]
+    again = eg.convert(path, tmp_path / "stores", role=matrix)  # type: ignore[arg-type]
     assert stored(again, matrix) == array.tobytes()  # type: ignore[arg-type]
     assert model_stores.find_matrix(again).sha256 == model_stores.find_matrix(store).sha256
     assert contents(tmp_path) == ["W.safetensors", "m.zarr", "stores"]
@@ -260,7 +260,7 @@ def test_export_refuses_what_it_cannot_do_and_leaves_nothing(tmp_path: Path, mon
     with pytest.raises(InputError, match="no store at"):
         eg.export(tmp_path / "none.zarr", tmp_path / "W.safetensors")
     with pytest.raises(InputError, match="has no input_embedding"):
-        eg.export(store, tmp_path / "W.safetensors", matrix="input")
+        eg.export(store, tmp_path / "W.safetensors", role="input")
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

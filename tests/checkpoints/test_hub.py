@@ -235,7 +235,7 @@ def test_what_the_hub_refuses_is_one_line(hub: Hub, run: Any, tmp_path: Path, so
     index = {"weight_map": {"lm_head.weight": "model-00002-of-00003.safetensors"}}
     (tmp_path / "liar/model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "liar/config.json").write_text(json.dumps(LLAMA))
-    args = ["--matrix", "output", "--output-key", "lm_head.weight"] if "liar" in source else []
+    args = ["--role", "output", "--output-key", "lm_head.weight"] if "liar" in source else []
     code, out, err = run("convert", source, *args)
     assert (code, out) == (2, "")
     assert says in err

@@ -304,7 +304,7 @@ def test_rows_of_a_draft_head_have_the_tokens_that_d2t_says(tmp_path: Path, pick
     first, second = across.nearest_token_id.values[0]
     assert across.nearest_token.values.tolist() == [[f"w{first}", wanted[second]]]
     assert duplicates(make_twins(tmp_path / "twins", source)).member_token.values.tolist() == ["w3", "w39"]
-    alone = convert.convert(source, tmp_path / "alone", matrix="output")
+    alone = convert.convert(source, tmp_path / "alone", role="output")
     assert model_stores.labels(alone).token.values.tolist() == wanted
 
 
@@ -315,7 +315,7 @@ def make_twins(folder: Path, source: Path) -> str:
     tensors = {"lm_head.weight": head, "d2t": TARGETS - np.arange(8)}
     made = make_checkpoint(folder, tensors, DRAFT)
     words(made, 40)
-    return convert.convert(made, folder / "stores", matrix="output", output_key="lm_head.weight")
+    return convert.convert(made, folder / "stores", role="output", output_key="lm_head.weight")
 
 
 @pytest.mark.parametrize(
@@ -364,10 +364,10 @@ def test_rows_of_trained_tokens_and_of_ranks(tmp_path: Path) -> None:
     source = Path(make_checkpoint(tmp_path / "m", tensors))
     words(source, 9)
     (source / "adapter_config.json").write_text(json.dumps({"trainable_token_indices": {"embed_tokens": [7, 2, 5]}}))
-    store = convert.convert(source, tmp_path / "stores", input_key=trained, matrix="input")
+    store = convert.convert(source, tmp_path / "stores", input_key=trained, role="input")
     assert model_stores.labels(store).token.values.tolist() == ["w7", "w2", "w5"]
     with pytest.warns(EmbgeomWarning, match="are no tokens"):
-        store = convert.convert(source, tmp_path / "ranks", input_key="lora_embedding_A", matrix="input")
+        store = convert.convert(source, tmp_path / "ranks", input_key="lora_embedding_A", role="input")
     assert not model_stores.labels(store).has_token.values.any()
 
 
@@ -375,7 +375,7 @@ def test_tokens_that_a_matrix_has_no_row_for_are_counted(tmp_path: Path) -> None
     source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(20, 8)}, LLAMA)
     words(source, 33)
     with pytest.warns(EmbgeomWarning, match="13 tokens of the tokenizer have no row"):
-        store = convert.convert(source, tmp_path / "stores", matrix="input")
+        store = convert.convert(source, tmp_path / "stores", role="input")
     assert model_stores.labels(store).token.values.tolist() == [f"w{i}" for i in range(20)]
 
 

@@ -232,5 +232,5 @@ def test_a_store_whose_name_would_be_too_long_is_refused(tmp_path: Path) -> None
 def test_a_store_that_tells_no_decision_is_not_taken_for_the_same(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "models--org--m/snapshots/0123abcd", TENSORS, LLAMA)
     make_store(tmp_path / "org--m.zarr", random(20, 8), model="org/m", revision="0123abcd")
-    with pytest.raises(InputError, match="exists: --overwrite replaces it"):
+    with pytest.raises(InputError, match="exists: `overwrite` replaces it"):
         convert.convert(source, tmp_path)

@@ -44,7 +44,7 @@ def test_a_file_beside_a_tokenizer_is_labelled_and_named_after_its_folder(tmp_pa
 
 def test_a_file_alone_has_its_own_name_and_its_tokenizer_may_be_named(tmp_path: Path) -> None:
     file = weights(tmp_path / "acme" / "W.safetensors")
-    with pytest.warns(EmbgeomWarning, match="no row has a token: .*: --tokenizer FOLDER names one"):
+    with pytest.warns(EmbgeomWarning, match="no row has a token: .*: `tokenizer` names the folder of one"):
         store = convert.convert(file, tmp_path / "stores")
     assert Path(store).name == "W.zarr"
     (tmp_path / "vocabulary").mkdir()
@@ -59,7 +59,7 @@ def test_a_file_alone_has_its_own_name_and_its_tokenizer_may_be_named(tmp_path: 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "../x", "a/..", "/a", "a b", "a/\x1b[2J"])
 def test_a_name_that_names_no_model_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="give --name as ORGANISATION/NAME"):
+    with pytest.raises(InputError, match="give `name` as ORGANISATION/NAME"):
         convert.convert(weights(tmp_path / "W.safetensors"), tmp_path / "stores", name=name)
     assert not (tmp_path / "stores").exists()
 
@@ -121,7 +121,7 @@ def test_converting_again_adds_the_labels_of_a_tokenizer_that_came_later(tmp_pat
     assert tokens(store) == WORDS
     words(source, 19)
     with pytest.warns(
-        EmbgeomWarning, match="its store has other labels than its tokenizer gives now: --overwrite takes these"
+        EmbgeomWarning, match="its store has other labels than its tokenizer gives now: `overwrite` takes these"
     ):
         convert.convert(source, tmp_path / "stores")
     assert tokens(store) == WORDS
@@ -137,8 +137,8 @@ def test_labels_are_added_to_a_commit_and_to_a_tied_store_and_not_to_a_part(tmp_
         store = convert.convert(source, tmp_path / "stores")
     assert model_stores.attributes(store)["tied"]
     words(tmp_path / "vocabulary", 20)
-    with pytest.warns(EmbgeomWarning, match="its store has no tokens: --overwrite adds them"):
-        convert.convert(source, tmp_path / "stores", matrix="output", tokenizer=tmp_path / "vocabulary")
+    with pytest.warns(EmbgeomWarning, match="its store has no tokens: `overwrite` adds them"):
+        convert.convert(source, tmp_path / "stores", role="output", tokenizer=tmp_path / "vocabulary")
     convert.convert(source, tmp_path / "stores", tokenizer=tmp_path / "vocabulary")
     assert tokens(store) == WORDS
     assert model_stores.attributes(store)["tied"]

@@ -60,14 +60,14 @@ REFUSALS = {
     "a missing argument": (["survey"], "STORE"),
     "a missing selection": (["outliers", A], "--tokens"),
     "not a number": (["scan", A, "--nearest", "few"], "'--nearest'"),
-    "not a matrix": (["survey", A, "--matrix", "middle"], "'middle' is not one of 'input', 'output'"),
+    "not a matrix": (["survey", A, "--role", "middle"], "'middle' is not one of 'input', 'output'"),
     "not a device": (["scan", A, "--nearest", "1", "--device", "tpu"], "'tpu' is not one of 'auto'"),
     "unknown path of a store": (["scan", "stores/b.zarr", "--nearest", "1"], "no store at stores/b.zarr"),
     "unknown path for survey": (["survey", "stores/b.zarr"], "no store at stores/b.zarr"),
     "unknown path of a checkpoint": (["convert", "nowhere"], "no checkpoint at nowhere"),
     "not a checkpoint": (["convert", "notes"], "notes"),
     "no folder of stores": (["list", "--stores", "nowhere"], "no folder of stores at nowhere"),
-    "no such matrix there": (["scan", A, "--matrix", "input", "--nearest", "1"], "has no input_embedding"),
+    "no such matrix there": (["scan", A, "--role", "input", "--nearest", "1"], "has no input_embedding"),
     "an id past the vocabulary": (["scan", A, "--tokens", "0:61", "--nearest", "1"], "token id 60 is past"),
     "an id past, for outliers": (["outliers", A, "--tokens", "3,60"], "token id 60 is past"),
     "an id file that is missing": (["scan", A, "--tokens", "@ids.txt", "--nearest", "1"], "ids.txt"),
@@ -203,7 +203,7 @@ def test_scan_against_another_store_says_whose_rows_are_whose(run, zeros):
 
 
 def test_scan_of_input_against_output_names_the_matrices(run, zeros):
-    args = ("scan", "stores/d.zarr", "--matrix", "input", "--against", "stores/d.zarr:output", "--nearest", "1")
+    args = ("scan", "stores/d.zarr", "--role", "input", "--against", "stores/d.zarr:output", "--nearest", "1")
     code, out, _ = run(*args)
     assert code == 0
     assert out.startswith("org/d, input_embedding against org/d, output_embedding\n\n")
@@ -276,7 +276,7 @@ def test_convert_then_list(run):
     testing.make_checkpoint(
         "org/b", {"model.embed_tokens.weight": matrix, "lm_head.weight": matrix}, {"model_type": "llama"}
     )
-    code, out, _ = run("convert", "org/b", "--stores", "elsewhere", "--matrix", "output", "--json")
+    code, out, _ = run("convert", "org/b", "--stores", "elsewhere", "--role", "output", "--json")
     assert code == 0
     (path,) = json.loads(out)["stores"]
     assert Path(path) == Path("elsewhere/org--b.zarr")

@@ -44,13 +44,13 @@ def test_a_size_beyond_all_memory_is_no_limit() -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "2 PiB", "-1GiB"])
 def test_no_sizes(text: str) -> None:
-    with pytest.raises(InputError, match="--memory-limit"):
+    with pytest.raises(InputError, match="`memory_limit`"):
         memory.allowed(text)
 
 
 def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(40, dtype=np.float32))
-    with pytest.raises(InputError, match=r"needs \S+ .iB and 10 MiB are allowed: raise --memory-limit"):
+    with pytest.raises(InputError, match=r"needs \S+ .iB and 10 MiB are allowed: raise `memory_limit`"):
         scan(store, nearest=1, memory_limit="10MiB", out=tmp_path / "r.zarr")
     assert not (tmp_path / "r.zarr").exists()
 
@@ -88,7 +88,7 @@ def test_a_device_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
     small = plan("cuda", 2 << 30)
     assert small["tile"] == 4096
     assert 0 < small["device_memory_projected"] <= small["device_memory_allowed"] == int(0.6 * (2 << 30))
-    with pytest.raises(InputError, match=r"needs \S+ MiB of the device and 1 MiB are allowed: raise --memory-limit"):
+    with pytest.raises(InputError, match=r"needs \S+ MiB of the device and 1 MiB are allowed: raise `memory_limit`"):
         plan("mps", 2 << 20)
 
 

@@ -63,7 +63,7 @@ def test_a_panel_that_runs_out_half_way_is_done_in_smaller_tiles(
     rows = vocabulary()
     store = make_store(tmp_path / "m.zarr", output=rows)
     asked = exhausted(16, ERRORS[kind], first=13)  # the third tile of the first panel of several
-    kept = {"farthest": 20, "nearest": 60, "neighbors": 4, "histogram": 30, "within": [0, 2.5], "edges": 1.5}
+    kept = {"farthest": 20, "nearest": 60, "neighbors": 4, "histogram": 30, "within": [0, 2.5], "pairs_within": 1.5}
     result = scan(store, tile=32, client=client, **kept)
     assert asked[10:13] == [32] * 3
     assert max(asked[13:]) == 16

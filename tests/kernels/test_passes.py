@@ -209,7 +209,7 @@ def test_both_passes_select_the_same_pairs(
 def bins_of(count: int) -> Bins:
     squared = np.linspace(0, 2, count + 1) ** 2
     lower, upper = np.append(-np.inf, squared), np.append(squared, np.inf)
-    return Bins(lower, upper, True, 0.0, count / 2, np.empty((0, 2), np.int64), 1.0, 2.0**40, 21)
+    return Bins(lower, upper, True, 0.0, count / 2, np.empty((0, 2), np.int64), 1.0, 0.0, 2.0**40, 21)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])

@@ -4,6 +4,7 @@ import json
 from bisect import bisect_right
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,30 +81,30 @@ def test_counts_within_radii_equal_rational_brute_force(
 def test_wrong_numbers_are_refused_in_one_line(client: Client, tmp_path: Any) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
     for kept, words in (
-        ({"within": "1,x"}, "--within 1,x: give numbers"),
-        ({"within": [-0.5]}, "--within -0.5: give numbers of 0 or more"),
-        ({"within": "nan"}, "--within nan"),
-        ({"within": float("inf")}, "--within inf"),
-        ({"within": []}, "--within: give one number"),
-        ({"within": "1,2,1.0"}, "--within: 1.0 is given more than once"),
-        ({"edges": "1,2"}, "--edges 1,2: give one number"),
-        ({"edges": -1}, "--edges -1: give numbers of 0 or more"),
-        ({"edges": 1, "edge_limit": 0}, "--edge-limit 0: give a whole number of at least 1"),
-        ({"nearest": 2.5}, "--nearest 2.5: give a whole number"),
-        ({"nearest": "3"}, "--nearest '3': give a whole number"),
-        ({"neighbors": True}, "--neighbors True: give a whole number"),
-        ({"farthest": [1]}, r"--farthest \[1\]: give a whole number"),
-        ({"histogram": np.float64(8)}, r"--histogram .*8.0.*: give a whole number"),
-        ({"nearest": 1, "tile": 2.0}, "--tile 2.0: give a whole number"),
-        ({"within": True}, "--within True: give numbers"),
-        ({"edges": [None]}, r"--edges \[None\]: give numbers"),
-        ({"histogram_edges": [1]}, "--histogram-edges: give two edges"),
-        ({"histogram_edges": "2,1"}, "--histogram-edges: give numbers that ascend"),
-        ({"histogram_edges": "1,1"}, "--histogram-edges: 1.0 is given more than once"),
+        ({"within": "1,x"}, "`within` 1,x: give numbers"),
+        ({"within": [-0.5]}, "`within` -0.5: give numbers of 0 or more"),
+        ({"within": "nan"}, "`within` nan"),
+        ({"within": float("inf")}, "`within` inf"),
+        ({"within": []}, "`within`: give one number"),
+        ({"within": "1,2,1.0"}, "`within`: 1.0 is given more than once"),
+        ({"pairs_within": "1,2"}, "`pairs_within` 1,2: give one number"),
+        ({"pairs_within": -1}, "`pairs_within` -1: give numbers of 0 or more"),
+        ({"pairs_within": 1, "max_pairs": 0}, "`max_pairs` 0: give a whole number of at least 1"),
+        ({"nearest": 2.5}, "`nearest` 2.5: give a whole number"),
+        ({"nearest": "3"}, "`nearest` '3': give a whole number"),
+        ({"neighbors": True}, "`neighbors` True: give a whole number"),
+        ({"farthest": [1]}, r"`farthest` \[1\]: give a whole number"),
+        ({"histogram": np.float64(8)}, r"`histogram` .*8.0.*: give a whole number"),
+        ({"nearest": 1, "tile": 2.0}, "`tile` 2.0: give a whole number"),
+        ({"within": True}, "`within` True: give numbers"),
+        ({"pairs_within": [None]}, r"`pairs_within` \[None\]: give numbers"),
+        ({"histogram_edges": [1]}, "`histogram_edges`: give two edges"),
+        ({"histogram_edges": "2,1"}, "`histogram_edges`: give numbers that ascend"),
+        ({"histogram_edges": "1,1"}, "`histogram_edges`: 1.0 is given more than once"),
         ({"histogram_edges": "1,2", "histogram": 3}, "not both"),
-        ({"histogram_scale": "log", "nearest": 1}, "--bins log"),
-        ({"quantiles": "0.5,1.5"}, "--quantiles 1.5: give numbers of 0 to 1"),
-        ({"exact_quantiles": True, "nearest": 1}, "--exact-quantiles: say which"),
+        ({"histogram_scale": "log", "nearest": 1}, "`histogram_scale` log"),
+        ({"quantiles": "0.5,1.5"}, "`quantiles` 1.5: give numbers of 0 to 1"),
+        ({"exact_quantiles": True, "nearest": 1}, "`exact_quantiles`: say which"),
         ({"histogram_scale": "sqrt", "histogram": 1}, "no scale 'sqrt'"),
     ):
         with pytest.raises(InputError, match=words) as refusal:
@@ -115,26 +116,24 @@ def test_wrong_numbers_are_refused_in_one_line(client: Client, tmp_path: Any) ->
 def test_numbers_of_numpy_are_numbers(client: Client, tmp_path: Any) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(4, dtype=np.float32))
     counts = {"nearest": np.int64(2), "neighbors": np.uint8(1), "histogram": np.int32(8), "tile": np.int16(2)}
-    found = scan(
-        store, within=np.float32(1.5), edge_limit=np.int64(9), out=tmp_path / "r.zarr", client=client, **counts
-    )
+    found = scan(store, within=np.float32(1.5), max_pairs=np.int64(9), out=tmp_path / "r.zarr", client=client, **counts)
     plain = {name: int(count) for name, count in counts.items()}
-    assert scan(store, within=1.5, edge_limit=9, out=tmp_path / "r.zarr", **plain).identical(found)
+    assert scan(store, within=1.5, max_pairs=9, out=tmp_path / "r.zarr", **plain).identical(found)
 
 
 def test_the_command_takes_and_shows_all_of_them(tmp_path: Any) -> None:
     rows = np.array([[0, 0], [3, 4], [3, 4], [6, 8], [0, 100]], np.float32)
     store = make_store(tmp_path / "m.zarr", output=rows)
-    asked = ["--within", "5,0", "--edges", "5", "--histogram-edges", "1,5,10"]
+    asked = ["--within", "5,0", "--pairs-within", "5", "--histogram-edges", "1,5,10"]
     run = CliRunner().invoke(app, ["scan", store, *asked, "--json"])
     assert run.exit_code == 0, run.output
     found = json.loads(run.stdout)
     assert found["radius"] == [0, 5]
     assert found["within_count"] == [1, 5]
     assert found["within_degree"] == [[0, 2], [1, 3], [1, 3], [0, 2], [0, 0]]
-    assert found["edge_token_id"] == [[0, 1], [0, 2], [1, 2], [1, 3], [2, 3]]
-    assert found["edge_token"][1] == ["t0", "t2"]
-    assert found["edge_distance"] == [5, 5, 0, 5, 5]
+    assert found["pair_token_id"] == [[0, 1], [0, 2], [1, 2], [1, 3], [2, 3]]
+    assert found["pair_token"][1] == ["t0", "t2"]
+    assert found["pair_distance"] == [5, 5, 0, 5, 5]
     assert found["histogram_count"] == [0, 5]
     assert (found["histogram_below"], found["histogram_above"]) == (1, 4)
     shown = CliRunner().invoke(app, ["scan", store, *asked]).stdout.splitlines()
@@ -143,10 +142,10 @@ def test_the_command_takes_and_shows_all_of_them(tmp_path: Any) -> None:
     assert "2 5 0 t0 2 t2" in words
     assert "5 5 2 2 3" in words
     assert "histogram_below 1" in words
-    refused = CliRunner().invoke(app, ["scan", store, "--edges", "5", "--edge-limit", "4"])
+    refused = CliRunner().invoke(app, ["scan", store, "--pairs-within", "5", "--max-pairs", "4"])
     assert refused.exception.exit_code == 1
     assert str(refused.exception).startswith("5 pairs lie within 5, more than the limit of 4")
-    log = CliRunner().invoke(app, ["scan", store, "--histogram", "3", "--bins", "log", "--json"])
+    log = CliRunner().invoke(app, ["scan", store, "--histogram", "3", "--histogram-scale", "log", "--json"])
     assert json.loads(log.stdout)["histogram_below"] == 1
 
 
@@ -164,14 +163,14 @@ def test_edges_equal_rational_brute_force(
     folder, limit = tmp_path_factory.mktemp("edges"), max(1, near.sum() - rng.integers(0, 2))
     if near.sum() > limit:
         with pytest.raises(EmbgeomError, match=f"^{near.sum()} pairs lie within .* limit of {limit}: choose"):
-            compare(case, folder, client, edges=radius, edge_limit=limit)
+            compare(case, folder, client, pairs_within=radius, max_pairs=limit)
         return
-    result = compare(case, folder, client, edges=radius, edge_limit=limit)
+    result = compare(case, folder, client, pairs_within=radius, max_pairs=limit)
     ids = np.stack([expected.i[near], expected.j[near]], axis=1)
     order = np.lexsort((ids[:, 1], ids[:, 0]))
-    np.testing.assert_array_equal(result["edge_token_id"], ids[order])
-    np.testing.assert_array_equal(result["edge_distance"], expected.distance[near][order])
-    assert result["edge_token"].values.tolist() == [[f"t{i}", f"t{j}"] for i, j in ids[order].tolist()]
+    np.testing.assert_array_equal(result["pair_token_id"], ids[order])
+    np.testing.assert_array_equal(result["pair_distance"], expected.distance[near][order])
+    assert result["pair_token"].values.tolist() == [[f"t{i}", f"t{j}"] for i, j in ids[order].tolist()]
 
 
 @slow_examples
@@ -312,4 +311,26 @@ def test_the_command_leaves_identical_rows_out(tmp_path: Any) -> None:
     assert shown[-1].split() == ["3", "5", "5", "5", "5"]
     refused = CliRunner().invoke(app, ["scan", store, "--farthest", "1", "--distinct"])
     assert isinstance(refused.exception, InputError)
-    assert "--distinct leaves identical rows out of --nearest and --neighbors: ask for" in str(refused.exception)
+    assert "`distinct` leaves identical rows out of `nearest` and `neighbors`: ask for" in str(refused.exception)
+
+
+@pytest.mark.parametrize("small", [1.0, 1e-12])
+def test_moments_of_distances_that_are_tiny_beside_the_rows(small: float, client: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(1, 40)) * small
+    rows[0, -1] = 1
+    rows = np.repeat(rows, 24, axis=0)
+    for i in range(23):
+        rows[i + 1, i] = np.nextafter(rows[i + 1, i], 9)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    for metric in METRICS:
+        found, expected = scan(store, metric=metric, histogram=4, client=client), truth(rows, metric=metric)
+        np.testing.assert_allclose(found["distance_mean"], expected.distance.mean(), rtol=1e-12)
+        np.testing.assert_allclose(found["distance_std"], expected.distance.std(ddof=1), rtol=1e-12)
+        assert found["distance_min"] <= found["distance_mean"] <= found["distance_max"]
+
+
+@pytest.mark.parametrize("n", [2, 40])
+def test_the_mean_of_equal_distances_is_that_distance(n: int, client: Client, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(n, dtype=np.float32))
+    found = scan(store, histogram=7, client=client)
+    assert (float(found["distance_mean"]), float(found["distance_std"] if n > 2 else 0)) == (np.sqrt(2), 0)

@@ -385,7 +385,7 @@ def test_two_matrices_of_the_same_bits_are_stored_once(tmp_path: Path) -> None:
 def test_an_existing_store_is_replaced_only_when_asked(tmp_path: Path) -> None:
     rows = {"output_embedding": ArrayRows(np.ones((5, 3)))}
     model_stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "old"})
-    with pytest.raises(InputError, match="exists: --overwrite replaces it"):
+    with pytest.raises(InputError, match="exists: `overwrite` replaces it"):
         model_stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "new"})
     assert model_stores.open_model(tmp_path / "m.zarr").attrs["model"] == "old"
     model_stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "new"}, overwrite=True)

@@ -74,7 +74,7 @@ def test_a_checkpoint_becomes_a_store_in_a_bucket_and_is_listed(
                     where,
                     "--input-key",
                     "model.embed_tokens.weight",
-                    "--matrix",
+                    "--role",
                     "input",
                     "--overwrite",
                 ]
@@ -82,7 +82,7 @@ def test_a_checkpoint_becomes_a_store_in_a_bucket_and_is_listed(
             == 0
         )
         assert capsys.readouterr().out == f"{where}/org--m.zarr\n"
-    with pytest.raises(eg.InputError, match="exists: --overwrite replaces it"):
+    with pytest.raises(eg.InputError, match="exists: `overwrite` replaces it"):
         make_rows(f"{where}/org--m.zarr")
     assert app.main(["list", "--stores", where, "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

@@ -39,7 +39,7 @@ def test_saving_replaces_the_same_result_and_refuses_another(tmp_path: Path) -> 
     out = tmp_path / "r.zarr"
     results.save(dataset(store, farthest=1), out)
     results.save(dataset(store, farthest=1), out)
-    with pytest.raises(InputError, match=r"farthest is 1 there and 2 here.*--out"):
+    with pytest.raises(InputError, match=r"farthest is 1 there and 2 here.*`out`"):
         results.save(dataset(store, farthest=2), out)
     other = make_store(tmp_path / "n.zarr", output=np.zeros((3, 3), dtype=np.float32))
     with pytest.raises(InputError, match="sha256"):

@@ -88,8 +88,8 @@ def test_rows_that_are_not_are_refused(matrix: xr.DataArray, change, words: str)
 def test_an_array_is_of_the_matrix_it_was_taken_from(matrix: xr.DataArray, client: Client) -> None:
     rows = matrix[[20, 12, 3, 15]]
     expected = pdist(rows.values.astype(np.float64)).min()
-    for array, which in ((rows, None), (rows.rename("input_embedding"), "input")):
-        found = eg.scan(array, which=which, nearest=1, client=client)
+    for array, role in ((rows, None), (rows.rename("input_embedding"), "input")):
+        found = eg.scan(array, role=role, nearest=1, client=client)
         assert found.attrs["matrix"] == ["output_embedding"]
         assert float(found.nearest_distance[0]) == pytest.approx(expected, rel=1e-14)
         assert set(found.nearest_token_id.values.ravel().tolist()) <= {3, 12, 15, 20}
