@@ -16,7 +16,7 @@ from embgeom_dask import progress
 from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.checkpoints.labelling import Labels
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
-from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage import model_stores, paths, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import ROLES, Matrix
 from embgeom_dask.storage.validation import forget
@@ -163,7 +163,7 @@ def _is_whole(target: str) -> bool:
     except EmbgeomError as error:
         raise InputError(f"{target} is damaged, `overwrite` replaces it: {error}") from error
     if not paths.is_url(target):
-        paths.sweep(Path(paths.locate(target)))
+        replacement.sweep(Path(paths.locate(target)))
     progress.note(f"{target} is there already")
     return True
 

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from embgeom_dask import progress
 from embgeom_dask.errors import InputError
-from embgeom_dask.storage import paths, records, results, transactions
+from embgeom_dask.storage import paths, records, replacement, results, transactions
 
 FILES = ("claim.json", "lock")
 _CLAIM, _LOCK = FILES
@@ -52,7 +52,7 @@ def _by_lock(out: str, folder: Path, attrs: Mapping[str, Any], stopped: Callable
     lock = FileLock(folder / _LOCK, thread_local=False)
     try:
         _wait(lock, out, folder, attrs, stopped)
-        with paths.whole_file(folder / _CLAIM) as file:
+        with replacement.whole_file(folder / _CLAIM) as file:
             file.write(_content(attrs))
     except BaseException as error:
         _leave(lock, folder)

@@ -39,7 +39,7 @@ from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.monitor import is_interrupted
 from embgeom_dask.execution.panel_result import LARGEST_BYTES, PanelResult
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
-from embgeom_dask.storage import paths, records, results, transactions
+from embgeom_dask.storage import paths, records, replacement, results, transactions
 
 _PASS = re.compile(r"[a-z]+-[0-9a-f]{16}")
 _PANEL = re.compile(r"\d+-\d+-\d+")
@@ -349,7 +349,7 @@ def _put(url: str, content: bytes) -> None:
             fs, path = paths.filesystem(url)
             fs.pipe_file(path, content)
         else:
-            with paths.whole_file(Path(url)) as file:
+            with replacement.whole_file(Path(url)) as file:
                 file.write(content)
     except Exception as error:  # file systems raise what they like
         raise AbortRun(f"cannot write {url}: {paths.explain(error)}") from error

@@ -13,7 +13,7 @@ import numpy as np
 
 from embgeom_dask import progress
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
-from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage import model_stores, replacement
 from embgeom_dask.storage.model_stores import Matrix, Role
 
 _BLOCK_BYTES = 32 << 20
@@ -49,7 +49,7 @@ def export(
             raise InputError(f"no folder {path.parent}: make it first")
         if path.is_dir() or (path.exists() and not overwrite):
             raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: `overwrite` replaces it"))
-        with paths.whole_file(path) as file:
+        with replacement.whole_file(path) as file:
             _write(found, file)
     except OSError as error:
         raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error

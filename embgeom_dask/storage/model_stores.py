@@ -23,7 +23,7 @@ import zarr
 from embgeom_dask import progress
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import fill, paths, records
+from embgeom_dask.storage import fill, paths, records, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.labels import digest_labels as digest_labels
 from embgeom_dask.storage.labels import read_labels, suffix_of, write_label
@@ -346,7 +346,7 @@ def write_model(
         if given.sizes["token_id"] != (expected := matrices[name].shape[0] if name else rows):
             raise InputError(f"{given.sizes['token_id']} labels for {expected} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
-    with paths.replacing(target, overwrite=overwrite, resume=resume) as place:
+    with replacement.replacing(target, overwrite=overwrite, resume=resume) as place:
         group = zarr.open_group(paths.writer(place), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             write_label(group, name, labels[name].values)
@@ -372,7 +372,7 @@ def write_model(
         if len(found) < len(matrices):
             del group["output_embedding"]
             tied = True
-        paths.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION})
+        replacement.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION})
     return os.fspath(path)
 
 

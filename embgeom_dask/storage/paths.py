@@ -1,24 +1,14 @@
-"""Where stores and results lie: a folder on this machine, or a URL that fsspec knows (`s3://`, `gs://`, `https://`).
-
-Either holds zarr groups that are whole or not there. A folder is written aside and moved into place. At a URL nothing
-can be moved: a group is written where it belongs, marked unfinished, and gets its attributes last.
-"""
+"""Where stores and results lie: a folder on this machine, or a URL that fsspec knows (`s3://`, `gs://`, `https://`)."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import os
-import sys
-import uuid
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from glob import escape
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import zarr
@@ -26,12 +16,10 @@ from fsspec import AbstractFileSystem, get_filesystem_class
 from fsspec.core import url_to_fs
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, shorten
 from embgeom_dask.redaction import redact
-from embgeom_dask.storage import transactions
 
 PathLike = str | os.PathLike[str]
 
@@ -221,186 +209,18 @@ def check_chunks(group: zarr.Group) -> None:
             pass
 
 
-def finish(place: str, attributes: Mapping[str, Any]) -> None:
-    """Consolidate the metadata of the group that was written at `place`; then write its attributes, which ends it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata")  # that format 3 has none yet
-        group = zarr.consolidate_metadata(writer(place), zarr_format=3)
-    group.attrs.put(dict(attributes))
-
-
 def is_free(place: str) -> bool:
     """Whether nothing is at `place`, or at a URL only what a writer left unfinished."""
     if not exists(place):
         return True
     if not is_url(place):
         return False
-    return _left_unfinished(place) is not None
+    return left_unfinished(place) is not None
 
 
-def _left_unfinished(url: str) -> str | bool | None:
+def left_unfinished(url: str) -> str | bool | None:
     """What a writer that did not finish there left as its mark; None where there is none."""
     with explained(f"read {url}"), suppress(FileNotFoundError, ValueError, KeyError):
         fs, path = filesystem(url)
         return cast(str | bool, json.loads(fs.cat_file(f"{path}/zarr.json"))["attributes"][UNFINISHED])
     return None
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write that is at `path` once it is complete and on the disk; on any failure nothing changes."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with aside.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        transactions.sync_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink()
-        raise
-
-
-@contextmanager
-def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Iterator[str]:
-    """Yield the place to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
-
-    A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
-    soon as writing starts. Without `overwrite` nothing may be at `target`. With `resume`, a name for what is written,
-    what fails stays, aside or marked unfinished, and the next writer of that name gets it as it was left.
-
-    Raises
-    ------
-    EmbgeomError
-        where it cannot be written (InputError where nothing can be written there at all).
-    """
-    with _in_place(target, overwrite, resume) if is_url(target) else _aside(target, overwrite, resume) as place:
-        try:
-            yield place
-        except BaseException as error:
-            sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
-            of_storage = isinstance(error, OSError) or (is_url(target) and isinstance(error, Exception))
-            if of_storage and not isinstance(error, EmbgeomError):
-                raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
-            raise
-
-
-@contextmanager
-def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
-    if target.startswith(("http://", "https://")):
-        raise InputError(f"cannot write {target}: from https:// is only read")
-    if not overwrite and not is_free(target):
-        raise EmbgeomError(f"cannot write {target}: something is there")
-    try:
-        resumed = resume is not None and _left_unfinished(target) == resume
-        fs, path = filesystem(target)
-        mark = {"zarr_format": 3, "node_type": "group", "attributes": {UNFINISHED: resume or True}}
-        fs.pipe_file(f"{path}/zarr.json", json.dumps(mark).encode())
-        old = [] if resumed else [file for file in fs.find(path) if file != f"{path}/zarr.json"]
-        if old:
-            fs.rm(old)
-    except Exception as error:
-        raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
-    try:
-        yield target
-    except BaseException:
-        if resume is None:
-            with suppress(Exception):  # it stays marked unfinished
-                fs.invalidate_cache()
-                fs.rm(path, recursive=True)
-        raise
-
-
-@contextmanager
-def _aside(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
-    place = Path(target)
-    try:
-        transactions.make_folder(place.parent)
-        aside, held = _begin(place, resume)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {place.parent}: {error.strerror}") from error
-    old = aside.with_suffix(".old")
-    try:
-        yield str(aside)
-        transactions.put_in_place(aside, place, old if overwrite else None)
-        transactions.discard(old)
-    except OSError as error:
-        raise EmbgeomError(f"cannot write {target}: {explain(error)}") from error
-    finally:
-        try:
-            if resume is None:
-                transactions.discard(aside)
-        finally:
-            if held is not None:
-                os.close(held)
-
-
-def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
-    """Make, or take up again, the hidden folder beside `place` that is written to, and lock it."""
-    fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    aside = place.with_name(f".{place.name}.{resume}.partial") if resume else fresh.with_name(f"{fresh.name}.partial")
-    sweep(place, aside)
-    if aside.exists():
-        held = _hold(aside)
-        if held is not None:
-            return aside, held
-        aside = fresh.with_name(f"{fresh.name}.partial")  # another writer has it
-    fresh.mkdir()
-    held = _hold(fresh)
-    try:
-        fresh.rename(aside)
-    except FileNotFoundError:  # another writer has swept it up before it was locked
-        if held is not None:
-            os.close(held)
-        return _begin(place, resume)
-    except BaseException:
-        transactions.discard(fresh)
-        raise
-    return aside, held
-
-
-def sweep(place: Path, kept: Path | None = None) -> None:
-    """Remove what writers of `place` left beside it that were killed, but `kept`; put back what one was to replace."""
-    name = f".{escape(place.name)}."
-    for left in [*place.parent.glob(f"{name}*.partial"), *place.parent.glob(name + "[0-9a-f]" * 8)]:
-        if (held := _hold(left)) is not None:
-            transactions.put_back(left.with_suffix(".old"), place)
-            if left != kept:
-                transactions.discard(left)
-            os.close(held)
-    for old in place.parent.glob(f"{name}*.old"):
-        if not old.with_suffix(".partial").exists():  # else its writer runs
-            transactions.put_back(old, place)
-
-
-def _hold(folder: Path) -> int | None:
-    """Lock a folder until the descriptor returned is closed or the process ends; None where that cannot be done."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    descriptor = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another holds it, or no lock can be had in this file system
-        if descriptor is not None:
-            os.close(descriptor)
-        return None
-    return descriptor
-
-
-_waiting: set[asyncio.Task[Any] | None] = set()
-
-
-async def _writes_in_flight() -> None:
-    """Wait for what zarr does now; not for others that wait so, in other threads."""
-    me = asyncio.current_task()
-    _waiting.add(me)
-    try:
-        if tasks := asyncio.all_tasks() - _waiting:
-            await asyncio.wait(tasks)
-    finally:
-        _waiting.discard(me)

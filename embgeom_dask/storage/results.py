@@ -16,7 +16,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import progress, versions
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage import model_stores, paths, replacement
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 
@@ -94,7 +94,7 @@ def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
         progress.note(f"{path} is damaged, and is made again: {error}")
         return None
     if not paths.is_url(place):
-        paths.sweep(Path(place))
+        replacement.sweep(Path(place))
     return _opened(path, group)
 
 
@@ -134,7 +134,7 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
     elif existing(path, dataset.attrs) is not None:
         return
     try:
-        with paths.replacing(place, overwrite=not free) as aside:
+        with replacement.replacing(place, overwrite=not free) as aside:
             dataset.drop_attrs(deep=False).to_zarr(
                 paths.writer(aside),
                 mode="a",
@@ -143,7 +143,7 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
                 write_empty_chunks=True,
                 encoding={name: {"compressors": _COMPRESSORS} for name in dataset.variables},
             )
-            paths.finish(aside, dataset.attrs)
+            replacement.finish(aside, dataset.attrs)
     except EmbgeomError as error:
         another = isinstance(error.__cause__, FileExistsError)
         if not another or existing(path, dataset.attrs) is None:  # which another command has put there meanwhile

@@ -18,7 +18,7 @@ from distributed import Client
 
 import embgeom_dask as eg
 from embgeom_dask.cli import app
-from embgeom_dask.storage import fill, model_stores, paths
+from embgeom_dask.storage import fill, model_stores, paths, replacement
 from embgeom_dask.testing import ArrayRows, make_checkpoint, make_store
 from tests import s3
 
@@ -123,7 +123,7 @@ def test_workers_that_share_no_folder_scan_a_bucket(bucket: str, endpoint: str, 
 @pytest.mark.parametrize("kind", ["store", "result"])
 def test_what_is_unfinished_in_a_bucket_is_neither_and_is_written_again(bucket: str, kind: str) -> None:
     target = f"{bucket}/x.zarr"
-    with pytest.raises(eg.EmbgeomError, match="ZeroDivisionError"), paths.replacing(target, overwrite=False):
+    with pytest.raises(eg.EmbgeomError, match="ZeroDivisionError"), replacement.replacing(target, overwrite=False):
         assert json.loads(s3fs.S3FileSystem().cat_file(f"{target}/zarr.json"))["attributes"] == {"unfinished": True}
         raise ZeroDivisionError
     assert keys(bucket) == []
