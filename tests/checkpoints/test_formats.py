@@ -253,7 +253,7 @@ def test_export_refuses_what_it_cannot_do_and_leaves_nothing(tmp_path: Path, mon
     for path, words in {
         "W.npy": "must end in .safetensors",
         "none/W.safetensors": "no folder",
-        "old.safetensors": "exists: --overwrite replaces it",
+        "old.safetensors": "exists: `overwrite` replaces it",
     }.items():
         with pytest.raises(InputError, match=words):
             eg.export(store, tmp_path / path)

@@ -49,7 +49,7 @@ def put(folder: Path, *files: str) -> None:
         (["pytorch_model-00001-of-00002.bin"], "without their index: download pytorch_model.bin.index.json too"),
         (
             ["consolidated.safetensors"],
-            "give {}/consolidated.safetensors, with --input-key tok_embeddings.weight --outp",
+            "give {}/consolidated.safetensors, with `input_key` tok_embeddings.weight `outp",
         ),
         (["consolidated.00.pth"], "its consolidated.00.pth is of the layout of the model's maker"),
         (["model.fp16.safetensors"], "it has model.fp16.safetensors: give {}/model.fp16.safetensors, or rename it"),
@@ -111,7 +111,7 @@ def test_an_index_of_other_shards_is_refused_with_those_there(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("model.safetensors", "2 matrices, choose one with --output-key or --input-key, or give the model folder {}:"),
+        ("model.safetensors", "2 matrices, choose one with `output_key` or `input_key`, or give the model folder {}:"),
         ("config.json", "config.json is not a checkpoint: give the folder that it lies in"),
         ("model.onnx", "model.onnx is of ONNX: give the original model"),
     ],
