@@ -18,6 +18,7 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask import streams
+from embgeom_dask.cli.as_json import to_json
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, SomeFailed
 from embgeom_dask.escaping import shown_lines
 from embgeom_dask.redaction import redact
@@ -107,10 +108,10 @@ def export(
 @app.command("list")
 def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
     """List the stores of a folder."""
-    from embgeom_dask.cli import tables
+    from embgeom_dask.cli import text
 
     found = eg.list_models(stores)
-    _print(tables.to_json(found) if as_json else tables.list_text(found))
+    _print(to_json(found) if as_json else text.list_text(found))
 
 
 @app.command()
@@ -123,11 +124,11 @@ def survey(
 ) -> None:
     """Describe the centroid and the norms of every row, for any number of models."""
     from embgeom_dask.analyses import survey
-    from embgeom_dask.cli import tables
+    from embgeom_dask.cli import text
 
-    with _finished(lambda found: _print_one(survey.together(found), tables.survey_text, as_json)):
+    with _finished(lambda found: _print_one(survey.together(found), text.survey_text, as_json)):
         result = eg.survey(stores, role, out=out, scheduler=scheduler)
-    _print_one(result, tables.survey_text, as_json)
+    _print_one(result, text.survey_text, as_json)
 
 
 @app.command()
@@ -140,11 +141,11 @@ def duplicates(
 ) -> None:
     """Find the groups of identical rows: how many, how large and whose, for any number of models."""
     from embgeom_dask.analyses import duplicates
-    from embgeom_dask.cli import tables
+    from embgeom_dask.cli import text
 
-    with _finished(lambda found: _print_one(duplicates.together(found), tables.duplicates_text, as_json)):
+    with _finished(lambda found: _print_one(duplicates.together(found), text.duplicates_text, as_json)):
         result = eg.duplicates(stores, role, out=out, scheduler=scheduler)
-    _print_one(result, tables.duplicates_text, as_json)
+    _print_one(result, text.duplicates_text, as_json)
 
 
 @app.command()
@@ -201,7 +202,7 @@ def scan(
 ) -> None:
     """Compare every pair of tokens, or each with each of another matrix, exactly; keep what is asked for."""
     from embgeom_dask.analyses import many
-    from embgeom_dask.cli import tables
+    from embgeom_dask.cli import text
 
     how: dict[str, Any] = {
         "role": role,
@@ -228,13 +229,13 @@ def scan(
         "dry_run": dry_run,
     }
     if len(stores) == 1:
-        _print_one(eg.scan(stores[0], **how), tables.scan_text, as_json)
+        _print_one(eg.scan(stores[0], **how), text.scan_text, as_json)
         return
 
     def show(found: Sequence[xr.Dataset]) -> None:
         table = many.table(found)
-        each = {"results": [tables.to_json(one) for one in found]}
-        _print(tables.to_json(table) | each if as_json else tables.scans_text(table))
+        each = {"results": [to_json(one) for one in found]}
+        _print(to_json(table) | each if as_json else text.scans_text(table))
 
     with _finished(show):
         found = eg.scan_many(stores, **how)
@@ -251,10 +252,10 @@ def outliers(
     as_json: Json = False,
 ) -> None:
     """Find the two tokens of a selection that are farthest apart, and their triangle with its centroid."""
-    from embgeom_dask.cli import tables
+    from embgeom_dask.cli import text
 
     result = eg.outliers(store, tokens, role, device=device, scheduler=scheduler)
-    _print(tables.to_json(result) if as_json else tables.outliers_text(result))
+    _print(to_json(result) if as_json else text.outliers_text(result))
 
 
 @app.command()
@@ -263,20 +264,20 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say how far a scan is that runs or has died, and the command that goes on."""
-    from embgeom_dask.cli import tables
+    from embgeom_dask.cli import text
 
     found = eg.status(result)
-    _print(found if as_json else tables.status_text(found))
+    _print(found if as_json else text.status_text(found))
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say which devices, how much memory and which versions are here."""
     from embgeom_dask import devices
-    from embgeom_dask.cli import tables
+    from embgeom_dask.cli import text
 
     found = devices.describe()
-    _print(found if as_json else tables.doctor_text(found))
+    _print(found if as_json else text.doctor_text(found))
 
 
 @contextmanager
@@ -291,9 +292,7 @@ def _finished(show: Callable[[Sequence[xr.Dataset]], None]) -> Iterator[None]:
 
 
 def _print_one(result: xr.Dataset, as_text: Callable[[xr.Dataset], str], as_json: bool) -> None:
-    from embgeom_dask.cli import tables
-
-    _print(tables.to_json(result) if as_json else as_text(result))
+    _print(to_json(result) if as_json else as_text(result))
 
 
 def _print(answer: str | dict[str, Any]) -> None:

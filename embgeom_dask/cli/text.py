@@ -1,13 +1,17 @@
-"""Results as text for a terminal and as JSON for a program, under the same names."""
+"""Results as text for a person."""
 
 from __future__ import annotations
 
-import math
-import unicodedata
+import io
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from embgeom_dask.escaping import shown
 
@@ -22,41 +26,29 @@ _MODELS_ACROSS = 4
 _GROUP_LINES = 20
 _MEMBERS_ACROSS = 5
 _LEFT_OUT_ACROSS = 10
+_ENDLESS = 1 << 20
+"""Columns of what is no terminal: a file or a pipe gets every table whole."""
 
 
-def to_json(dataset: xr.Dataset) -> dict[str, Any]:
-    """Return `dataset` as plain JSON values: `attrs`, `dims` and each variable and coordinate by its name.
+def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None) -> str:
+    """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right.
 
-    Arrays become nested lists, NaN and infinity null; floats keep every digit.
+    Cells that do not fit `width` go on below; the default is the width of the terminal, and none where there is none.
     """
-    variables = {str(name): variable.to_numpy().tolist() for name, variable in dataset.variables.items()}
-    plain: dict[str, Any] = _plain({"attrs": dataset.attrs, "dims": dict(dataset.sizes), **variables})
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def align(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right."""
     rows = [list(row) for row in rows]
-    right = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
-    cells = [[shown(name) for name in header], *([_cell(value) for value in row] for row in rows)]
-    widths = [max(_width(line[column]) for line in cells) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            " " * (width - _width(cell)) + cell if number else cell + " " * (width - _width(cell))
-            for cell, width, number in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in cells
-    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column, name in enumerate(header):
+        right = all(_is_number(row[column]) for row in rows)
+        table.add_column(Text(shown(name)), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    if width is None:
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else _ENDLESS
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, emoji=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _is_number(value: Any) -> bool:
@@ -69,11 +61,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:.9g}"
     return shown(value)
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: two for a wide character of East Asia, none for a mark that joins the one before."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def size(count: int) -> str:

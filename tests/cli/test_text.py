@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from embgeom_dask.cli import tables
+from embgeom_dask.cli import text
+from embgeom_dask.cli.as_json import to_json
 
 
 def test_numbers_stand_to_the_right_and_text_to_the_left():
-    text = tables.align(["id", "token", "distance", "tied"], [[7, "a", 2.0 / 3, True], [101, "[CLS]", 1e-20, False]])
-    assert text.splitlines() == [
+    said = text.align(["id", "token", "distance", "tied"], [[7, "a", 2.0 / 3, True], [101, "[CLS]", 1e-20, False]])
+    assert said.splitlines() == [
         " id  token     distance  tied",
         "  7  a      0.666666667  yes",
         "101  [CLS]        1e-20  no",
@@ -21,12 +22,21 @@ def test_numbers_stand_to_the_right_and_text_to_the_left():
 
 def test_wide_joining_and_control_characters_keep_their_columns():
     rows = [["日本", 1], ["e\u0301t", 2], ["a\nb", 3], ["plain", 4]]
-    lines = tables.align(["token", "n"], rows).splitlines()
+    lines = text.align(["token", "n"], rows).splitlines()
     assert lines[1:] == ["日本   1", "e\u0301t     2", "a\\nb   3", "plain  4"]
 
 
+def test_what_a_terminal_is_too_narrow_for_goes_on_below():
+    assert text.align(["id", "token"], [[1, "[bold]abcdef"], [20, "b"]], width=10).splitlines() == [
+        "id  token",
+        " 1  [bold]",
+        "    abcdef",
+        "20  b",
+    ]
+
+
 def test_a_table_without_rows_is_its_header():
-    assert tables.align(["model", "bytes"], []) == "model  bytes"
+    assert text.align(["model", "bytes"], []) == "model  bytes"
 
 
 def test_json_has_the_names_and_every_digit():
@@ -45,7 +55,7 @@ def test_json_has_the_names_and_every_digit():
             "none": float("nan"),
         },
     )
-    found = json.loads(json.dumps(tables.to_json(dataset), allow_nan=False))
+    found = json.loads(json.dumps(to_json(dataset), allow_nan=False))
     assert found == {
         "attrs": {"command": "scan", "seconds": 0.5, "devices": ["cpu"], "sizes": [0, 1], "none": None},
         "dims": {"pair": 3, "hidden": 2},
@@ -66,7 +76,7 @@ def test_the_histogram_shows_every_pair_once(bins):
         {"histogram_count": ("bin", counts), "bin_edge": ("edge", edges), **moments},
         attrs={"model": ["m"], "revision": [""], "matrix": ["output_embedding"]},
     )
-    lines = tables.scan_text(dataset).split("\n\n")[-1].splitlines()[1:]
+    lines = text.scan_text(dataset).split("\n\n")[-1].splitlines()[1:]
     cells = [line.split()[:3] for line in lines]
     assert sum(int(count) for _, _, count in cells) == 4000
     assert len(cells) <= 16
@@ -76,5 +86,5 @@ def test_the_histogram_shows_every_pair_once(bins):
 
 
 def test_a_size_is_given_in_a_readable_unit():
-    assert tables.size(3 << 20) == "3.0 MiB"
-    assert tables.size(5 << 30) == "5.0 GiB"
+    assert text.size(3 << 20) == "3.0 MiB"
+    assert text.size(5 << 30) == "5.0 GiB"
