@@ -29,6 +29,9 @@ class InputError(EmbgeomError, ValueError):
     exit_code = 2
 
 
+NO_STORE = "no store at {}: embgeom convert makes one"
+
+
 def refuse_credentials(url: str) -> None:
     """Raise InputError where `url`, or a part of a chained one, holds what may be a credential.
 

@@ -19,6 +19,7 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask import streams
 from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.stores import find_other, find_store, find_stores
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, SomeFailed
 from embgeom_dask.escaping import shown_lines
 from embgeom_dask.redaction import redact
@@ -33,11 +34,12 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="A model's store, as convert wrote it: a folder or a URL.")]
+Store = Annotated[str, typer.Argument(metavar="STORE", help="A store: a folder, a URL, or a model's name in list.")]
 ManyStores = Annotated[
-    list[str], typer.Argument(metavar="STORE...", help="Models' stores: folders, or URLs like s3://bucket/name.zarr.")
+    list[str], typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list.")
 ]
 Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
 Role = Annotated[
@@ -55,11 +57,26 @@ Scheduler = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        streams.answer(f"embgeom {eg.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Exact geometry of language-model vocabularies."""
+
+
 @app.command()
 def convert(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE...", help="Model folders, .safetensors or .npy files, or ORG/NAME[@REVISION]."),
+        typer.Argument(metavar="SOURCE", help="Model folders, .safetensors or .npy files, or ORG/NAME[@REVISION]."),
     ] = None,
     from_file: Annotated[str | None, typer.Option(metavar="FILE", help="More sources, one a line.")] = None,
     stores: Stores = "stores",
@@ -101,7 +118,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a matrix back to a safetensors file, byte for byte, as the tensor W."""
-    path = eg.export(store, output, role=role, overwrite=overwrite)
+    path = eg.export(find_store(store), output, role=role, overwrite=overwrite)
     _print({"file": path} if as_json else path)
 
 
@@ -123,6 +140,7 @@ def survey(
     as_json: Json = False,
 ) -> None:
     """Describe the centroid and the norms of every row, for any number of models."""
+    stores = find_stores(stores)
     from embgeom_dask.analyses import survey
     from embgeom_dask.cli import text
 
@@ -140,6 +158,7 @@ def duplicates(
     as_json: Json = False,
 ) -> None:
     """Find the groups of identical rows: how many, how large and whose, for any number of models."""
+    stores = find_stores(stores)
     from embgeom_dask.analyses import duplicates
     from embgeom_dask.cli import text
 
@@ -201,12 +220,14 @@ def scan(
     as_json: Json = False,
 ) -> None:
     """Compare every pair of tokens, or each with each of another matrix, exactly; keep what is asked for."""
+    stores = find_stores(stores)
+    other = None if against is None else find_other(against)
     from embgeom_dask.analyses import many
     from embgeom_dask.cli import text
 
     how: dict[str, Any] = {
         "role": role,
-        "against": against,
+        "against": other,
         "tokens": tokens,
         "metric": metric,
         "farthest": farthest,
@@ -252,6 +273,7 @@ def outliers(
     as_json: Json = False,
 ) -> None:
     """Find the two tokens of a selection that are farthest apart, and their triangle with its centroid."""
+    store = find_store(store)
     from embgeom_dask.cli import text
 
     result = eg.outliers(store, tokens, role, device=device, scheduler=scheduler)

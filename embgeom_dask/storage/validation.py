@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import NO_STORE, EmbgeomError, InputError
 from embgeom_dask.storage import paths, records
 from embgeom_dask.storage.paths import PathLike
 
@@ -118,7 +118,7 @@ def _read_root(store: PathLike) -> tuple[str, bytes]:
     try:
         return path, _read(paths.join(path, "zarr.json"))
     except (FileNotFoundError, NotADirectoryError):
-        raise NoStore(f"no store at {store}: embgeom convert makes one") from None
+        raise NoStore(NO_STORE.format(store)) from None
 
 
 def _read(file: str) -> bytes:

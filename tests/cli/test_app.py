@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 
+import embgeom_dask
 from embgeom_dask import devices, testing
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError
@@ -372,6 +373,31 @@ def test_help_loads_none_of_the_heavy_packages():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--histogram" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["scan no.zarr --nearest 1", "survey org/no", "scan no --against no.zarr:input"])
+def test_a_store_that_is_not_there_is_refused_before_heavy_packages_are_loaded(command, tmp_path):
+    code = f"import sys\nfrom embgeom_dask.cli import app\ncode = app.main({command.split()!r})\n"
+    code += "print(code, *{'torch', 'zarr', 'xarray', 'distributed'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "2\n"
+    assert done.stderr == f"error: no store at {command.split()[1]}: embgeom convert makes one\n"
+
+
+def test_a_store_may_be_given_by_the_name_that_list_prints(run):
+    model = testing.make_store("stores/org--b.zarr", output=rows(), model="org/b")
+    by_name, by_path = (run("survey", store, "--json") for store in ("org/b", model))
+    assert (by_name[0], json.loads(by_name[1])["norm_max"]) == (0, json.loads(by_path[1])["norm_max"])
+    code, out, _ = run("scan", "org/b", "--against", "org/b:output", "--nearest", "2", "--json")
+    assert (code, json.loads(out)["attrs"]["model"]) == (0, ["org/b"] * 2)
+    assert run("survey", "org/b", "org/c")[2].endswith(
+        "error: 1 of 2 stores failed: org/c: no store at org/c: embgeom convert makes one\n"
+    )
+
+
+def test_the_short_help_and_the_version(run):
+    assert run("-h") == run("--help")
+    assert run("--version") == (0, f"embgeom {embgeom_dask.__version__}\n", "")
 
 
 def test_the_installed_command_keeps_stdout_clean(tmp_path):
