@@ -136,7 +136,7 @@ def load() -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     from embgeom_dask.analyses import duplicates, many, outliers, scan, survey  # noqa: F401
-    from embgeom_dask.cli import app, tables  # noqa: F401
+    from embgeom_dask.cli import app, text  # noqa: F401
     from embgeom_dask.storage import export  # noqa: F401
 
 

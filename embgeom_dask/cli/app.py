@@ -281,6 +281,17 @@ def outliers(
 
 
 @app.command()
+def show(
+    result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a command was given as --out.")],
+    as_json: Json = False,
+) -> None:
+    """Print a saved result again."""
+    from embgeom_dask.cli import text
+
+    _print_one(eg.open_result(result).load(), text.result_text, as_json)
+
+
+@app.command()
 def status(
     result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a scan was given as --out.")],
     as_json: Json = False,

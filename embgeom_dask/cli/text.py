@@ -76,6 +76,14 @@ def list_text(dataset: xr.Dataset) -> str:
     return "\n".join([table, *(f"broken: {_cell(said)}" for said in dataset.attrs.get("broken", []))])
 
 
+def result_text(dataset: xr.Dataset) -> str:
+    """A saved result of any command, or the table of many, as that command printed it."""
+    command = dataset.attrs["command"]
+    if command == "scan":
+        return scans_text(dataset) if "model" in dataset.dims else scan_text(dataset)
+    return {"survey": survey_text, "duplicates": duplicates_text}[command](dataset)
+
+
 def survey_text(dataset: xr.Dataset) -> str:
     """The numbers of a survey: a column a model, or a line a model where they are many."""
     from embgeom_dask.analyses.survey import table

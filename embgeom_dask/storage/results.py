@@ -21,6 +21,9 @@ from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
+_ORDER = "variables"
+"""The attribute of a saved result that lists its variables in the order of the result: zarr has none."""
+
 _SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
 _IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
 _OF_SECOND = ("neighbor_token_id", "against_left_out_token_id")
@@ -143,7 +146,7 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
                 write_empty_chunks=True,
                 encoding={name: {"compressors": _COMPRESSORS} for name in dataset.variables},
             )
-            replacement.finish(aside, dataset.attrs)
+            replacement.finish(aside, {**dataset.attrs, _ORDER: [str(name) for name in dataset.variables]})
     except EmbgeomError as error:
         another = isinstance(error.__cause__, FileExistsError)
         if not another or existing(path, dataset.attrs) is None:  # which another command has put there meanwhile
@@ -165,7 +168,12 @@ def open_result(path: PathLike) -> xr.Dataset:
 
 def _opened(path: PathLike, group: zarr.Group) -> xr.Dataset:
     with paths.explained(f"read {path}", passing=()):
-        return cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
+        stored = cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
+    order = stored.attrs.pop(_ORDER, [])
+    names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
+    names += [name for name in stored.variables if name not in names]
+    variables, coordinates = {name: stored.variables[name] for name in names}, [*map(str, stored.coords)]
+    return xr.Dataset(variables, attrs=stored.attrs).set_coords(coordinates)
 
 
 def _result_group(path: PathLike) -> zarr.Group:

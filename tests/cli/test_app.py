@@ -395,6 +395,33 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
     )
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("survey", A),
+        ("duplicates", A),
+        ("scan", A, "--nearest", "3", "--neighbors", "2", "--histogram", "9", "--quantiles", "0.5", "--within", "2"),
+        ("scan", A, "--metric", "chebyshev", "--pairs-within", "2", "--against", A),
+    ],
+)
+def test_a_saved_result_is_shown_as_it_was_printed(run, command):
+    _, printed, _ = run(*command, "--out", "r.zarr")
+    assert run("show", "r.zarr") == (0, printed, "")
+    found = json.loads(run("show", "r.zarr", "--json")[1])
+    assert found["attrs"]["command"] == command[0]
+
+
+@pytest.mark.parametrize("command", [("survey",), ("duplicates",), ("scan", "--nearest", "2")])
+def test_the_table_of_many_models_is_shown_as_it_was_printed(run, command):
+    testing.make_store("stores/b.zarr", output=2 * rows(), model="org/b")
+    _, printed, _ = run(*command, A, "stores/b.zarr", "--out", "r")
+    assert run("show", "r/table.zarr") == (0, printed, "")
+
+
+def test_what_is_no_result_is_not_shown(run):
+    assert run("show", A)[2] == f"error: {A} is not a result of embgeom: name another path, or move it away\n"
+
+
 def test_the_short_help_and_the_version(run):
     assert run("-h") == run("--help")
     assert run("--version") == (0, f"embgeom {embgeom_dask.__version__}\n", "")
