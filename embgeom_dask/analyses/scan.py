@@ -100,7 +100,8 @@ def scan(
     memory_limit : what each worker's process may hold, "2GiB" or bytes; default 60% of what is free on top of what it
         holds already
     dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
-    client, scheduler : the dask cluster; default one in this process
+    client, scheduler : the dask cluster: a client, a cluster or an address; default the client that is active, or else
+        a cluster in this process
 
     Returns
     -------

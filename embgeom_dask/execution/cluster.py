@@ -7,12 +7,12 @@ import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import dask
 import torch
-from distributed import Client, LocalCluster, Worker
+from distributed import Client, LocalCluster, Worker, default_client, get_worker, worker_client
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 from distributed.core import Status, rpc
@@ -46,9 +46,11 @@ def connect(
     device: str = "auto",
     out: PathLike | None = None,
 ) -> Iterator[Client]:
-    """Yield `client` itself, a client of the scheduler at address `scheduler`, or a client of a new local cluster.
+    """Yield a client of the cluster to use, and say which it is.
 
-    `client` may be a cluster or the address of a scheduler, too. The local cluster is one worker in this process. On a
+    That is `client` (a client, a cluster or the address of a scheduler) or the scheduler at address `scheduler` where
+    one is given; else the client that is active: `distributed.default_client`, or in a dask task the one of its worker;
+    else that of a new local cluster. The local cluster is one worker in this process. On a
     cpu it has two dask threads, which share the cores: one keeps them busy while the other reads, filters or waits.
     With a GPU it has one; with several it is one process and one thread for each. It listens on loopback alone. What
     was opened here is closed on exit.
@@ -64,8 +66,7 @@ def connect(
         where the scheduler is lost, or no local cluster starts.
     """
     with _client(client, scheduler, out) as active, workers.all_fit():
-        address = active.scheduler.address if active.scheduler else "?"
-        lost = f"lost the dask scheduler at {address}: start one, and run the same command again"
+        lost = f"lost the dask scheduler at {_address(active)}: start one, and run the same command again"
         try:
             _wait_for_a_worker(active)
             workers.check(active, device)
@@ -77,6 +78,10 @@ def connect(
             if isinstance(error, EmbgeomError) or _answers(active):
                 raise
             raise EmbgeomError(lost) from error
+
+
+def _address(client: Client) -> str:
+    return str(client.scheduler.address) if client.scheduler else "?"
 
 
 def _answers(client: Client) -> bool:
@@ -100,6 +105,10 @@ def _client(client: Client | Cluster | str | None, scheduler: str | None, out: P
         _check_scheduler(scheduler)
         with Client(scheduler, set_as_default=False) as remote:
             yield remote
+    elif (active := _active()) is not None:
+        with active as found, _usable(found) as given:
+            progress.note(f"dask cluster: that of the active client, {_address(given)}")
+            yield given
     else:
         with (
             _temporary_folder(out),
@@ -113,15 +122,26 @@ def _client(client: Client | Cluster | str | None, scheduler: str | None, out: P
                 raise
 
 
+def _active() -> AbstractContextManager[Client] | None:
+    """The client that is active here: in a task of dask's that of its worker, which works on while the task waits."""
+    try:
+        get_worker()
+    except ValueError:
+        with suppress(ValueError):
+            return nullcontext(default_client())
+        return None
+    return worker_client()
+
+
 @contextmanager
 def _usable(client: Client | Cluster) -> Iterator[Client]:
     """The client given, or one of the cluster given."""
     if not isinstance(client, Client | Cluster):
-        raise InputError(f"client= is a {type(client).__name__}: give a dask client, a cluster or an address")
+        raise InputError(f"`client` is a {type(client).__name__}: give a dask client, a cluster or an address")
     if client.asynchronous:
-        raise InputError("client= is asynchronous: give one that is not, Client(address)")
+        raise InputError("the dask client is asynchronous: give one that is not, Client(address), as `client`")
     if client.status not in (Status.running, "running"):
-        raise InputError("client= is closed: give one that is connected")
+        raise InputError("the dask client is closed: give one that is connected as `client`")
     if isinstance(client, Client):
         yield client
         return

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from distributed import Client, LocalCluster, Reschedule, get_worker
+from distributed import Client, LocalCluster, Reschedule, get_client, get_worker
 
 import embgeom_dask as eg
 from embgeom_dask import progress
@@ -272,17 +272,43 @@ def test_a_client_may_be_a_cluster_or_an_address(running: LocalCluster) -> None:
     assert running.status.name == "running"
 
 
+def test_the_active_client_is_used_where_none_is_given(
+    running: LocalCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    progress.show(True)
+    try:
+        with Client(running) as active, connect() as used:
+            assert used is active
+        assert capfd.readouterr().err == f"dask cluster: that of the active client, {running.scheduler_address}\n"
+        with Client(running) as active, Client(running, set_as_default=False) as given, connect(given) as used:
+            assert used is given
+        assert capfd.readouterr().err == ""
+    finally:
+        progress.show(False)
+
+
+def test_in_a_dask_task_the_client_of_its_worker_is_used(running: LocalCluster, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(4, dtype=np.float32))
+    with Client(running, set_as_default=False) as client:
+        found = client.submit(lambda: (get_client().scheduler.address, eg.scan(store, nearest=1))).result()
+    assert (found[0], float(found[1]["nearest_distance"][0])) == (running.scheduler_address, np.sqrt(2))
+
+
 def test_what_is_no_client_of_use_is_refused_in_one_line(running: LocalCluster) -> None:
     closed = Client(running, set_as_default=False)
     closed.close()
 
     async def asynchronous() -> None:
         async with Client(running.scheduler_address, asynchronous=True, set_as_default=False) as given:
-            with pytest.raises(InputError, match=r"^client= is asynchronous: "), connect(given):
+            with pytest.raises(InputError, match=r"^the dask client is asynchronous: "), connect(given):
                 pass
 
     asyncio.run(asynchronous())
-    for given, words in ((closed, "client= is closed: "), (7, "client= is a int: "), ("nowhere", "no dask scheduler")):
+    for given, words in (
+        (closed, "the dask client is closed: "),
+        (7, "`client` is a int: "),
+        ("nowhere", "no dask scheduler"),
+    ):
         with pytest.raises(InputError, match=f"^{words}"), connect(given):
             pass
 
