@@ -83,9 +83,7 @@ def exact_quantiles(plan: Plan, count: Array, ranks: Array, largest: float, run:
     classes = tuple(np.searchsorted(cuts, bins).tolist())
     statistics = OrderStatistics(histogram.edges.take(cuts), classes, local, histogram.weights)
     found = run(replace(plan, reductions={"quantiles": statistics}))
-    sides = plan.sides[0].rows, plan.sides[1].rows
-    exact = plan.exact()
-    return statistics.finalize(found.states["quantiles"], sides, exact)["quantile_distance"][1]
+    return statistics.finalize(found.states["quantiles"], plan.rows, plan.exact())["quantile_distance"][1]
 
 
 def _divided(intervals: Array) -> Array:

@@ -271,9 +271,7 @@ def _finalize(plan: Plan, found: PanelResult, settings: ScanSpec, passes: Passes
         found.products |= more.products
         return more
 
-    exact = plan.exact()
-    first, second = (side.rows for side in plan.sides)
-    sides = (first, first if plan.symmetric else second)
+    exact, sides = plan.exact(), plan.rows
     variables: dict[str, Any] = {}
     for name, reduction in plan.reductions.items():
         variables |= reduction.finalize(found.states[name], sides, exact)
@@ -297,7 +295,7 @@ def _finalize(plan: Plan, found: PanelResult, settings: ScanSpec, passes: Passes
         for name in ("histogram_count", "histogram_below", "histogram_above", "bin_edge"):
             del variables[name]
     names = ("left_out",) if plan.symmetric else ("left_out", "against_left_out")
-    for name, rows in zip(names, (first, second), strict=False):
+    for name, rows in zip(names, (sides.first, sides.second), strict=False):
         if rows.left_out.size:
             variables[f"{name}_token_id"] = ((name,), rows.left_out)
     return variables
@@ -307,5 +305,5 @@ def _any_identical(plan: Plan) -> bool:
     """Whether two tokens that are compared have identical rows, where a reduction leaves their pairs out."""
     if plan.symmetric:
         return bool((plan.sides[0].rows.weights > 1).any())
-    duplicates_of = (getattr(reduction, "duplicate_of", None) for reduction in plan.reductions.values())
+    duplicates_of = (reduction.duplicate_of for reduction in plan.reductions.values())
     return any(duplicate_of is not None and (duplicate_of >= 0).any() for duplicate_of in duplicates_of)

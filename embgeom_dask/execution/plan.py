@@ -25,6 +25,7 @@ from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import (
     DistinctRows,
     RowSummary,
+    Sides,
     centre_of,
     distance_bound,
     distinct_rows,
@@ -32,9 +33,17 @@ from embgeom_dask.pairwise.rows import (
     inspect,
     join,
 )
-from embgeom_dask.reductions import Extreme, Histogram, Neighbors, PairsWithin, Reduction, Thresholds, Within
+from embgeom_dask.reductions import (
+    Extreme,
+    Histogram,
+    Neighbors,
+    OrderStatistics,
+    PairsWithin,
+    Reduction,
+    Thresholds,
+    Within,
+)
 from embgeom_dask.reductions.histogram import bin_edges
-from embgeom_dask.reductions.order_statistics import NBYTES
 from embgeom_dask.storage.model_stores import Matrix
 
 Selected = tuple[Matrix, np.ndarray]
@@ -90,6 +99,12 @@ class Plan:
     def symmetric(self) -> bool:
         """Whether a matrix is compared with itself."""
         return self.sides[0].key == self.sides[1].key
+
+    @property
+    def rows(self) -> Sides:
+        """The distinct rows of either side."""
+        first, second = (side.rows for side in self.sides)
+        return Sides(first, second, self.symmetric)
 
     @property
     def metric(self) -> Metric:
@@ -196,8 +211,10 @@ def make_plan(
     (fastest,) = workers.gather(client, products.fastest, [(metric.name, device)])
     samples = [some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:] if settings.neighbors)]
     point_format = choose_point_format(settings, dtypes, centre, radii, samples, fastest, element)
-    sorted_by_norm = set(reductions) == {"farthest"} and metric.name != "cosine"
-    states = sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * NBYTES
+    sorted_by_norm = all(each.only_far for each in reductions.values()) and metric.name != "cosine"
+    states = (
+        sum(reduction.nbytes for reduction in reductions.values()) + settings.exact_quantiles * OrderStatistics.nbytes
+    )
     usual = CUDA_TILES if kind == "cuda" else TILES
     most_on_device = memory.allowed_on_device(memory_limit, free)
     matrices = [matrix for matrix, _ in sides]
@@ -281,12 +298,13 @@ def _parts(matrix: Matrix, token_id: np.ndarray) -> list[np.ndarray]:
 def _reductions(
     settings: ScanSpec, metric: Metric, rows: list[DistinctRows], top: float, duplicate_of: np.ndarray | None
 ) -> dict[str, Reduction]:
-    """What to keep; `top` bounds every distance. A histogram comes with the extremes."""
+    """What to keep; `top` bounds every distance."""
     reductions: dict[str, Reduction] = {}
+    required = Histogram.requires if settings.summed else ()
     symmetric, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
-    if settings.farthest or settings.summed:
+    if settings.farthest or "farthest" in required:
         reductions["farthest"] = Extreme(settings.farthest or 1, farthest=True)
-    if settings.nearest or settings.summed:
+    if settings.nearest or "nearest" in required:
         reductions["nearest"] = Extreme(settings.nearest or 1, False, duplicate_of if settings.nearest else None)
     if settings.neighbors:
         reductions["neighbors"] = Neighbors(settings.neighbors, rows[0].token_id.size, symmetric, duplicate_of)

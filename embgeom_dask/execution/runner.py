@@ -82,7 +82,7 @@ def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], devi
         for index in range(panel.start, panel.stop):
             columns = plan.sides[1].block(index, device)
             diagonal = plan.symmetric and index == panel.row
-            for tile in _tiles(plan, rows, columns, diagonal, partial(_reach, states, exact)):
+            for tile in _tiles(plan, rows, columns, diagonal, partial(_reach, plan, states, exact)):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
     states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
@@ -115,9 +115,9 @@ def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Calla
         yield tiles.Tile(plan.metric, rows, columns, diagonal=False)
 
 
-def _reach(states: dict[str, State], exact: Exact) -> float:
-    """The value, of points, that a pair needs to be among the farthest."""
-    return -float(states["farthest"]["limit"]) * exact.unit
+def _reach(plan: Plan, states: dict[str, State], exact: Exact) -> float:
+    """The least value, in units of the points, of a pair that any reduction needs."""
+    return min(reduction.reach(states[name], exact) for name, reduction in plan.reductions.items())
 
 
 def _points(plan: Plan) -> tuple[PointFormat, torch.device]:

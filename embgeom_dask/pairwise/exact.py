@@ -55,7 +55,7 @@ def concat_pairs(tables: list[Pairs]) -> Pairs:
 
 def take_pairs(pairs: Pairs, index: Array | slice) -> Pairs:
     """Select pairs by position, mask or slice."""
-    return {name: column[index] for name, column in pairs.items() if name != "limit"}
+    return {name: column[index] for name, column in pairs.items()}
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,19 @@ class DistinctRows:
         return np.sort(self.members)
 
 
+@dataclass(frozen=True)
+class Sides:
+    """The distinct rows of either side of the pair matrix.
+
+    `symmetric`: a matrix is compared with itself. Then `first` and `second` hold the same rows, each pair of rows
+    counts once, and tokens that share a row are pairs too.
+    """
+
+    first: DistinctRows
+    second: DistinctRows
+    symmetric: bool
+
+
 def centre_of(rows: Array) -> Array:
     """The mean of the rows that can be compared, (d,) float64."""
     values = rows[unfit(rows) == 0].astype(np.float64)

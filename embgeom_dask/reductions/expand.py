@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.pairwise.exact import Pairs
-from embgeom_dask.pairwise.rows import DistinctRows
+from embgeom_dask.pairwise.rows import DistinctRows, Sides
 
 Array = NDArray[Any]
-Sides = tuple[DistinctRows, DistinctRows]
-"""The rows of either side; the same object twice where a matrix is compared with itself."""
 
 
 def expand_pairs(
@@ -25,8 +23,8 @@ def expand_pairs(
     and distances (pairs,) float64, in order of rank and then of the ids; within one matrix the lower id comes first,
     and identical tokens are pairs at distance 0.
     """
-    first, second = sides
-    zeros = _identical(first, k) if identical and first is second else np.empty((0, 2), np.int64)
+    first, second = sides.first, sides.second
+    zeros = _identical(first, k) if identical and sides.symmetric else np.empty((0, 2), np.int64)
     classes: list[tuple[float, Array]] = []
     equal = (ordered["high"] == 0) & ordered["exact"]  # a distance other than 0 may be reported as 0
     bounds = np.flatnonzero(np.concatenate([[True], np.diff(rank) != 0, [True]])) if rank.size else np.zeros(1, int)
@@ -35,7 +33,7 @@ def expand_pairs(
             break
         pairs = zip(ordered["first"][start:stop].tolist(), ordered["second"][start:stop].tolist(), strict=True)
         tied = np.concatenate([_across(_group(first, a, k), _group(second, b, k), k) for a, b in pairs])
-        tied = np.sort(tied, axis=1) if first is second else tied
+        tied = np.sort(tied, axis=1) if sides.symmetric else tied
         if equal[start]:
             tied, zeros = np.concatenate([tied, zeros]), zeros[:0]
         classes.append((float(ordered["distance"][start]), tied))
@@ -61,9 +59,9 @@ def expand_neighbors(
     of their id; k is at most the number of other tokens. Where `duplicate_of` is given, tokens with the same row are
     left out, and a token that has fewer than k others is given -1 and NaN for the rest.
     """
-    first, second = sides
+    first, second = sides.first, sides.second
     alike = (
-        np.array(first is second)
+        np.array(sides.symmetric)
         if duplicate_of is None
         else np.where(duplicate_of >= 0, second.weights[duplicate_of], 0)
     )
@@ -78,7 +76,7 @@ def expand_neighbors(
     position = np.repeat(np.arange(first.token_id.size), first.weights)
     place = np.argsort(np.argsort(first.members))
     out_token, out_distance = np.empty((place.size, k), np.int64), np.zeros((place.size, k))
-    grouped = (first.weights > 1)[position] & (first is second and duplicate_of is None)
+    grouped = (first.weights > 1)[position] & (sides.symmetric and duplicate_of is None)
     plain = position[~grouped]
     there = np.arange(k) < others[plain][:, None]
     index = np.where(there, start[plain][:, None] + np.arange(k), 0)
@@ -116,7 +114,7 @@ def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tu
     Returns token ids (pairs, 2) int64 and distances (pairs,) float64, ordered by the ids; within one matrix the lower
     id comes first.
     """
-    rows, others = sides
+    rows, others = sides.first, sides.second
     height, width = rows.weights[first], others.weights[second]
     pair = np.repeat(np.arange(first.size), height * width)
     across, down = _count_up(height * width) % width[pair], _count_up(height * width) // width[pair]
@@ -124,7 +122,7 @@ def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tu
         [rows.members[rows.offsets[first[pair]] + down], others.members[others.offsets[second[pair]] + across]], axis=1
     )
     distance = distance[pair]
-    if rows is others:
+    if sides.symmetric:
         same = _identical(rows, int((rows.weights * (rows.weights - 1) // 2).sum()))
         tokens, distance = np.concatenate([np.sort(tokens, axis=1), same]), np.append(distance, np.zeros(len(same)))
     order = lexical_order(*tokens.T)

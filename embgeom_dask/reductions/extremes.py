@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.kernels.passes import select
 from embgeom_dask.pairwise.exact import Exact, concat_pairs, empty_pairs, take_pairs
+from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tiles import Tile, without_duplicates
-from embgeom_dask.reductions.expand import Sides, expand_pairs
+from embgeom_dask.reductions.base import Reduction, State, Variables
+from embgeom_dask.reductions.expand import expand_pairs
 
 Array = NDArray[Any]
-State = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Extreme:
+class Extreme(Reduction):
     """The `k` pairs of largest (`farthest`) or smallest distance; ties go to the lowest ids.
 
     Pairs of identical rows are left out where `duplicate_of` (rows,) int64 is given, the position on the second side of
@@ -42,6 +43,11 @@ class Extreme:
     def nbytes(self) -> int:
         """Bytes of its states, on worker and client."""
         return 4 * 33 * self.k
+
+    @property
+    def only_far(self) -> bool:
+        """Whether the farthest pairs are sought."""
+        return self.farthest
 
     def empty(self, hint: Array | None = None) -> State:
         """No pairs; `hint` is the limit that other panels reached."""
@@ -70,9 +76,9 @@ class Extreme:
                 state = self._best([state, {**found, "limit": state["limit"]}], exact)
         return state
 
-    def finish(self, state: State, exact: Exact) -> State:  # noqa: ARG002
-        """What leaves the worker: the state as it is."""
-        return state
+    def reach(self, state: State, exact: Exact) -> float:
+        """The value of the last of k farthest pairs."""
+        return -float(state["limit"]) * exact.unit if self.farthest else -np.inf
 
     def merge(self, states: list[State], exact: Exact) -> State:
         """Join the states of several panels."""
@@ -82,9 +88,9 @@ class Extreme:
         """The limit."""
         return state["limit"]
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:
         """Name distances and token ids: `<name>_distance (<name>)` and `<name>_token_id (<name>, side)`."""
-        ordered, rank = exact.sort(state, descending=self.farthest)
+        ordered, rank = exact.sort(concat_pairs([state]), descending=self.farthest)
         ordered["distance"] = exact.distances(ordered["first"], ordered["second"])
         token_id, distance = expand_pairs(
             ordered, rank, sides, self.k, self.duplicate_of is None, farthest=self.farthest

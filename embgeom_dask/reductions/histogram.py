@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.passes import Bins, bin_pairs
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions.expand import Sides
+from embgeom_dask.reductions.base import Reduction, State, Variables
 from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
-State = dict[str, Array]
 
 FINE = 1 << 16
 """Bins that hold few enough pairs of a vocabulary to collect them."""
@@ -39,7 +39,7 @@ def bin_edges(bins: int, top: float, scale: str) -> Array:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class Histogram(Reduction):
     """Counts of all pairs of tokens in bins, and the sums of their distances.
 
     `edges` are the cuts between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either side,
@@ -51,6 +51,7 @@ class Histogram:
     edges: Thresholds
     weights: tuple[Array, Array]
     name = "histogram"
+    requires = ("farthest", "nearest")
 
     @cached_property
     def bits(self) -> int:
@@ -87,25 +88,17 @@ class Histogram:
         found = {"count": counts, "total": _limbs(total), "square": _limbs(square)}
         return self.merge([state, found], exact)
 
-    def finish(self, state: State, exact: Exact) -> State:  # noqa: ARG002
-        """What leaves the worker: the state as it is."""
-        return state
-
     def merge(self, states: list[State], exact: Exact) -> State:  # noqa: ARG002
         """Add the states of several panels."""
         return {name: np.sum([state[name] for state in states], axis=0) for name in ("count", "total", "square")}
 
-    def hint(self, state: State, exact: Exact) -> None:  # noqa: ARG002
-        """Nothing: every pair counts."""
-        return
-
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:
         """Name counts, edges, `distance_mean`, `distance_std` (n - 1) and `pair_count`, identical tokens included."""
-        first, second = sides
-        pairs, count = first.members.size * second.members.size, state["count"]
-        if first is second:
-            pairs = pairs * (first.members.size - 1) // (2 * max(1, first.members.size))
-            count = self.with_zeros(count, int((first.weights * (first.weights - 1) // 2).sum()))
+        tokens, count, weights = sides.first.members.size, state["count"], sides.first.weights
+        pairs = tokens * sides.second.members.size
+        if sides.symmetric:
+            pairs = tokens * (tokens - 1) // 2
+            count = self.with_zeros(count, int((weights * (weights - 1) // 2).sum()))
         unit = Fraction(1, 1 << self.bits - 1 + _FINE) / Fraction(_length(exact))
         total, square = _number(state["total"]), _number(state["square"])
         mean = float(unit * total / pairs) if pairs else np.nan

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
 from embgeom_dask.kernels.passes import limits_of, nearest, select, tighten
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tiles import Tile, crowd, finer, without_duplicates
-from embgeom_dask.reductions.expand import Sides, expand_neighbors, lexical_order
+from embgeom_dask.reductions.base import Reduction, State, Variables
+from embgeom_dask.reductions.expand import expand_neighbors, lexical_order
 
 Array = NDArray[Any]
-State = dict[str, Array]
 
 _TABLE = ("first", "second", "value")
 """What leaves a worker."""
@@ -25,7 +26,7 @@ _TIES = 2
 
 
 @dataclass(frozen=True)
-class Neighbors:
+class Neighbors(Reduction):
     """The `k` nearest of each of `rows` rows; ties go to the lowest ids.
 
     Where `symmetric`, both rows of a pair are among the `rows`, and one product serves both. Identical rows are left
@@ -152,7 +153,7 @@ class Neighbors:
         """What the value of each row's k-th neighbour so far cannot exceed, in units of the points."""
         return state.get("limit")
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:
         """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
         order, rank = exact.rank(*(state[name] for name in _TABLE))
         table = {name: state[name][order] for name in (*_TABLE, "least")}

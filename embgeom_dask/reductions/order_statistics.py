@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.bounds import round_up
 from embgeom_dask.kernels.passes import count_within
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions.expand import Sides
+from embgeom_dask.reductions.base import Reduction, State, Variables
 from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
-State = dict[str, Array]
 
 MOST = 1 << 21
 """Pairs of tokens that the bins should not have more of, unless they are ties."""
@@ -26,7 +26,7 @@ NBYTES = 100 * MOST
 
 
 @dataclass(frozen=True)
-class OrderStatistics:
+class OrderStatistics(Reduction):
     """The distances of rank `ranks` (q,) int64 among the pairs in the `classes` (ascending) of `cuts`.
 
     Ranks count pairs of tokens from 1, nearest first; rank 0 is a pair of identical tokens. `weights` (rows,) int64,
@@ -74,11 +74,7 @@ class OrderStatistics:
         joined = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
         return self.finish(joined, exact)
 
-    def hint(self, state: State, exact: Exact) -> None:  # noqa: ARG002
-        """Nothing: every pair counts."""
-        return
-
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:  # noqa: ARG002
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
         """Name `quantile_distance (quantile)`."""
         place = np.searchsorted(np.cumsum(state["weight"]), self.ranks)
         distance = np.zeros(self.ranks.size)

@@ -12,16 +12,17 @@ from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.kernels.passes import select
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions.expand import Sides, expand_all
+from embgeom_dask.reductions.base import Reduction, State, Variables
+from embgeom_dask.reductions.expand import expand_all
 from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
-State = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class PairsWithin:
+class PairsWithin(Reduction):
     """The pairs of tokens at distance <= the one closed cut of `radius`, `limit` at most.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row; where `symmetric`, both sides are one,
@@ -73,7 +74,7 @@ class PairsWithin:
         """The room left."""
         return state["room"] - state["count"]
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:  # noqa: ARG002
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
         """Name `pair_distance` and `pair_token_id`, in order of the first id, then of the second, and `pair_radius`.
 
         Raises

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.bounds import round_up
 from embgeom_dask.kernels.passes import count_within
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions.expand import Sides
+from embgeom_dask.reductions.base import Reduction, State, Variables
 from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
-State = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Within:
+class Within(Reduction):
     """Counts of the tokens at distance <= each radius; `radii` are closed cuts.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row. Where `symmetric`, both rows of a pair
@@ -76,21 +76,17 @@ class Within:
             total["degree"][state["row"]] += state["degree"]
         return self.finish(total, exact)
 
-    def hint(self, state: State, exact: Exact) -> None:  # noqa: ARG002
-        """Nothing: every pair counts."""
-        return
-
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> dict[str, tuple[tuple[str, ...], Array]]:  # noqa: ARG002
+    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
         """Name `within_count`, `within_degree` and `radius`, identical tokens included."""
-        first, second = sides
+        first = sides.first
         degree = np.zeros((first.token_id.size, self.radii.distance.size), np.int64)
         degree[state["row"]] = state["degree"]
-        if first is second:
+        if sides.symmetric:
             degree += first.weights[:, None] - 1
         degree = np.repeat(degree, first.weights, axis=0)[np.argsort(first.members)]
         pairs = degree.sum(axis=0)
         return {
             "radius": (("radius",), self.radii.distance),
-            "within_count": (("radius",), pairs // 2 if first is second else pairs),
+            "within_count": (("radius",), pairs // 2 if sides.symmetric else pairs),
             "within_degree": (("token_id", "radius"), degree),
         }
