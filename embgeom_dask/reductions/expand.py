@@ -1,4 +1,12 @@
-"""From distinct rows back to tokens: identical rows are at distance 0 and share every other distance."""
+"""From distinct rows back to tokens: identical rows are at distance 0 and share every other distance.
+
+The tokens of each distinct row are kept like a sparse matrix (CSR). Where tokens 0 and 3 have row 0, token 1 has row 1,
+and tokens 2 and 4 have row 2:
+
+    members = [0, 3, 1, 2, 4]     the tokens, row after row
+    offsets = [0, 2, 3, 5]        those of row r are members[offsets[r]:offsets[r + 1]]
+    weights = [2, 1, 2]           how many they are
+"""
 
 from __future__ import annotations
 
@@ -17,29 +25,36 @@ Array = NDArray[Any]
 def expand_pairs(
     ordered: Pairs, rank: Array, sides: Sides, k: int, identical: bool, *, farthest: bool
 ) -> tuple[Array, Array]:
-    """The best `k` pairs of tokens from the best k pairs of distinct rows, and pairs of `identical` rows or not.
+    """The best `k` pairs of tokens, from the best k pairs of distinct rows.
 
-    `ordered` are pairs with their keys and, as `distance`, what is reported of them. Returns token ids (pairs, 2) int64
-    and distances (pairs,) float64, in order of rank and then of the ids; within one matrix the lower id comes first,
-    and identical tokens are pairs at distance 0.
+    Parameters
+    ----------
+    ordered : pairs (p,) with their keys and, as `distance`, what is reported of them; best first
+    rank : (p,) int64, ascending; equal distances share one
+    identical : whether tokens of one row are pairs too, at distance 0
+    farthest : whether the best pairs are the farthest
+
+    Returns
+    -------
+    token ids (pairs, 2) int64 and distances (pairs,) float64, in order of rank and then of the ids; within one matrix
+    the lower id comes first
     """
-    first, second = sides.first, sides.second
-    zeros = _identical(first, k) if identical and sides.symmetric else np.empty((0, 2), np.int64)
-    classes: list[tuple[float, Array]] = []
-    equal = (ordered["high"] == 0) & ordered["exact"]  # a distance other than 0 may be reported as 0
-    bounds = np.flatnonzero(np.concatenate([[True], np.diff(rank) != 0, [True]])) if rank.size else np.zeros(1, int)
-    for start, stop in pairwise(bounds.tolist()):
-        if sum(len(tied) for _, tied in classes) >= k:
+    zeros = _identical_pairs(sides.first, k) if identical and sides.symmetric else np.empty((0, 2), np.int64)
+    is_zero = (ordered["high"] == 0) & ordered["exact"]  # a distance other than 0 may be reported as 0
+    ties: list[tuple[float, Array]] = []  # each distance with its pairs of tokens
+    starts, count = np.flatnonzero(np.diff(rank, prepend=-1)).tolist(), 0
+    for start, stop in pairwise([*starts, rank.size]):
+        if count >= k:
             break
-        pairs = zip(ordered["first"][start:stop].tolist(), ordered["second"][start:stop].tolist(), strict=True)
-        tied = np.concatenate([_across(_group(first, a, k), _group(second, b, k), k) for a, b in pairs])
-        tied = np.sort(tied, axis=1) if sides.symmetric else tied
-        if equal[start]:
+        tied = _tied_pairs(ordered["first"][start:stop], ordered["second"][start:stop], sides, k)
+        if is_zero[start]:
             tied, zeros = np.concatenate([tied, zeros]), zeros[:0]
-        classes.append((float(ordered["distance"][start]), tied))
-    classes.insert(len(classes) if farthest else 0, (0.0, zeros))
-    tokens = np.concatenate([tied[lexical_order(*tied.T)] for _, tied in classes])
-    return tokens[:k], np.concatenate([np.full(len(tied), value) for value, tied in classes])[:k]
+        ties.append((float(ordered["distance"][start]), tied))
+        count += len(tied)
+    ties.insert(len(ties) if farthest else 0, (0.0, zeros))
+    token_id = np.concatenate([tied[lexical_order(*tied.T)] for _, tied in ties])
+    distance = np.concatenate([np.full(len(tied), value) for value, tied in ties])
+    return token_id[:k], distance[:k]
 
 
 def expand_neighbors(
@@ -54,58 +69,45 @@ def expand_neighbors(
 ) -> tuple[Array, Array]:
     """The `k` nearest tokens of every token of the first side, from the k nearest distinct rows of every distinct row.
 
-    `source` and `target` (p,) are positions, `rank` and `distance` (p,) those of the pairs, and `equal` (p,) bool says
-    where the distance is 0 before it is rounded. Returns token ids and distances (tokens, k), tokens in ascending order
-    of their id; k is at most the number of other tokens. Where `duplicate_of` is given, tokens with the same row are
-    left out, and a token that has fewer than k others is given -1 and NaN for the rest.
+    Parameters
+    ----------
+    source, target : (p,) int64, positions: `target` is among the nearest rows of `source`
+    rank : (p,) int64, of the distance; equal distances share one
+    distance : (p,) float64, as it is reported
+    equal : (p,) bool, where the distance is 0 before it is rounded
+    k : at most the number of other tokens
+    duplicate_of : (rows,) int64, the position on the second side of the row identical to each, -1 where none is: tokens
+        of one row are no neighbours. None: they are.
+
+    Returns
+    -------
+    token ids int64 and distances float64, (tokens, k), tokens in ascending order of their id; where a token has fewer
+    than k neighbours, -1 and NaN for the rest
     """
     first, second = sides.first, sides.second
-    alike = (
-        np.array(sides.symmetric)
-        if duplicate_of is None
-        else np.where(duplicate_of >= 0, second.weights[duplicate_of], 0)
-    )
-    others = np.broadcast_to(second.members.size - alike, first.token_id.shape)
-    k = min(k, int(others.max()))
-    size = second.weights[target]
-    token = second.members[np.repeat(second.offsets[target], size) + _count_up(size)]
-    source, rank, distance, equal = (np.repeat(column, size) for column in (source, rank, distance, equal))
-    order = lexical_order(source, rank, token)
-    source, token, distance, equal = source[order], token[order], distance[order], equal[order]
-    start = np.searchsorted(source, np.arange(first.token_id.size + 1))
-    position = np.repeat(np.arange(first.token_id.size), first.weights)
-    place = np.argsort(np.argsort(first.members))
-    out_token, out_distance = np.empty((place.size, k), np.int64), np.zeros((place.size, k))
-    grouped = (first.weights > 1)[position] & (sides.symmetric and duplicate_of is None)
-    plain = position[~grouped]
-    there = np.arange(k) < others[plain][:, None]
-    index = np.where(there, start[plain][:, None] + np.arange(k), 0)
-    out_token[place[~grouped]] = np.where(there, token[index], -1)
-    out_distance[place[~grouped]] = np.where(there, distance[index], np.nan)
-    for member in np.flatnonzero(grouped).tolist():
-        here = slice(start[position[member]], start[position[member] + 1])
-        group = _group(first, position[member], k + 1)
-        same = np.concatenate([group[group != first.members[member]], token[here][equal[here]]])
-        same.sort()
-        rest = ~equal[here]
-        out_token[place[member]] = np.concatenate([same, token[here][rest]])[:k]
-        out_distance[place[member], same.size :] = distance[here][rest][: max(0, k - same.size)]
+    most = _most_neighbors(sides, duplicate_of)
+    k = min(k, int(most.max()))
+    token, pair = _tokens_of(second, target)
+    order = lexical_order(source[pair], rank[pair], token)
+    token, pair = token[order], pair[order]
+    start = np.searchsorted(source[pair], np.arange(first.token_id.size + 1))  # row r's are token[start[r]:start[r+1]]
+
+    row = np.repeat(np.arange(first.token_id.size), first.weights)  # of each of first.members
+    line = np.searchsorted(first.tokens, first.members)  # of the result
+    out_token, out_distance = np.empty((line.size, k), np.int64), np.zeros((line.size, k))
+    shared = (first.weights > 1)[row] & (sides.symmetric and duplicate_of is None)
+    alone = row[~shared]
+    filled = np.arange(k) < most[alone][:, None]
+    index = np.where(filled, start[alone][:, None] + np.arange(k), 0)
+    out_token[line[~shared]] = np.where(filled, token[index], -1)
+    out_distance[line[~shared]] = np.where(filled, distance[pair[index]], np.nan)
+    for member in np.flatnonzero(shared).tolist():  # tokens of its own row are at distance 0, as others may be
+        here = slice(start[row[member]], start[row[member] + 1])
+        near, is_zero, own = token[here], equal[pair[here]], _group(first, row[member], k + 1)
+        zeros = np.sort(np.concatenate([own[own != first.members[member]], near[is_zero]]))
+        out_token[line[member]] = np.concatenate([zeros, near[~is_zero]])[:k]
+        out_distance[line[member], zeros.size :] = distance[pair[here]][~is_zero][: max(0, k - zeros.size)]
     return out_token, out_distance
-
-
-def lexical_order(*columns: Array) -> Array:
-    """The order (p,) of rows of several columns of non-negative integers, the first of which counts most.
-
-    Rows that are alike come in any order. One sort, several times as fast as `np.lexsort`, where the columns together
-    fit 63 bits.
-    """
-    bits = [int(column.max(initial=0)).bit_length() for column in columns]
-    if sum(bits) > 63:
-        return np.lexsort(columns[::-1])
-    key = np.zeros(columns[0].shape, np.int64)
-    for column, width in zip(columns, bits, strict=True):
-        key = key << width | column
-    return np.argsort(key)
 
 
 def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tuple[Array, Array]:
@@ -114,33 +116,73 @@ def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tu
     Returns token ids (pairs, 2) int64 and distances (pairs,) float64, ordered by the ids; within one matrix the lower
     id comes first.
     """
-    rows, others = sides.first, sides.second
-    height, width = rows.weights[first], others.weights[second]
-    pair = np.repeat(np.arange(first.size), height * width)
-    across, down = _count_up(height * width) % width[pair], _count_up(height * width) // width[pair]
-    tokens = np.stack(
-        [rows.members[rows.offsets[first[pair]] + down], others.members[others.offsets[second[pair]] + across]], axis=1
-    )
-    distance = distance[pair]
+    mine, pair = _tokens_of(sides.first, first)
+    other, index = _tokens_of(sides.second, second[pair])
+    token_id, distance = np.stack([mine[index], other], axis=1), distance[pair[index]]
     if sides.symmetric:
-        same = _identical(rows, int((rows.weights * (rows.weights - 1) // 2).sum()))
-        tokens, distance = np.concatenate([np.sort(tokens, axis=1), same]), np.append(distance, np.zeros(len(same)))
-    order = lexical_order(*tokens.T)
-    return tokens[order], distance[order]
+        weights = sides.first.weights
+        zeros = _identical_pairs(sides.first, int((weights * (weights - 1) // 2).sum()))
+        token_id = np.concatenate([np.sort(token_id, axis=1), zeros])
+        distance = np.append(distance, np.zeros(len(zeros)))
+    order = lexical_order(*token_id.T)
+    return token_id[order], distance[order]
+
+
+def lexical_order(*columns: Array) -> Array:
+    """The order (p,) of rows of several columns of non-negative integers, the first of which counts most.
+
+    Rows that are alike come in any order.
+    """
+    widths = [int(column.max(initial=0)).bit_length() for column in columns]
+    if sum(widths) > 63:
+        return np.lexsort(columns[::-1])
+    key = np.zeros(columns[0].shape, np.int64)  # the columns side by side in one integer: sorted several times as fast
+    for column, width in zip(columns, widths, strict=True):
+        key = key << width | column
+    return np.argsort(key)
+
+
+def _tokens_of(rows: DistinctRows, positions: Array) -> tuple[Array, Array]:
+    """The tokens of the rows at `positions` (p,), row after row, and for each the index of its row in `positions`.
+
+    In the example above those of [2, 1, 2] are [2, 4, 1, 2, 4], with the indices [0, 0, 1, 2, 2].
+    """
+    sizes = rows.weights[positions]
+    index = np.repeat(np.arange(positions.size), sizes)
+    ends = np.cumsum(sizes)
+    nth = np.arange(index.size) - (ends - sizes)[index]  # 0, 1, ... among the tokens of one row
+    return rows.members[rows.offsets[positions[index]] + nth], index
 
 
 def _group(rows: DistinctRows, position: int, most: int) -> Array:
+    """The first `most` tokens of one row."""
     return rows.members[rows.offsets[position] : rows.offsets[position + 1]][:most]
 
 
-def _across(a: Array, b: Array, k: int) -> Array:
-    """The pairs of the r-th member of `a` and the q-th of `b` that the first k can hold: those with r q <= k."""
-    i, j = np.nonzero(np.outer(np.arange(1, a.size + 1), np.arange(1, b.size + 1)) <= k)
-    return np.stack([a[i], b[j]], axis=1)
+def _most_neighbors(sides: Sides, duplicate_of: Array | None) -> Array:
+    """How many neighbours the tokens of each row can have: (rows,) int64."""
+    weights = sides.second.weights
+    if duplicate_of is None:
+        not_counted = np.array(int(sides.symmetric))  # a token itself
+    else:
+        not_counted = np.where(duplicate_of >= 0, weights[duplicate_of], 0)
+    return np.broadcast_to(sides.second.members.size - not_counted, sides.first.token_id.shape)
 
 
-def _identical(rows: DistinctRows, k: int) -> Array:
-    """The first `k` pairs of identical tokens, in order of their ids."""
+def _tied_pairs(first: Array, second: Array, sides: Sides, k: int) -> Array:
+    """The pairs of tokens of pairs of rows (p,) at one distance, but those that k others of one pair come before."""
+    found = []
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        mine, other = _group(sides.first, a, k), _group(sides.second, b, k)
+        # the r-th token of one row and the q-th of the other: r q - 1 pairs of lower ids come before them
+        i, j = np.nonzero(np.outer(np.arange(1, mine.size + 1), np.arange(1, other.size + 1)) <= k)
+        found.append(np.stack([mine[i], other[j]], axis=1))
+    tied = np.concatenate(found)
+    return np.sort(tied, axis=1) if sides.symmetric else tied
+
+
+def _identical_pairs(rows: DistinctRows, k: int) -> Array:
+    """The first `k` pairs of tokens of one row, in order of their ids."""
     found = [np.empty((0, 2), np.int64)]
     for position in np.flatnonzero(rows.weights > 1).tolist():
         group, count = _group(rows, position, k + 1), 0
@@ -152,10 +194,3 @@ def _identical(rows: DistinctRows, k: int) -> Array:
                 break
     pairs = np.concatenate(found)
     return pairs[lexical_order(*pairs.T)][:k]
-
-
-def _count_up(sizes: Array) -> Array:
-    """0, 1, ... restarting for each size."""
-    ends = np.cumsum(sizes)
-    starts: Array = np.repeat(ends - sizes, sizes)
-    return np.arange(starts.size) - starts
