@@ -31,7 +31,8 @@ from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.journal import Journal, Pass
 from embgeom_dask.execution.monitor import Monitor
 from embgeom_dask.execution.panel_result import PanelResult, PanelStats
-from embgeom_dask.execution.plan import Plan, make_plan
+from embgeom_dask.execution.plan import Plan
+from embgeom_dask.execution.planning import Resources, make_plan
 from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.storage import model_stores, results
 from embgeom_dask.testing import make_store
@@ -112,7 +113,7 @@ def simulate(client: Client, store: str, out: str, seconds: float, threads: int,
     """Make one pass, and then once more with every panel committed."""
     matrix = model_stores.find_matrix(store)
     settings = ScanSpec("euclidean", farthest=KEPT)
-    plan = make_plan(client, [(matrix, np.arange(matrix.vocab_size))], settings, "cpu", TILE)
+    plan = make_plan(client, [(matrix, np.arange(matrix.vocab_size))], settings, Resources("cpu", TILE))
     attrs = results.provenance("scan", [matrix], [], 0.0, settings.as_dict())
     journal = Journal(out)
     with journal.claimed(attrs):

@@ -11,14 +11,12 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-import psutil
 import xarray as xr
 from distributed import Client
 
 from embgeom_dask import progress
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
-from embgeom_dask.execution import memory
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.storage import model_stores, paths, results
@@ -157,12 +155,18 @@ def scan_many(
     InputError, EmbgeomError
         where all failed for the same reason.
     """
-    most = memory.allowed(memory_limit)
 
     def work(store: PathLike, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:
-        held = psutil.Process().memory_info().rss
-        share = most if at_once == 1 else held + max(0, most - held) // at_once
-        return scan(store, role=role, out=target, memory_limit=share, device=device, client=active, **settings)
+        return scan(
+            store,
+            role=role,
+            out=target,
+            memory_limit=memory_limit,
+            memory_share=1 / at_once,
+            device=device,
+            client=active,
+            **settings,
+        )
 
     paths = places_of(stores, "scan")
     kept = None if settings.get("dry_run") else out

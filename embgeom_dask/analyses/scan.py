@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from time import perf_counter
 from typing import Any, cast
@@ -14,22 +15,27 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 from distributed import Client
+from distributed.deploy.cluster import Cluster
 
 from embgeom_dask import progress
 from embgeom_dask.analyses.quantiles import find as find_quantiles
 from embgeom_dask.analyses.selection import parse_tokens
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.cluster import connect, dashboard
 from embgeom_dask.execution.journal import Journal
+from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.execution.panel_result import PanelResult
-from embgeom_dask.execution.passes import Passes
-from embgeom_dask.execution.plan import Plan, make_plan
+from embgeom_dask.execution.passes import run_pass
+from embgeom_dask.execution.plan import Plan
+from embgeom_dask.execution.planning import Resources, make_plan
+from embgeom_dask.execution.resume import result_or_journal
 from embgeom_dask.execution.runner import forget
 from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_count, parse_number, parse_numbers
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.storage import model_stores, paths, results
 from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
 
 MatrixLike = str | os.PathLike[str] | xr.DataArray
@@ -58,8 +64,9 @@ def scan(
     device: str = "auto",
     tile: int | None = None,
     memory_limit: str | int | None = None,
+    memory_share: float = 1.0,
     dry_run: bool = False,
-    client: Client | None = None,
+    client: Client | Cluster | str | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
     """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
@@ -98,7 +105,8 @@ def scan(
     device : `auto`, `cpu`, `cuda` or `mps`, on each worker
     tile : rows of a tile; no result depends on it; default 2,048, or fewer where memory is short
     memory_limit : what each worker's process may hold, "2GiB" or bytes; default 60% of what is free on top of what it
-        holds already
+        holds already. Never more than 60% of the memory limit that dask has for a worker.
+    memory_share : what part of the memory not yet held this scan may take, where several scans share the workers
     dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
     client, scheduler : the dask cluster: a client, a cluster or an address; default the client that is active, or else
         a cluster in this process
@@ -131,7 +139,7 @@ def scan(
     """
     started = perf_counter()
     find_metric(metric)
-    tile = parse_count("tile", tile)
+    tile, most = parse_count("tile", tile), parse_limit(memory_limit)
     sides = [_rows_of(matrix, role, tokens)]
     if against is not None:
         sides.append(_rows_of(*_split_role(against, role), None))
@@ -139,7 +147,7 @@ def scan(
     matrices = [found for found, _ in sides]
     for each in matrices:
         model_stores.check_labels(each)  # before the first tile, not when the result is labelled
-    settings = ScanSpec(
+    spec = ScanSpec(
         metric,
         farthest=farthest,
         nearest=nearest,
@@ -156,72 +164,73 @@ def scan(
         against=_selection(*sides[1]) if against is not None else None,
         distinct=distinct,
     )
-    attrs = results.provenance("scan", matrices, [], 0.0, settings.as_dict())
-    how = (device, tile, memory_limit, dry_run, client, scheduler)
-    if out is None:
-        return _made(sides, settings, attrs, started, None, *how)
-    journal = Journal(out)
-    if (done := results.existing(journal.out, attrs)) is not None:
-        if not journal.is_settled:
-            with suppress(EmbgeomError), journal.claimed(attrs):  # where nothing can be removed, nothing is
-                journal.finish()
-        return done
-    if dry_run:
-        return _made(sides, settings, attrs, started, journal, *how)
-    with journal.claimed(attrs):
-        if (done := results.existing(journal.out, attrs)) is not None:
-            journal.finish()
+    attrs = results.provenance("scan", matrices, [], 0.0, spec.as_dict())
+    with result_or_journal(out, attrs, dry_run=dry_run) as (done, journal):
+        if done is not None:
             return done
-        return _made(sides, settings, attrs, started, journal, *how)
-
-
-def _made(
-    sides: list[tuple[Matrix, np.ndarray]],
-    settings: ScanSpec,
-    attrs: dict[str, Any],
-    started: float,
-    journal: Journal | None,
-    device: str,
-    tile: int | None,
-    memory_limit: str | int | None,
-    dry_run: bool,
-    client: Client | None,
-    scheduler: str | None,
-) -> xr.Dataset:
-    """Make the result, and save it where there is a journal."""
-    matrices, element = [found for found, _ in sides], None
-    if journal is not None:
-        journal.check(attrs)
-        tile, element = journal.fix("tile", tile), journal.fix("element", None)
-    with connect(client, scheduler, device, None if journal is None else journal.out) as cluster:
-        workers.check_seen(cluster, [paths.join(found.store, found.name, "zarr.json") for found in matrices])
-        try:
-            plan = make_plan(cluster, sides, settings, device, tile, memory_limit, element)
+        if journal is not None:
+            tile, element = journal.fix("tile", tile), journal.fix("element", None)
+        else:
+            element = None
+        resources = Resources(device, tile, most, memory_share, element)
+        with _cluster(client, scheduler, device, out, matrices) as cluster:
+            plan = make_plan(cluster, sides, spec, resources)
             progress.note(str(plan))
             progress.note(f"dashboard: {dashboard(cluster)}")
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
-            if journal is not None:
-                journal.begin(attrs, plan)
-                workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
-            passes = Passes(cluster, journal)
-            found = passes.run(plan, "scan")
-            variables = _finalize(plan, found, settings, passes)
+            found, variables = _compute(cluster, plan, spec, journal, attrs)
+        dataset = _labelled(variables, plan, found, attrs | {"seconds": round(perf_counter() - started, 3)}, matrices)
+        if journal is not None:
+            results.save(dataset, journal.out)
+            journal.finish()
+        return dataset
+
+
+@contextmanager
+def _cluster(
+    client: Client | Cluster | str | None,
+    scheduler: str | None,
+    device: str,
+    out: PathLike | None,
+    matrices: Sequence[Matrix],
+) -> Iterator[Client]:
+    """A client of the cluster to use, whose workers see the matrices; they forget their blocks at the end."""
+    with connect(client, scheduler, device, out) as cluster:
+        workers.check_seen(cluster, [paths.join(each.store, each.name, "zarr.json") for each in matrices])
+        try:
+            yield cluster
         finally:
             if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
                 cluster.run(forget, on_error="ignore")
-    attrs |= {"devices": sorted(found.devices), "seconds": round(perf_counter() - started, 3)}
-    attrs["certificate"] = json.dumps(
-        plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}
-    )
+
+
+def _compute(
+    cluster: Client, plan: Plan, spec: ScanSpec, journal: Journal | None, attrs: Mapping[str, Any]
+) -> tuple[PanelResult, dict[str, Any]]:
+    """Make the passes over all tiles: what they found, and the variables of the result."""
+    if journal is not None:
+        journal.begin(attrs, plan)
+        workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
+    run = partial(run_pass, cluster, journal=journal)
+    found = run(plan, "scan")
+    return found, _finalize(plan, found, spec, run)
+
+
+def _labelled(
+    variables: dict[str, Any],
+    plan: Plan,
+    found: PanelResult,
+    attrs: dict[str, Any],
+    matrices: Sequence[Matrix],
+) -> xr.Dataset:
+    """The result: its variables with token ids, strings, and what made them."""
+    certificate = plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}
+    attrs |= {"devices": sorted(found.devices), "certificate": json.dumps(certificate)}
     dataset = xr.Dataset(variables, attrs=attrs)
     if "token_id" in dataset.dims:
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
-    dataset = results.with_tokens(dataset, matrices)
-    if journal is not None:
-        results.save(dataset, journal.out)
-        journal.finish()
-    return dataset
+    return results.with_tokens(dataset, matrices)
 
 
 def _rows_of(
@@ -258,40 +267,42 @@ def _selection(matrix: Matrix, token_id: np.ndarray) -> str | None:
     return None if token_id.size == matrix.vocab_size else sha256(token_id.tobytes()).hexdigest()
 
 
-def _finalize(plan: Plan, found: PanelResult, settings: ScanSpec, passes: Passes) -> dict[str, Any]:
+def _finalize(
+    plan: Plan, found: PanelResult, spec: ScanSpec, run: Callable[[Plan, str], PanelResult]
+) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
 
     Exact quantiles take more passes, which add to what `found` says of devices and counts.
     """
 
     def again(changed: Plan) -> PanelResult:
-        more = passes.run(changed, "quantiles")
-        found.devices |= more.devices
-        found.counts.update(more.counts)
-        found.products |= more.products
-        return more
+        made = run(changed, "quantiles")
+        found.devices |= made.devices
+        found.counts.update(made.counts)
+        found.products |= made.products
+        return made
 
     exact, sides = plan.exact(), plan.rows
     variables: dict[str, Any] = {}
     for name, reduction in plan.reductions.items():
         variables |= reduction.finalize(found.states[name], sides, exact)
-    if settings.summed:
+    if spec.summed:
         for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
             distance = variables[f"{extreme}_distance"][1]
             variables[name] = ((), distance[0] if distance.size else np.nan)
-            if getattr(settings, extreme) is None:
+            if getattr(spec, extreme) is None:
                 del variables[f"{extreme}_distance"], variables[f"{extreme}_token_id"]
-        if settings.distinct and _any_identical(plan):
+        if spec.distinct and _any_identical(plan):
             variables["distance_min"] = ((), 0.0)
         least, most = (float(variables[f"distance_{end}"][1]) for end in ("min", "max"))
         variables["distance_mean"] = ((), np.clip(variables["distance_mean"][1], least, most))
         if least == most:  # what is left is the error of the sums
             variables["distance_std"] = ((), variables["distance_std"][1] * 0)
-    if settings.quantiles:
+    if spec.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
-        count, run = found.states["histogram"]["count"], again if settings.exact_quantiles else None
-        variables |= find_quantiles(plan, count, settings.quantiles, pairs, largest, run)
-    if settings.summed and not settings.binned:
+        count, more = found.states["histogram"]["count"], again if spec.exact_quantiles else None
+        variables |= find_quantiles(plan, count, spec.quantiles, pairs, largest, more)
+    if spec.summed and not spec.binned:
         for name in ("histogram_count", "histogram_below", "histogram_above", "bin_edge"):
             del variables[name]
     names = ("left_out",) if plan.symmetric else ("left_out", "against_left_out")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from collections import Counter
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import psutil
 import torch
+from distributed import Client, Worker
 
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
+from embgeom_dask.execution import workers
 from embgeom_dask.pairwise.tiles import DOUBLED
 
 SHARE = 0.6
@@ -71,26 +75,80 @@ class Memory:
         return f"{said}; on the device: {beside}" if self.on_device else said
 
 
-def allowed(limit: str | int | None) -> int:
-    """The bytes that a process may hold: `limit` ("2GiB", "500MB" or bytes), or a share of what is free.
+@dataclass(frozen=True)
+class WorkerMemory:
+    """Bytes of a worker's process: what it holds, what is free beside that, and dask's own limit of it (0: none); of
+    its device (`kind`) what is free there, 0 where it has no memory of its own."""
+
+    held: int
+    free: int
+    limit: int
+    kind: str
+    free_on_device: int
+
+    def allowed(self, limit: int | None, share: float) -> int:
+        """What it may hold: `limit`, or a share of what is free; at most the share of dask's limit that is not spilled.
+
+        Of what is not held yet a scan takes `share`.
+        """
+        most = self.held + int(SHARE * self.free) if limit is None else limit
+        if self.limit:
+            most = min(most, int(SHARE * self.limit))
+        return most if share == 1 else self.held + int(share * max(0, most - self.held))
+
+    def allowed_on_device(self, limit: int | None, share: float) -> int:
+        """What it may hold on its device."""
+        most = int(SHARE * self.free_on_device) if limit is None else min(limit, self.free_on_device)
+        return int(share * most)
+
+
+def own_memory(device: str, dask_worker: Worker) -> WorkerMemory:
+    """The memory of this worker; it runs there."""
+    kind, free_on_device = devices.own_memory(device)
+    return WorkerMemory(
+        held=int(psutil.Process().memory_info().rss),
+        free=devices.memory(torch.device("cpu"))[1],
+        limit=int(dask_worker.memory_manager.memory_limit or 0),
+        kind=kind,
+        free_on_device=free_on_device,
+    )
+
+
+def of_workers(client: Client, device: str) -> WorkerMemory:
+    """The memory that every worker there has: the least of each, where those of one host share what is free.
+
+    What a worker holds is the most that one does.
+    """
+    found = workers.ask(client, own_memory, device)
+    hosts = Counter(_host(address) for address in found)
+    return WorkerMemory(
+        held=max(each.held for each in found.values()),
+        free=min(each.free // hosts[_host(address)] for address, each in found.items()),
+        limit=min((each.limit for each in found.values() if each.limit), default=0),
+        kind=next(iter(found.values())).kind,
+        free_on_device=min(each.free_on_device for each in found.values()),
+    )
+
+
+def _host(address: str) -> str | None:
+    return urlsplit(address).hostname
+
+
+def parse_limit(limit: str | int | None) -> int | None:
+    """Read `limit` ("2GiB", "500MB" or bytes) as bytes; None stays None.
 
     Raises
     ------
     InputError
-        where `limit` is no size.
+        where it is no size.
     """
     if limit is None:
-        return int(psutil.Process().memory_info().rss) + int(SHARE * devices.memory(torch.device("cpu"))[1])
+        return None
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?\s*", str(limit), re.IGNORECASE)
     if not found:
         raise InputError(f"`memory_limit` {limit}: give a size like 2GiB or 500MB")
     size = float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()]
     return int(min(size, sys.maxsize))
-
-
-def allowed_on_device(limit: str | int | None, free: int) -> int:
-    """The bytes that a process may hold on a device with `free` bytes: `limit`, or a share of them."""
-    return int(SHARE * free) if limit is None else min(allowed(limit), free)
 
 
 def project(
@@ -104,6 +162,7 @@ def project(
     threads: int,
     as_stored: bool,
     states: int,
+    held: int,
     most: int,
     most_on_device: int,
 ) -> Memory:
@@ -111,8 +170,8 @@ def project(
 
     `stored` and `element` are the bytes of a value in the store and in a product, `unrounded` those in the product that
     may follow one of integers, else 0; `tile` the rows of a block, `threads` how many a worker has, `states` the bytes
-    of the reductions' states, and `most` what is allowed, `most_on_device` on the device; 0 where it has no memory of
-    its own.
+    of the reductions' states, `held` what the process holds already, and `most` what is allowed, `most_on_device` on
+    the device; 0 where it has no memory of its own.
     """
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
@@ -120,7 +179,7 @@ def project(
     crowds = 16 * min(DOUBLED, tile) * width if as_stored or unrounded else 0
     products = _PRODUCT[element] + (_PRODUCT[unrounded] if unrounded else 0)
     return Memory(
-        base=psutil.Process().memory_info().rss,
+        base=held,
         rows=100 * rows,
         blocks=threads * (2 * block + max(loading, crowds)) + _READING,
         tiles=threads * tile * tile * (products + _CANDIDATE),

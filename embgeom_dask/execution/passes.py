@@ -16,25 +16,22 @@ from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.runner import execute
 
 
-class Passes:
-    """Makes passes on a cluster; `journal`, if any, keeps their panels."""
+def run_pass(client: Client, plan: Plan, what: str, journal: Journal | None) -> PanelResult:
+    """Compute all tiles of `plan` on the workers of `client`, in the pass called `what`.
 
-    def __init__(self, client: Client, journal: Journal | None) -> None:
-        self._client, self._journal = client, journal
-
-    def run(self, plan: Plan, what: str) -> PanelResult:
-        """Make the pass called `what`; with a journal, a first Ctrl-C lets what is in flight finish."""
-        with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.label} {what}", "tiles") as advance:
-            if self._journal is None:
-                return execute(plan, self._client, Monitor(self._client, advance))
-            kept = self._journal.open_pass(plan, what)
-            watch = Monitor(self._client, advance, partial(self._journal.note, what))
-            try:
-                with interruptible():
-                    found = execute(plan, self._client, watch, kept)
-            except BaseException:
-                with suppress(AbortRun):
-                    self._journal.write_history()
-                raise
-            self._journal.write_history()
-            return found
+    Where there is a journal it keeps the panels, and a first Ctrl-C lets those in flight finish.
+    """
+    with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.label} {what}", "tiles") as advance:
+        if journal is None:
+            return execute(plan, client, Monitor(client, advance))
+        kept = journal.open_pass(plan, what)
+        monitor = Monitor(client, advance, partial(journal.note, what))
+        try:
+            with interruptible():
+                found = execute(plan, client, monitor, kept)
+        except BaseException:
+            with suppress(AbortRun):
+                journal.write_history()
+            raise
+        journal.write_history()
+        return found

@@ -136,6 +136,20 @@ def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, 
     return [found[place] for place in order]
 
 
+def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
+    """What each worker answers that can be used, by its address, while its tasks go on; `question` may take the worker.
+
+    Raises
+    ------
+    EmbgeomError
+        where none does.
+    """
+    answers = {each: answer for each, answer in _answers(client, question, *args) if not isinstance(answer, Exception)}
+    if not answers:
+        raise EmbgeomError("no worker answers: run the same command again")
+    return answers
+
+
 def _next(done: SimpleQueue[Future[Any]]) -> list[Future[Any]]:
     """All that are done, once one is; none after a while."""
     with suppress(Empty):

@@ -94,6 +94,12 @@ class Metric(ABC):
     """Whether rows can be points as they are stored."""
     quantises: bool = False
     """Whether points can be the rows rounded to 8-bit integers."""
+    undefined_for_zero_rows: bool = False
+    """Whether a row of zeros has no distance to any other: these are left out."""
+    prunes_by_norm: bool = True
+    """Whether rows near the centre can be ruled out as members of farthest pairs: |x - y| <= |x| + |y|."""
+    prunes_by_extent: bool = False
+    """Whether the extremes of the columns tell which rows can be members of farthest pairs."""
 
     @abstractmethod
     def unit(self, scale: float) -> float:

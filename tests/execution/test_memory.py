@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import ref
 
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 import torch
+from distributed import Client, Scheduler, SpecCluster, Worker
 
 from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
@@ -35,17 +38,35 @@ print(int(peak[1]) * 1024, result.sizes["token_id"])
     ("text", "size"), [("2GiB", 2 << 30), ("500MB", 500_000_000), ("1.5 gib", 3 << 29), (4096, 4096), ("3k", 3000)]
 )
 def test_sizes(text: str | int, size: int) -> None:
-    assert memory.allowed(text) == size
+    assert memory.parse_limit(text) == size
 
 
 def test_a_size_beyond_all_memory_is_no_limit() -> None:
-    assert memory.allowed("9" * 400) == memory.allowed("9" * 300 + "TiB") > 1 << 60
+    assert memory.parse_limit("9" * 400) == memory.parse_limit("9" * 300 + "TiB") > 1 << 60
 
 
 @pytest.mark.parametrize("text", ["", "much", "2 PiB", "-1GiB"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(InputError, match="`memory_limit`"):
-        memory.allowed(text)
+        memory.parse_limit(text)
+
+
+def test_the_memory_is_that_of_the_workers(tmp_path: Path) -> None:
+    limits = {name: {"cls": Worker, "options": {"memory_limit": limit}} for name, limit in enumerate(("8GiB", "4GiB"))}
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False}}
+    store = make_store(tmp_path / "m.zarr", output=np.eye(40, dtype=np.float32))
+    with SpecCluster(limits, scheduler) as cluster, Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2)
+        found = memory.of_workers(client, "cpu")
+        assert found.limit == 4 << 30
+        assert 0 < found.free <= psutil.virtual_memory().total // 2  # both are on this host
+        plan = partial(scan, store, nearest=1, dry_run=True, client=client)
+        least = int(0.6 * (4 << 30))
+        assert plan().attrs["plan"]["memory_allowed"] <= least
+        assert plan(memory_limit="8GiB").attrs["plan"]["memory_allowed"] == least
+        held = found.held
+    shared = memory.WorkerMemory(held, 8 << 30, 0, "cpu", 0).allowed(held + (4 << 20), 0.25)
+    assert shared == held + (1 << 20)
 
 
 def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:

@@ -1,0 +1,263 @@
+"""Plan a scan in three steps, before its first tile: inspect the rows, choose their points, fit tiles into memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution import memory, products, workers
+from embgeom_dask.execution.memory import Memory
+from embgeom_dask.execution.plan import CUDA_TILES, ITEMSIZE, TILES, Plan
+from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead
+from embgeom_dask.execution.prune import narrow
+from embgeom_dask.execution.spec import ScanSpec
+from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise.blocks import BlockSource
+from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.rows import (
+    DistinctRows,
+    RowSummary,
+    centre_of,
+    distance_bound,
+    distinct_rows,
+    duplicates_of,
+    inspect,
+    join,
+)
+from embgeom_dask.reductions import (
+    Extreme,
+    Histogram,
+    Neighbors,
+    OrderStatistics,
+    PairsWithin,
+    Reduction,
+    Thresholds,
+    Within,
+)
+from embgeom_dask.reductions.histogram import bin_edges
+from embgeom_dask.storage.model_stores import Matrix
+
+Selected = tuple[Matrix, NDArray[np.int64]]
+"""A matrix and the token ids, int64 (n,) ascending, of the rows to compare."""
+
+_SAMPLE = 2048
+"""Rows of a side that centre and shape are taken from."""
+
+_PART = 16 << 20
+"""Bytes of rows looked at together."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a scan may use; no result depends on it.
+
+    `device` is that of each worker, `tile` the rows of a tile, `memory_limit` the bytes that a worker's process may
+    hold and `memory_share` what of them this scan may take, where several go on; `element` is the type of products that
+    a journal was begun with. None: what is best here.
+    """
+
+    device: str = "auto"
+    tile: int | None = None
+    memory_limit: int | None = None
+    memory_share: float = 1.0
+    element: str | None = None
+
+
+@dataclass(frozen=True)
+class InspectedRows:
+    """What is known of the rows of each side once all were read.
+
+    `distance_from_centre` (n,) float64 are those of the rows, `samples` (s, d) some of the rows as stored, and
+    `duplicate_of` (n,) int64 the distinct row of the second side identical to each of the first (-1: none), where
+    pairs of these are left out.
+    """
+
+    matrices: list[Matrix]
+    rows: list[DistinctRows]
+    centre: NDArray[np.float64]
+    distance_from_centre: list[NDArray[np.float64]]
+    samples: list[NDArray[np.generic]]
+    duplicate_of: NDArray[np.int64] | None
+
+    @property
+    def dtypes(self) -> set[str]:
+        """The dtypes of the matrices."""
+        return {matrix.dtype for matrix in self.matrices}
+
+
+def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: Resources) -> Plan:
+    """Plan the scan `spec` of the rows of one side, or of two against each other, on the workers of `client`.
+
+    Raises
+    ------
+    InputError
+        where a row has no distance to any other (NaN, infinity, out of range), none is left to compare, or the scan
+        would take more memory than is allowed.
+    """
+    inspected = inspect_rows(client, sides, spec)
+    point_format = choose_points(client, inspected, spec, resources)
+    reductions = make_reductions(inspected, spec)
+    tile, needed = fit_memory(client, inspected, reductions, point_format, spec, resources)
+    sorted_by_norm = all(each.only_far for each in reductions.values()) and METRICS[spec.metric].prunes_by_norm
+    sources = [
+        BlockSource(
+            matrix,
+            rows,
+            point_format,
+            tile,
+            sorted_by_norm,
+            needed.cache,
+            needed.cache_on_device,
+            uuid4().hex,
+        )
+        for matrix, rows in zip(inspected.matrices, inspected.rows, strict=True)
+    ]
+    instead = point_formats_instead(point_format, inspected.dtypes, inspected.distance_from_centre)
+    return Plan((sources[0], sources[-1]), reductions, resources.device, needed, instead)
+
+
+def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> InspectedRows:
+    """Read every row once, on the cluster: which are identical, which cannot be compared, how far from the centre."""
+    metric = METRICS[spec.metric]
+    matrix, token_id = sides[0]
+    if spec.kept == {"farthest"} and metric.prunes_by_extent and len(sides) == 1:
+        token_id = narrow(client, matrix, _parts(matrix, token_id), spec.farthest or 1)
+        sides = [(matrix, token_id)]
+    some = matrix.take(token_id[:_SAMPLE])
+    centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
+    dtypes = {matrix.dtype for matrix, _ in sides}
+    alike = matrix.dtype if len(dtypes) == 1 else "float64"
+    summaries = [_inspect(client, *side, centre, spec.metric, alike) for side in sides]
+    zeros = not metric.undefined_for_zero_rows
+    rows = [distinct_rows(*side, found, zeros=zeros) for side, found in zip(sides, summaries, strict=True)]
+    for (matrix, _), distinct in zip(sides, rows, strict=True):
+        if not distinct.members.size:
+            raise InputError(
+                f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
+            )
+    return InspectedRows(
+        matrices=[matrix for matrix, _ in sides],
+        rows=rows,
+        centre=centre,
+        distance_from_centre=[found.radius for found in summaries],
+        samples=[some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:] if spec.neighbors)],
+        duplicate_of=_identical_rows(sides, summaries, rows) if spec.distinct else None,
+    )
+
+
+def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, resources: Resources) -> PointFormat:
+    """Choose what is multiplied: the type of products that is fastest here and leaves few pairs to recheck."""
+    (fastest,) = workers.gather(client, products.fastest, [(spec.metric, resources.device)])
+    return choose_point_format(
+        spec,
+        inspected.dtypes,
+        inspected.centre,
+        inspected.distance_from_centre,
+        inspected.samples,
+        fastest,
+        resources.element,
+    )
+
+
+def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> dict[str, Reduction]:
+    """What is kept of the distances, with what that requires."""
+    metric, rows, duplicate_of = METRICS[spec.metric], inspected.rows, inspected.duplicate_of
+    largest = np.sort(np.concatenate(inspected.distance_from_centre))[-2:].tolist()
+    reductions: dict[str, Reduction] = {}
+    required = Histogram.requires if spec.summed else ()
+    symmetric, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
+    if spec.farthest or "farthest" in required:
+        reductions["farthest"] = Extreme(spec.farthest or 1, farthest=True)
+    if spec.nearest or "nearest" in required:
+        reductions["nearest"] = Extreme(spec.nearest or 1, False, duplicate_of if spec.nearest else None)
+    if spec.neighbors:
+        reductions["neighbors"] = Neighbors(spec.neighbors, rows[0].token_id.size, symmetric, duplicate_of)
+    if spec.summed:
+        top = distance_bound(metric, largest)
+        edges = spec.histogram_edges or bin_edges(spec.bins, top, spec.histogram_scale)
+        closed = np.arange(len(edges)) == len(edges) - 1
+        reductions["histogram"] = Histogram(Thresholds.at(metric, edges, closed=closed), weights)
+    if spec.within:
+        reductions["within"] = Within(Thresholds.at(metric, spec.within, closed=True), weights, symmetric)
+    if spec.pairs_within is not None:
+        radius = Thresholds.at(metric, [spec.pairs_within], closed=True)
+        reductions["pairs_within"] = PairsWithin(radius, spec.max_pairs, weights, symmetric)
+    return reductions
+
+
+def fit_memory(
+    client: Client,
+    inspected: InspectedRows,
+    reductions: dict[str, Reduction],
+    point_format: PointFormat,
+    spec: ScanSpec,
+    resources: Resources,
+) -> tuple[int, Memory]:
+    """Choose the rows of a tile, the largest that every worker has the memory for: 2,048 or fewer, on cuda 8,192.
+
+    Raises
+    ------
+    InputError
+        where the smallest tiles take more than is allowed; it gives both numbers.
+    """
+    has = memory.of_workers(client, resources.device)
+    unrounded = point_format.unrounded
+    states = sum(reduction.nbytes for reduction in reductions.values())
+    states += spec.exact_quantiles * OrderStatistics.nbytes
+    usual = CUDA_TILES if has.kind == "cuda" else TILES
+    for tile in (resources.tile,) if resources.tile else usual:
+        needed = memory.project(
+            rows=sum(distinct.members.size for distinct in inspected.rows),
+            width=inspected.matrices[0].hidden_size,
+            stored=max(ITEMSIZE[matrix.dtype] for matrix in inspected.matrices),
+            element=ITEMSIZE[point_format.element],
+            unrounded=ITEMSIZE[unrounded.element] if unrounded else 0,
+            tile=tile,
+            threads=max(client.nthreads().values(), default=1),
+            as_stored=point_format.element == "bfloat16",
+            states=states,
+            held=has.held,
+            most=has.allowed(resources.memory_limit, resources.memory_share),
+            most_on_device=has.allowed_on_device(resources.memory_limit, resources.memory_share),
+        )
+        if needed.fits:
+            return tile, needed
+    where, projected, allowed = "", needed.projected, needed.allowed
+    if projected <= allowed:
+        where, projected, allowed = " of the device", needed.on_device, needed.allowed_on_device
+    raise InputError(
+        f"this scan needs {memory.text(projected)}{where} and {memory.text(allowed)} are allowed: "
+        "raise `memory_limit`, ask for fewer neighbors, lower `max_pairs`, or scan fewer `tokens`"
+    )
+
+
+def _inspect(
+    client: Client,
+    matrix: Matrix,
+    token_id: NDArray[np.int64],
+    centre: NDArray[np.float64],
+    metric: str,
+    dtype: str,
+) -> RowSummary:
+    parts = _parts(matrix, token_id)
+    return join(workers.gather(client, inspect, [(matrix, part, centre, metric, dtype) for part in parts]))
+
+
+def _identical_rows(sides: list[Selected], found: list[RowSummary], rows: list[DistinctRows]) -> NDArray[np.int64]:
+    """The position on the second side of the row identical to each of the first, -1 where there is none."""
+    digests = [
+        summary.digest[np.searchsorted(token_id, distinct.token_id)]
+        for (_, token_id), summary, distinct in zip(sides, found, rows, strict=True)
+    ]
+    return duplicates_of(digests[0], digests[-1])
+
+
+def _parts(matrix: Matrix, token_id: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
+    rows = matrix.chunk_rows * max(1, _PART // chunk_bytes)
+    return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]
