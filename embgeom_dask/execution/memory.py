@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 from collections import Counter
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import torch
+from dask.utils import parse_bytes
 from distributed import Client, Worker
 
 from embgeom_dask import devices
@@ -21,8 +21,6 @@ from embgeom_dask.pairwise.tiles import DOUBLED
 SHARE = 0.6
 """Of the memory that is free, what a run may take where no limit is given."""
 
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
 _PRODUCT = {1: 4, 2: 2, 4: 4, 8: 8}  # bytes for each pair of a tile, by those of an element
 _PASS = {2: 32, 4: 32, 8: 160}  # bytes for each pair of a tile on a device, by those of an element: products, passes
@@ -144,11 +142,15 @@ def parse_limit(limit: str | int | None) -> int | None:
     """
     if limit is None:
         return None
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?\s*", str(limit), re.IGNORECASE)
-    if not found:
+    try:
+        size = min(parse_bytes(str(limit)), sys.maxsize) if str(limit).strip() else 0
+    except OverflowError:
+        size = sys.maxsize
+    except ValueError:
+        size = 0
+    if size <= 0:
         raise InputError(f"`memory_limit` {limit}: give a size like 2GiB or 500MB")
-    size = float(found[1]) * (_UNITS | _BINARY)[(found[2] or "").lower()]
-    return int(min(size, sys.maxsize))
+    return size
 
 
 def project(
