@@ -16,7 +16,7 @@ from distributed import Client, Worker
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
-from embgeom_dask.pairwise.tiles import DOUBLED
+from embgeom_dask.pairwise.refine import DOUBLED
 
 SHARE = 0.6
 """Of the memory that is free, what a run may take where no limit is given."""
@@ -178,12 +178,12 @@ def project(
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
     loading = 8 * values if as_stored else values * (8 + stored + 2 * unrounded)  # or a tile's rows, unrounded
-    crowds = 16 * min(DOUBLED, tile) * width if as_stored or unrounded else 0
+    doubled = 16 * min(DOUBLED, tile) * width if as_stored or unrounded else 0
     products = _PRODUCT[element] + (_PRODUCT[unrounded] if unrounded else 0)
     return Memory(
         base=held,
         rows=100 * rows,
-        blocks=threads * (2 * block + max(loading, crowds)) + _READING,
+        blocks=threads * (2 * block + max(loading, doubled)) + _READING,
         tiles=threads * tile * tile * (products + _CANDIDATE),
         states=threads * states,
         allowed=most,

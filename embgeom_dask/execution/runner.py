@@ -21,10 +21,11 @@ from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.monitor import Monitor
 from embgeom_dask.execution.panel_result import PanelResult, PanelStats, State
 from embgeom_dask.execution.plan import Plan
-from embgeom_dask.pairwise import blocks, tiles
-from embgeom_dask.pairwise.blocks import Block, loaded
+from embgeom_dask.pairwise import blocks
+from embgeom_dask.pairwise.blocks import loaded
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.traversal import traverse
 from embgeom_dask.storage import model_stores
 
 _MERGE = 0.5
@@ -77,12 +78,13 @@ def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> PanelResult:
 def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> PanelResult:
     exact = plan.exact()
     states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
+    reach = partial(_reach, plan, states, exact) if plan.sides[0].sorted_by_norm else None
     for panel in panels:
         rows = plan.sides[0].block(panel.row, device)
         for index in range(panel.start, panel.stop):
             columns = plan.sides[1].block(index, device)
             diagonal = plan.symmetric and index == panel.row
-            for tile in _tiles(plan, rows, columns, diagonal, partial(_reach, plan, states, exact)):
+            for tile in traverse(plan.metric, rows, columns, diagonal=diagonal, reach=reach):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
     states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
@@ -104,15 +106,6 @@ def _worker() -> str:
         return get_worker().address
     except ValueError:  # in no worker
         return ""
-
-
-def _tiles(plan: Plan, rows: Block, columns: Block, diagonal: bool, reach: Callable[[], float]) -> Iterator[tiles.Tile]:
-    if plan.sides[0].sorted_by_norm:
-        yield from tiles.parts_sorted_by_norm(plan.metric, rows, columns, diagonal=diagonal, reach=reach)
-    elif diagonal:
-        yield from tiles.triangle(plan.metric, rows)
-    else:
-        yield tiles.Tile(plan.metric, rows, columns, diagonal=False)
 
 
 def _reach(plan: Plan, states: dict[str, State], exact: Exact) -> float:

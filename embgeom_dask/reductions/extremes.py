@@ -12,7 +12,7 @@ from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.kernels.passes import select
 from embgeom_dask.pairwise.exact import Exact, concat_pairs, empty_pairs, take_pairs
 from embgeom_dask.pairwise.rows import Sides
-from embgeom_dask.pairwise.tiles import Tile, without_duplicates
+from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, State, Variables
 from embgeom_dask.reductions.expand import expand_pairs
 
@@ -61,8 +61,7 @@ class Extreme(Reduction):
             low, high = -high, -low
         limit = round_up(np.full(len(low.row), state["limit"] * exact.unit), tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
-        if self.duplicate_of is not None:
-            i, j, least = without_duplicates(self.duplicate_of, tile, i, j, least)
+        i, j, least = tile.without_duplicates(self.duplicate_of, i, j, least)
         keep = ~(least > self._cutoff(upper_bounds(tile.product, low, high, i, j, least)))
         i, j, least = i[keep], j[keep], least[keep].astype(np.float64) / exact.unit
         order = np.argsort(least, kind="stable")

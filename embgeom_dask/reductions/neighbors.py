@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
 from embgeom_dask.kernels.passes import limits_of, nearest, select, tighten
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.refine import DensePairs, dense_pairs, finer_tiles
 from embgeom_dask.pairwise.rows import Sides
-from embgeom_dask.pairwise.tiles import Tile, crowd, finer, without_duplicates
+from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, State, Variables
 from embgeom_dask.reductions.expand import expand_neighbors, lexical_order
 
@@ -64,49 +66,57 @@ class Neighbors(Reduction):
 
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
-        if tile.rounded:
-            return self._update_rounded(state, tile, exact)
+        if not tile.rounded:
+            return self._add_tiles(state, [tile])
+        places = tile.rows.positions, tile.columns.positions
+        limits = limits_of(state["limit"], *places, np.float32, symmetric=self.symmetric)
+        if any(np.isposinf(limit).any() for limit in limits):  # integers bound nothing from above
+            return self._add_tiles(state, [tile.unrounded()])
+        first, second, least, dense = self._filter_rounded(tile, limits)
+        state = self._add_tiles(state, finer_tiles(tile, dense))  # first, since they lower the limits
+        wanted = self._wanted(state, first, second, least)
+        first, second = first[wanted], second[wanted]
+        values, _ = exact.values(first, second)
+        return self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
+
+    def _filter_rounded(self, tile: Tile, limits: tuple[Array, Array]) -> tuple[Array, Array, Array, DensePairs]:
+        """The pairs of a tile of integers that its limits leave, with lower bounds of their values; and the dense."""
+        i, j, least = select(tile.product, tile.terms[0], *limits, diagonal=tile.diagonal)
+        i, j, least = tile.without_duplicates(self.duplicate_of, i, j, least)
+        dense = dense_pairs(tile, i, j)
+        apart = ~dense.hold(i, j)
+        return *tile.pairs(i[apart], j[apart]), least[apart], dense
+
+    def _add_tiles(self, state: State, tiles: Iterable[Tile]) -> State:
+        """Add the pairs of tiles, and of finer ones where these leave many undecided."""
+        levels = [iter(tiles)]  # the last is the finest: all of it comes before the next tile of the level above
+        while levels:
+            tile = next(levels[-1], None)
+            if tile is None:
+                levels.pop()
+                continue
+            state, dense = self._add_tile(state, tile)
+            levels.append(finer_tiles(tile, dense))
+        return state
+
+    def _add_tile(self, state: State, tile: Tile) -> tuple[State, DensePairs]:
+        """Add the pairs of a tile but the dense, which are returned."""
         touched = np.union1d(tile.rows.positions, tile.columns.positions if self.symmetric else tile.rows.positions)
         best, terms = state["best"][touched], tile.terms
         i, j, least = self._nearest(state, tile, terms)
         wanted = self._wanted(state, *tile.pairs(i, j), least)
         i, j, least = i[wanted], j[wanted], least[wanted]
-        rows, columns = crowd(tile, i, j)
-        if not rows.any():
-            return self._add(state, *tile.pairs(i, j), least)
-        apart = ~(rows[i] & columns[j])
-        i, j, least = i[apart], j[apart], least[apart]
-        first, second = tile.pairs(i, j)
-        most = upper_bounds(tile.product, *terms, i, j, least)
-        state["best"][touched] = best  # without the bounds of the crowd, whose pairs come again
-        tighten(state["best"], state["limit"], first, second if self.symmetric else None, most)
-        state = self._add(state, first, second, least)
-        for finer_tile in finer(tile, rows, columns):  # their products take the memory of this tile's
-            state = self.update(state, finer_tile, exact)
-        return state
-
-    def _update_rounded(self, state: State, tile: Tile, exact: Exact) -> State:
-        """Add the pairs of a tile of integers: a crowd unrounded, the others by their values.
-
-        Unrounded is the whole tile where a row has no limit yet.
-        """
-        places = tile.rows.positions, tile.columns.positions
-        limits = limits_of(state["limit"], *places, np.float32, symmetric=self.symmetric)
-        if any(np.isposinf(limit).any() for limit in limits):
-            return self.update(state, tile.unrounded(), exact)
-        i, j, least = select(tile.product, tile.terms[0], *limits, diagonal=tile.diagonal)
-        if self.duplicate_of is not None:
-            i, j, least = without_duplicates(self.duplicate_of, tile, i, j, least)
-        rows, columns = crowd(tile, i, j)
-        apart = ~(rows[i] & columns[j])
-        (first, second), least = tile.pairs(i[apart], j[apart]), least[apart]
-        del i, j, apart  # a crowd may be the whole tile
-        for finer_tile in finer(tile, rows, columns):
-            state = self.update(state, finer_tile, exact)
-        wanted = self._wanted(state, first, second, least)
-        first, second = first[wanted], second[wanted]
-        values, _ = exact.values(first, second)
-        return self._add_valued(state, {"first": first, "second": second, "value": values}, exact)
+        dense = dense_pairs(tile, i, j)
+        if dense:
+            # Each pair has one bound in `best`: those of the dense pairs go, since finer ones will come. The limits
+            # stay as low as they are: they were bounds of as many pairs.
+            apart = ~dense.hold(i, j)
+            i, j, least = i[apart], j[apart], least[apart]
+            first, second = tile.pairs(i, j)
+            most = upper_bounds(tile.product, *terms, i, j, least)
+            state["best"][touched] = best
+            tighten(state["best"], state["limit"], first, second if self.symmetric else None, most)
+        return self._add(state, *tile.pairs(i, j), least), dense
 
     def _nearest(self, state: State, tile: Tile, terms: tuple[LinearBound, LinearBound]) -> tuple[Array, Array, Array]:
         """The pairs of a tile that may be among the nearest of a row, and the lower bounds of their values."""

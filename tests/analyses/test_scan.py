@@ -18,8 +18,8 @@ from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.cli.app import app
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.execution import runner
 from embgeom_dask.metrics import METRICS, euclidean
+from embgeom_dask.pairwise import traversal
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.storage.model_stores import open_model
 from embgeom_dask.testing import make_store
@@ -306,7 +306,7 @@ def test_a_failing_panel_ends_the_run_and_frees_the_cluster(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the tile is broken")
 
-    monkeypatch.setattr(runner.tiles, "Tile", broken)
+    monkeypatch.setattr(traversal, "Tile", broken)
     store = make_store(tmp_path / "m.zarr", output=np.eye(50, dtype=np.float32))
     with pytest.raises(EmbgeomError, match=r"RuntimeError: the tile is broken$"):
         scan(store, nearest=1, tile=4, out=tmp_path / "r.zarr", client=client)

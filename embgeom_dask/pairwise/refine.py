@@ -1,0 +1,123 @@
+"""Finer products of the pairs that a tile's product leaves undecided, where these lie close together.
+
+Integers are refined by the points that they were rounded from. Points as stored, of bfloat16, are refined about the
+centres of clusters of close rows, and those outside any cluster in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.row_passes import recentre
+from embgeom_dask.pairwise.blocks import Block
+from embgeom_dask.pairwise.tiles import Tile
+
+Array = NDArray[Any]
+
+DOUBLED = 512
+"""Rows of either side whose points are made float64 at a time."""
+
+_MANY = 32
+"""Undecided pairs of one row or column that make it a part of the dense pairs."""
+
+_FEW = 128
+"""Fewer than one in so many pairs of two blocks cost little, one by one, beside the product; finer products more."""
+
+_DENSE = 8
+"""Where one in so many pairs of rows and columns is undecided, a finer product is cheaper than these one by one."""
+
+_DENSE_ROUNDED = 16
+"""The same where the finer product is of the rows of a tile of integers, unrounded."""
+
+_CLOSE = 1 / 32
+"""Rows as far apart as that, relative to their length, are told apart much better about one of them."""
+
+_CLUSTERS = 8
+"""Clusters of close rows that are sought among the rows of dense pairs."""
+
+
+@dataclass(frozen=True)
+class DensePairs:
+    """The pairs of some rows (m,) with some columns (n,), bool each, of a tile: many of them are undecided."""
+
+    rows: Array
+    columns: Array
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.rows.any())
+
+    def hold(self, i: Array, j: Array) -> Array:
+        """Which pairs (p,) of the tile are among them: bool."""
+        held: Array = self.rows[i] & self.columns[j]
+        return held
+
+
+def dense_pairs(tile: Tile, i: Array, j: Array) -> DensePairs:
+    """Find those of the pairs (p,) that a tile left undecided for which finer products cost less than one by one.
+
+    There are none where the undecided pairs are few or scattered, or no product is finer.
+    """
+    m, n = tile.rows.size, tile.columns.size
+    none = DensePairs(np.zeros(m, np.bool_), np.zeros(n, np.bool_))
+    as_stored = tile.precision.element == "bfloat16" and tile.rows.norms.error is None
+    if not (tile.rounded or as_stored):
+        return none
+    columns = np.bincount(j, minlength=n) >= _MANY
+    rows = np.bincount(i[columns[j]], minlength=m) >= _MANY
+    found = DensePairs(rows, columns)
+    left = np.count_nonzero(found.hold(i, j))
+    one_in = _DENSE_ROUNDED if tile.rounded else _DENSE
+    is_dense = left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
+    few = max(_MANY**2, len(tile.rows.stored) * len(tile.columns.stored) / _FEW)
+    return found if is_dense and left >= few else none
+
+
+def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
+    """Multiply the dense pairs of a tile again, one level finer; their products take the memory of the tile's."""
+    if not dense:
+        return
+    tile.forget_product()
+    rows, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
+    if tile.rounded:
+        parts = tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded()
+        yield Tile(tile.metric, *parts, tile.diagonal)
+        return
+    by_rows = rows.size < columns.size
+    for centre, cluster in _clusters(tile.rows, rows) if by_rows else _clusters(tile.columns, columns):
+        first, second = (cluster, columns) if by_rows else (rows, cluster)
+        if centre is not None:
+            parts = tile.rows.take(first).about(centre), tile.columns.take(second).about(centre)
+            yield Tile(tile.metric, *parts, tile.diagonal)
+            continue
+        for i in range(0, first.size, DOUBLED):
+            for j in range(0, second.size, DOUBLED):
+                parts = tile.rows.take(first[i : i + DOUBLED]), tile.columns.take(second[j : j + DOUBLED])
+                yield Tile(tile.metric, parts[0].doubled(), parts[1].doubled(), tile.diagonal)
+
+
+def _clusters(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None, Array]]:
+    """Clusters of marked rows that are close to one point, with that point; then the rows in none, with None.
+
+    Dense pairs are most often those of close rows with others, to which all of these are about as near. Less one of
+    them the close rows are short, and so are the errors of their products.
+    """
+    alone = []
+    for _ in range(_CLUSTERS):
+        if not marked.size:
+            break
+        centre = block.points[int(marked[0])]
+        _, away, _ = recentre(block.points[torch.from_numpy(marked)], centre)
+        close = away <= _CLOSE**2 * block.norms.norm[marked[0]]
+        if close.sum() > 1:
+            yield centre, marked[close]
+        else:
+            alone.append(marked[close])
+        marked = marked[~close]
+    yield None, np.concatenate([*alone, marked])

@@ -1,0 +1,62 @@
+"""The tiles that all pairs of two blocks are compared in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from embgeom_dask.metrics import Metric
+from embgeom_dask.pairwise.blocks import Block
+from embgeom_dask.pairwise.tiles import Tile
+
+_SLAB = 256
+"""Rows of a part of a tile of blocks sorted by norm."""
+
+_STEPS = 2
+"""Tiles that a block is multiplied with itself in: 3/4 of its square."""
+
+
+def traverse(
+    metric: Metric, rows: Block, columns: Block, *, diagonal: bool, reach: Callable[[], float] | None
+) -> Iterator[Tile]:
+    """Make the tiles of two blocks; `diagonal`: of a block with itself.
+
+    Where the blocks are sorted by norm, `reach` says what value a pair needs, in units of the points.
+    """
+    if reach is not None:
+        yield from parts_sorted_by_norm(metric, rows, columns, diagonal=diagonal, reach=reach)
+    elif diagonal:
+        yield from triangle(metric, rows)
+    else:
+        yield Tile(metric, rows, columns, diagonal=False)
+
+
+def triangle(metric: Metric, block: Block) -> Iterator[Tile]:
+    """Make the pairs of a block with itself, in tiles without most of those below the diagonal."""
+    step = -(-block.size // _STEPS)
+    for start in range(0, block.size, step):
+        yield Tile(metric, block.take(slice(start, start + step)), block.take(slice(start, None)), diagonal=True)
+
+
+def parts_sorted_by_norm(
+    metric: Metric, rows: Block, columns: Block, *, diagonal: bool, reach: Callable[[], float]
+) -> Iterator[Tile]:
+    """Make only those parts of a tile that may hold a pair whose value is at least `reach()`.
+
+    The rows of either block come in order of their distance from the centre, farthest first. By the triangle inequality
+    no distance exceeds the sum of those of its two rows. `reach` is asked before each part.
+    """
+    start = 0
+    while start < rows.size:
+        value = reach()
+        distance = float(metric.distance(np.array(max(value, 0.0)))) * (1 - 1e-9)
+        count = int(np.searchsorted(-columns.radius, rows.radius[start] - distance, side="right"))
+        first = start if diagonal else 0
+        if count <= first:
+            return
+        whole = value > 0 and rows.radius[-1] + columns.radius[-1] >= distance
+        stop = rows.size if whole else start + _SLAB
+        part, other = rows.take(slice(start, stop)), columns.take(slice(first, count))
+        yield Tile(metric, part, other, diagonal)
+        start = stop
