@@ -59,6 +59,7 @@ class Chebyshev(_Differences):
     """The L-infinity distance: the largest |x - y|."""
 
     name = "chebyshev"
+    prunes_by_extent = True
 
     def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
         """The L-infinity norm."""

@@ -128,6 +128,8 @@ class Cosine(Metric):
     """
 
     name = "cosine"
+    undefined_for_zero_rows = True
+    prunes_by_norm = False
 
     def unit(self, scale: float) -> float:  # noqa: ARG002
         """1: no distance changes when rows are scaled."""
