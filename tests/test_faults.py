@@ -20,7 +20,7 @@ import embgeom_dask as eg
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.storage import fill, labels, model_stores, validation
 from embgeom_dask.testing import make_checkpoint, make_store
-from tests.faults import Disk, Killed, fingerprint, remove
+from embgeom_dask.testing.faults import Disk, Killed, fingerprint, remove
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::embgeom_dask.errors.EmbgeomWarning")]
 

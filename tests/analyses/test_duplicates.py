@@ -26,7 +26,7 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.pairwise import rows
 from embgeom_dask.storage import fill, model_stores
 from embgeom_dask.testing import make_store
-from tests.reference import DTYPES
+from embgeom_dask.testing.strategies import DTYPES
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from embgeom_dask.analyses.outliers import outliers, triangle
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.errors import InputError
 from embgeom_dask.testing import make_store
-from tests.reference import root
+from embgeom_dask.testing.references import root
 
 VOCAB, WIDTH = 400, 48
 IDS = np.array([7, 8, 9, 60, 61, 120, 200, 201, 202, 310, 350, 399])

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.testing import make_store
-from tests.pairwise.test_reported import hostile
-from tests.reference import slow_examples, truth
+from embgeom_dask.testing.references import truth
+from embgeom_dask.testing.strategies import hostile, slow_examples
 
 
 @slow_examples

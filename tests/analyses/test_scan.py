@@ -23,7 +23,8 @@ from embgeom_dask.pairwise import traversal
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.storage.model_stores import open_model
 from embgeom_dask.testing import make_store
-from tests.reference import DTYPES, Truth, matrices, slow_examples, truth
+from embgeom_dask.testing.references import Truth, truth
+from embgeom_dask.testing.strategies import DTYPES, matrices, slow_examples
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.storage import fill, model_stores
 from embgeom_dask.testing import make_store
-from tests.reference import root
+from embgeom_dask.testing.references import root
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
 NAMES = {

@@ -21,8 +21,9 @@ from embgeom_dask.metrics import METRICS, euclidean
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.testing import make_store
+from embgeom_dask.testing.references import truth
+from embgeom_dask.testing.strategies import matrices, slow_examples
 from tests.analyses.test_scan import check
-from tests.reference import matrices, slow_examples, truth
 
 INT8_FIRST = ["int8", "bfloat16", "float32"]
 

@@ -18,8 +18,8 @@ from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import products, worker
 from embgeom_dask.metrics import METRICS, euclidean
 from embgeom_dask.testing import make_store
+from embgeom_dask.testing.references import truth
 from tests.analyses.test_scan import check
-from tests.reference import truth
 
 CPU = torch.device("cpu")
 Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

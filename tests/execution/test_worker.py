@@ -16,7 +16,7 @@ from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import products, worker
 from embgeom_dask.metrics import METRICS, euclidean
 from embgeom_dask.testing import make_store
-from tests.reference import truth
+from embgeom_dask.testing.references import truth
 
 ERRORS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),

@@ -28,8 +28,9 @@ from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions import Histogram, Thresholds
+from embgeom_dask.testing.references import truth
+from embgeom_dask.testing.strategies import matrices
 from tests.guards import NoFloat64
-from tests.reference import matrices, truth
 
 DEVICES = [
     "cpu",

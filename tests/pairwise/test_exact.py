@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.exact import Exact, Rows, concat_pairs
-from tests.reference import matrices, truth
+from embgeom_dask.testing.references import truth
+from embgeom_dask.testing.strategies import matrices
 
 
 def exactly(rows: np.ndarray, metric: str = "euclidean") -> Exact:

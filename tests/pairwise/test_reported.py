@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from math import isqrt
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,43 +13,15 @@ from embgeom_dask.kernels.numba_bfloat16 import as_numba
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.reductions import Thresholds
-from tests.reference import DTYPES, truth
+from embgeom_dask.testing.references import truth
+from embgeom_dask.testing.strategies import DTYPES, hostile
 
 BITS = {"bfloat16": 8, "float32": 24, "float64": 53}
-LARGE = {"bfloat16": 100, "float16": 7, "float32": 100, "float64": 390}
 
 
 def exactly(rows: np.ndarray, metric: str) -> Exact:
     blocks = Rows(3, lambda index: rows[3 * index : 3 * index + 3])
     return Exact(METRICS[metric], blocks, blocks, rows.shape[1], 1.0)
-
-
-@st.composite
-def hostile(draw: Any) -> np.ndarray:
-    """Rows, none of zeros, whose sums cancel, overflow 53 bits, or lie at the ends of what is taken."""
-    name = draw(st.sampled_from(sorted(DTYPES)))
-    dtype, rng = DTYPES[name], np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n, d = draw(st.integers(2, 8)), draw(st.sampled_from([1, 2, 7, 64, 65, 130]))
-    kind = draw(st.sampled_from(["near", "smallest", "one huge", "other lengths", "other columns"]))
-    rows = rng.normal(size=(n, d)).astype(dtype)
-    if kind == "near":
-        rows[:] = rows[0]
-        for row in rows[1:]:
-            some = rng.integers(0, d, rng.integers(0, 3))
-            row[some] = np.nextafter(row[some], dtype(9))
-        rows[n // 2 :] *= dtype(2.0 ** rng.integers(-6, 6))  # nearly parallel to the others
-    elif kind == "smallest":
-        least = 2.0**-400 if name == "float64" else float(ml_dtypes.finfo(dtype).smallest_subnormal)
-        rows = (rng.integers(-3, 4, (n, d)) * least).astype(dtype)
-    elif kind == "one huge":
-        rows[0, 0] = 2.0 ** LARGE[name]
-        rows[1] = rows[0]
-        rows[1, -1] = np.nextafter(rows[1, -1], dtype(9))
-    else:
-        shape = (n, 1) if kind == "other lengths" else (n, d)
-        rows = (rows.astype(float) * 2.0 ** rng.integers(-LARGE[name], LARGE[name], shape)).astype(dtype)
-    rows[~rows.astype(float).any(axis=1), 0] = 1
-    return rows
 
 
 @settings(deadline=None, max_examples=150)

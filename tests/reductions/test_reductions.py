@@ -21,7 +21,8 @@ from embgeom_dask.cli.app import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.testing import make_store
-from tests.reference import Truth, matrices, slow_examples, truth
+from embgeom_dask.testing.references import Truth, truth
+from embgeom_dask.testing.strategies import matrices, slow_examples
 
 
 @st.composite

@@ -1,4 +1,7 @@
-"""Brute force, independent of the package: exact order and correctly rounded distances, both from integers."""
+"""Brute force that shares no code with the package: exact order and correctly rounded distances, from integers.
+
+It compares V rows of d columns in V^2 d steps of Python: made for matrices of some dozens of rows.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,29 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import isqrt
-from typing import Any
 
-import ml_dtypes
 import numpy as np
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-
-slow_examples = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
-)
-
-DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
 
 
 def root(square: Fraction) -> float:
-    """The float64 nearest to a square root: of a Fraction within 2^-400 of it, relative."""
+    """Return the float64 nearest to a square root.
+
+    Parameters
+    ----------
+    square : Fraction
+        What is not negative.
+
+    Returns
+    -------
+    float
+        Of a fraction within 2^-400 of the square root, relative.
+
+    Examples
+    --------
+    >>> from fractions import Fraction
+    >>> root(Fraction(9, 4))
+    1.5
+    """
     if square == 0:
         return 0.0
     size = square.numerator.bit_length() - square.denominator.bit_length()
@@ -32,7 +40,23 @@ def root(square: Fraction) -> float:
 
 
 def integers(values: np.ndarray) -> np.ndarray:
-    """Float64 values as Python integers, in units of 2^-1074."""
+    """Return float64 values as Python integers, in units of 2^-1074.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of float64
+        Finite, of any shape.
+
+    Returns
+    -------
+    numpy.ndarray of object
+        Of the same shape.
+
+    Examples
+    --------
+    >>> integers(np.array([0.0, 1.0, -0.5])) // 2**1073
+    array([0, 2, -1], dtype=object)
+    """
 
     def scaled(value: float) -> int:
         numerator, denominator = value.as_integer_ratio()
@@ -43,9 +67,28 @@ def integers(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Truth:
-    """Pairs of ids, a number that grows with their distance without error, and the float64 nearest to the distance.
+    """Every pair of rows with its true distance: what `truth` returns.
 
-    `symmetric` says that either row is a neighbour of the other.
+    Attributes
+    ----------
+    i, j : numpy.ndarray of int, (pairs,)
+        Ids of the rows.
+    order : numpy.ndarray of Fraction, (pairs,)
+        A number that grows with the distance, without error.
+    distance : numpy.ndarray of float64, (pairs,)
+        The float64 nearest to the distance.
+    symmetric : bool
+        Whether either row is a neighbor of the other: a matrix is compared with itself.
+
+    Examples
+    --------
+    >>> found = truth(np.array([[0.0], [1.0], [3.0]]))
+    >>> found.best(1, farthest=True)
+    (array([[0, 2]]), array([3.]))
+    >>> found.neighbors(1, k=2)
+    ([0, 2], [1.0, 2.0])
+    >>> found.counts(np.array([0.0, 2.0, 4.0]))
+    array([1, 2])
     """
 
     i: np.ndarray
@@ -69,7 +112,7 @@ class Truth:
 
     def neighbors(self, token: int, k: int) -> tuple[list[int], list[float]]:
         """Ids and distances of the k nearest of a token."""
-        found = []
+        found: list[tuple[Fraction, int, float]] = []
         for mine, other in ((self.i, self.j), (self.j, self.i))[: 2 if self.symmetric else 1]:
             here = np.flatnonzero(mine == token)
             found += zip(self.order[here].tolist(), other[here].tolist(), self.distance[here].tolist(), strict=True)
@@ -116,7 +159,32 @@ def truth(
     metric: str = "euclidean",
     against: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Truth:
-    """Compare every pair of rows, or every row with every row of `against` (rows, ids); `ids` default to positions."""
+    """Compare every pair of rows, or every row with every row of a second matrix.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray, (V, d)
+        Finite, of any dtype that float64 holds.
+    ids : numpy.ndarray of int, (V,), optional
+        What the rows are called; their positions by default.
+    metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
+        For cosine, no row may be of zeros.
+    against : tuple of (rows, ids), optional
+        The second matrix.
+
+    Returns
+    -------
+    Truth
+        The pairs: each of two rows once where there is no second matrix.
+
+    Examples
+    --------
+    >>> rows = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
+    >>> truth(rows).distance
+    array([5.        , 1.        , 4.24264069])
+    >>> truth(rows[:1], metric="cityblock", against=(rows, np.arange(3))).distance
+    array([0., 7., 1.])
+    """
     values = rows.astype(np.float64)
     names = np.arange(len(values)) if ids is None else ids
     if against is None:
@@ -139,37 +207,3 @@ def truth(
         order = [Fraction(total(np.abs(x[a] - y[b]))) for a, b in pairs]
         distance = [value.numerator / (1 << 1074) for value in order]
     return Truth(names[i], other_names[j], np.array(order, object), np.array(distance, float), against is None)
-
-
-@st.composite
-def matrices(draw: Any, max_rows: int = 40, max_width: int = 12) -> np.ndarray:
-    """Rows that make inexact arithmetic fail: duplicates, zeros, near-ties, tight clusters, huge and tiny norms."""
-    n, d = draw(st.integers(1, max_rows)), draw(st.integers(1, max_width))
-    dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["normal", "lattice", "one hot", "cluster"]))
-    if kind == "normal":
-        rows = rng.normal(size=(n, d))
-    elif kind == "lattice":
-        rows = rng.integers(-2, 3, size=(n, d)).astype(float)
-    elif kind == "one hot":
-        rows = np.eye(max(n, d))[:n, :d]
-    else:
-        direction = rng.normal(size=d)
-        rows = 0.37 * direction / np.linalg.norm(direction) + 1e-3 * rng.normal(size=(n, d)) / np.sqrt(d)
-    rows = rows.astype(dtype)
-    some = rng.integers(0, n, size=(6, max(1, n // 5)))
-    if draw(st.booleans()):
-        rows[some[0]] = rows[some[1][0]]
-    if draw(st.booleans()):
-        rows[some[2]] = 0
-        rows[some[2][0]] *= -1
-    if draw(st.booleans()):
-        above = np.nextafter(rows[some[3]], dtype(np.inf))
-        rows[some[3]] = np.where((above != 0) & (rows[some[3]] == 0) & (dtype is np.float64), 0, above)
-    large = {ml_dtypes.bfloat16: 2.0**120, np.float16: 2.0**12, np.float32: 2.0**120, np.float64: 2.0**300}[dtype]
-    if draw(st.booleans()):
-        rows[some[4][0]] = (rows[some[4][0]].astype(float) * large).astype(dtype)
-    if draw(st.booleans()) and dtype is not np.float64:
-        rows[some[5][0]] = float(ml_dtypes.finfo(dtype).smallest_subnormal) * rng.integers(0, 3, size=d)
-    return rows

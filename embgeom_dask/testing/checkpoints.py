@@ -1,4 +1,4 @@
-"""Small stores and checkpoints for tests."""
+"""Tiny stores and checkpoints for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,23 @@ from embgeom_dask.storage import model_stores
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """A numpy matrix (rows, columns) as a `stores.RowSource`."""
+    """A numpy matrix as the rows that a store is written from.
+
+    Attributes
+    ----------
+    array : numpy.ndarray, (rows, columns)
+        Its values.
+    tensor : str
+        The name of the tensor that the store says it comes from.
+
+    Examples
+    --------
+    >>> source = ArrayRows(np.eye(3, 2))
+    >>> source.shape
+    (3, 2)
+    >>> source.read(1, 2)
+    array([[0., 1.]])
+    """
 
     array: np.ndarray
     tensor: str = "array"
@@ -46,9 +62,27 @@ def make_store(
     tied: bool = False,
     revision: str = "",
 ) -> str:
-    """Write a model's store at `path` from one or two numpy matrices (V, d) and return the path.
+    """Write a model's store from one or two numpy matrices, over what is there, and return its path.
 
-    `tokens` are the V pieces (by default `t0`, `t1`, ...), which are their own text.
+    Parameters
+    ----------
+    path : str or path
+        Where; a URL too.
+    output, input : numpy.ndarray, (V, d)
+        Of float64, float32, float16 or ml_dtypes.bfloat16; at least one.
+    tokens : sequence of str, optional
+        The V pieces, which are their own text: `t0`, `t1`, ... by default.
+    model, revision : str
+        What the store says it was made from.
+    tied : bool
+        Whether the store says that its one matrix is both.
+
+    Examples
+    --------
+    >>> import embgeom_dask as eg
+    >>> store = make_store("tiny.zarr", output=np.eye(3, 2, dtype=np.float32), tokens=["a", "b", "c"])
+    >>> eg.open_model(store)["output_embedding"].shape
+    (3, 2)
     """
     given = {"input_embedding": input, "output_embedding": output}
     matrices = {name: ArrayRows(array, name) for name, array in given.items() if array is not None}
@@ -67,8 +101,23 @@ def make_checkpoint(
 ) -> str:
     """Write a Hugging Face model folder and return its path.
 
-    `tensors` (float64, float32, float16 or ml_dtypes.bfloat16) go into `model.safetensors`, or in turn into `shards`
-    files with their index; `config`, where given, becomes `config.json`.
+    Parameters
+    ----------
+    directory : str or path
+        A new folder.
+    tensors : mapping of str to numpy.ndarray
+        Of float64, float32, float16 or ml_dtypes.bfloat16: the contents of `model.safetensors`.
+    config : mapping, optional
+        The contents of `config.json`.
+    shards : int
+        Into how many files the tensors go in turn, with their index where there are several.
+
+    Examples
+    --------
+    >>> tensors = {"a": np.zeros(2, np.float32), "b": np.ones(3, np.float32)}
+    >>> folder = make_checkpoint("org/tiny", tensors, {"model_type": "llama"}, shards=2)
+    >>> sorted(path.name for path in Path(folder).glob("*.safetensors"))
+    ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
     """
     folder = Path(directory)
     folder.mkdir(parents=True)

@@ -1,11 +1,5 @@
 """Faults of a disk, at any one of the calls that a piece of work makes: a kill, a power cut, an error.
 
-    with Disk(folder) as disk:
-        work()                                  # disk.calls names every call below `folder`, in order
-    with Disk(folder, call, Killed()) as disk:  # the same work dies there: from then on the folder does not change
-        work()
-    disk.cut_power()                            # and what was not synced is lost
-
 What a process that is killed leaves is what an exception leaves after which no call changes the disk: no process needs
 to die for it. `Disk.changed_after_death` checks that there is no way around the calls watched.
 """
@@ -37,11 +31,67 @@ _Names = list[tuple[Path | None, Path, Path | None]]
 
 
 class Killed(BaseException):
-    """The process is killed here."""
+    """The process is killed here: not an Exception, so that no handler of errors runs on.
+
+    Examples
+    --------
+    >>> issubclass(Killed, Exception)
+    False
+    """
 
 
 class Disk:
-    """Watches what is done below the folder `root` while entered; the call named `at` meets `fault`."""
+    """Watches what this process does below a folder while entered; one call meets a fault.
+
+    Parameters
+    ----------
+    root : Path
+        The folder.
+    at : str, optional
+        The call that meets the fault, by the name that it had in `calls` when the same work was done before.
+    fault : BaseException, optional
+        What is raised there: `Killed()`, from which on nothing changes the folder, or an error such as OSError.
+
+    Attributes
+    ----------
+    calls : list of str
+        Every call, in order: what, the path below the folder (random parts of it as `*`) and the how manieth.
+    met : bool
+        Whether the fault was raised.
+    dead : bool
+        Whether it was a kill.
+
+    Notes
+    -----
+    It replaces functions of `os` and `open` of the whole process, and reads /proc: for Linux.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> def work():
+    ...     (folder / "new").write_text("new")
+    ...     (folder / "new").replace(folder / "old")
+    >>> with Disk(folder) as disk:
+    ...     work()
+    >>> disk.calls
+    ['make new 1', 'write new 1', 'replace old 1']
+
+    The same work, killed where it would move the file into place:
+
+    >>> (folder / "old").write_text("old")
+    3
+    >>> with suppress(Killed), Disk(folder, "replace old 1", Killed()) as disk:
+    ...     work()
+    >>> disk.met, disk.changed_after_death, (folder / "old").read_text()
+    (True, False, 'old')
+
+    And then the power fails: what was never synced is lost.
+
+    >>> disk.cut_power("names")
+    >>> sorted(path.name for path in folder.iterdir())
+    ['old']
+    """
 
     def __init__(self, root: Path, at: str | None = None, fault: BaseException | None = None) -> None:
         self.root, self.at, self.fault = Path(os.path.realpath(root)), at, fault
@@ -60,9 +110,10 @@ class Disk:
         self._real = {name: getattr(os, name) for name in (*_PATHS, "open", "close", "fsync")}
         for name, paths in _PATHS.items():
             setattr(os, name, self._changing(name, paths))
-        os.open, os.close, os.fsync = self._os_open, self._os_close, self._fsync
+        for name, watched in (("open", self._os_open), ("close", self._os_close), ("fsync", self._fsync)):
+            setattr(os, name, watched)
         self._real["file"] = builtins.open
-        builtins.open = io.open = self._file  # type: ignore[assignment]
+        builtins.open = io.open = self._file
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -138,7 +189,7 @@ class Disk:
     def _os_open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         below, how = self._below(path, dir_fd), {} if dir_fd is None else {"dir_fd": dir_fd}
         if below is None:
-            return self._real["open"](path, flags, mode, **how)
+            return int(self._real["open"](path, flags, mode, **how))
         with self._lock:
             made = bool(flags & os.O_CREAT) and not below.exists()
             self.call("make" if made else "open", below, changes=made)
@@ -192,9 +243,14 @@ class Disk:
     def cut_power(self, lost: Literal["contents", "names"], folder: Path | None = None) -> None:
         """Lose what was not synced when it died, in `folder`, a copy of what is left (default: there).
 
-        `contents`: every name is there, but a file that was not synced, or whose folder was not since it was made, is
-        empty. `names`: files and folders that were made, and renames, are undone in folders that were not synced
-        since, and files that were not synced are empty; what was removed stays so.
+        Parameters
+        ----------
+        lost : {"contents", "names"}
+            `contents`: every name is there, but a file that was not synced, or whose folder was not since it was made,
+            is empty. `names`: files and folders that were made, and renames, are undone in folders that were not
+            synced since, and files that were not synced are empty; what was removed stays so.
+        folder : Path, optional
+            The copy.
         """
 
         def copy(path: Path) -> Path:
@@ -262,7 +318,17 @@ def _path_of(descriptor: int) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder."""
+    """Remove a file, a link or a folder.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> (folder / "inner").mkdir()
+    >>> remove(folder)
+    >>> folder.exists()
+    False
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -270,10 +336,31 @@ def remove(path: Path) -> None:
 
 
 def fingerprint(folder: Path, unread: str = "(?!)", varying: str = "(?!)") -> str:
-    """A digest of all names and contents below a folder; of random names only that they are there.
+    """Return a digest of all names and contents below a folder; of random names only that they are there.
 
-    Names that hold the pattern `unread` are left out; of contents below names that hold `varying` only counts whether
-    there are any.
+    Parameters
+    ----------
+    folder : Path
+        What is read.
+    unread : str
+        A pattern: names that hold it are left out.
+    varying : str
+        A pattern: of contents below names that hold it only counts whether there are any.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> empty = fingerprint(folder)
+    >>> (folder / "note").write_text("one")
+    3
+    >>> fingerprint(folder) == empty, fingerprint(folder, unread="note") == empty
+    (False, True)
     """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*"), key=lambda path: _RANDOM.sub("*", str(path))):
