@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.reductions import Histogram, OrderStatistics, Thresholds
+from embgeom_dask.reductions.base import State
 from embgeom_dask.reductions.histogram import FINE
 from embgeom_dask.reductions.order_statistics import MOST
 
@@ -22,15 +23,15 @@ Run = Callable[[Plan], PanelResult]
 
 
 def find(
-    plan: Plan, count: Array, quantiles: Sequence[float], pairs: int, largest: float, run: Run | None
+    plan: Plan, state: State, quantiles: Sequence[float], pairs: int, largest: float, run: Run | None
 ) -> dict[str, tuple[tuple[str, ...], Array]]:
     """Name `quantile`, `quantile_lower` and `quantile_upper`, and `quantile_distance` where `run` is given.
 
-    `count` (bins + 2,) int64 are the pairs of different rows in the bins of the plan's histogram, and below and above
-    them; `pairs` is the number of all pairs of tokens, and `largest` the largest distance. `run` makes a pass over all
-    tiles.
+    `state` is that of the plan's histogram, `pairs` the number of all pairs of tokens, and `largest` the largest
+    distance. `run` makes a pass over all tiles.
     """
     histogram = cast(Histogram, plan.reductions["histogram"])
+    count = histogram.counts(state)
     identical = pairs - int(count.sum())
     ranks = np.array([rank(quantile, pairs) for quantile in quantiles])
     limits, distances = np.full((ranks.size, 2), np.nan), np.full(ranks.size, np.nan)
@@ -75,13 +76,14 @@ def exact_quantiles(plan: Plan, count: Array, ranks: Array, largest: float, run:
         if np.isin(edges, histogram.edges.distance).all():
             break
         histogram = replace(histogram, edges=Thresholds.at(plan.metric, edges, closed=False))
-        count = run(replace(plan, reductions={"histogram": histogram})).states["histogram"]["count"]
+        found = run(replace(plan, reductions={"histogram": histogram}))
+        count = histogram.counts(found.states["histogram"])
     below = np.cumsum(count)
     gaps = below[bins] - np.cumsum(count[bins])
     local = np.where(ranks > 0, ranks - gaps[np.searchsorted(below[bins], np.maximum(ranks, 1))], 0)
-    cuts = np.unique(np.concatenate([bins - 1, bins]).clip(0, histogram.edges.distance.size - 1))
-    classes = tuple(np.searchsorted(cuts, bins).tolist())
-    statistics = OrderStatistics(histogram.edges.take(cuts), classes, local, histogram.weights)
+    ends = np.unique(np.concatenate([bins - 1, bins]).clip(0, histogram.edges.distance.size - 1))
+    classes = tuple(np.searchsorted(ends, bins).tolist())
+    statistics = OrderStatistics(histogram.edges.take(ends), classes, local, histogram.weights)
     found = run(replace(plan, reductions={"quantiles": statistics}))
     return statistics.finalize(found.states["quantiles"], plan.rows, plan.exact())["quantile_distance"][1]
 

@@ -300,8 +300,8 @@ def _finalize(
             variables["distance_std"] = ((), variables["distance_std"][1] * 0)
     if spec.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
-        count, more = found.states["histogram"]["count"], again if spec.exact_quantiles else None
-        variables |= find_quantiles(plan, count, spec.quantiles, pairs, largest, more)
+        more = again if spec.exact_quantiles else None
+        variables |= find_quantiles(plan, found.states["histogram"], spec.quantiles, pairs, largest, more)
     if spec.summed and not spec.binned:
         for name in ("histogram_count", "histogram_below", "histogram_above", "bin_edge"):
             del variables[name]

@@ -42,8 +42,8 @@ def bin_edges(bins: int, top: float, scale: str) -> Array:
 class Histogram(Reduction):
     """Counts of all pairs of tokens in bins, and the sums of their distances.
 
-    `edges` are the cuts between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either side,
-    is how many tokens share each row. State: `count` (bins + 2,) int64, with the pairs below and above all bins;
+    `edges` are the thresholds between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either
+    side, is how many tokens share each row. State: `count` (bins + 2,) int64, with the pairs below and above all bins;
     `total` and `square` (52,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40
     bits. Integers add up to the same sums in any order.
     """
@@ -112,6 +112,10 @@ class Histogram(Reduction):
             "distance_mean": ((), np.array(mean)),
             "distance_std": ((), np.array(np.nan if variance is None else sqrt(variance))),
         }
+
+    def counts(self, state: State) -> Array:
+        """The pairs of tokens with different rows below all bins, in each of them, and above: (bins + 2,) int64."""
+        return state["count"]
 
     def with_zeros(self, count: Array, zeros: int) -> Array:
         """The counts with so many pairs at distance 0 added."""

@@ -27,14 +27,14 @@ NBYTES = 100 * MOST
 
 @dataclass(frozen=True)
 class OrderStatistics(Reduction):
-    """The distances of rank `ranks` (q,) int64 among the pairs in the `classes` (ascending) of `cuts`.
+    """The distances of rank `ranks` (q,) int64 among the pairs in the `classes` (ascending) of `thresholds`.
 
     Ranks count pairs of tokens from 1, nearest first; rank 0 is a pair of identical tokens. `weights` (rows,) int64,
     for either side, is how many tokens share each row. State: one pair of rows of each distance, `first`, `second`
     (int64) and `value`, and how many pairs of tokens have it, `weight` (int64).
     """
 
-    cuts: Thresholds
+    thresholds: Thresholds
     classes: tuple[int, ...]
     ranks: Array
     weights: tuple[Array, Array]
@@ -49,14 +49,14 @@ class OrderStatistics(Reduction):
     def update(self, state: State, tile: Tile, exact: Exact) -> State:
         """Add the pairs of a tile that lie in one of the classes."""
         dtype, classes = tile.precision.dtype, np.array(self.classes)
-        below, above = self.cuts.in_points(exact)
+        below, above = self.thresholds.in_points(exact)
         inside = -round_up(-np.append(-np.inf, below)[classes], dtype)
         outside = round_up(np.append(above, np.inf)[classes], dtype)
         nothing = np.zeros(tile.rows.size, np.int64), np.zeros(tile.columns.size, np.int64)
         _, _, i, j = count_within(tile.product, tile.terms, nothing, inside, outside, diagonal=tile.diagonal)
         first, second = tile.pairs(i, j)
-        place, values = self.cuts.classify(first, second, exact)
-        keep = np.isin(place, classes)
+        index, values = self.thresholds.classify(first, second, exact)
+        keep = np.isin(index, classes)
         first, second, values = first[keep], second[keep], values[keep]
         found = (first, second, values, self.weights[0][first] * self.weights[1][second])
         return {name: np.concatenate([state[name], column]) for name, column in zip(state, found, strict=True)}

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class PairsWithin(Reduction):
-    """The pairs of tokens at distance <= the one closed cut of `radius`, `limit` at most.
+    """The pairs of tokens at distance <= the one closed threshold of `radius`, `limit` at most.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row; where `symmetric`, both sides are one,
     and tokens that share a row are pairs too. State: `count` () int64, the pairs of tokens with different rows; unless

@@ -22,12 +22,12 @@ _LARGEST = 2.0**480
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Ascending distances (c,) float64 that part the pairs into c + 1 classes; class k has k cuts below it.
+    """Ascending distances (c,) float64 that part the pairs into c + 1 classes; class k has k thresholds below it.
 
-    A pair reported at `distance[k]` lies below that cut where `closed[k]`, else above. `last` (c,) is the largest
-    reported distance below each cut: a pair lies below where its own distance, without error, is below the boundary
-    between the numbers that are rounded to `last` and those that are rounded above. `high` + `low` (c,) are the values
-    of pairs at these boundaries, within `slack` (c,).
+    A pair reported at `distance[k]` lies below that threshold where `closed[k]`, else above. `last` (c,) is the largest
+    reported distance below each threshold: a pair lies below where its own distance, without error, is below the
+    boundary between the numbers that are rounded to `last` and those that are rounded above. `high` + `low` (c,) are
+    the values of pairs at these boundaries, within `slack` (c,).
     """
 
     distance: Array
@@ -39,7 +39,7 @@ class Thresholds:
 
     @classmethod
     def at(cls, metric: Metric, distances: Iterable[float], *, closed: bool | Array) -> Thresholds:
-        """Make cuts, all closed, none, or as an array (c,) says."""
+        """Make thresholds, all closed, none, or as an array (c,) says."""
         distance = np.array(list(distances), np.float64)
         shut = np.broadcast_to(closed, distance.shape)
         last = last_below(distance, shut)
@@ -56,18 +56,18 @@ class Thresholds:
         return cls(distance, shut, last, sign * high, sign * low, 16 * UNIT**2 * high)
 
     def take(self, index: Array) -> Thresholds:
-        """Some of the cuts."""
+        """Some of the thresholds."""
         return Thresholds(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def in_points(self, exact: Exact) -> tuple[Array, Array]:
-        """Values of points (c,) float64: a pair below the first lies below the cut, one above the second above it."""
+        """Values of points (c,) float64: a pair below the first lies below the threshold, above the second above it."""
         with np.errstate(over="ignore"):
             values = np.minimum(self.high * exact.unit, 2.0**64)  # beyond all points, and within float32
         slack = 8 * UNIT * np.abs(values)
         return np.nextafter(values - slack, -np.inf), np.nextafter(values + slack, np.inf)
 
     def classify(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
-        """The class (p,) int64 and the value (p,) of pairs: by differences; at a cut by keys, then without error."""
+        """The class (p,) int64 and the value (p,) of pairs: by differences; near one by keys, then without error."""
         values, slack = exact.values(first, second)
         slack += 4 * UNIT * values
         index = np.searchsorted(self.high, values + slack, side="right")
@@ -82,14 +82,14 @@ class Thresholds:
             pairs, unsure = take_pairs(pairs, below), unsure[below]
         return index, values
 
-    def _below(self, pairs: Pairs, cut: Array, exact: Exact) -> Array:
-        """Whether each pair (p,) lies below the cut (p,) named by its place."""
-        high, low = self.high[cut], self.low[cut]
+    def _below(self, pairs: Pairs, index: Array, exact: Exact) -> Array:
+        """Whether each pair (p,) lies below the threshold of that index (p,)."""
+        high, low = self.high[index], self.low[index]
         below: Array = (pairs["high"] < high) | ((pairs["high"] == high) & (pairs["low"] < low))
         gap = np.abs((pairs["high"] - high) + (pairs["low"] - low))
         error = np.where(pairs["exact"], 0.0, exact.metric.key_slack(np.abs(high), exact.width))
-        doubtful = ~(gap > 2 * (error + self.slack[cut]))
+        doubtful = ~(gap > 2 * (error + self.slack[index]))
         if doubtful.any():
-            order, last = exact.order(take_pairs(pairs, doubtful)), self.last[cut[doubtful]].tolist()
+            order, last = exact.order(take_pairs(pairs, doubtful)), self.last[index[doubtful]].tolist()
             below[doubtful] = [is_at_most(exact.metric, *case) for case in zip(order, last, strict=True)]
         return below

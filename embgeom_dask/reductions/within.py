@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Within(Reduction):
-    """Counts of the tokens at distance <= each radius; `radii` are closed cuts.
+    """Counts of the tokens at distance <= each radius; `radii` are closed thresholds.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row. Where `symmetric`, both rows of a pair
     are counted. State: `row` (n,) int64, rows of the first side that have others within the largest radius, and
@@ -57,11 +57,11 @@ class Within(Reduction):
         if self.symmetric:
             degree[columns] += near_columns
         first, second = tile.pairs(i, j)
-        place, _ = self.radii.classify(first, second, exact)
+        index, _ = self.radii.classify(first, second, exact)
         for k in range(self.radii.distance.size):
-            np.add.at(degree[:, k], first[place <= k], self.weights[1][second[place <= k]])
+            np.add.at(degree[:, k], first[index <= k], self.weights[1][second[index <= k]])
             if self.symmetric:
-                np.add.at(degree[:, k], second[place <= k], self.weights[0][first[place <= k]])
+                np.add.at(degree[:, k], second[index <= k], self.weights[0][first[index <= k]])
         return state
 
     def finish(self, state: State, exact: Exact) -> State:  # noqa: ARG002
