@@ -12,21 +12,12 @@ from embgeom_dask import escaping
 from embgeom_dask.streams import STDERR, say
 
 _shown = False
-_command: str | None = None
 
 
-def show(on: bool, command: str | None = None) -> None:
-    """Show (or hide) the bars opened from now on in this process. The command line shows them, the library does not.
-
-    `command` is the command line that runs.
-    """
-    global _shown, _command
-    _shown, _command = on, command
-
-
-def command() -> str | None:
-    """The command line that runs, if any."""
-    return _command
+def show(on: bool) -> None:
+    """Show (or hide) the bars opened from now on in this process. The command line shows them, the library does not."""
+    global _shown
+    _shown = on
 
 
 def note(text: str) -> None:

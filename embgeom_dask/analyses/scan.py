@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -23,7 +23,6 @@ from embgeom_dask.analyses.selection import parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.cluster import connect, dashboard
-from embgeom_dask.execution.journal import Journal
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.passes import run_pass
@@ -68,6 +67,7 @@ def scan(
     dry_run: bool = False,
     client: Client | Cluster | str | None = None,
     scheduler: str | None = None,
+    resume_command: str | None = None,
 ) -> xr.Dataset:
     """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
 
@@ -110,6 +110,7 @@ def scan(
     dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
     client, scheduler : the dask cluster: a client, a cluster or an address; default the client that is active, or else
         a cluster in this process
+    resume_command : the command line that goes on with this scan, for `status` to say; default none
 
     Returns
     -------
@@ -140,13 +141,8 @@ def scan(
     started = perf_counter()
     find_metric(metric)
     tile, most = parse_count("tile", tile), parse_limit(memory_limit)
-    sides = [_rows_of(matrix, role, tokens)]
-    if against is not None:
-        sides.append(_rows_of(*_split_role(against, role), None))
-        _check_widths(sides[0][0], sides[1][0])
+    sides = _sides(matrix, role, tokens, against)
     matrices = [found for found, _ in sides]
-    for each in matrices:
-        model_stores.check_labels(each)  # before the first tile, not when the result is labelled
     spec = ScanSpec(
         metric,
         farthest=farthest,
@@ -168,10 +164,9 @@ def scan(
     with result_or_journal(out, attrs, dry_run=dry_run) as (done, journal):
         if done is not None:
             return done
+        element = None
         if journal is not None:
             tile, element = journal.fix("tile", tile), journal.fix("element", None)
-        else:
-            element = None
         resources = Resources(device, tile, most, memory_share, element)
         with _cluster(client, scheduler, device, out, matrices) as cluster:
             plan = make_plan(cluster, sides, spec, resources)
@@ -179,7 +174,12 @@ def scan(
             progress.note(f"dashboard: {dashboard(cluster)}")
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
-            found, variables = _compute(cluster, plan, spec, journal, attrs)
+            if journal is not None:
+                journal.begin(attrs, plan, resume_command)
+                workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
+            run = partial(run_pass, cluster, journal=journal)
+            found = run(plan, "scan")
+            variables = _finalize(plan, found, spec, run)
         dataset = _labelled(variables, plan, found, attrs | {"seconds": round(perf_counter() - started, 3)}, matrices)
         if journal is not None:
             results.save(dataset, journal.out)
@@ -205,18 +205,6 @@ def _cluster(
                 cluster.run(forget, on_error="ignore")
 
 
-def _compute(
-    cluster: Client, plan: Plan, spec: ScanSpec, journal: Journal | None, attrs: Mapping[str, Any]
-) -> tuple[PanelResult, dict[str, Any]]:
-    """Make the passes over all tiles: what they found, and the variables of the result."""
-    if journal is not None:
-        journal.begin(attrs, plan)
-        workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
-    run = partial(run_pass, cluster, journal=journal)
-    found = run(plan, "scan")
-    return found, _finalize(plan, found, spec, run)
-
-
 def _labelled(
     variables: dict[str, Any],
     plan: Plan,
@@ -231,6 +219,19 @@ def _labelled(
     if "token_id" in dataset.dims:
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
     return results.with_tokens(dataset, matrices)
+
+
+def _sides(
+    matrix: MatrixLike, role: Role | None, tokens: str | Iterable[int] | None, against: MatrixLike | None
+) -> list[tuple[Matrix, np.ndarray]]:
+    """The matrix, and the one that it is compared `against`, with the token ids (n,) int64 of the rows to compare."""
+    sides = [_rows_of(matrix, role, tokens)]
+    if against is not None:
+        sides.append(_rows_of(*_split_role(against, role), None))
+        _check_widths(sides[0][0], sides[1][0])
+    for found, _ in sides:
+        model_stores.check_labels(found)  # before the first tile, not when the result is labelled
+    return sides
 
 
 def _rows_of(

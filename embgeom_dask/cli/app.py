@@ -169,6 +169,7 @@ def duplicates(
 
 @app.command()
 def scan(
+    context: typer.Context,
     stores: ManyStores,
     role: Role = None,
     against: Annotated[
@@ -248,6 +249,7 @@ def scan(
         "tile": tile,
         "memory_limit": memory_limit,
         "dry_run": dry_run,
+        "resume_command": context.obj,
     }
     if len(stores) == 1:
         _print_one(eg.scan(stores[0], **how), text.scan_text, as_json)
@@ -356,7 +358,7 @@ def main(args: list[str] | None = None) -> int:
     from embgeom_dask import progress
 
     command = redact(shlex.join(["embgeom", *args]))
-    progress.show(True, command)
+    progress.show(True)
     logging.disable(logging.ERROR)  # what goes wrong is said once, below
     try:
         with warnings.catch_warnings():
@@ -364,7 +366,7 @@ def main(args: list[str] | None = None) -> int:
             warnings.simplefilter("always", EmbgeomWarning)
             warnings.showwarning = lambda message, *_, **__: streams.say(_as_options(f"warning: {message}"))
             _check_surroundings()
-            code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False) or 0
+            code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False, obj=command) or 0
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except (SystemExit, GeneratorExit):

@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 from fsspec import AbstractFileSystem
 
-from embgeom_dask import progress
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import claims
 from embgeom_dask.execution.grid import Panel
@@ -149,8 +148,8 @@ class Journal:
             )
         return begun
 
-    def begin(self, attrs: Mapping[str, Any], plan: Plan) -> None:
-        """Write down what is to be computed, unless it is there."""
+    def begin(self, attrs: Mapping[str, Any], plan: Plan, resume_command: str | None = None) -> None:
+        """Write down what is computed, unless it is there, and the command line that goes on with it."""
         if self.run is not None:
             return
         self.run = {
@@ -158,7 +157,7 @@ class Journal:
             "tile": plan.sides[0].tile,
             "element": plan.sides[0].point_format.element,
             "began": _time(datetime.now(UTC).timestamp()),
-            "resume": progress.command(),
+            "resume": resume_command,
             "finished": False,
         }
         self._write_json("run.json", self.run)
