@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client
+from scipy.spatial.distance import pdist
+
+from embgeom_dask.analyses.scan import scan
+from embgeom_dask.testing import make_store
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "chebyshev", "cityblock"])
+def test_what_a_metric_lets_a_scan_leave_out_changes_no_farthest_pair(
+    metric: str, client: Client, tmp_path: Path
+) -> None:
+    """Short rows lie in opposite directions, long ones in one: the farthest by cosine are among the shortest rows."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 6)) * 1e-3
+    rows[:200] = (1 + 0.1 * rng.normal(size=(200, 6))) * rng.uniform(1, 9, (200, 1))
+    rows[250] = 0
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    found = scan(store, metric=metric, farthest=12, tile=32, client=client)
+    first, second = np.triu_indices(300, 1)
+    distance = np.nan_to_num(pdist(rows, metric), nan=-1.0)
+    best = np.argsort(-distance)[:12]
+    assert found["farthest_token_id"].values.tolist() == np.stack([first[best], second[best]], axis=1).tolist()
+    np.testing.assert_allclose(found["farthest_distance"], distance[best], rtol=1e-12)
+    left_out = found["left_out_token_id"].values.tolist() if "left_out_token_id" in found else []
+    assert left_out == ([250] if metric == "cosine" else [])
+
+
+def test_the_farthest_in_chebyshev_distance_are_sought_among_few_rows(client: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(3000, 4))
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    plans = [
+        scan(store, metric=metric, farthest=1, dry_run=True, client=client).attrs["plan"]
+        for metric in ("chebyshev", "cityblock")
+    ]
+    assert plans[0]["rows"][0] < 300
+    assert plans[1]["rows"] == [3000]
