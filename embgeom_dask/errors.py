@@ -15,6 +15,12 @@ class EmbgeomError(Exception):
     """A failure while running. The command line prints the message as one line and exits with 1.
 
     Whatever URL the message names, it holds no credentials.
+
+    Examples
+    --------
+    >>> raise EmbgeomError("the disk is full: free some space")
+    Traceback (most recent call last):
+    embgeom_dask.errors.EmbgeomError: the disk is full: free some space
     """
 
     exit_code = 1
@@ -24,7 +30,17 @@ class EmbgeomError(Exception):
 
 
 class InputError(EmbgeomError, ValueError):
-    """Wrong usage or input, found before anything was written. The command line exits with 2."""
+    """Wrong usage or input, found before anything was written. The command line exits with 2.
+
+    Examples
+    --------
+    >>> import embgeom_dask as eg
+    >>> try:
+    ...     eg.open_model("nowhere.zarr")
+    ... except InputError as error:
+    ...     print(error.exit_code)
+    2
+    """
 
     exit_code = 2
 
@@ -57,7 +73,16 @@ class AbortRun(EmbgeomError):
 
 
 class SomeFailed(EmbgeomError):
-    """Of many models some failed. `results` are those of the others, in order."""
+    """Of many models some failed. `results` are those of the others, in order.
+
+    Examples
+    --------
+    >>> try:
+    ...     raise SomeFailed("1 of 3 models failed", [xr.Dataset(), xr.Dataset()])
+    ... except SomeFailed as error:
+    ...     print(error, len(error.results))
+    1 of 3 models failed 2
+    """
 
     def __init__(self, message: str, results: Sequence[xr.Dataset]) -> None:
         super().__init__(message)

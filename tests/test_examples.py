@@ -7,8 +7,12 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 from distributed import Client
+
+import embgeom_dask as eg
 
 TESTING = ("checkpoints", "faults", "references", "strategies")
 
@@ -35,3 +39,12 @@ def test_every_name_of_testing_has_an_example_that_holds(name: str) -> None:
         if callable(getattr(module, public)) and not public.startswith("_"):
             assert examples[public].examples, f"{name}.{public} has no example"
             run(examples[public])
+
+
+@pytest.mark.parametrize("name", eg.__all__)
+def test_every_public_name_has_an_example_that_holds(name: str) -> None:
+    public = getattr(eg, name)
+    whole = {name: public, "np": np, "xr": xr}
+    found = [each for each in doctest.DocTestFinder(recurse=False).find(public, name, globs=whole) if each.examples]
+    assert found, f"{name} has no example"
+    run(found[0])

@@ -57,6 +57,13 @@ def duplicates(
         where a store cannot be read.
     SomeFailed
         where some of several stores failed, once the others are done; its `results` are theirs.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    >>> duplicates(make_store("tiny.zarr", output=rows))["member_token_id"].values
+    array([0, 2])
     """
     paths = many.places_of(stores, "duplicates")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}

@@ -154,6 +154,14 @@ def scan_many(
         where stores failed, once all others are done; its `results` are theirs.
     InputError, EmbgeomError
         where all failed for the same reason.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[0, 0], [3, 4]], np.float32)
+    >>> stores = [make_store(f"{size}.zarr", output=size * rows, model=f"org/{size}") for size in (1, 2)]
+    >>> [float(found["farthest_distance"][0]) for found in scan_many(stores, farthest=1)]
+    [5.0, 10.0]
     """
 
     def work(store: PathLike, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:

@@ -69,6 +69,14 @@ def outliers(
         where the store, the matrix or the selection cannot be used, the selection has fewer than two tokens, its
         file's centroid has another width than the matrix, or a row or that centroid holds NaN, infinity, or a float64
         value under 2^-400 or over 2^400 in size.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[0, 0], [1, 0], [4, 0]], np.float32)
+    >>> found = outliers(make_store("tiny.zarr", output=rows), [0, 1, 2])
+    >>> float(found["farthest_distance"]), int(found["outlier_token_id"])
+    (4.0, 2)
     """
     started = time.perf_counter()
     source = model_stores.find_matrix(store, role)

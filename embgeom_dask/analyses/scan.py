@@ -137,6 +137,16 @@ def scan(
         other settings, or nothing to keep.
     EmbgeomError
         where more than `max_pairs` pairs lie within `pairs_within`; it says how many.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> store = make_store("tiny.zarr", output=np.array([[0, 0], [3, 4], [0, 1]], np.float32), tokens=["a", "b", "c"])
+    >>> found = scan(store, farthest=1, neighbors=1)
+    >>> found["farthest_distance"].values, found["farthest_token_id"].values
+    (array([5.]), array([[0, 1]]))
+    >>> found["neighbor_token_id"].values.ravel()
+    array([2, 2, 0])
     """
     started = perf_counter()
     find_metric(metric)

@@ -72,6 +72,13 @@ def survey(
         where a store cannot be read.
     SomeFailed
         where some of several stores failed, once the others are done; its `results` are theirs.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> found = survey(make_store("tiny.zarr", output=np.array([[3, 4], [6, 8]], np.float32)))
+    >>> found["centroid"].values, found["norm_mean"].values
+    (array([[4.5, 6. ]]), array([7.5]))
     """
     paths = many.places_of(stores, "survey")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}

@@ -74,6 +74,14 @@ def convert(
     EmbgeomError
         Where a file changes meanwhile, the hub fails or the store cannot be written; nothing but the rows of a model
         on the hub is left behind.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_checkpoint
+    >>> tensors = {"model.embed_tokens.weight": np.eye(4, 2, dtype=np.float32)}
+    >>> checkpoint = make_checkpoint("org/tiny", tensors, {"model_type": "llama"})
+    >>> convert(checkpoint, "stores")
+    'stores/org--tiny.zarr'
     """
     folder, keys = _folder(source), {"input": input_key, "output": output_key}
     vocabulary = find_tokenizer(folder.path, tokenizer)

@@ -290,6 +290,15 @@ def status(out: str | os.PathLike[str]) -> dict[str, Any]:
     ------
     InputError
         where no scan has begun.
+
+    Examples
+    --------
+    >>> import embgeom_dask as eg
+    >>> from embgeom_dask.testing import make_store
+    >>> store = make_store("tiny.zarr", output=np.eye(4, 2, dtype=np.float32))
+    >>> found = eg.scan(store, farthest=1, out="scan.zarr")
+    >>> status("scan.zarr")["state"]
+    'finished'
     """
     journal = Journal(out)
     if journal.run is None:

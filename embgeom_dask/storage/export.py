@@ -40,6 +40,12 @@ def export(
         where it exists and `overwrite` is not given.
     EmbgeomError
         Where the store is damaged or the file cannot be written; nothing is left behind.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> export(make_store("tiny.zarr", output=np.eye(4, 2, dtype=np.float32)), "tiny.safetensors")
+    'tiny.safetensors'
     """
     found, path = model_stores.find_matrix(store, role), Path(output)
     if path.suffix != ".safetensors":

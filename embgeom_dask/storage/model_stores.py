@@ -153,6 +153,13 @@ def open_model(store: PathLike) -> xr.Dataset:
     ------
     InputError
         where `store` is not a model's store, or is damaged.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> model = open_model(make_store("tiny.zarr", output=np.eye(3, 2, dtype=np.float32), tokens=["a", "b", "c"]))
+    >>> model["output_embedding"].sel(token_id=1).values
+    array([0., 1.], dtype=float32)
     """
     metadata = read_metadata(store)
     dataset = xr.open_zarr(cast(Any, paths.reader(metadata.path)), consolidated=True, chunks={})
@@ -262,6 +269,14 @@ def list_models(stores: PathLike = "stores") -> xr.Dataset:
     Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
     and dtype are those of the matrix that commands take by default. The attribute `broken` says of each store that is
     damaged, of another layout, or cannot be read, what is wrong. Raises InputError where there is no such folder.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> for width in (2, 3):
+    ...     store = make_store(f"stores/{width}.zarr", output=np.eye(4, width, dtype=np.float32), model=f"org/{width}")
+    >>> list_models("stores")["hidden_size"].values
+    array([2, 3])
     """
     try:
         found = paths.groups_in(stores)

@@ -162,6 +162,15 @@ def open_result(path: PathLike) -> xr.Dataset:
         where there is no result at `path`.
     EmbgeomError
         where it is damaged.
+
+    Examples
+    --------
+    >>> import embgeom_dask as eg
+    >>> from embgeom_dask.testing import make_store
+    >>> store = make_store("tiny.zarr", output=np.eye(4, 2, dtype=np.float32))
+    >>> found = eg.scan(store, farthest=1, out="scan.zarr")
+    >>> open_result("scan.zarr")["farthest_distance"].values
+    array([1.41421356])
     """
     return _opened(path, _result_group(path))
 
