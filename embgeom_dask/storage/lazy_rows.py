@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,23 +11,33 @@ if TYPE_CHECKING:
     from embgeom_dask.storage.model_stores import Matrix
 
 
-def lazy_rows(matrix: Matrix) -> Any:
-    """Return all rows of a matrix as a dask array (V, d): a dask chunk is a zarr chunk, verified as it is read."""
+def lazy_rows(matrix: Matrix, dtype: str) -> Any:
+    """Return all rows of a matrix as a dask array (V, d): a dask chunk is a zarr chunk, verified as it is read.
+
+    They are of `dtype`, that of the matrix or one that holds all its values.
+    """
     import dask.array
 
     make: Any = dask.array.map_blocks
     whole, rest = divmod(matrix.vocab_size, matrix.chunk_rows)
     chunks = (*[matrix.chunk_rows] * whole, *[rest] * (rest > 0)), (matrix.hidden_size,)
-    return make(_read, matrix=matrix, chunks=chunks, dtype=np.dtype(matrix.dtype), name=lazy_name(matrix))
+    of = np.dtype(dtype)
+    read = partial(_read, matrix, of)
+    return make(read, chunks=chunks, dtype=of, meta=np.empty((0, 0), of), name=lazy_name(matrix, dtype))
 
 
-def lazy_name(matrix: Matrix) -> str:
+def lazy_name(matrix: Matrix, dtype: str) -> str:
     """The name of the dask array that `lazy_rows` gives, and of no other: dask names an array by what it is made of."""
     from dask.base import tokenize
 
-    return f"{matrix.name}-{tokenize(matrix)}"
+    return f"{matrix.name}-{tokenize(matrix, dtype)}"
 
 
-def _read(matrix: Matrix, block_id: tuple[int, int]) -> np.ndarray:
+def computing_dtype(matrix: Matrix) -> str:
+    """The dtype in which numpy computes with the values of a matrix rightly: float32 in place of 16 bits."""
+    return "float32" if matrix.dtype in ("bfloat16", "float16") else matrix.dtype
+
+
+def _read(matrix: Matrix, dtype: np.dtype[Any], block_id: tuple[int, int]) -> np.ndarray:
     start = block_id[0] * matrix.chunk_rows
-    return matrix.read(start, min(start + matrix.chunk_rows, matrix.vocab_size))
+    return matrix.read(start, min(start + matrix.chunk_rows, matrix.vocab_size)).astype(dtype, copy=False)

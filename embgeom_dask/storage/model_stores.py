@@ -27,7 +27,7 @@ from embgeom_dask.storage import fill, paths, records, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.labels import digest_labels as digest_labels
 from embgeom_dask.storage.labels import read_labels, suffix_of, write_label
-from embgeom_dask.storage.lazy_rows import lazy_rows
+from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_rows
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, NoStore, chunk_rows, damaged, read_metadata
 from embgeom_dask.storage.validation import LABELS as LABELS
@@ -142,12 +142,14 @@ def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
         raise EmbgeomError(f"{matrix.store} was replaced by another conversion while it was in use: run again")
 
 
-def open_model(store: PathLike) -> xr.Dataset:
+def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
 
-    Each matrix carries `attrs["store"]`, `attrs["model"]`, `attrs["revision"]` and, the name of the stored array,
-    `attrs["matrix"]`. Of a tied store both names give its one matrix. Rows are checked against the SHA-256 of their
-    chunk as they are read.
+    Matrices of bfloat16 and float16 come as float32, which holds each of their values: numpy, and so xarray, would sum
+    them in 16 bits. With `raw` they come as stored; their attribute `dtype` names that type in either case.
+
+    Each matrix has the attributes `store`, `model`, `revision` and `matrix`, the name of the stored array. Of a tied
+    store both names give its one matrix. Rows are checked against the SHA-256 of their chunk as they are read.
 
     Raises
     ------
@@ -169,7 +171,7 @@ def open_model(store: PathLike) -> xr.Dataset:
         if metadata.attrs["tied"] or f"{role}_embedding" in metadata.arrays:
             matrix = _matrix(metadata, role)
             name, stored = f"{role}_embedding", dataset[matrix.name]
-            dataset[name] = stored.copy(data=lazy_rows(matrix))
+            dataset[name] = stored.copy(data=lazy_rows(matrix, matrix.dtype if raw else computing_dtype(matrix)))
             own = {key: stored.attrs[key] for key in ("source_tensor", "dtype", "sha256")}
             whose = {"store": matrix.store, "model": matrix.model, "revision": matrix.revision, "matrix": matrix.name}
             dataset[name].attrs = {**own, **whose}

@@ -10,7 +10,7 @@ import xarray as xr
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.storage import model_stores
-from embgeom_dask.storage.lazy_rows import lazy_name
+from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_name
 from embgeom_dask.storage.model_stores import MATRICES, Matrix, Role
 
 _BLOCK_BYTES = 8 << 20
@@ -33,8 +33,8 @@ def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray]:
     if "store" not in array.attrs or name not in MATRICES:
         raise InputError(f"the array given names no store: {_GIVE}")
     matrix = model_stores.find_matrix(array.attrs["store"], cast(Role, name.removesuffix("_embedding")))
-    ids = _token_ids(array, matrix)
-    if array.ndim != 2 or array.shape[1] != matrix.hidden_size or array.dtype.name != matrix.dtype:
+    ids, dtypes = _token_ids(array, matrix), (matrix.dtype, computing_dtype(matrix))
+    if array.ndim != 2 or array.shape[1] != matrix.hidden_size or array.dtype.name not in dtypes:
         raise InputError(
             f"the array given is {array.dtype.name} {array.shape}, the rows of {matrix.store}/{matrix.name} are "
             f"{matrix.dtype} with {matrix.hidden_size} columns: {_GIVE}"
@@ -42,7 +42,7 @@ def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray]:
     if not _is_whole(array, matrix, ids):
         for start, stop in _blocks(array):
             given = np.ascontiguousarray(array[start:stop].to_numpy()).view(np.uint8)
-            stored = matrix.take(ids[start:stop]).view(np.uint8)
+            stored = matrix.take(ids[start:stop]).astype(array.dtype, copy=False).view(np.uint8)
             differing = np.flatnonzero((given != stored).any(axis=1))
             if differing.size:
                 raise InputError(
@@ -70,7 +70,7 @@ def _token_ids(array: xr.DataArray, matrix: Matrix) -> np.ndarray:
 
 
 def _is_whole(array: xr.DataArray, matrix: Matrix, ids: np.ndarray) -> bool:
-    named = getattr(array.data, "name", None) == lazy_name(matrix)
+    named = getattr(array.data, "name", None) == lazy_name(matrix, array.dtype.name)
     return named and np.array_equal(ids, np.arange(matrix.vocab_size))
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -58,7 +59,7 @@ def test_bits_survive_and_are_hashed(tmp_path: Path, dtype: np.dtype) -> None:
     assert matrix.sha256 == hashlib.sha256(bits(array)).hexdigest()
     assert (matrix.vocab_size, matrix.hidden_size, matrix.dtype) == (3_000, 700, dtype.name)
     assert bits(matrix.read(0, 3_000)) == bits(array)
-    assert bits(model_stores.open_model(store).output_embedding.values) == bits(array)
+    assert bits(model_stores.open_model(store, raw=True).output_embedding.values) == bits(array)
     for name, expected in {
         "output_embedding": array,
         "token_id": np.arange(3_000),
@@ -155,6 +156,23 @@ def test_open_model_is_lazy_and_labelled(small: tuple[str, np.ndarray]) -> None:
     assert str(model.output_embedding[5].token.item()) == "t5"
 
 
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.dtype("float16"), np.dtype("float32"), np.dtype("float64")])
+def test_values_compute_as_float64_does(dtype: np.dtype[Any], tmp_path: Path) -> None:
+    rows = (np.random.default_rng(0).normal(0.02, 1, (3000, 8))).astype(dtype)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    values, expected = model_stores.open_model(store).output_embedding, rows.astype(np.float64)
+    assert values.dtype == (dtype if dtype.itemsize > 2 else np.float32)
+    assert values.chunks is not None
+    np.testing.assert_array_equal(values.values, expected)
+    np.testing.assert_allclose(values.mean("token_id"), expected.mean(0), atol=1e-6)
+    np.testing.assert_allclose(values.std("token_id"), expected.std(0), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(values.values.mean(0)), np.linalg.norm(expected.mean(0)), rtol=1e-4)
+    np.testing.assert_allclose(values - values.mean("token_id"), expected - expected.mean(0), atol=1e-5)
+    np.testing.assert_allclose(xr.dot(values, values, dim="token_id"), (expected**2).sum(0), rtol=1e-5)
+    assert model_stores.open_model(store, raw=True).output_embedding.dtype == dtype
+    assert values.attrs["dtype"] == dtype.name
+
+
 def test_labels_in_the_order_asked(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.ones((4, 2)), tokens=["a", "b", "a\0", "▁"])
     labels = model_stores.labels(store, np.array([3, 0, 3]))
@@ -178,7 +196,7 @@ def test_a_tied_matrix_is_stored_once_and_found_under_both_names(tmp_path: Path)
     array = random_bits(10, 4, BFLOAT16)
     store = make_store(tmp_path / "m.zarr", input=array, tied=True)
     assert not (Path(store) / "output_embedding").exists()
-    model = model_stores.open_model(store)
+    model = model_stores.open_model(store, raw=True)
     for role in ("input", "output", None):
         matrix = model_stores.find_matrix(store, role)
         assert (matrix.name, matrix.tied) == ("input_embedding", True)
@@ -201,7 +219,7 @@ def test_matrices_of_different_widths(tmp_path: Path) -> None:
 def test_matrices_of_different_rows(tmp_path: Path, shorter: str) -> None:
     arrays = {name: random_bits(5 - (name == shorter), 3, DTYPES[1]) for name in ("input", "output")}
     store = make_store(tmp_path / "m.zarr", **arrays)
-    model = model_stores.open_model(store)
+    model = model_stores.open_model(store, raw=True)
     for name, array in arrays.items():
         assert bits(model[f"{name}_embedding"].values) == bits(array)
         assert model[f"{name}_embedding"].dims[0] == (f"token_id_{name}" if name == shorter else "token_id")
@@ -377,7 +395,7 @@ def test_two_matrices_of_the_same_bits_are_stored_once(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", input=array, output=array.copy())
     assert model_stores.find_matrix(store, "output").tied
     assert not (tmp_path / "m.zarr/output_embedding").exists()
-    assert bits(model_stores.open_model(store).output_embedding.values) == bits(array)
+    assert bits(model_stores.open_model(store, raw=True).output_embedding.values) == bits(array)
     other = make_store(tmp_path / "n.zarr", input=array, output=array.reshape(100, 4)[:50])
     assert not model_stores.find_matrix(other, "output").tied
 

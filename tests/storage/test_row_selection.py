@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from distributed import Client
 from scipy.spatial.distance import pdist
@@ -70,7 +71,8 @@ def test_rows_that_are_those_of_their_labels(matrix: xr.DataArray, select, ids) 
         "columns in another order": (lambda m: m[:, ::-1], "given as token 0 is not that of"),
         "one value changed": (lambda m: xr.where(m.token_id == 39, -m, m).assign_attrs(m.attrs), "token 39 is not"),
         "the sign of a zero": (lambda m: xr.where(m == 0, -m, m).assign_attrs(m.attrs), "token 8 is not"),
-        "another type": (lambda m: m.astype("f4"), "is float32"),
+        "another type": (lambda m: m.astype("f8"), "is float64"),
+        "16 bits where more are stored": (lambda m: m.astype("f2"), "is float16"),
         "one row": (lambda m: m[3], "have no token_id"),
         "transposed": (lambda m: m.T, "have no token_id"),
         "computed": (lambda m: m - m[0], "names no store|given as token"),
@@ -93,6 +95,26 @@ def test_an_array_is_of_the_matrix_it_was_taken_from(matrix: xr.DataArray, clien
         assert found.attrs["matrix"] == ["output_embedding"]
         assert float(found.nearest_distance[0]) == pytest.approx(expected, rel=1e-14)
         assert set(found.nearest_token_id.values.ravel().tolist()) <= {3, 12, 15, 20}
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_rows_of_16_bits_are_those_stored_in_either_type(raw: bool, tmp_path: Path, client: Client) -> None:
+    store = make_store(tmp_path / "h.zarr", output=ROWS.astype(ml_dtypes.bfloat16))
+    rows = model_stores.open_model(store, raw=raw).output_embedding
+    assert find_rows(rows)[1].tolist() == list(range(40))
+    if not raw:
+        found = torch.from_numpy(rows.values).to(torch.bfloat16).double().numpy()
+        np.testing.assert_array_equal(found, ROWS.astype(np.float64))
+    assert find_rows(rows[5:9].load())[1].tolist() == [5, 6, 7, 8]
+    assert eg.scan(rows[10:20], nearest=2, client=client).equals(
+        eg.scan(store, tokens="10:20", nearest=2, client=client)
+    )
+    with pytest.raises(InputError, match="given as token 3 is not that of"):
+        find_rows(
+            xr.where(rows.token_id == 3, rows * (2 if raw else 1 + 2**-20), rows)
+            .astype(rows.dtype)
+            .assign_attrs(rows.attrs)
+        )
 
 
 def test_an_array_of_a_store_that_was_replaced_is_refused(matrix: xr.DataArray) -> None:
