@@ -78,7 +78,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 def convert(source: Path, stores: Path) -> tuple[float, float]:
     """Seconds and peak MB of a process of its own that converts, for the second time; the first store is removed."""
-    command = [sys.executable, "-W", "ignore", "-c", _CONVERT, source, stores]
+    command = [sys.executable, "-W", "ignore", "-c", _CONVERT, str(source), str(stores)]
     seconds, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     return float(seconds), int(peak) * 1024 / 1e6
 

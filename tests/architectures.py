@@ -185,7 +185,7 @@ def verdict(live: dict[str, bytes], found: dict[str, bytes]) -> str:
 
 def outcome(case: Case) -> str:
     """Build, convert and compare one case; say in one line what came of it."""
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)  # type: ignore[attr-defined]
     transformers.logging.disable_progress_bar()
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")

@@ -168,7 +168,7 @@ def test_the_command_equals_float64_brute_force_on_random_matrices(
     store = make_store(tmp_path_factory.mktemp("scan") / "m.zarr", output=rows)
     wanted = ["--farthest", "20", "--nearest", "50", "--neighbors", "3", "--histogram", "100"]
     placed = ["--scheduler", workers.scheduler.address] if two else []
-    run = CliRunner().invoke(app, ["scan", store, "--json", "--tile", tile, *wanted, *placed])
+    run = CliRunner().invoke(app, ["scan", store, "--json", "--tile", tile, *wanted, *placed])  # type: ignore[list-item]
     assert run.exit_code == 0, run.output
     found = {name: np.array(value) for name, value in json.loads(run.stdout).items() if name not in ("attrs", "dims")}
     distance = pdist(rows.astype(np.float64))

@@ -171,6 +171,7 @@ def test_a_tensor_of_its_own_wins_over_a_tie_unless_it_is_the_same(tmp_path: Pat
     assert model_stores.find_matrix(same).tied
 
 
+@pytest.mark.filterwarnings("ignore:.*neither in the checkpoint nor tied")
 def test_one_matrix_or_both(tmp_path: Path) -> None:
     tensors = {"model.embed_tokens.weight": random(20, 8), "lm_head.weight": random(20, 8, seed=1)}
     source = make_checkpoint(tmp_path / "m", tensors, LLAMA)
@@ -179,7 +180,7 @@ def test_one_matrix_or_both(tmp_path: Path) -> None:
         "output": ["output_embedding"],
         "both": [*model_stores.MATRICES],
     }.items():
-        store = convert.convert(source, tmp_path / "stores", role=matrix, overwrite=True)  # type: ignore[arg-type]
+        store = convert.convert(source, tmp_path / "stores", role=matrix, overwrite=True)
         assert list(model_stores.open_model(store).data_vars) == names
     tied = make_checkpoint(
         tmp_path / "tied", {"model.embed_tokens.weight": random(20, 8)}, {**LLAMA, "tie_word_embeddings": True}
@@ -258,10 +259,10 @@ def test_a_role_that_is_not_asked_for_is_not_judged(tmp_path: Path) -> None:
         other = "input" if wanted == "output" else "output"
         for matrix in ("both", other):
             with pytest.raises(InputError, match=r"quantised .* with `role`|cannot tell the embeddings"):
-                convert.convert(source, tmp_path / "stores", role=matrix)  # type: ignore[arg-type]
-        store = convert.convert(source, tmp_path / "stores", role=wanted)  # type: ignore[arg-type]
+                convert.convert(source, tmp_path / "stores", role=matrix)
+        store = convert.convert(source, tmp_path / "stores", role=wanted)
         assert list(model_stores.open_model(store).data_vars) == [f"{wanted}_embedding"]
-        assert stored(store, wanted) == table.tobytes()  # type: ignore[arg-type]
+        assert stored(store, wanted) == table.tobytes()
         assert model_stores.open_model(store).attrs["decision"]["roles"] == [wanted]
 
 
@@ -402,7 +403,7 @@ def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(tmp_path: Path)
             convert.convert(inputs / name, tmp_path / "stores")
         assert "\n" not in str(refused.value)
     with pytest.raises(InputError, match="choose input, output or both"):
-        convert.convert(inputs / "m", tmp_path / "stores", role="all")  # type: ignore[arg-type]
+        convert.convert(inputs / "m", tmp_path / "stores", role="all")
     assert contents(tmp_path) == ["inputs"]
     store = convert.convert(inputs / "m", tmp_path / "stores")
     with pytest.raises(InputError, match="is a store already"):
@@ -415,7 +416,7 @@ def test_what_is_there_already_is_left_and_other_rows_are_not_overwritten(tmp_pa
     store = Path(convert.convert(source, tmp_path / "stores"))
     made = store.stat().st_ino
     for options in ({}, {"role": "input"}, {"output_key": "lm_head.weight"}):
-        assert convert.convert(source, tmp_path / "stores", **options) == str(store)  # type: ignore[arg-type]
+        assert convert.convert(source, tmp_path / "stores", **options) == str(store)
     with pytest.raises(InputError, match="exists: `overwrite` replaces it"):
         convert.convert(source, tmp_path / "stores", output_key="model.embed_tokens.weight")
     tensors["lm_head.weight"][19, 7] += 1
@@ -436,7 +437,7 @@ def test_a_file_that_changes_meanwhile_is_a_failure_that_leaves_nothing(
     ):
         save_file({"a": random(20_000, 512)}, path)
         advance: Callable[..., None] = lambda *_, change=change, **__: change()  # noqa: E731
-        monkeypatch.setattr(model_stores.progress, "bar", lambda *_, advance=advance: _Bar(advance))
+        monkeypatch.setattr(model_stores.progress, "bar", lambda *_, advance=advance: _Bar(advance))  # type: ignore[attr-defined]
         with pytest.raises(EmbgeomError, match=r"changed while it was read|cannot read"):
             convert.convert(path, tmp_path / "stores")
         assert contents(tmp_path / "stores") == []

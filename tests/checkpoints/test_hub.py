@@ -92,7 +92,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def expect(store: str | Path) -> None:
     """The store holds the model's matrices, bit for bit."""
     for role, seed in (("input", 0), ("output", 4)):
-        matrix = model_stores.find_matrix(store, role)  # type: ignore[arg-type]
+        matrix = model_stores.find_matrix(store, role)
         assert matrix.read(0, ROWS).tobytes() == random(ROWS, WIDTH, seed).tobytes()
 
 

@@ -80,7 +80,7 @@ def test_a_config_whose_names_are_none_is_refused(tmp_path: Path, config: dict[s
     with pytest.raises(InputError, match=r"config\.json is not a model's config: " + words):
         convert.convert(source, tmp_path / "stores")
     keys = dict(zip(("input_key", "output_key"), TENSORS, strict=True))
-    assert model_stores.open_model(convert.convert(source, tmp_path, **keys)).attrs["architecture"] == ""  # type: ignore[arg-type]
+    assert model_stores.open_model(convert.convert(source, tmp_path, **keys)).attrs["architecture"] == ""
 
 
 @settings(ANY, max_examples=12)

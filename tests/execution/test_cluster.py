@@ -166,7 +166,7 @@ def here() -> str:
 
 
 def other_version(monkeypatch: pytest.MonkeyPatch, bad: list[str]) -> str:
-    honest = workers.version
+    honest = workers.version  # type: ignore[attr-defined]
     monkeypatch.setattr(workers, "version", lambda name: "9.9" if here() in bad else honest(name))
     return r"^worker \S+ has embgeom-dask 9.9, and this process embgeom-dask 0.1.0: install the same there"
 

@@ -263,7 +263,7 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(
         fsync(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os, "fsync", full)
+        patch.setattr(journal.os, "fsync", full)  # type: ignore[attr-defined]
         with pytest.raises(EmbgeomError, match=rf"^cannot write .*/\d+-\d+-\d+: {error.strerror}$"):
             eg.scan(store, out=out, client=client, **WANTED)
         settle(client)

@@ -343,7 +343,7 @@ def test_passes_run_uncompiled_where_torch_cannot_compile(monkeypatch: pytest.Mo
     assert torch_passes._run(work, tile, 1) == 2
     assert len(asked) == 1
     monkeypatch.setattr(torch_passes, "compiled", lambda _: broken)
-    monkeypatch.setattr(torch_passes.devices, "out_of_memory", lambda _: True)
+    monkeypatch.setattr(torch_passes.devices, "out_of_memory", lambda _: True)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="triton"):
         torch_passes._run(lambda product: 0, tile)
 

@@ -65,7 +65,7 @@ def test_a_tile_whose_dense_pairs_were_multiplied_again_has_its_own_product(
     rows = clustered(300)
     tile = tile_of(rows, element)
     made: list[Any] = []
-    finer = refine.Tile
+    finer = refine.Tile  # type: ignore[attr-defined]
     monkeypatch.setattr(refine, "Tile", lambda *given: made.append(given) or finer(*given))
     unit = tile.rows.point_format.unit if tile.rows.point_format else 1.0
     side = Rows(300, lambda _: rows)

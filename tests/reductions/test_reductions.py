@@ -118,7 +118,7 @@ def test_numbers_of_numpy_are_numbers(client: Client, tmp_path: Any) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(4, dtype=np.float32))
     counts = {"nearest": np.int64(2), "neighbors": np.uint8(1), "histogram": np.int32(8), "tile": np.int16(2)}
     found = scan(store, within=np.float32(1.5), max_pairs=np.int64(9), out=tmp_path / "r.zarr", client=client, **counts)
-    plain = {name: int(count) for name, count in counts.items()}
+    plain = {name: int(count) for name, count in counts.items()}  # type: ignore[call-overload]
     assert scan(store, within=1.5, max_pairs=9, out=tmp_path / "r.zarr", **plain).identical(found)
 
 

@@ -30,5 +30,5 @@ def test_chunks_are_those_that_zarr_writes(
     expected = fill.create(zarr.open_group(MemoryStore()), "m", ArrayRows(array), ["token_id", "hidden"])
     expected[:] = array
     chunks = {str(file.relative_to(tmp_path)): file.read_bytes() for file in tmp_path.glob("m/c/*/*")}
-    assert chunks == {key: data.to_bytes() for key, data in expected.store._store_dict.items() if "/c/" in key}
+    assert chunks == {key: data.to_bytes() for key, data in expected.store._store_dict.items() if "/c/" in key}  # type: ignore[attr-defined]
     assert np.array_equal(np.asarray(filled[:]).view(np.uint8), array.view(np.uint8))
