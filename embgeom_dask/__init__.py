@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
     from embgeom_dask.execution.journal import status
     from embgeom_dask.storage.export import export
-    from embgeom_dask.storage.model_stores import list_models, open_model
+    from embgeom_dask.storage.listing import list_models
+    from embgeom_dask.storage.model_stores import open_model
     from embgeom_dask.storage.results import open_result
 
 __version__ = "0.1.0"
@@ -27,7 +28,7 @@ _HOME = {
     "convert": "checkpoints.convert",
     "duplicates": "analyses.duplicates",
     "export": "storage.export",
-    "list_models": "storage.model_stores",
+    "list_models": "storage.listing",
     "open_model": "storage.model_stores",
     "open_result": "storage.results",
     "outliers": "analyses.outliers",

@@ -28,18 +28,24 @@ _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def read_json(source: ByteSource, what: str, most: int) -> dict[str, Any]:
     """Read a JSON object of `most` bytes at most, with or without a byte order mark.
 
-    NaN and Infinity, which configs hold, are read. Raises InputError where it is something else; `what` says in the
-    message what it should be.
+    NaN and Infinity, which configs hold, are read, also as transformers writes them: `{"__float__": "NaN"}`. Raises
+    InputError where it is something else; `what` says in the message what it should be.
     """
     try:
         if source.size > most:
             raise ValueError(f"its {source.size} bytes are more than {most}")
-        value = json.loads(source.read(0, source.size))
+        value = json.loads(source.read(0, source.size), object_hook=_not_finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source.name} is not {what}: {shorten(error)}") from error
     if not isinstance(value, dict):
         raise InputError(f"{source.name} is not {what}: it holds a {type(value).__name__}, not an object")
     return value
+
+
+def _not_finite(read: dict[str, Any]) -> Any:
+    """The number that transformers writes as such an object; any other object as it is."""
+    named = read.get("__float__") if len(read) == 1 else None
+    return float(named) if named in ("Infinity", "-Infinity", "NaN") else read
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask import streams
 from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.options import SELECTION, Device, Json, ManyStores, Out, Role, Scheduler, Store, Stores, Version
 from embgeom_dask.cli.stores import find_other, find_store, find_stores
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, SomeFailed
 from embgeom_dask.escaping import shown_lines
@@ -37,37 +38,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="A store: a folder, a URL, or a model's name in list.")]
-ManyStores = Annotated[
-    list[str], typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list.")
-]
-Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
-Role = Annotated[
-    Literal["input", "output"] | None,
-    typer.Option("--role", help="Default: output, or input where there is no output matrix."),
-]
-_SELECTION = typer.Option(metavar="SELECTION", help="0:1000,5000 or @FILE or FILE.safetensors or FILE.safetensors:KEY.")
-Out = Annotated[
-    str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here; with several stores, a folder.")
-]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="What each worker computes on.")]
-Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler that runs; default: a cluster in this process.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-
-def _say_version(wanted: bool) -> None:
-    if wanted:
-        streams.answer(f"embgeom {eg.__version__}")
-        raise typer.Exit
-
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Exact geometry of language-model vocabularies."""
 
@@ -179,7 +153,7 @@ def scan(
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")
     ] = "euclidean",
-    tokens: Annotated[str | None, _SELECTION] = None,
+    tokens: Annotated[str | None, SELECTION] = None,
     out: Out = None,
     farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
     nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
@@ -268,7 +242,7 @@ def scan(
 @app.command()
 def outliers(
     store: Store,
-    tokens: Annotated[str, _SELECTION],
+    tokens: Annotated[str, SELECTION],
     role: Role = None,
     device: Device = "auto",
     scheduler: Scheduler = None,

@@ -10,7 +10,6 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,7 +28,7 @@ from embgeom_dask.storage.labels import digest_labels as digest_labels
 from embgeom_dask.storage.labels import read_labels, suffix_of, write_label
 from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_rows
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, NoStore, chunk_rows, damaged, read_metadata
+from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, chunk_rows, damaged, read_metadata
 from embgeom_dask.storage.validation import LABELS as LABELS
 from embgeom_dask.storage.validation import MATRICES as MATRICES
 from embgeom_dask.storage.validation import is_store as is_store
@@ -169,7 +168,7 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
         dataset = dataset.assign_coords({name: dataset[name].copy(data=values.copy())})
     for role in ROLES:
         if metadata.attrs["tied"] or f"{role}_embedding" in metadata.arrays:
-            matrix = _matrix(metadata, role)
+            matrix = matrix_of(metadata, role)
             name, stored = f"{role}_embedding", dataset[matrix.name]
             dataset[name] = stored.copy(data=lazy_rows(matrix, matrix.dtype if raw else computing_dtype(matrix)))
             own = {key: stored.attrs[key] for key in ("source_tensor", "dtype", "sha256")}
@@ -241,10 +240,11 @@ def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:
     """
     if role not in (None, "input", "output"):
         raise InputError(f"no role {role!r}: choose input or output")
-    return _matrix(read_metadata(store), role)
+    return matrix_of(read_metadata(store), role)
 
 
-def _matrix(metadata: Metadata, role: Role | None) -> Matrix:
+def matrix_of(metadata: Metadata, role: Role | None) -> Matrix:
+    """Find a matrix as `find_matrix` does, of a store whose metadata was read."""
     stored = [name for name in MATRICES if name in metadata.arrays]
     name = stored[-1] if role is None or metadata.attrs["tied"] else f"{role}_embedding"
     if name not in stored:
@@ -263,53 +263,6 @@ def _matrix(metadata: Metadata, role: Role | None) -> Matrix:
         revision=metadata.attrs.get("revision", ""),
         labels_sha256=array["attributes"]["labels_sha256"],
     )
-
-
-def list_models(stores: PathLike = "stores") -> xr.Dataset:
-    """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
-
-    Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
-    and dtype are those of the matrix that commands take by default. The attribute `broken` says of each store that is
-    damaged, of another layout, or cannot be read, what is wrong. Raises InputError where there is no such folder.
-
-    Examples
-    --------
-    >>> from embgeom_dask.testing import make_store
-    >>> for width in (2, 3):
-    ...     store = make_store(f"stores/{width}.zarr", output=np.eye(4, width, dtype=np.float32), model=f"org/{width}")
-    >>> list_models("stores")["hidden_size"].values
-    array([2, 3])
-    """
-    try:
-        found = paths.groups_in(stores)
-    except FileNotFoundError:
-        raise InputError(f"no folder of stores at {stores}: embgeom convert makes one") from None
-    text = np.dtypes.StringDType()
-    kinds: dict[str, Any] = {
-        **{"model": text, "store": text, "dtype": text, "vocab_size": np.int64, "hidden_size": np.int64},
-        **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},
-    }
-    with ThreadPoolExecutor(8) as pool:
-        described = list(pool.map(_description, found))
-    rows = sorted(row for row in described if isinstance(row, tuple))
-    broken = [row for row in described if isinstance(row, str)]
-    columns = {name: np.array([row[i] for row in rows], dtype=kind) for i, (name, kind) in enumerate(kinds.items())}
-    dataset = xr.Dataset({name: ("model", column) for name, column in columns.items()}, attrs={"broken": broken})
-    return dataset.set_coords("model")
-
-
-def _description(path: str) -> tuple[str | int | bool, ...] | str | None:
-    """What `list_models` says of one store; in one line what is wrong with it; None where there is none at `path`."""
-    try:
-        metadata = read_metadata(path)
-        matrix, size = _matrix(metadata, None), paths.size(path)
-    except NoStore:
-        return None
-    except EmbgeomError as error:
-        return str(error)
-    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in metadata.arrays]
-    facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
-    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, size)
 
 
 def attributes(store: PathLike) -> dict[str, Any]:

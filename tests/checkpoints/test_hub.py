@@ -22,7 +22,7 @@ from embgeom_dask.checkpoints import convert
 from embgeom_dask.checkpoints import hub as own
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import listing, model_stores
 from embgeom_dask.testing import make_checkpoint
 from tests.loopback_hub import SECRET, Hub, serve
 
@@ -133,7 +133,7 @@ def test_the_same_commit_is_not_fetched_again_and_another_lies_beside_it(hub: Hu
     for name in ("org--model@v1", "org--model@ffffffffffff"):
         assert model_stores.open_model(f"stores/{name}.zarr").attrs["revision"] == "f" * 40
     assert tree(Path("stores/org--model.zarr")) == there
-    assert model_stores.list_models("stores").revision.values.tolist().count("f" * 40) == 2
+    assert listing.list_models("stores").revision.values.tolist().count("f" * 40) == 2
 
 
 def test_faults_are_retried(hub: Hub, run: Any) -> None:

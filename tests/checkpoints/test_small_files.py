@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from embgeom_dask.checkpoints import convert
 from embgeom_dask.checkpoints.files import LocalFolder
@@ -131,6 +131,14 @@ def test_the_licence_is_what_the_hubs_library_reads(tmp_path: Path, card: dict[s
         assert read_license(path) == wanted
     elif isinstance(wanted, list) and all(isinstance(item, str) and item for item in wanted):
         assert read_license(path) == ", ".join(wanted)
+
+
+def test_numbers_that_are_not_finite_are_read_as_transformers_writes_them(tmp_path: Path) -> None:
+    config = LlamaConfig(rope_theta=10.0)
+    config.limits = [0.0, float("inf"), -float("inf")]
+    config.save_pretrained(tmp_path)
+    assert "__float__" in (tmp_path / "config.json").read_text()
+    assert read_config(tmp_path)["limits"] == [0.0, float("inf"), -float("inf")]
 
 
 def test_a_card_that_describes_more_than_fits_in_memory_is_looked_through(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import listing, model_stores
 from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.testing import ArrayRows, make_store
 
@@ -203,7 +203,7 @@ def test_a_tied_matrix_is_stored_once_and_found_under_both_names(tmp_path: Path)
     for name in model_stores.MATRICES:
         assert bits(model[name].values) == bits(array)
         assert model[name].attrs["matrix"] == "input_embedding"
-    assert model_stores.list_models(tmp_path).matrices.values.tolist() == ["input, output"]
+    assert listing.list_models(tmp_path).matrices.values.tolist() == ["input, output"]
 
 
 def test_matrices_of_different_widths(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_list_models(tmp_path: Path) -> None:
     make_store(tmp_path / "c.zarr", output=np.ones((7, 2)), input=np.ones((7, 2)), model="a/first")
     xr.Dataset({"other": ("x", [1])}).to_zarr(tmp_path / "result.zarr", consolidated=False)
     (tmp_path / "empty.zarr").mkdir()
-    listed = model_stores.list_models(tmp_path)
+    listed = listing.list_models(tmp_path)
     assert listed.model.values.tolist() == ["a/first", "a/second", "b/third"]
     assert listed.matrices.values.tolist() == ["input, output", "output", "input"]
     assert listed.vocab_size.values.tolist() == [7, 5, 6]
@@ -252,9 +252,9 @@ def test_list_models(tmp_path: Path) -> None:
     assert listed.store.values.tolist() == [str(tmp_path / f"{name}.zarr") for name in "cba"]
     on_disk = sum(path.stat().st_size for path in (tmp_path / "b.zarr").rglob("*") if path.is_file())
     assert listed.bytes.sel(model="a/second") == on_disk
-    assert model_stores.list_models(tmp_path / "empty.zarr").sizes["model"] == 0
+    assert listing.list_models(tmp_path / "empty.zarr").sizes["model"] == 0
     with pytest.raises(InputError, match="no folder of stores"):
-        model_stores.list_models(tmp_path / "none")
+        listing.list_models(tmp_path / "none")
 
 
 def test_what_is_no_store_is_refused_in_one_line(tmp_path: Path) -> None:

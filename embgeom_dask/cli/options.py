@@ -1,0 +1,37 @@
+"""The arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from embgeom_dask import __version__, streams
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="A store: a folder, a URL, or a model's name in list.")]
+ManyStores = Annotated[
+    list[str], typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list.")
+]
+Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
+Role = Annotated[
+    Literal["input", "output"] | None,
+    typer.Option("--role", help="Default: output, or input where there is no output matrix."),
+]
+SELECTION = typer.Option(metavar="SELECTION", help="0:1000,5000 or @FILE or FILE.safetensors or FILE.safetensors:KEY.")
+Out = Annotated[
+    str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here; with several stores, a folder.")
+]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="What each worker computes on.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler that runs; default: a cluster in this process.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        streams.answer(f"embgeom {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")]

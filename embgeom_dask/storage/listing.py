@@ -1,0 +1,62 @@
+"""List the stores of a folder, and what is wrong with those that are broken."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.storage import paths
+from embgeom_dask.storage.model_stores import MATRICES, matrix_of
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.validation import NoStore, read_metadata
+
+
+def list_models(stores: PathLike = "stores") -> xr.Dataset:
+    """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
+
+    Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
+    and dtype are those of the matrix that commands take by default. The attribute `broken` says of each store that is
+    damaged, of another layout, or cannot be read, what is wrong. Raises InputError where there is no such folder.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> for width in (2, 3):
+    ...     store = make_store(f"stores/{width}.zarr", output=np.eye(4, width, dtype=np.float32), model=f"org/{width}")
+    >>> list_models("stores")["hidden_size"].values
+    array([2, 3])
+    """
+    try:
+        found = paths.groups_in(stores)
+    except FileNotFoundError:
+        raise InputError(f"no folder of stores at {stores}: embgeom convert makes one") from None
+    text = np.dtypes.StringDType()
+    kinds: dict[str, Any] = {
+        **{"model": text, "store": text, "dtype": text, "vocab_size": np.int64, "hidden_size": np.int64},
+        **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},
+    }
+    with ThreadPoolExecutor(8) as pool:
+        described = list(pool.map(_description, found))
+    rows = sorted(row for row in described if isinstance(row, tuple))
+    broken = [row for row in described if isinstance(row, str)]
+    columns = {name: np.array([row[i] for row in rows], dtype=kind) for i, (name, kind) in enumerate(kinds.items())}
+    dataset = xr.Dataset({name: ("model", column) for name, column in columns.items()}, attrs={"broken": broken})
+    return dataset.set_coords("model")
+
+
+def _description(path: str) -> tuple[str | int | bool, ...] | str | None:
+    """What `list_models` says of one store; in one line what is wrong with it; None where there is none at `path`."""
+    try:
+        metadata = read_metadata(path)
+        matrix, size = matrix_of(metadata, None), paths.size(path)
+    except NoStore:
+        return None
+    except EmbgeomError as error:
+        return str(error)
+    roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in metadata.arrays]
+    facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
+    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, size)
