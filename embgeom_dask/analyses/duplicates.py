@@ -116,10 +116,10 @@ def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
     return dataset.assign_attrs(many.joined(found, "duplicates"))
 
 
-def _look(matrix: Matrix, start: int, stop: int) -> tuple[Array, Array]:
+def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[Array, Array]:
     """The digest of each row, and what keeps it from being used: NaN and infinity have bits like any other value."""
     with devices.session(torch.device("cpu")):
-        rows = matrix.read(start, stop)
+        rows = matrix.read(*part)
         found = unfit(rows)
         return digest(rows), np.where(found == NOT_FINITE, 0, found)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from hashlib import sha256
 from math import nan
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +17,10 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.selection import Cluster, Selection, read_cluster
-from embgeom_dask.analyses.survey import summarize
+from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import connect
+from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.rationals import Rationals, nearest_root
 from embgeom_dask.kernels.row_norms import nearest_distances
@@ -31,8 +30,6 @@ from embgeom_dask.storage import model_stores, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 
 Vector = NDArray[np.float64]
-
-_BLOCK_VALUES = 1 << 22  # 32 MiB of float64
 
 
 def outliers(
@@ -83,12 +80,12 @@ def outliers(
     model_stores.check_labels(source)
     cluster = _read(tokens, source)
     with connect(client, scheduler, device) as active:
-        norms, centroid = _norms_and_centroid(source, cluster)
+        norms, centroid = _norms_and_centroid(active, source, cluster)
         scanned = scan(store, role=role, tokens=cluster.token_ids, farthest=1, device=device, client=active)
         pair = scanned["farthest_token_id"].values[0]
+        parts = parts_of(source, cluster.token_ids)
+        distances = np.concatenate(map_rows(active, "distances", source, parts, _distances, centroid))
         with devices.session(torch.device("cpu")):
-            blocks = _blocks(source, cluster.token_ids)
-            distances = np.concatenate([nearest_distances(rows, centroid) for rows in blocks])
             a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
     at = np.searchsorted(cluster.token_ids, pair)
     outlier = pair[int(_squared(b.minus(centroid)) > _squared(a.minus(centroid)))]
@@ -177,22 +174,26 @@ def _read(tokens: Selection, matrix: Matrix) -> Cluster:
     return cluster
 
 
-def _blocks(matrix: Matrix, token_ids: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-    step = max(1, _BLOCK_VALUES // matrix.hidden_size)
-    for start in range(0, token_ids.size, step):
-        yield matrix.take(token_ids[start : start + step])
-
-
-def _norms_and_centroid(matrix: Matrix, cluster: Cluster) -> tuple[Vector, Rationals]:
-    sums, norms, found = ColumnSums.none(matrix.hidden_size), [], []
-    for rows in _blocks(matrix, cluster.token_ids):
-        part = summarize(rows)
+def _norms_and_centroid(client: Client, matrix: Matrix, cluster: Cluster) -> tuple[Vector, Rationals]:
+    parts = parts_of(matrix, cluster.token_ids)
+    summaries: list[Summary] = map_rows(client, "outliers", matrix, parts, _summarize_rows)
+    check_fit(matrix, cluster.token_ids, np.concatenate([part.unfit for part in summaries]))
+    norms = np.concatenate([part.norms for part in summaries])
+    if cluster.centroid is not None:
+        return norms, Rationals.of(cluster.centroid)
+    sums = ColumnSums.none(matrix.hidden_size)
+    for part in summaries:
         sums.add(part.sums)
-        norms.append(part.norms)
-        found.append(part.unfit)
-    check_fit(matrix, cluster.token_ids, np.concatenate(found))
-    mean_row = sums.mean(cluster.token_ids.size)
-    return np.concatenate(norms), mean_row if cluster.centroid is None else Rationals.of(cluster.centroid)
+    return norms, sums.mean(cluster.token_ids.size)
+
+
+def _summarize_rows(matrix: Matrix, token_ids: NDArray[np.int64]) -> Summary:
+    return summarize(matrix.take(token_ids))
+
+
+def _distances(matrix: Matrix, token_ids: NDArray[np.int64], centroid: Rationals) -> Vector:
+    with devices.session(torch.device("cpu")):
+        return nearest_distances(matrix.take(token_ids), centroid)
 
 
 def _spread(name: str, values: Vector) -> dict[str, float]:

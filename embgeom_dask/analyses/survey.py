@@ -150,8 +150,8 @@ def summarize(rows: NDArray[Any]) -> Summary:
         return Summary(column_sums(rows, fit), norms, found)
 
 
-def _summarize_part(matrix: Matrix, start: int, stop: int) -> Summary:
-    return summarize(matrix.read(start, stop))
+def _summarize_part(matrix: Matrix, part: tuple[int, int]) -> Summary:
+    return summarize(matrix.read(*part))
 
 
 def _dataset(matrix: Matrix, centroid: Rationals, norms: NDArray[np.float64]) -> xr.Dataset:

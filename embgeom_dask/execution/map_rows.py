@@ -1,20 +1,58 @@
-"""One pass over the rows of a matrix: a dask task a zarr chunk."""
+"""One pass over rows of a matrix: a dask task for each part of them, with progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import Any
 
+import numpy as np
 from distributed import Client
+from distributed.deploy.cluster import Cluster
+from numpy.typing import NDArray
 
 from embgeom_dask import progress
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.cluster import LOST, connect
+from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike, explain
+
+_PART = 16 << 20
+"""Bytes of rows that one task reads, or one chunk where that is more."""
+
+
+def map_rows(
+    client: Client, what: str, matrix: Matrix, parts: Sequence[NDArray[np.int64]], work: Callable[..., Any], *args: Any
+) -> list[Any]:
+    """Do `work(matrix, part, *args)` on the workers for each of `parts`, token ids (n,) int64 of the rows to read.
+
+    Parameters
+    ----------
+    what : the title of the progress bar
+
+    Returns
+    -------
+    list
+        what `work` gave, in the order of `parts`.
+
+    Raises
+    ------
+    EmbgeomError
+        where rows cannot be read or their worker is lost.
+    """
+    done = _each_part(client, what, matrix, parts, [part.size for part in parts], work, *args)
+    found = dict(done)
+    return [found[index] for index in range(len(parts))]
+
+
+def parts_of(matrix: Matrix, token_id: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Divide token ids (n,) int64 into parts, each of which one task reads."""
+    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
+    rows = matrix.chunk_rows * max(1, _PART // chunk_bytes)
+    return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]
 
 
 def by_chunk(
@@ -22,9 +60,9 @@ def by_chunk(
     matrix: Matrix,
     work: Callable[..., Any],
     *args: Any,
-    how: tuple[Client | None, str | None, str, PathLike | None],
+    how: tuple[Client | Cluster | str | None, str | None, str, PathLike | None],
 ) -> Iterator[tuple[int, Any]]:
-    """Do `work(matrix, start, stop, *args)` on the cluster for the rows of every chunk.
+    """Do `work(matrix, (start, stop), *args)` on the cluster for the rows of every chunk.
 
     Yields the start of a chunk and what `work` gave for it, in the order in which they are done.
 
@@ -36,17 +74,35 @@ def by_chunk(
         where a chunk cannot be read or its worker is lost.
     """
     starts = range(0, matrix.vocab_size, matrix.chunk_rows)
-    stops = [min(start + matrix.chunk_rows, matrix.vocab_size) for start in starts]
-    with connect(*how) as active, progress.bar(matrix.vocab_size, f"{matrix.label} {what}", "rows") as advance:
-        chunks = zip(starts, stops, strict=True)
-        done = workers.completed(active, work, chunks, lambda chunk: (matrix, *chunk, *args), lambda: len(starts))
-        with closing(done):
-            for (start, stop), part in chain.from_iterable(done):
+    parts = [(start, min(start + matrix.chunk_rows, matrix.vocab_size)) for start in starts]
+    with connect(*how) as client:
+        for index, found in _each_part(client, what, matrix, parts, [b - a for a, b in parts], work, *args):
+            yield parts[index][0], found
+
+
+def _each_part(
+    client: Client,
+    what: str,
+    matrix: Matrix,
+    parts: Sequence[Any],
+    sizes: Sequence[int],
+    work: Callable[..., Any],
+    *args: Any,
+) -> Iterator[tuple[int, Any]]:
+    """Yield the index of a part and what `work` gave for it, in the order in which they are done."""
+
+    def arguments(index: int) -> tuple[Any, ...]:
+        return matrix, parts[index], *args
+
+    with progress.bar(sum(sizes), f"{matrix.label} {what}", "rows") as advance:
+        batches = workers.completed(client, work, range(len(parts)), arguments, lambda: len(parts))
+        with closing(batches):
+            for index, part in chain.from_iterable(batches):
                 try:
                     found = part.result()
                 except (EmbgeomError, *LOST):
                     raise
                 except Exception as error:  # a worker that died, or ran out of memory
                     raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
-                advance(stop - start)
-                yield start, found
+                advance(sizes[index])
+                yield index, found

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import memory, products, workers
+from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.execution.plan import CUDA_TILES, ITEMSIZE, TILES, Plan
 from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead
@@ -47,9 +48,6 @@ Selected = tuple[Matrix, NDArray[np.int64]]
 
 _SAMPLE = 2048
 """Rows of a side that centre and shape are taken from."""
-
-_PART = 16 << 20
-"""Bytes of rows looked at together."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,16 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
     metric = METRICS[spec.metric]
     matrix, token_id = sides[0]
     if spec.kept == {"farthest"} and metric.prunes_by_extent and len(sides) == 1:
-        token_id = narrow(client, matrix, _parts(matrix, token_id), spec.farthest or 1)
+        token_id = narrow(client, matrix, parts_of(matrix, token_id), spec.farthest or 1)
         sides = [(matrix, token_id)]
     some = matrix.take(token_id[:_SAMPLE])
     centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
     dtypes = {matrix.dtype for matrix, _ in sides}
     alike = matrix.dtype if len(dtypes) == 1 else "float64"
-    summaries = [_inspect(client, *side, centre, spec.metric, alike) for side in sides]
+    summaries = [
+        join(map_rows(client, "rows", found, parts_of(found, ids), inspect, centre, spec.metric, alike))
+        for found, ids in sides
+    ]
     zeros = not metric.undefined_for_zero_rows
     rows = [distinct_rows(*side, found, zeros=zeros) for side, found in zip(sides, summaries, strict=True)]
     for (matrix, _), distinct in zip(sides, rows, strict=True):
@@ -236,18 +237,6 @@ def fit_memory(
     )
 
 
-def _inspect(
-    client: Client,
-    matrix: Matrix,
-    token_id: NDArray[np.int64],
-    centre: NDArray[np.float64],
-    metric: str,
-    dtype: str,
-) -> RowSummary:
-    parts = _parts(matrix, token_id)
-    return join(workers.gather(client, inspect, [(matrix, part, centre, metric, dtype) for part in parts]))
-
-
 def _identical_rows(sides: list[Selected], found: list[RowSummary], rows: list[DistinctRows]) -> NDArray[np.int64]:
     """The position on the second side of the row identical to each of the first, -1 where there is none."""
     digests = [
@@ -255,9 +244,3 @@ def _identical_rows(sides: list[Selected], found: list[RowSummary], rows: list[D
         for (_, token_id), summary, distinct in zip(sides, found, rows, strict=True)
     ]
     return duplicates_of(digests[0], digests[-1])
-
-
-def _parts(matrix: Matrix, token_id: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
-    rows = matrix.chunk_rows * max(1, _PART // chunk_bytes)
-    return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]

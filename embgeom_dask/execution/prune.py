@@ -16,7 +16,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.execution import workers
+from embgeom_dask.execution.map_rows import map_rows
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
 from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.row_passes import unfit
@@ -48,7 +48,7 @@ def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
     InputError
         where a row cannot be compared: see `check_fit`.
     """
-    extents = workers.gather(client, extent, [(matrix, part) for part in parts])
+    extents = map_rows(client, "extent", matrix, parts, extent)
     check_fit(matrix, np.concatenate(parts), np.concatenate([e.unfit for e in extents]))
     columns = np.arange(matrix.hidden_size)
     lowest, highest = np.array([e.low for e in extents]), np.array([e.high for e in extents])
@@ -63,9 +63,8 @@ def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
     reached = np.sort(ranges[order[best]])[::-1]
     least = reached[k - 1] * (1 - 1e-12) if reached.size >= k else -np.inf
     reach = np.maximum(highest - low, high - lowest).max(axis=1)
-    near = np.flatnonzero(reach >= least).tolist()
-    far = [(matrix, parts[p], low, high, least) for p in near]
-    return np.concatenate(workers.gather(client, reaching, far))
+    near = [parts[p] for p in np.flatnonzero(reach >= least).tolist()]
+    return np.concatenate(map_rows(client, "reach", matrix, near, reaching, low, high, least))
 
 
 def extent(matrix: Matrix, token_id: Array) -> Extent:

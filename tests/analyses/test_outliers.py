@@ -130,9 +130,10 @@ def test_mean_of_the_selection(store: str, rows: np.ndarray, tmp_path: Path) -> 
     xr.testing.assert_identical(xr.open_zarr(out, consolidated=False).load(), found)
 
 
-def test_no_block_size_changes_a_bit(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_division_into_parts_changes_a_bit(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = outliers(store, None)
-    monkeypatch.setattr("embgeom_dask.analyses.outliers._BLOCK_VALUES", 5 * WIDTH)
+    fives = lambda _, ids: np.split(ids, range(5, ids.size, 5))  # noqa: E731
+    monkeypatch.setattr("embgeom_dask.analyses.outliers.parts_of", fives)
     xr.testing.assert_equal(outliers(store, None), found)
 
 
