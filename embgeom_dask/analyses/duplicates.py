@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
 from embgeom_dask.execution.map_rows import by_chunk
-from embgeom_dask.kernels.row_passes import NOT_FINITE, unfit
+from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
 from embgeom_dask.storage import results
 from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, find_matrix, labels_of

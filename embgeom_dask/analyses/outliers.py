@@ -23,8 +23,8 @@ from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.rationals import Rationals, nearest_root
+from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
-from embgeom_dask.kernels.row_passes import unfit
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.storage import model_stores, results
 from embgeom_dask.storage.model_stores import Matrix, Role

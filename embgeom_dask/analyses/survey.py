@@ -19,8 +19,8 @@ from embgeom_dask.analyses import many
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_norms
-from embgeom_dask.kernels.row_passes import unfit
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.storage import results
 from embgeom_dask.storage.model_stores import Matrix, Role, find_matrix

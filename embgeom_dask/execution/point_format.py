@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.execution.spec import ScanSpec
-from embgeom_dask.kernels.row_passes import norms, peaks
+from embgeom_dask.kernels.quantize import peaks
+from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.kernels.torch_passes import bounds
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import Block
@@ -91,7 +92,7 @@ def point_formats_instead(point_format: PointFormat, dtypes: set[str], radii: li
 def _can_round(settings: ScanSpec, width: int) -> bool:
     """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
     wanted = settings.kept <= {"farthest", "neighbors"}
-    return wanted and METRICS[settings.metric].quantises and width in _WIDTHS
+    return wanted and METRICS[settings.metric].quantizes and width in _WIDTHS
 
 
 def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, radius: float, fastest: list[str]) -> str:

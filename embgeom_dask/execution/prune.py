@@ -19,7 +19,7 @@ from embgeom_dask import devices
 from embgeom_dask.execution.map_rows import map_rows
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
 from embgeom_dask.kernels.parallel import share_out
-from embgeom_dask.kernels.row_passes import unfit
+from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.storage.model_stores import Matrix
 

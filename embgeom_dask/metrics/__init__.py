@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
+from embgeom_dask.metrics.cosine import Cosine
 from embgeom_dask.metrics.differences import Chebyshev, Cityblock
-from embgeom_dask.metrics.euclidean import Cosine, Euclidean, product_error
+from embgeom_dask.metrics.euclidean import Euclidean
+from embgeom_dask.metrics.matrix_product import product_error
 
 __all__ = ["METRICS", "Metric", "Norms", "Points", "Precision", "find_metric", "product_error"]
 

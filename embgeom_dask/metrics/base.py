@@ -92,7 +92,7 @@ class Metric(ABC):
     """Whether a centre may be subtracted from all rows."""
     as_stored: bool = False
     """Whether rows can be points as they are stored."""
-    quantises: bool = False
+    quantizes: bool = False
     """Whether points can be the rows rounded to 8-bit integers."""
     undefined_for_zero_rows: bool = False
     """Whether a row of zeros has no distance to any other: these are left out."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.row_passes import recentre
+from embgeom_dask.kernels.recentre import recentre
 from embgeom_dask.metrics import Norms
 from embgeom_dask.pairwise.exact import Rows
 from embgeom_dask.pairwise.points import PointFormat

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.kernels.row_passes import norms, quantise
+from embgeom_dask.kernels.quantize import quantize
+from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import METRICS, Metric, Norms
 
 Array = NDArray[Any]
@@ -62,7 +63,7 @@ class PointFormat:
         if self.element == "bfloat16":
             return devices.to_tensor(rows, _CPU), Norms(norms(rows)[:, 1])
         if self.element == "int8":
-            integers, error = quantise(rows, self.centre, self.scale)
+            integers, error = quantize(rows, self.centre, self.scale)
             return torch.from_numpy(integers), Norms(norms(rows, self.centre)[:, 1] * self.scale**2, error)
         values = rows.astype(np.float64)
         values -= self.centre

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.row_passes import recentre
+from embgeom_dask.kernels.recentre import recentre
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
 from embgeom_dask.kernels.parallel import share_out
-from embgeom_dask.kernels.row_passes import FAR, LARGEST, NOT_FINITE, SMALLEST, norms, unfit
+from embgeom_dask.kernels.row_checks import FAR, LARGEST, NOT_FINITE, SMALLEST, unfit
+from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.storage.model_stores import Matrix
 

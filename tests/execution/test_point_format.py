@@ -17,7 +17,7 @@ from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution import point_format
 from embgeom_dask.execution.point_format import choose_point_format
 from embgeom_dask.execution.spec import ScanSpec
-from embgeom_dask.metrics import METRICS, euclidean
+from embgeom_dask.metrics import METRICS, euclidean, matrix_product
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.testing import make_store
@@ -192,7 +192,7 @@ def test_halved_tiles_of_integers_find_the_same(
     rows = crowded(700)
     store = make_store(tmp_path / "m.zarr", output=rows)
     plain = scan(store, neighbors=4, tile=256, client=client)
-    multiply, sizes = euclidean._product, set[int]()
+    multiply, sizes = matrix_product.multiply, set[int]()
 
     def scarce(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         if max(len(first), len(second)) > 64:
@@ -200,7 +200,7 @@ def test_halved_tiles_of_integers_find_the_same(
         sizes.add(len(first))
         return multiply(first, second)
 
-    monkeypatch.setattr(euclidean, "_product", scarce)
+    monkeypatch.setattr(matrix_product, "multiply", scarce)
     halved = scan(store, neighbors=4, tile=256, client=client)
     assert 64 in sizes
     for name in ("neighbor_token_id", "neighbor_distance"):

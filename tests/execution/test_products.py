@@ -16,7 +16,7 @@ from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import products, worker
-from embgeom_dask.metrics import METRICS, euclidean
+from embgeom_dask.metrics import METRICS, matrix_product
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
 from tests.analyses.test_scan import check
@@ -81,7 +81,7 @@ WRONG = {
 @pytest.mark.parametrize("fault", WRONG)
 def test_wrong_products_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     element, multiply = WRONG[fault]
-    monkeypatch.setattr(euclidean, "_product", multiply)
+    monkeypatch.setattr(matrix_product, "multiply", multiply)
     assert not right("euclidean", element)
     assert not right("cosine", element)
 

@@ -14,7 +14,7 @@ from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import products, worker
-from embgeom_dask.metrics import METRICS, euclidean
+from embgeom_dask.metrics import METRICS, matrix_product
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
 
@@ -34,7 +34,7 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         asked: list[int] = []
         for element in ("int8", "bfloat16", "float32", "float64"):  # once a process, before the first tile
             products.are_right("euclidean", element, torch.device("cpu"))
-        honest = euclidean._product
+        honest = matrix_product.multiply
 
         def product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
             asked.append(max(len(rows), len(columns)))
@@ -42,7 +42,7 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
                 raise error
             return honest(rows, columns)
 
-        monkeypatch.setattr(euclidean, "_product", product)
+        monkeypatch.setattr(matrix_product, "multiply", product)
         return asked
 
     return install

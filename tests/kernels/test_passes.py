@@ -22,7 +22,8 @@ from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.kernels import cache, nearest, numba_passes, torch_passes
 from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
 from embgeom_dask.kernels.passes import Bins, select
-from embgeom_dask.kernels.row_passes import peaks, quantise, recentre_on_cpu, recentre_on_device
+from embgeom_dask.kernels.quantize import peaks, quantize
+from embgeom_dask.kernels.recentre import recentre_on_cpu, recentre_on_device
 from embgeom_dask.metrics import METRICS, Norms
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.exact import Exact, Rows
@@ -78,7 +79,7 @@ def test_rows_rounded_to_integers_are_within_what_is_said(rows: np.ndarray, repe
     values = rows.astype(float) - centre
     radius = np.linalg.norm(values, axis=1).max()
     scale = 127 * fill / radius if radius > 0 else 1.0
-    points, error = quantise(rows, centre, scale)
+    points, error = quantize(rows, centre, scale)
     assert points.dtype == np.int8
     assert points.min() >= -127
     mixed = max(2**e for e in range(10) if width % 2**e == 0 and (e == 0 or width // 2**e >= 8))
@@ -99,7 +100,7 @@ def test_the_bounds_of_products_of_integers_hold(rows: np.ndarray, repeat: int, 
     centre = rows.astype(float).mean(axis=0)
     norm = ((rows.astype(float) - centre) ** 2).sum(axis=1)
     scale = 127 * fill / np.sqrt(norm.max()) if norm.max() > 0 else 1.0
-    points, error = quantise(rows, centre, scale)
+    points, error = quantize(rows, centre, scale)
     sides = Norms(norm * scale**2, error)
     whole = Block(np.arange(len(rows)), rows, torch.from_numpy(points), sides, norm)
     first, second = whole.take(slice(len(rows) // 2 + 1)), whole.take(slice(len(rows) // 3, None))
