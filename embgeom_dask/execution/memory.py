@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import psutil
@@ -23,7 +24,12 @@ SHARE = 0.6
 
 _READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
 _PRODUCT = {1: 4, 2: 2, 4: 4, 8: 8}  # bytes for each pair of a tile, by those of an element
-_PASS = {2: 32, 4: 32, 8: 160}  # bytes for each pair of a tile on a device, by those of an element: products, passes
+_PASS = {
+    1: 32,
+    2: 32,
+    4: 32,
+    8: 160,
+}  # bytes for each pair of a tile on a device, by those of an element: products, passes
 _CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair to be rechecked
 
 
@@ -112,24 +118,23 @@ def own_memory(device: str, dask_worker: Worker) -> WorkerMemory:
     )
 
 
-def of_workers(client: Client, device: str) -> WorkerMemory:
-    """The memory that every worker there has: the least of each, where those of one host share what is free.
-
-    What a worker holds is the most that one does.
-    """
+def of_workers(client: Client, device: str) -> list[WorkerMemory]:
+    """The memory of every worker there; those of one host share what is free on it."""
     found = workers.ask(client, own_memory, device)
     hosts = Counter(_host(address) for address in found)
-    return WorkerMemory(
-        held=max(each.held for each in found.values()),
-        free=min(each.free // hosts[_host(address)] for address, each in found.items()),
-        limit=min((each.limit for each in found.values() if each.limit), default=0),
-        kind=next(iter(found.values())).kind,
-        free_on_device=min(each.free_on_device for each in found.values()),
-    )
+    return [replace(each, free=each.free // hosts[_host(address)]) for address, each in found.items()]
 
 
 def _host(address: str) -> str | None:
     return urlsplit(address).hostname
+
+
+def tightest(each: Iterable[Memory]) -> Memory:
+    """Of what a scan takes of several workers, that of the one with the least left, on the host and on a device."""
+    several = list(each)
+    host = min(several, key=lambda memory: memory.allowed - memory.projected)
+    device = min(several, key=lambda memory: memory.allowed_on_device - memory.on_device)
+    return replace(host, on_device=device.on_device, allowed_on_device=device.allowed_on_device)
 
 
 def parse_limit(limit: str | int | None) -> int | None:

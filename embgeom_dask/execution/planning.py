@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 import numpy as np
@@ -206,13 +207,14 @@ def fit_memory(
     InputError
         where the smallest tiles take more than is allowed; it gives both numbers.
     """
-    has = memory.of_workers(client, resources.device)
+    of_workers = memory.of_workers(client, resources.device)
     unrounded = point_format.unrounded
     states = sum(reduction.nbytes for reduction in reductions.values())
     states += spec.exact_quantiles * OrderStatistics.nbytes
-    usual = CUDA_TILES if has.kind == "cuda" else TILES
+    usual = CUDA_TILES if all(has.kind == "cuda" for has in of_workers) else TILES
     for tile in (resources.tile,) if resources.tile else usual:
-        needed = memory.project(
+        projected = partial(
+            memory.project,
             rows=sum(distinct.members.size for distinct in inspected.rows),
             width=inspected.matrices[0].hidden_size,
             stored=max(ITEMSIZE[matrix.dtype] for matrix in inspected.matrices),
@@ -222,17 +224,22 @@ def fit_memory(
             threads=max(client.nthreads().values(), default=1),
             as_stored=point_format.element == "bfloat16",
             states=states,
-            held=has.held,
-            most=has.allowed(resources.memory_limit, resources.memory_share),
-            most_on_device=has.allowed_on_device(resources.memory_limit, resources.memory_share),
+        )
+        needed = memory.tightest(
+            projected(
+                held=has.held,
+                most=has.allowed(resources.memory_limit, resources.memory_share),
+                most_on_device=has.allowed_on_device(resources.memory_limit, resources.memory_share),
+            )
+            for has in of_workers
         )
         if needed.fits:
             return tile, needed
-    where, projected, allowed = "", needed.projected, needed.allowed
-    if projected <= allowed:
-        where, projected, allowed = " of the device", needed.on_device, needed.allowed_on_device
+    where, needs, allowed = "", needed.projected, needed.allowed
+    if needs <= allowed:
+        where, needs, allowed = " of the device", needed.on_device, needed.allowed_on_device
     raise InputError(
-        f"this scan needs {memory.text(projected)}{where} and {memory.text(allowed)} are allowed: "
+        f"this scan needs {memory.text(needs)}{where} and {memory.text(allowed)} are allowed: "
         "raise `memory_limit`, ask for fewer neighbors, lower `max_pairs`, or scan fewer `tokens`"
     )
 

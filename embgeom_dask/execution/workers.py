@@ -144,6 +144,7 @@ def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
     EmbgeomError
         where none does.
     """
+    gather(client, pow, [(1, 1)])  # an adaptive cluster may have let its workers go: there is one then
     answers = {each: answer for each, answer in _answers(client, question, *args) if not isinstance(answer, Exception)}
     if not answers:
         raise EmbgeomError("no worker answers: run the same command again")

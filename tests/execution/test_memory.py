@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,22 @@ def test_the_memory_is_that_of_the_workers(tmp_path: Path) -> None:
     with SpecCluster(limits, scheduler) as cluster, Client(cluster, set_as_default=False) as client:
         client.wait_for_workers(2)
         found = memory.of_workers(client, "cpu")
-        assert found.limit == 4 << 30
-        assert 0 < found.free <= psutil.virtual_memory().total // 2  # both are on this host
+        assert sorted(each.limit for each in found) == [4 << 30, 8 << 30]
+        assert 0 < found[0].free <= psutil.virtual_memory().total // 2  # both are on this host
         plan = partial(scan, store, nearest=1, dry_run=True, client=client)
         least = int(0.6 * (4 << 30))
         assert plan().attrs["plan"]["memory_allowed"] <= least
         assert plan(memory_limit="8GiB").attrs["plan"]["memory_allowed"] == least
-        held = found.held
+        held = found[0].held
     shared = memory.WorkerMemory(held, 8 << 30, 0, "cpu", 0).allowed(held + (4 << 20), 0.25)
     assert shared == held + (1 << 20)
+
+
+def test_the_tightest_worker_is_the_one_with_the_least_left() -> None:
+    one = memory.Memory(base=5 << 30, rows=1 << 30, blocks=0, tiles=0, states=0, allowed=10 << 30)
+    other = memory.Memory(base=1 << 30, rows=1 << 30, blocks=0, tiles=0, states=0, allowed=3 << 30)
+    assert memory.tightest([one, other]) == other
+    assert memory.tightest([one, replace(other, allowed=1 << 30)]).fits is False
 
 
 def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
