@@ -9,18 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embgeom_dask.analyses.duplicates import duplicates
-    from embgeom_dask.analyses.many import scan_many
-    from embgeom_dask.analyses.outliers import outliers
-    from embgeom_dask.analyses.scan import scan
-    from embgeom_dask.analyses.survey import survey
-    from embgeom_dask.checkpoints.convert import convert
-    from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
-    from embgeom_dask.execution.journal import status
-    from embgeom_dask.storage.export import export
-    from embgeom_dask.storage.listing import list_models
-    from embgeom_dask.storage.model_stores import open_model
-    from embgeom_dask.storage.results import open_result
+    from embgeom_dask.analyses.duplicates import duplicates as duplicates
+    from embgeom_dask.analyses.many import scan_many as scan_many
+    from embgeom_dask.analyses.outliers import outliers as outliers
+    from embgeom_dask.analyses.scan import scan as scan
+    from embgeom_dask.analyses.survey import survey as survey
+    from embgeom_dask.checkpoints.convert import convert as convert
+    from embgeom_dask.errors import EmbgeomError as EmbgeomError
+    from embgeom_dask.errors import InputError as InputError
+    from embgeom_dask.errors import SomeFailed as SomeFailed
+    from embgeom_dask.execution.journal import status as status
+    from embgeom_dask.storage.export import export as export
+    from embgeom_dask.storage.listing import list_models as list_models
+    from embgeom_dask.storage.model_stores import open_model as open_model
+    from embgeom_dask.storage.results import open_result as open_result
 
 __version__ = "0.1.0"
 
@@ -41,25 +43,14 @@ _HOME = {
     "SomeFailed": "errors",
 }
 
-__all__ = [
-    "EmbgeomError",
-    "InputError",
-    "SomeFailed",
-    "convert",
-    "duplicates",
-    "export",
-    "list_models",
-    "open_model",
-    "open_result",
-    "outliers",
-    "scan",
-    "scan_many",
-    "status",
-    "survey",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"embgeom_dask.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
