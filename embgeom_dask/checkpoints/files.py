@@ -144,14 +144,23 @@ class LocalFolder:
                 if prefix:  # a folder in it: what can be read is said
                     continue
                 raise InputError(cannot_read(directory, error)) from error
-            found += [f"{prefix}{entry.name}" for entry in entries if not entry.is_dir()]
+            folders = {entry.name for entry in entries if _is_folder(entry)}
+            found += [f"{prefix}{entry.name}" for entry in entries if entry.name not in folders]
             if prefix.count("/") < _MOST_DEPTH:
-                left += [(directory / entry.name, f"{prefix}{entry.name}/") for entry in entries if entry.is_dir()]
+                left += [(directory / name, f"{prefix}{name}/") for name in sorted(folders)]
         return found
 
     def open(self, file: str) -> LocalFile:
         """Look at a file of the folder. Raises InputError where it cannot be read."""
         return LocalFile.open(self.path / file)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def check_entries(directory: Path) -> None:

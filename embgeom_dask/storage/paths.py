@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -138,10 +139,24 @@ def names_in(place: str) -> set[str]:
         return {file[len(path) + 1 :] for file in fs.find(path)}
 
 
+def status(path: PathLike) -> os.stat_result:
+    """The status of what is at a path of this machine.
+
+    Raises OSError where nothing is there, or a pipe or a device: reading may never end.
+    """
+    found = os.stat(path)  # noqa: PTH116
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device")
+    return found
+
+
 class _Strict(WrapperStore[Store]):
-    """A zarr store that refuses to read a chunk that is not there, which zarr takes for zeros."""
+    """A zarr store that refuses to read a chunk that is not there, which zarr takes for zeros, and pipes."""
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if isinstance(self._store, LocalStore):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                status(self._store.root / key)
         found = await super().get(key, prototype, byte_range)
         if found is None and "c" in key.split("/"):
             raise OSError(errno.EIO, f"chunk {key} is missing")
@@ -195,7 +210,8 @@ def check_chunks(group: zarr.Group) -> None:
 
     def check(part: tuple[zarr.Array[Any], Any]) -> None:
         array, rows = part
-        with explained(f"read {array.store_path}", passing=()):
+        where = str(array.store_path).removeprefix("wrapping-").removeprefix("file://")
+        with explained(f"read {where}", passing=()):
             array[rows]
 
     arrays = [array for _, array in group.arrays()]

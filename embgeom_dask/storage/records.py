@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import stat
 
 from embgeom_dask.storage import paths
 
@@ -21,10 +19,6 @@ def read(file: str, largest: int = _LARGEST) -> bytes:
         where it is not there, or is a pipe, a device or too large; at a URL whatever its file system raises.
     """
     fs, path = paths.filesystem(file)
-    if not paths.is_url(file):
-        info = os.stat(path)  # noqa: PTH116
-        if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
-            raise OSError(errno.EINVAL, "it is a pipe or a device")
-        if info.st_size > largest:
-            raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MiB")
+    if not paths.is_url(file) and paths.status(path).st_size > largest:
+        raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MiB")
     return bytes(fs.cat_file(path))

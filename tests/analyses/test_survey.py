@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
+import embgeom_dask as eg
 from embgeom_dask import devices, progress
 from embgeom_dask.analyses.duplicates import duplicates
 from embgeom_dask.analyses.outliers import outliers
@@ -366,3 +368,18 @@ def test_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in published.items():
         assert found[name].item() == pytest.approx(value, abs=10.0 ** -(7 if name == "centroid_linf" else 6) / 2), name
     assert (found["vocab_size"].item(), found["hidden_size"].item()) == (30522, 384)
+
+
+@pytest.mark.parametrize("there", ["a pipe", "/dev/zero"])
+def test_a_result_with_a_chunk_that_has_no_end_is_made_again(there: str, tmp_path: Path) -> None:
+    store, out = make_store(tmp_path / "m.zarr", output=np.eye(4, dtype=np.float32)), tmp_path / "r.zarr"
+    made = eg.survey(store, out=out)
+    (chunk,) = (out / "norm_max" / "c").iterdir()
+    chunk.unlink()
+    if there == "a pipe":
+        os.mkfifo(chunk)
+    else:
+        chunk.symlink_to(there)
+    again = eg.survey(store, out=out)
+    assert float(again["norm_max"]) == float(made["norm_max"]) == 1.0
+    assert float(eg.open_result(out)["norm_max"]) == 1.0

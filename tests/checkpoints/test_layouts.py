@@ -135,3 +135,11 @@ def test_a_class_that_is_not_known_is_said(tmp_path: Path) -> None:
         InputError, match="transformers has no model type 'qwen', nor the class QWenLMHeadModel: choose"
     ):
         eg.convert(source, tmp_path / "stores")
+
+
+def test_a_link_that_leads_to_itself_is_no_folder(tmp_path: Path) -> None:
+    loop = tmp_path / "m" / "model.safetensors.index.json"
+    loop.parent.mkdir()
+    loop.symlink_to(loop)
+    with pytest.raises(InputError, match=r"m is not a checkpoint: it has no model.safetensors"):
+        eg.convert(loop.parent, tmp_path / "stores")
