@@ -45,10 +45,9 @@ def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | Non
     if width is None:
         terminal = sys.stdout is not None and sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else _ENDLESS
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, emoji=False)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    drawn = io.StringIO()
+    Console(file=drawn, width=width, color_system=None, legacy_windows=False, emoji=False).print(table)
+    return "\n".join(line.rstrip() for line in drawn.getvalue().splitlines())
 
 
 def _is_number(value: Any) -> bool:

@@ -24,12 +24,8 @@ SHARE = 0.6
 
 _READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
 _PRODUCT = {1: 4, 2: 2, 4: 4, 8: 8}  # bytes for each pair of a tile, by those of an element
-_PASS = {
-    1: 32,
-    2: 32,
-    4: 32,
-    8: 160,
-}  # bytes for each pair of a tile on a device, by those of an element: products, passes
+# bytes for each pair of a tile on a device, by those of an element: products, passes
+_PASS = {1: 32, 2: 32, 4: 32, 8: 160}
 _CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair to be rechecked
 
 
