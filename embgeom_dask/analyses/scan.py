@@ -37,7 +37,7 @@ from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
 
-MatrixLike = str | os.PathLike[str] | xr.DataArray
+MatrixLike = PathLike | xr.DataArray
 
 
 def scan(
@@ -244,9 +244,7 @@ def _sides(
     return sides
 
 
-def _rows_of(
-    matrix: str | os.PathLike[str] | xr.DataArray, role: Role | None, tokens: str | Iterable[int] | None
-) -> tuple[Matrix, np.ndarray]:
+def _rows_of(matrix: MatrixLike, role: Role | None, tokens: str | Iterable[int] | None) -> tuple[Matrix, np.ndarray]:
     """The matrix and the token ids (n,) int64, ascending, of the rows to compare."""
     if not isinstance(matrix, xr.DataArray):
         found = model_stores.find_matrix(matrix, role)
