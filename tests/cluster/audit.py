@@ -1,5 +1,8 @@
 """Preloaded by the workers of the tests: a line in $AUDIT for every panel started, computed and committed.
 
+Lines are of one length, and a page of memory holds a whole number of them: a line that crossed a page could be read, or
+left by a kill, in part.
+
 A panel called $POISON ends its worker; one called $STUCK computes until the file $AUDIT.free is there.
 """
 
@@ -14,6 +17,8 @@ import torch
 from embgeom_dask.execution import runner
 from embgeom_dask.execution.journal import Pass
 
+LINE = 64  # bytes
+
 
 def dask_setup(worker: Any) -> None:
     large = torch.ones(2000, 2000)
@@ -21,7 +26,7 @@ def dask_setup(worker: Any) -> None:
     compute, commit = runner._compute, Pass.commit
 
     def say(what: str, panel: Any) -> None:
-        os.write(log, f"{what} {panel.name}\n".encode())
+        os.write(log, f"{what} {panel.name}".ljust(LINE - 1).encode() + b"\n")
 
     def audited_compute(plan: Any, panel: Any, hints: Any) -> Any:
         say("started", panel)
