@@ -112,7 +112,7 @@ class Processes:
         return Path(self.folder, f"{name}.err").read_text()
 
     def events(self) -> list[tuple[str, str]]:
-        """What workers did, in order: (`started`, `computed` or `committed`, panel). A line in the making is not counted."""
+        """What workers did, in order: (`started`, `computed` or `committed`, panel); whole lines alone count."""
         whole, _, _ = self.audit.read_text().rpartition("\n")
         return [(what, panel) for what, panel in (line.split() for line in whole.splitlines())]
 
