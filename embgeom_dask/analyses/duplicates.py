@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
@@ -14,25 +15,28 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
+from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
 from embgeom_dask.storage import results
-from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, find_matrix, labels_of
+from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, labels_of
 from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
 
 
 def duplicates(
-    stores: PathLike | Iterable[PathLike],
+    data: Data | Iterable[Data],
     role: Role | None = None,
     *,
     out: PathLike | None = None,
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
-    """Find the groups of identical rows of one matrix of each store.
+    """Find the groups of identical rows of one matrix of each store, or of an array.
+
+    `data` is the path of a store, any array that `scan` takes, or a list of these.
 
     Rows are identical where all their bits are, with -0 as +0; a row with NaN or infinity is no exception. They are
     told by a cryptographic digest. A group has two members or more. Counts, ids and indices are int64:
@@ -65,34 +69,35 @@ def duplicates(
     >>> duplicates(make_store("tiny.zarr", output=rows))["member_token_id"].values
     array([0, 2])
     """
-    paths = many.places_of(stores, "duplicates")
+    given = many.each_of(data, "duplicates")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
-    if len(paths) == 1:
-        return _duplicates(paths[0], role, **how)
+    if len(given) == 1:
+        return _duplicates(given[0], role, **how)
 
-    def work(store: PathLike, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
-        return _duplicates(store, role, out=target, client=active)
+    def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
+        return _duplicates(each, role, out=target, client=active)
 
-    return together(many.on_each("duplicates", paths, work, together, role=role, **how))
+    return together(many.on_each("duplicates", given, work, together, role=role, **how))
 
 
 def _duplicates(
-    store: PathLike, role: Role | None, *, out: PathLike | None, client: Client | None, scheduler: str | None = None
+    data: Data, role: Role | None, *, out: PathLike | None, client: Client | None, scheduler: str | None = None
 ) -> xr.Dataset:
     """Find the groups of one model."""
     started = perf_counter()
-    matrix = find_matrix(store, role)
-    attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0)
-    if out is not None and (done := results.existing(out, attrs)) is not None:
-        return done
-    check_labels(matrix)
-    token_id = np.arange(matrix.vocab_size)
-    digests, reasons = np.empty((token_id.size, 16), np.uint8), np.empty(token_id.size, np.uint8)
-    for start, (names, found) in by_chunk("duplicates", matrix, _look, how=(client, scheduler, "auto", out)):
-        part = slice(start, start + len(names))
-        digests[part], reasons[part] = names, found
-    check_fit(matrix, token_id, reasons)
-    dataset = _dataset(matrix, group(token_id, digests))
+    with given_rows(data, role, client, whole=True) as given:
+        matrix = given.matrix
+        settings = {} if given.token_id is None else {"tokens": sha256(given.ids.tobytes()).hexdigest()}
+        attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0, settings)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        check_labels(matrix)
+        digests, reasons = np.empty((matrix.vocab_size, 16), np.uint8), np.empty(matrix.vocab_size, np.uint8)
+        for start, (names, found) in by_chunk("duplicates", matrix, _look, how=(client, scheduler, "auto", out)):
+            part = slice(start, start + len(names))
+            digests[part], reasons[part] = names, found
+        check_fit(matrix, given.ids, reasons)
+        dataset = results.with_ids(_dataset(matrix, group(given.rows, digests)), [given.token_id])
     dataset = dataset.assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
     if out is not None:
         results.save(dataset, out)
@@ -152,6 +157,7 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
             "model": ("model", np.array([matrix.model], text)),
             "revision": ("model", np.array([matrix.revision], text)),
             "matrix": ("model", np.array([matrix.name], text)),
+            "token_id": np.arange(matrix.vocab_size),
             "member_token": ("member", labels_of(matrix, ids)["token"].to_numpy()),
         },
     )

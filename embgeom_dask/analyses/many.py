@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -17,10 +17,11 @@ from distributed import Client
 from embgeom_dask import progress
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
+from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.storage import model_stores, paths, results
-from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
 TABLE = "table.zarr"
@@ -34,18 +35,24 @@ _KEPT = {"side", "radius", "quantile"}
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 
-def places_of(stores: PathLike | Iterable[PathLike], what: str) -> list[PathLike]:
-    """The stores given, one or many."""
-    found: list[PathLike] = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
+def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
+    """The stores or arrays given, one or many."""
+    one = isinstance(data, str | os.PathLike) or is_array(data)
+    found = [cast(Data, data)] if one else list(cast(Iterable[Data], data))
     if not found:
         raise InputError(f"{what} needs at least one store: embgeom list shows them")
+    for each in found:
+        if not isinstance(each, str | os.PathLike) and not is_array(each):
+            raise InputError(
+                f"{what} takes stores and arrays, and was given {each!r:.50}: give numbers in a numpy array"
+            )
     return found
 
 
 def on_each(
     what: str,
-    stores: Sequence[PathLike],
-    work: Callable[[PathLike, PathLike | None, Client, int], xr.Dataset],
+    stores: Sequence[Data],
+    work: Callable[[Data, PathLike | None, Client, int], xr.Dataset],
     together: Callable[[Sequence[xr.Dataset]], xr.Dataset],
     *,
     role: Role | None = None,
@@ -93,7 +100,7 @@ def on_each(
     given = [found[place] for place in sorted(found)]
     if len({str(error) for error in failed.values()}) == 1 and not found:
         raise next(iter(failed.values()))
-    said = [f"{stores[place]}: {paths.explain(failed[place])}" for place in sorted(failed)]
+    said = [f"{_called(stores[place])}: {paths.explain(failed[place])}" for place in sorted(failed)]
     if out is not None:
         results.save(together(given).assign_attrs(failed=said), paths.join(os.fspath(out), TABLE), replace=True)
     if said:
@@ -101,7 +108,7 @@ def on_each(
     return given
 
 
-def _outs(given: Sequence[PathLike], role: Role | None, out: PathLike | None) -> list[PathLike | None]:
+def _outs(given: Sequence[Data], role: Role | None, out: PathLike | None) -> list[PathLike | None]:
     """Where the result of each store goes; nowhere for a store that is broken: it fails by itself.
 
     Its name is the model's, with the revision where several of the stores are of that model.
@@ -110,29 +117,34 @@ def _outs(given: Sequence[PathLike], role: Role | None, out: PathLike | None) ->
         return [None] * len(given)
     if not paths.is_free(paths.locate(paths.join(os.fspath(out), "zarr.json"))):
         raise InputError(f"{out} is a result: with several stores `out` names a folder")
-    found: list[Matrix | None] = []
+    found: list[tuple[str, str] | None] = []
     for store in given:
         try:
-            found.append(model_stores.find_matrix(store, role))
+            found.append(name_of(store, role))
         except EmbgeomError:
             found.append(None)
-    counts = Counter(each.model for each in found if each is not None)
-    taken: dict[str, PathLike] = {TABLE: "the table of all models"}
+    counts = Counter(each[0] for each in found if each is not None)
+    taken = {TABLE: "the table of all models"}
     outs: list[PathLike | None] = []
     for store, each in zip(given, found, strict=True):
         if each is None:
             outs.append(None)
             continue
-        name = model_stores.file_name(each.model, each.revision if counts[each.model] > 1 else "")
+        model, revision = each
+        name, called = model_stores.file_name(model, revision if counts[model] > 1 else ""), _called(store)
         if name in taken:
-            raise InputError(f"{store} and {taken[name]} would both be saved as {name}: give them another `out` each")
-        taken[name] = store
+            raise InputError(f"{called} and {taken[name]} would both be saved as {name}: give them another `out` each")
+        taken[name] = called
         outs.append(paths.join(os.fspath(out), name))
     return outs
 
 
+def _called(data: Data) -> str:
+    return "the array given" if is_array(data) else str(data)
+
+
 def scan_many(
-    stores: PathLike | Iterable[PathLike],
+    stores: Data | Iterable[Data],
     *,
     role: Role | None = None,
     out: PathLike | None = None,
@@ -164,7 +176,7 @@ def scan_many(
     [5.0, 10.0]
     """
 
-    def work(store: PathLike, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:
+    def work(store: Data, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:
         return scan(
             store,
             role=role,
@@ -176,7 +188,7 @@ def scan_many(
             **settings,
         )
 
-    paths = places_of(stores, "scan")
+    paths = each_of(stores, "scan")
     kept = None if settings.get("dry_run") else out
     how: dict[str, Any] = {"role": role, "out": kept, "device": device, "client": client, "scheduler": scheduler}
     with interruptible() if kept else nullcontext():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from fractions import Fraction
 from hashlib import sha256
 from math import nan
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.selection import Cluster, Selection, read_cluster
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.kernels.exact_sums import ColumnSums
@@ -33,7 +34,7 @@ Vector = NDArray[np.float64]
 
 
 def outliers(
-    store: str | os.PathLike[str],
+    data: Data,
     tokens: Selection,
     role: Role | None = None,
     *,
@@ -42,6 +43,8 @@ def outliers(
     scheduler: str | None = None,
 ) -> xr.Dataset:
     """Find the two tokens of a selection that are farthest apart, and where they lie as seen from its centroid.
+
+    `data` is the path of a store, or any array that `scan` takes; `tokens` are token ids of its rows.
 
     A and B are the farthest pair, A the lower token id; C is the centroid: that of the safetensors file that `tokens`
     names where it has one (attribute `centroid_source` = "file"), else the mean row of the selection ("mean"). Lengths
@@ -76,38 +79,41 @@ def outliers(
     (4.0, 2)
     """
     started = time.perf_counter()
-    source = model_stores.find_matrix(store, role)
-    model_stores.check_labels(source)
-    cluster = _read(tokens, source)
-    with connect(client, scheduler, device) as active:
-        norms, centroid = _norms_and_centroid(active, source, cluster)
-        scanned = scan(store, role=role, tokens=cluster.token_ids, farthest=1, device=device, client=active)
-        pair = scanned["farthest_token_id"].values[0]
-        parts = parts_of(source, cluster.token_ids)
-        distances = np.concatenate(map_rows(active, "distances", source, parts, _distances, centroid))
-        with devices.session(torch.device("cpu")):
-            a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
-    at = np.searchsorted(cluster.token_ids, pair)
-    outlier = pair[int(_squared(b.minus(centroid)) > _squared(a.minus(centroid)))]
-    variables = {
-        "farthest_distance": scanned["farthest_distance"].values[0],
-        "farthest_token_id": ("side", pair),
-        "outlier_token_id": outlier,
-        "norm": ("side", norms[at]),
-        "centroid_distance": ("side", distances[at]),
-        "norm_ratio": ("side", norms[at] / centroid.l2 if centroid.l2 else np.full(2, nan)),
-        **_spread("norm", norms),
-        **_spread("centroid_distance", distances),
-        "token_count": cluster.token_ids.size,
-        "centroid": ("hidden", centroid.nearest()),
-        "centroid_norm": centroid.l2,
-    }
-    settings = {"tokens": _digest(cluster.token_ids), "centroid": _digest(centroid.nearest())}
+    with given_rows(data, role, client) as given:
+        source = given.matrix
+        model_stores.check_labels(source)
+        cluster, chosen = _read(tokens, given)
+        with connect(client, scheduler, device) as active:
+            norms, centroid = _norms_and_centroid(active, chosen, cluster)
+            own = cast(Role, source.name.removesuffix("_embedding"))
+            scanned = scan(source.store, role=own, tokens=chosen.rows, farthest=1, device=device, client=active)
+            pair = scanned["farthest_token_id"].values[0]
+            parts = parts_of(source, chosen.rows)
+            distances = np.concatenate(map_rows(active, "distances", source, parts, _distances, centroid))
+            with devices.session(torch.device("cpu")):
+                a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
+        at = np.searchsorted(chosen.rows, pair)
+        outlier = pair[int(_squared(b.minus(centroid)) > _squared(a.minus(centroid)))]
+        variables = {
+            "farthest_distance": scanned["farthest_distance"].values[0],
+            "farthest_token_id": ("side", pair),
+            "outlier_token_id": outlier,
+            "norm": ("side", norms[at]),
+            "centroid_distance": ("side", distances[at]),
+            "norm_ratio": ("side", norms[at] / centroid.l2 if centroid.l2 else np.full(2, nan)),
+            **_spread("norm", norms),
+            **_spread("centroid_distance", distances),
+            "token_count": chosen.rows.size,
+            "centroid": ("hidden", centroid.nearest()),
+            "centroid_norm": centroid.l2,
+        }
+        labelled = results.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [source])
+        labelled = results.with_ids(labelled, [given.token_id])
+    settings = {"tokens": _digest(chosen.ids), "centroid": _digest(centroid.nearest())}
     seconds = time.perf_counter() - started
     attrs = results.provenance("outliers", [source], scanned.attrs["devices"], seconds, settings)
     attrs["centroid_source"] = "mean" if cluster.centroid is None else "file"
-    dataset = xr.Dataset(variables, {"side": _names("A", "B")}, attrs).merge(_triangle(a, b, centroid))
-    return results.with_tokens(dataset, [source])
+    return labelled.assign_attrs(attrs).merge(_triangle(a, b, centroid))
 
 
 def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:
@@ -158,10 +164,12 @@ def _squared(vector: Rationals) -> Fraction:
     return vector.dot(vector)
 
 
-def _read(tokens: Selection, matrix: Matrix) -> Cluster:
-    cluster = read_cluster(tokens, matrix.vocab_size)
-    if cluster.token_ids.size < 2:
-        raise InputError(f"outliers needs two tokens or more, the selection has only {cluster.token_ids[0]}")
+def _read(tokens: Selection, given: Given) -> tuple[Cluster, Given]:
+    """The selection, and the rows of its tokens."""
+    cluster, matrix = read_cluster(tokens, given.vocab_size), given.matrix
+    chosen = given.select(cluster.token_ids)
+    if chosen.rows.size < 2:
+        raise InputError(f"outliers needs two tokens or more, the selection has only {chosen.ids[0]}")
     if cluster.centroid is not None and cluster.centroid.size != matrix.hidden_size:
         raise InputError(
             f"the centroid in {tokens} has {cluster.centroid.size} components, {matrix.name} of {matrix.model} has "
@@ -171,20 +179,20 @@ def _read(tokens: Selection, matrix: Matrix) -> Cluster:
         raise InputError(
             f"the centroid in {tokens} holds values under 2^-400 or over 2^400 in size: choose another file"
         )
-    return cluster
+    return cluster, chosen
 
 
-def _norms_and_centroid(client: Client, matrix: Matrix, cluster: Cluster) -> tuple[Vector, Rationals]:
-    parts = parts_of(matrix, cluster.token_ids)
-    summaries: list[Summary] = map_rows(client, "outliers", matrix, parts, _summarize_rows)
-    check_fit(matrix, cluster.token_ids, np.concatenate([part.unfit for part in summaries]))
+def _norms_and_centroid(client: Client, chosen: Given, cluster: Cluster) -> tuple[Vector, Rationals]:
+    parts = parts_of(chosen.matrix, chosen.rows)
+    summaries: list[Summary] = map_rows(client, "outliers", chosen.matrix, parts, _summarize_rows)
+    check_fit(chosen.matrix, chosen.ids, np.concatenate([part.unfit for part in summaries]))
     norms = np.concatenate([part.norms for part in summaries])
     if cluster.centroid is not None:
         return norms, Rationals.of(cluster.centroid)
-    sums = ColumnSums.none(matrix.hidden_size)
+    sums = ColumnSums.none(chosen.matrix.hidden_size)
     for part in summaries:
         sums.add(part.sums)
-    return norms, sums.mean(cluster.token_ids.size)
+    return norms, sums.mean(chosen.rows.size)
 
 
 def _summarize_rows(matrix: Matrix, token_ids: NDArray[np.int64]) -> Summary:

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from time import perf_counter
@@ -22,6 +23,7 @@ from embgeom_dask.analyses.quantiles import find as find_quantiles
 from embgeom_dask.analyses.selection import parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
+from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import connect, dashboard
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.execution.panel_result import PanelResult
@@ -35,16 +37,13 @@ from embgeom_dask.metrics import find_metric
 from embgeom_dask.storage import model_stores, paths, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.row_selection import find_rows
-
-MatrixLike = PathLike | xr.DataArray
 
 
 def scan(
-    matrix: MatrixLike,
+    data: Data,
     *,
     role: Role | None = None,
-    against: MatrixLike | None = None,
+    against: Data | None = None,
     tokens: str | Iterable[int] | None = None,
     metric: str = "euclidean",
     farthest: int | None = None,
@@ -73,11 +72,13 @@ def scan(
 
     Parameters
     ----------
-    matrix : a store, or a matrix of `open_model`; of the latter the rows that are left, in any order. They are compared
-        with those stored under their token ids, and refused where a bit differs.
-    role : `input` or `output`, where `matrix` is a store; default output, or input where there is no output matrix
-    tokens : the rows of `matrix` to compare, as `tokens.parse_tokens` reads them; default all
-    against : another matrix of the same width, whose every row each row is compared with; `STORE:input` and
+    data : the path of a store, or any array of rows: an xarray DataArray, a numpy or dask array, a torch tensor. The
+        rows of an array are those that it holds, in their order, repeated ones too. Its integers along the dimension
+        `token_id` (or the first) are the token ids of the result, its coordinate `token` the strings; without, ids are
+        positions. What is not stored already is written to a temporary store.
+    role : `input` or `output`, where `data` is a store; default output, or input where there is no output matrix
+    tokens : the token ids to compare, as `selection.parse_tokens` reads them; default all
+    against : other data of the same width, whose every row each row is compared with; `STORE:input` and
         `STORE:output` name one of a store's, else `role` does
     metric : `euclidean`, `cosine`, `chebyshev` or `cityblock`. Rows of zeros have no cosine and are left out.
     farthest, nearest : number of pairs to keep, of largest and of smallest distance; identical rows are at distance 0
@@ -123,8 +124,8 @@ def scan(
         `within_count (radius)`, and `within_degree (token_id, radius)` without the token itself; `pair_radius`,
         `pair_distance (pair)` and `pair_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)`
         where rows were left out, `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is
-        the matrix `against`, if any. Ties go to the lowest ids. Where there are fewer pairs than asked for, all of them
-        are given.
+        the matrix `against`, if any. Ties go to the lowest ids; of an array, to the first rows. Where there are fewer
+        pairs than asked for, all of them are given.
 
         The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
         were decided in float64, in double-double and in rational numbers.
@@ -151,8 +152,6 @@ def scan(
     started = perf_counter()
     find_metric(metric)
     tile, most = parse_count("tile", tile), parse_limit(memory_limit)
-    sides = _sides(matrix, role, tokens, against)
-    matrices = [found for found, _ in sides]
     spec = ScanSpec(
         metric,
         farthest=farthest,
@@ -166,35 +165,40 @@ def scan(
         within=parse_numbers("within", within),
         pairs_within=parse_number("pairs_within", pairs_within),
         max_pairs=MAX_PAIRS if max_pairs is None else max_pairs,
-        tokens=_selection(*sides[0]),
-        against=_selection(*sides[1]) if against is not None else None,
         distinct=distinct,
     )
-    attrs = results.provenance("scan", matrices, [], 0.0, spec.as_dict())
-    with result_or_journal(out, attrs, dry_run=dry_run) as (done, journal):
-        if done is not None:
-            return done
-        element = None
-        if journal is not None:
-            tile, element = journal.fix("tile", tile), journal.fix("element", None)
-        resources = Resources(device, tile, most, memory_share, element)
-        with _cluster(client, scheduler, device, out, matrices) as cluster:
-            plan = make_plan(cluster, sides, spec, resources)
-            progress.note(str(plan))
-            progress.note(f"dashboard: {dashboard(cluster)}")
-            if dry_run:
-                return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
+    with _sides(data, role, tokens, against, client) as sides:
+        spec = replace(
+            spec, tokens=_selection(sides[0]), against=_selection(sides[-1]) if against is not None else None
+        )
+        matrices = [given.matrix for given in sides]
+        attrs = results.provenance("scan", matrices, [], 0.0, spec.as_dict())
+        with result_or_journal(out, attrs, dry_run=dry_run) as (done, journal):
+            if done is not None:
+                return done
+            element = None
             if journal is not None:
-                journal.begin(attrs, plan, resume_command)
-                workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
-            run = partial(run_pass, cluster, journal=journal)
-            found = run(plan, "scan")
-            variables = _finalize(plan, found, spec, run)
-        dataset = _labelled(variables, plan, found, attrs | {"seconds": round(perf_counter() - started, 3)}, matrices)
-        if journal is not None:
-            results.save(dataset, journal.out)
-            journal.finish()
-        return dataset
+                tile, element = journal.fix("tile", tile), journal.fix("element", None)
+            resources = Resources(device, tile, most, memory_share, element)
+            with _cluster(client, scheduler, device, out, matrices) as cluster:
+                plan = make_plan(cluster, [(given.matrix, given.rows) for given in sides], spec, resources)
+                plan = replace(plan, temporary=sum(given.nbytes for given in sides))
+                progress.note(str(plan))
+                progress.note(f"dashboard: {dashboard(cluster)}")
+                if dry_run:
+                    return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
+                if journal is not None:
+                    journal.begin(attrs, plan, resume_command)
+                    workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
+                run = partial(run_pass, cluster, journal=journal)
+                found = run(plan, "scan")
+                variables = _finalize(plan, found, spec, run)
+            attrs |= {"seconds": round(perf_counter() - started, 3)}
+            dataset = _labelled(variables, plan, found, attrs, sides)
+            if journal is not None:
+                results.save(dataset, journal.out)
+                journal.finish()
+            return dataset
 
 
 @contextmanager
@@ -220,7 +224,7 @@ def _labelled(
     plan: Plan,
     found: PanelResult,
     attrs: dict[str, Any],
-    matrices: Sequence[Matrix],
+    sides: Sequence[Given],
 ) -> xr.Dataset:
     """The result: its variables with token ids, strings, and what made them."""
     certificate = plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}
@@ -228,38 +232,32 @@ def _labelled(
     dataset = xr.Dataset(variables, attrs=attrs)
     if "token_id" in dataset.dims:
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
-    return results.with_tokens(dataset, matrices)
+    dataset = results.with_tokens(dataset, [given.matrix for given in sides])
+    return results.with_ids(dataset, [given.token_id for given in sides])
 
 
+@contextmanager
 def _sides(
-    matrix: MatrixLike, role: Role | None, tokens: str | Iterable[int] | None, against: MatrixLike | None
-) -> list[tuple[Matrix, np.ndarray]]:
-    """The matrix, and the one that it is compared `against`, with the token ids (n,) int64 of the rows to compare."""
-    sides = [_rows_of(matrix, role, tokens)]
-    if against is not None:
-        sides.append(_rows_of(*_split_role(against, role), None))
-        _check_widths(sides[0][0], sides[1][0])
-    for found, _ in sides:
-        model_stores.check_labels(found)  # before the first tile, not when the result is labelled
-    return sides
+    data: Data, role: Role | None, tokens: str | Iterable[int] | None, against: Data | None, client: object
+) -> Iterator[list[Given]]:
+    """The rows to compare, and those that they are compared `against`."""
+    with ExitStack() as stack:
+        given = stack.enter_context(given_rows(data, role, client))
+        sides = [given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size))]
+        if against is not None:
+            sides.append(stack.enter_context(given_rows(*_split_role(against, role), client)))
+            _check_widths(sides[0].matrix, sides[1].matrix)
+        for given in sides:
+            model_stores.check_labels(given.matrix)  # before the first tile, not when the result is labelled
+        yield sides
 
 
-def _rows_of(matrix: MatrixLike, role: Role | None, tokens: str | Iterable[int] | None) -> tuple[Matrix, np.ndarray]:
-    """The matrix and the token ids (n,) int64, ascending, of the rows to compare."""
-    if not isinstance(matrix, xr.DataArray):
-        found = model_stores.find_matrix(matrix, role)
-        return found, parse_tokens(tokens, found.vocab_size)
-    found, given = find_rows(matrix)
-    token_id = np.intersect1d(parse_tokens(tokens, found.vocab_size), given)
-    if not token_id.size:
-        raise InputError("none of the tokens selected is a row of the array given")
-    return found, token_id
-
-
-def _split_role(against: MatrixLike, role: Role | None) -> tuple[MatrixLike, Role | None]:
+def _split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
     """Take `:input` or `:output` off the name of a store."""
+    if is_array(against):
+        return against, role
     path, _, named = str(against).rpartition(":")
-    if not isinstance(against, xr.DataArray) and path and named in ("input", "output"):
+    if path and named in ("input", "output"):
         return path, cast(Role, named)
     return against, role
 
@@ -272,8 +270,11 @@ def _check_widths(first: Matrix, second: Matrix) -> None:
         )
 
 
-def _selection(matrix: Matrix, token_id: np.ndarray) -> str | None:
-    return None if token_id.size == matrix.vocab_size else sha256(token_id.tobytes()).hexdigest()
+def _selection(given: Given) -> str | None:
+    """What tells a selection of rows, and their ids, from others; None for a whole matrix by its own ids."""
+    if given.token_id is None and given.rows.size == given.matrix.vocab_size:
+        return None
+    return sha256(given.ids.tobytes()).hexdigest()
 
 
 def _finalize(

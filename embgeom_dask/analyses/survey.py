@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
+from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.rationals import Rationals
@@ -23,7 +24,7 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_norms
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.storage import results
-from embgeom_dask.storage.model_stores import Matrix, Role, find_matrix
+from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 
@@ -38,14 +39,16 @@ class Summary(NamedTuple):
 
 
 def survey(
-    stores: PathLike | Iterable[PathLike],
+    data: Data | Iterable[Data],
     role: Role | None = None,
     *,
     out: PathLike | None = None,
     client: Client | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
-    """Describe the centroid and the row norms of one matrix of each store, as a Dataset over `model`.
+    """Describe the centroid and the row norms of one matrix of each store, or of an array, as a Dataset over `model`.
+
+    `data` is the path of a store, any array that `scan` takes, or a list of these.
 
     All is float64, computed on the cpu, and correctly rounded: the centroid and what describes it are the float64
     numbers nearest to those of the true mean of the stored values, the norm of a row is the nearest to its true norm,
@@ -80,19 +83,19 @@ def survey(
     >>> found["centroid"].values, found["norm_mean"].values
     (array([[4.5, 6. ]]), array([7.5]))
     """
-    paths = many.places_of(stores, "survey")
+    given = many.each_of(data, "survey")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
-    if len(paths) == 1:
-        return _survey(paths[0], role, **how)
+    if len(given) == 1:
+        return _survey(given[0], role, **how)
 
-    def work(store: PathLike, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
-        return _survey(store, role, out=target, client=active)
+    def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
+        return _survey(each, role, out=target, client=active)
 
-    return together(many.on_each("survey", paths, work, together, role=role, **how))
+    return together(many.on_each("survey", given, work, together, role=role, **how))
 
 
 def _survey(
-    store: PathLike,
+    data: Data,
     role: Role | None,
     *,
     out: PathLike | None,
@@ -101,18 +104,19 @@ def _survey(
 ) -> xr.Dataset:
     """Survey one model."""
     started = time.perf_counter()
-    matrix = find_matrix(store, role)
-    attrs = results.provenance("survey", [matrix], ["cpu"], 0.0)
-    if out is not None and (done := results.existing(out, attrs)) is not None:
-        return done
-    token_id, sums = np.arange(matrix.vocab_size), ColumnSums.none(matrix.hidden_size)
-    norms, found = np.empty(token_id.size), np.empty(token_id.size, np.uint8)
-    for start, part in by_chunk("survey", matrix, _summarize_part, how=(client, scheduler, "auto", out)):
-        sums.add(part.sums)
-        rows = slice(start, start + part.norms.size)
-        norms[rows], found[rows] = part.norms, part.unfit
-    check_fit(matrix, token_id, found)
-    dataset = _dataset(matrix, sums.mean(token_id.size), norms)
+    with given_rows(data, role, client, whole=True) as given:
+        matrix = given.matrix
+        attrs = results.provenance("survey", [matrix], ["cpu"], 0.0)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        sums = ColumnSums.none(matrix.hidden_size)
+        norms, found = np.empty(matrix.vocab_size), np.empty(matrix.vocab_size, np.uint8)
+        for start, part in by_chunk("survey", matrix, _summarize_part, how=(client, scheduler, "auto", out)):
+            sums.add(part.sums)
+            rows = slice(start, start + part.norms.size)
+            norms[rows], found[rows] = part.norms, part.unfit
+        check_fit(matrix, given.ids, found)
+        dataset = _dataset(matrix, sums.mean(matrix.vocab_size), norms)
     dataset.attrs = attrs | {"seconds": round(time.perf_counter() - started, 3)}
     if out is not None:
         results.save(dataset, out)

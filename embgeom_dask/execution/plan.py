@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from embgeom_dask.execution import memory
 from embgeom_dask.execution.grid import Grid
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
@@ -24,13 +25,18 @@ ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker needs for any panel; `point_formats_instead`: for one that multiplies its points wrongly."""
+    """All that a worker needs for any panel.
+
+    `point_formats_instead` are for a worker that multiplies its points wrongly; `temporary` is the size in bytes of the
+    stores that arrays given were written to.
+    """
 
     sides: tuple[BlockSource, BlockSource]
     reductions: dict[str, Reduction]
     device: str
     memory: Memory
     point_formats_instead: tuple[PointFormat, ...] = ()
+    temporary: int = 0
 
     def __str__(self) -> str:
         """One line: rows, metric, tiles, products, and memory projected and allowed."""
@@ -39,7 +45,7 @@ class Plan:
         return (
             f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
             f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.point_format.element} products; "
-            f"memory: {self.memory}"
+            f"memory: {self.memory}" + (f"; {memory.text(self.temporary)} written of arrays" if self.temporary else "")
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,6 +61,7 @@ class Plan:
             "memory_allowed": self.memory.allowed,
             "device_memory_projected": self.memory.on_device,
             "device_memory_allowed": self.memory.allowed_on_device,
+            "temporary": self.temporary,
         }
 
     @property

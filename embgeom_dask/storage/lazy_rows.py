@@ -23,11 +23,22 @@ def lazy_rows(matrix: Matrix, dtype: str) -> Any:
     chunks = (*[matrix.chunk_rows] * whole, *[rest] * (rest > 0)), (matrix.hidden_size,)
     of = np.dtype(dtype)
     read = partial(_read, matrix, of)
-    return make(read, chunks=chunks, dtype=of, meta=np.empty((0, 0), of), name=lazy_name(matrix, dtype))
+    array = make(read, chunks=chunks, dtype=of, meta=np.empty((0, 0), of), name=_name(matrix, dtype))
+    array._embgeom_rows = matrix, array.name
+    return array
 
 
-def lazy_name(matrix: Matrix, dtype: str) -> str:
-    """The name of the dask array that `lazy_rows` gives, and of no other: dask names an array by what it is made of."""
+def matrix_of_rows(array: object) -> Matrix | None:
+    """The matrix of an array that is the very one that `lazy_rows` gave; None for any other, and for one changed since.
+
+    What is computed from that array is another object. Assignment to it changes its name.
+    """
+    matrix, name = getattr(array, "_embgeom_rows", (None, None))
+    return matrix if matrix is not None and getattr(array, "name", None) == name else None
+
+
+def _name(matrix: Matrix, dtype: str) -> str:
+    """Name the dask array by what it is made of, as dask does."""
     from dask.base import tokenize
 
     return f"{matrix.name}-{tokenize(matrix, dtype)}"

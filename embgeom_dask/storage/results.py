@@ -216,14 +216,38 @@ def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
     """
     tokens = [model_stores.labels_of(matrix)["token"].to_numpy() for matrix in matrices]
     found = {}
-    for name, array in dataset.variables.items():
-        if str(name).endswith("token_id") and array.dtype == np.int64:
-            ids = array.to_numpy()
-            if "side" in array.dims:
-                strings = np.stack([tokens[0][ids[..., 0]], tokens[-1][ids[..., 1]]], axis=-1)
-            else:
-                strings = tokens[-1 if name in _OF_SECOND else 0][ids]
-            if (ids < 0).any():
-                strings = np.where(ids >= 0, strings, "")
-            found[str(name).removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
+    for name, array in _token_ids(dataset).items():
+        strings = _looked_up(name, array, tokens)
+        if (array.to_numpy() < 0).any():
+            strings = np.where(array.to_numpy() >= 0, strings, "")
+        found[name.removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
     return dataset.assign_coords(found)
+
+
+def with_ids(dataset: xr.Dataset, ids: Sequence[np.ndarray | None]) -> xr.Dataset:
+    """Put the ids that the caller knows rows by in place of their numbers; -1 stays.
+
+    `ids` holds for each matrix, as for `with_tokens`, those of its rows, (rows,) int64; None where they are numbers.
+    """
+    if all(each is None for each in ids):
+        return dataset
+    found: dict[str, Any] = {}
+    for name, array in _token_ids(dataset).items():
+        numbers = array.to_numpy()
+        largest = int(numbers.max(initial=-1))
+        tables = [np.arange(largest + 1) if each is None else each for each in ids]
+        found[name] = (array.dims, np.where(numbers >= 0, _looked_up(name, array, tables), -1))
+    return dataset.assign(found)
+
+
+def _token_ids(dataset: xr.Dataset) -> dict[str, xr.Variable]:
+    named = {str(name): array for name, array in dataset.variables.items()}
+    return {name: array for name, array in named.items() if name.endswith("token_id") and array.dtype == np.int64}
+
+
+def _looked_up(name: str, numbers: xr.Variable, tables: Sequence[np.ndarray]) -> np.ndarray:
+    """What `tables`, one a matrix, hold for the rows of a variable."""
+    rows = numbers.to_numpy()
+    if "side" in numbers.dims:
+        return np.stack([tables[0][rows[..., 0]], tables[-1][rows[..., 1]]], axis=-1)
+    return cast(np.ndarray, tables[-1 if name in _OF_SECOND else 0][rows])

@@ -1,4 +1,4 @@
-"""Which rows of a store an array holds: told by their labels and their values, never by where the array came from."""
+"""Which rows of a store an array holds: told by identity, or by labels and values, never by where it came from."""
 
 from __future__ import annotations
 
@@ -10,68 +10,60 @@ import xarray as xr
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.storage import model_stores
-from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_name
+from embgeom_dask.storage.lazy_rows import computing_dtype, matrix_of_rows
 from embgeom_dask.storage.model_stores import MATRICES, Matrix, Role
 
 _BLOCK_BYTES = 8 << 20
-_GIVE = "give open_model(store).output_embedding, whole or with rows selected"
 
 
-def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray]:
-    """Return the stored matrix whose rows `array` (rows, columns) holds, and their token ids, int64 (rows,), as given.
+def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray] | None:
+    """Return the stored matrix whose rows `array` (rows, columns) holds, and their token ids (rows,) int64, ascending.
 
-    Rows belong to the matrix that the attributes `store` and `matrix` name where each has the bits of the row that is
-    stored under its token id, the label along the first dimension. They are read once to tell. Only the dask array
-    that `open_model` gave, under the labels that it gave, is known without.
-
-    Raises
-    ------
-    InputError
-        where attributes or labels are missing, a token id is given twice, or a row is not the one stored.
+    They are those of the matrix that the attributes `store` and `matrix` name where token ids ascend, every label is
+    the one stored, and each row has the bits of the row that is stored under its id. The rows are read once to tell,
+    but for the very dask array that `open_model` gave. None: the rows or labels are others.
     """
-    name = array.attrs.get("matrix")
-    if "store" not in array.attrs or name not in MATRICES:
-        raise InputError(f"the array given names no store: {_GIVE}")
-    matrix = model_stores.find_matrix(array.attrs["store"], cast(Role, name.removesuffix("_embedding")))
-    ids, dtypes = _token_ids(array, matrix), (matrix.dtype, computing_dtype(matrix))
-    if array.ndim != 2 or array.shape[1] != matrix.hidden_size or array.dtype.name not in dtypes:
-        raise InputError(
-            f"the array given is {array.dtype.name} {array.shape}, the rows of {matrix.store}/{matrix.name} are "
-            f"{matrix.dtype} with {matrix.hidden_size} columns: {_GIVE}"
-        )
-    if not _is_whole(array, matrix, ids):
-        for start, stop in _blocks(array):
-            given = np.ascontiguousarray(array[start:stop].to_numpy()).view(np.uint8)
-            stored = matrix.take(ids[start:stop]).astype(array.dtype, copy=False).view(np.uint8)
-            differing = np.flatnonzero((given != stored).any(axis=1))
-            if differing.size:
-                raise InputError(
-                    f"the row given as token {ids[start + differing[0]]} is not that of {matrix.store}/{matrix.name}: "
-                    f"{_GIVE}"
-                )
-    return matrix, ids
+    name, store = array.attrs.get("matrix"), array.attrs.get("store")
+    if not isinstance(store, str) or name not in MATRICES:
+        return None
+    try:
+        matrix = model_stores.find_matrix(store, cast(Role, name.removesuffix("_embedding")))
+        stored = model_stores.labels_of(matrix)
+    except InputError:  # another store is there now, or none
+        return None
+    token_id = _token_id(array, matrix)
+    if token_id is None or not _same_labels(array, stored, token_id):
+        return None
+    if matrix_of_rows(array.data) == matrix and token_id.size == matrix.vocab_size:
+        return matrix, token_id
+    if array.shape[1] != matrix.hidden_size or array.dtype.name not in (matrix.dtype, computing_dtype(matrix)):
+        return None
+    for start, stop in _blocks(array):
+        given = np.ascontiguousarray(array[start:stop].to_numpy()).view(np.uint8)
+        rows = matrix.take(token_id[start:stop]).astype(array.dtype, copy=False).view(np.uint8)
+        if not np.array_equal(given, rows):
+            return None
+    return matrix, token_id
 
 
-def _token_ids(array: xr.DataArray, matrix: Matrix) -> np.ndarray:
-    label = str(array.dims[0]) if array.ndim else ""
-    if not label.startswith("token_id") or label not in array.coords or array[label].dtype.kind not in "iu":
-        raise InputError(f"the rows of the array given have no token_id: {_GIVE}")
-    ids = array[label].to_numpy().astype(np.int64)
-    if not ids.size:
-        raise InputError(f"the array given has no row: {_GIVE}")
-    if ids.min() < 0 or ids.max() >= matrix.vocab_size:
-        raise InputError(
-            f"token ids {ids.min()} to {ids.max()} were given, {matrix.store} has {matrix.vocab_size}: {_GIVE}"
-        )
-    values, counts = np.unique(ids, return_counts=True)
-    if counts.max() > 1:
-        raise InputError(f"token {values[counts.argmax()]} is given {counts.max()} times: {_GIVE}, each once")
-    return ids
+def _token_id(array: xr.DataArray, matrix: Matrix) -> np.ndarray | None:
+    """The labels of the rows, where they are token ids of the matrix that ascend."""
+    dim = str(array.dims[0])
+    if not dim.startswith("token_id") or dim not in array.coords or array[dim].dtype.kind not in "iu":
+        return None
+    ids = array[dim].to_numpy().astype(np.int64)
+    within = ids.size and ids[0] >= 0 and ids[-1] < matrix.vocab_size and (np.diff(ids) > 0).all()
+    return ids if within else None
 
 
-def _is_whole(array: xr.DataArray, matrix: Matrix, ids: np.ndarray) -> bool:
-    named = getattr(array.data, "name", None) == lazy_name(matrix, array.dtype.name)
-    return named and np.array_equal(ids, np.arange(matrix.vocab_size))
+def _same_labels(array: xr.DataArray, stored: xr.Dataset, token_id: np.ndarray) -> bool:
+    """Whether the token strings of the rows are those stored. An array without is no other one."""
+    suffix = str(array.dims[0]).removeprefix("token_id")
+    return all(
+        array[name + suffix].to_numpy().tolist() == stored[name].to_numpy()[token_id].tolist()
+        for name in ("token", "text", "has_token")
+        if name + suffix in array.coords
+    )
 
 
 def _blocks(array: xr.DataArray) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,265 @@
+"""Arrays given as data: those of a store are recognised, all others are written to a temporary store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import dask
+import dask.array
+import ml_dtypes
+import numpy as np
+import torch
+import xarray as xr
+import zarr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import progress
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution import memory
+from embgeom_dask.storage import model_stores
+from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.row_selection import find_rows
+
+Data: TypeAlias = PathLike | xr.DataArray | xr.Dataset | NDArray[Any] | dask.array.Array | torch.Tensor
+"""What a command computes with: the path of a store, or an array (rows, columns), taken by value."""
+
+_LARGEST_INTEGER = 2**53
+"""Float64 holds every integer up to this one."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The rows that a call is given.
+
+    Attributes
+    ----------
+    matrix : Matrix
+        The stored matrix that they are rows of.
+    rows : (n,) int64, ascending
+        Which rows of it.
+    token_id : (matrix.vocab_size,) int64, optional
+        The id by which the caller knows each row of the matrix; None where that is its number.
+    nbytes : int
+        Bytes of the temporary store that the rows were written to; 0 where they are stored already.
+    """
+
+    matrix: Matrix
+    rows: NDArray[np.int64]
+    token_id: NDArray[np.int64] | None = None
+    nbytes: int = 0
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The token ids of the rows, (n,) int64."""
+        return self.rows if self.token_id is None else self.token_id[self.rows]
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id that a row can have."""
+        return self.matrix.vocab_size if self.token_id is None else int(self.token_id.max()) + 1
+
+    def select(self, token_id: NDArray[np.int64]) -> Given:
+        """Of the rows given, those of the tokens `token_id`.
+
+        Raises
+        ------
+        InputError
+            where none is.
+        """
+        rows = self.rows[np.isin(self.ids, token_id)]
+        if not rows.size:
+            raise InputError("none of the tokens selected is a row of the array given")
+        return replace(self, rows=rows)
+
+
+def is_array(data: object) -> bool:
+    """Whether `data` is an array, and not the path of a store or a list of these."""
+    return hasattr(data, "shape") or isinstance(data, xr.Dataset)
+
+
+@contextmanager
+def given_rows(data: Data, role: Role | None = None, client: object = None, *, whole: bool = False) -> Iterator[Given]:
+    """Find the rows of `data`, for as long as they are needed.
+
+    Parameters
+    ----------
+    data : path, xarray.DataArray or Dataset, numpy or dask array, torch tensor
+        A store; or the values to compare, one row each: along the dimension `token_id` of a DataArray, if it has one,
+        else along the first. Of a Dataset of `open_model`, the matrix of `role`. The ids of rows are the integers
+        along that dimension, their token strings the coordinate `token`, or labels that are no integers; without, ids
+        are positions. Rows may be repeated.
+    role : {"input", "output"}, optional
+        The matrix of a store or of a Dataset.
+    client : distributed.Client, optional
+        Where a dask array is computed; by default as dask does, where other things are.
+    whole : bool
+        Whether the caller reads all rows of a matrix: then some rows of a stored one are written, too.
+
+    Yields
+    ------
+    Given
+        Of a stored matrix, the rows themselves. All others are written to a temporary store, in dask's
+        `temporary-directory` or else in the system's, where every worker must see it; it is removed in the end.
+
+    Raises
+    ------
+    InputError
+        where the store, the matrix, or an array of such a type or shape cannot be used.
+
+    Examples
+    --------
+    >>> with given_rows(np.eye(3, dtype=np.float32)) as given:
+    ...     print(given.matrix.read(0, 1), given.rows, given.token_id)
+    [[1. 0. 0.]] [0 1 2] None
+    """
+    if not is_array(data):
+        matrix = model_stores.find_matrix(cast(PathLike, data), role)
+        yield Given(matrix, np.arange(matrix.vocab_size))
+        return
+    array = _as_data_array(data, role)
+    stored = find_rows(array)
+    if stored is not None and not (whole and stored[1].size < stored[0].vocab_size):
+        yield Given(*stored)
+        return
+    with tempfile.TemporaryDirectory(prefix="embgeom-array-", dir=dask.config.get("temporary-directory")) as folder:
+        with client.as_current() if isinstance(client, Client) else cast(AbstractContextManager[Any], nullcontext()):
+            path = _write(array, folder)
+        matrix = model_stores.find_matrix(path)
+        nbytes = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        progress.note(
+            f"the array given is in {folder} meanwhile, {memory.text(nbytes)} (dask's temporary-directory says where)"
+        )
+        yield Given(matrix, np.arange(matrix.vocab_size), _token_id(array), nbytes)
+
+
+def name_of(data: Data, role: Role | None = None) -> tuple[str, str]:
+    """The model and revision that results of `data` bear.
+
+    Raises
+    ------
+    InputError
+        as `given_rows`.
+    """
+    if is_array(data):
+        return _named(_as_data_array(data, role))
+    matrix = model_stores.find_matrix(cast(PathLike, data), role)
+    return matrix.model, matrix.revision
+
+
+def _named(array: xr.DataArray) -> tuple[str, str]:
+    model, revision = (array.attrs.get(name) for name in ("model", "revision"))
+    name = model if isinstance(model, str) else array.name
+    return f"{name} (array)" if name else "array", revision if isinstance(revision, str) else ""
+
+
+def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:
+    """Any array as a DataArray of two dimensions, rows first."""
+    if isinstance(data, xr.Dataset):
+        names = [f"{each}_embedding" for each in ((role,) if role else ("output", "input"))]
+        found = next((name for name in names if name in data), None)
+        if found is None:
+            raise InputError(f"the dataset given has no {' or '.join(names)}: give one of its arrays")
+        data = data[found]
+    if isinstance(data, torch.Tensor):
+        data = _as_numpy(data)
+    if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
+        raise InputError("the array given has masked values: select the rows to compare")
+    if np.isnan(data.shape).any():
+        raise InputError("the array given does not know its shape: call its compute_chunk_sizes() first")
+    if len(data.shape) != 2 or not all(data.shape):
+        raise InputError(f"the array given has the shape {tuple(data.shape)}: give one of rows and columns")
+    array = data if isinstance(data, xr.DataArray) else xr.DataArray(data).rename(None)
+    if array.dtype.name not in DTYPES and array.dtype.kind not in "biu":
+        raise InputError(f"the array given is {array.dtype.name}: give float64, float32, float16, bfloat16 or integers")
+    along = [dim for dim in array.dims if str(dim).startswith("token_id")]
+    return array.transpose(along[0], ...) if len(along) == 1 else array
+
+
+def _as_numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    try:
+        return tensor.numpy()
+    except TypeError as error:
+        raise InputError(f"the tensor given is {tensor.dtype}: give it as float32, `tensor.float()`") from error
+
+
+def _token_id(array: xr.DataArray) -> NDArray[np.int64] | None:
+    """The ids of the rows (n,) int64, where they have any: the integers along them."""
+    dim = array.dims[0]
+    if dim not in array.coords or array[dim].dtype.kind not in "iu":
+        return None
+    ids = array[dim].to_numpy()
+    if ids.min() < 0 or ids.max() > np.iinfo(np.int64).max:
+        raise InputError(f"the labels of the rows given are {ids.min()} to {ids.max()}: token ids are 0 or more")
+    return ids.astype(np.int64)
+
+
+def _labels(array: xr.DataArray) -> xr.Dataset:
+    """The token strings of the rows: their coordinates, or labels that are no integers; empty where there are none."""
+    dim = str(array.dims[0])
+    suffix = dim.removeprefix("token_id") if dim.startswith("token_id") else ""
+    named = {name: array.coords.get(name + suffix) for name in ("token", "text", "has_token")}
+    along = {name: coord.to_numpy() for name, coord in named.items() if coord is not None and coord.dims == (dim,)}
+    if "token" not in along and dim in array.coords and array[dim].dtype.kind not in "iu":
+        along["token"] = array[dim].to_numpy()
+    none = np.full(array.shape[0], "")
+    token, text = (list(map(str, along.get(name, along.get("token", none)).tolist())) for name in ("token", "text"))
+    has = along["has_token"].astype(bool).tolist() if "has_token" in along else [bool(each) for each in token]
+    return model_stores.make_labels(token, text, has)
+
+
+def _write(array: xr.DataArray, folder: str) -> str:
+    """Write a store of the rows; what dask has to compute, it computes once, and writes aside."""
+    rows: Any = array.data
+    if isinstance(rows, dask.array.Array):
+        rows = _computed(rows, f"{folder}/computed")
+    elif not isinstance(rows, np.ndarray):
+        rows = array.to_numpy()
+    model, revision = _named(array)
+    role = "input" if array.attrs.get("matrix", array.name) == "input_embedding" else "output"
+    matrices = {f"{role}_embedding": _Rows(rows)}
+    attrs = {"model": model, "revision": revision}
+    return model_stores.write_model(f"{folder}/array.zarr", matrices, attrs=attrs, labels=_labels(array))
+
+
+def _computed(rows: Any, path: str) -> zarr.Array[Any]:
+    """The values of a dask array in a zarr array at `path`, a chunk of rows at a time."""
+    rows = rows.rechunk({0: "auto", 1: -1}) if rows.numblocks[1] > 1 else rows
+    chunk = max(rows.chunks[0])
+    target = zarr.create_array(path, shape=rows.shape, chunks=(chunk, rows.shape[1]), dtype=rows.dtype)
+    rows.rechunk({0: chunk}).store(target, lock=False)
+    return target
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of an array, as a store is written from; integers as float64, which must hold them."""
+
+    array: Any
+    tensor: str = "array"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return cast(tuple[int, ...], self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        own = np.dtype(self.array.dtype)
+        return np.dtype(np.float64) if own.kind in "biu" else own.newbyteorder("=")
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        rows = np.asarray(self.array[start:stop])
+        if rows.dtype.kind in "iu" and rows.dtype.itemsize == 8:
+            largest = max(abs(int(rows.min())), abs(int(rows.max())))
+            if largest > _LARGEST_INTEGER:
+                raise InputError(f"the array given holds {largest}, which float64 does not: give integers up to 2^53")
+        return np.ascontiguousarray(rows, dtype=self.dtype)
