@@ -34,6 +34,7 @@ from embgeom_dask.execution.panel_result import PanelResult, PanelStats
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.planning import Resources, make_plan
 from embgeom_dask.execution.spec import ScanSpec
+from embgeom_dask.pairwise.blocks import BlockCache
 from embgeom_dask.storage import model_stores, results
 from embgeom_dask.testing import make_store
 
@@ -136,7 +137,7 @@ def make_passes(
             print(f"after {done:>7,} panels: {memory(peaks)}", flush=True)
 
     began, before = time.perf_counter(), peaks.seconds()
-    runner.execute(plan, client, Monitor(client, advance), kept)
+    runner.execute(plan, client, BlockCache(), Monitor(client, advance), kept)
     lasted = time.perf_counter() - began
     used = {name: seconds - before[name] for name, seconds in peaks.seconds().items()}
     ideal = done * seconds / threads
@@ -145,7 +146,7 @@ def make_passes(
     print(f"most memory: {memory(peaks)}")
     size = sum(path.stat().st_size for path in Path(f"{journal.out}.journal").rglob("*-*-*"))
     began = time.perf_counter()
-    runner.execute(plan, client, Monitor(client, lambda *_, **__: None), kept)
+    runner.execute(plan, client, BlockCache(), Monitor(client, lambda *_, **__: None), kept)
     print(f"journal: {size / 1e6:.0f} MB; every panel read again in {time.perf_counter() - began:.0f} s")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import Plan
+from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.reductions import Histogram, OrderStatistics, Thresholds
 from embgeom_dask.reductions.base import State
 from embgeom_dask.reductions.histogram import FINE
@@ -23,7 +24,7 @@ Run = Callable[[Plan], PanelResult]
 
 
 def find(
-    plan: Plan, state: State, quantiles: Sequence[float], pairs: int, largest: float, run: Run | None
+    plan: Plan, exact: Exact, state: State, quantiles: Sequence[float], pairs: int, largest: float, run: Run | None
 ) -> dict[str, tuple[tuple[str, ...], Array]]:
     """Name `quantile`, `quantile_lower` and `quantile_upper`, and `quantile_distance` where `run` is given.
 
@@ -38,7 +39,7 @@ def find(
     if pairs:
         limits = bounds(histogram, histogram.with_zeros(count, identical), ranks, largest)
     if pairs and run is not None:
-        distances = exact_quantiles(plan, count, np.maximum(ranks - identical, 0), largest, run)
+        distances = exact_quantiles(plan, exact, count, np.maximum(ranks - identical, 0), largest, run)
     columns = {"quantile": np.array(quantiles), "quantile_lower": limits[:, 0], "quantile_upper": limits[:, 1]}
     columns |= {"quantile_distance": distances} if run is not None else {}
     return {name: (("quantile",), column) for name, column in columns.items()}
@@ -62,7 +63,7 @@ def bounds(histogram: Histogram, count: Array, ranks: Array, largest: float) -> 
     return np.stack([edges[place], edges[place + 1]], axis=1)
 
 
-def exact_quantiles(plan: Plan, count: Array, ranks: Array, largest: float, run: Run) -> Array:
+def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, largest: float, run: Run) -> Array:
     """The distances (q,) of rank `ranks` among the pairs of different rows, of which `count` (bins + 2,) are in bins.
 
     Bins that hold too many pairs to collect are first divided, by passes over all tiles; `run` makes one. Rank 0 is
@@ -85,7 +86,7 @@ def exact_quantiles(plan: Plan, count: Array, ranks: Array, largest: float, run:
     classes = tuple(np.searchsorted(ends, bins).tolist())
     statistics = OrderStatistics(histogram.edges.take(ends), classes, local, histogram.weights)
     found = run(replace(plan, reductions={"quantiles": statistics}))
-    return statistics.finalize(found.states["quantiles"], plan.rows, plan.exact())["quantile_distance"][1]
+    return statistics.finalize(found.states["quantiles"], plan.rows, exact)["quantile_distance"][1]
 
 
 def _divided(intervals: Array) -> Array:

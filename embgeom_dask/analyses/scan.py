@@ -31,9 +31,10 @@ from embgeom_dask.execution.passes import run_pass
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.planning import Resources, make_plan
 from embgeom_dask.execution.resume import result_or_journal
-from embgeom_dask.execution.runner import forget
 from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_count, parse_number, parse_numbers
+from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.metrics import find_metric
+from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.storage import model_stores, paths, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
@@ -190,9 +191,10 @@ def scan(
                 if journal is not None:
                     journal.begin(attrs, plan, resume_command)
                     workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
-                run = partial(run_pass, cluster, journal=journal)
+                blocks = blocks_for(cluster)
+                run = partial(run_pass, cluster, blocks, journal=journal)
                 found = run(plan, "scan")
-                variables = _finalize(plan, found, spec, run)
+                variables = _finalize(plan, found, spec, run, blocks)
             attrs |= {"seconds": round(perf_counter() - started, 3)}
             dataset = _labelled(variables, plan, found, attrs, sides)
             if journal is not None:
@@ -278,7 +280,7 @@ def _selection(given: Given) -> str | None:
 
 
 def _finalize(
-    plan: Plan, found: PanelResult, spec: ScanSpec, run: Callable[[Plan, str], PanelResult]
+    plan: Plan, found: PanelResult, spec: ScanSpec, run: Callable[[Plan, str], PanelResult], blocks: BlockCache
 ) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
 
@@ -292,7 +294,7 @@ def _finalize(
         found.products |= made.products
         return made
 
-    exact, sides = plan.exact(), plan.rows
+    exact, sides = plan.exact(BlockReader(blocks)), plan.rows
     variables: dict[str, Any] = {}
     for name, reduction in plan.reductions.items():
         variables |= reduction.finalize(found.states[name], sides, exact)
@@ -311,7 +313,7 @@ def _finalize(
     if spec.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
         more = again if spec.exact_quantiles else None
-        variables |= find_quantiles(plan, found.states["histogram"], spec.quantiles, pairs, largest, more)
+        variables |= find_quantiles(plan, exact, found.states["histogram"], spec.quantiles, pairs, largest, more)
     if spec.summed and not spec.binned:
         for name in ("histogram_count", "histogram_below", "histogram_above", "bin_edge"):
             del variables[name]

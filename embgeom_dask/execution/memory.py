@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections import Counter
@@ -36,7 +37,7 @@ class Memory:
     may come to `allowed`.
 
     `on_device`, where a device has memory of its own, is a block of either side and a tile with the passes over it; it
-    may come to `allowed_on_device`.
+    may come to `allowed_on_device`. What is left is for the blocks that the `workers` of the process keep.
     """
 
     base: int
@@ -47,6 +48,7 @@ class Memory:
     allowed: int
     on_device: int = 0
     allowed_on_device: int = 0
+    workers: int = 1
 
     @property
     def fits(self) -> bool:
@@ -60,13 +62,13 @@ class Memory:
 
     @property
     def cache(self) -> int:
-        """What is left to keep blocks in."""
-        return max(0, self.allowed - self.projected)
+        """What is left to each worker to keep blocks in."""
+        return max(0, self.allowed - self.projected) // self.workers
 
     @property
     def cache_on_device(self) -> int:
-        """What is left of the device's memory to keep blocks in."""
-        return max(0, self.allowed_on_device - self.on_device)
+        """What is left to each worker of the device's memory to keep blocks in."""
+        return max(0, self.allowed_on_device - self.on_device) // self.workers
 
     def __str__(self) -> str:
         """What is projected and allowed."""
@@ -78,13 +80,16 @@ class Memory:
 @dataclass(frozen=True)
 class WorkerMemory:
     """Bytes of a worker's process: what it holds, what is free beside that, and dask's own limit of it (0: none); of
-    its device (`kind`) what is free there, 0 where it has no memory of its own."""
+    its device (`kind`) what is free there, 0 where it has no memory of its own. `process` is its number on its host,
+    and `workers` how many workers are in it."""
 
     held: int
     free: int
     limit: int
     kind: str
     free_on_device: int
+    process: int = 0
+    workers: int = 1
 
     def allowed(self, limit: int | None, share: float) -> int:
         """What it may hold: `limit`, or a share of what is free; at most the share of dask's limit that is not spilled.
@@ -111,6 +116,7 @@ def own_memory(device: str, dask_worker: Worker) -> WorkerMemory:
         limit=int(dask_worker.memory_manager.memory_limit or 0),
         kind=kind,
         free_on_device=free_on_device,
+        process=os.getpid(),
     )
 
 
@@ -118,7 +124,15 @@ def of_workers(client: Client, device: str) -> list[WorkerMemory]:
     """The memory of every worker there; those of one host share what is free on it."""
     found = workers.ask(client, own_memory, device)
     hosts = Counter(_host(address) for address in found)
-    return [replace(each, free=each.free // hosts[_host(address)]) for address, each in found.items()]
+    processes = Counter((_host(address), each.process) for address, each in found.items())
+    return [
+        replace(
+            each,
+            free=each.free // hosts[_host(address)],
+            workers=processes[_host(address), each.process],
+        )
+        for address, each in found.items()
+    ]
 
 
 def _host(address: str) -> str | None:
@@ -168,13 +182,14 @@ def project(
     held: int,
     most: int,
     most_on_device: int,
+    workers: int = 1,
 ) -> Memory:
     """Project the memory of a scan of `rows` rows of `width` values.
 
     `stored` and `element` are the bytes of a value in the store and in a product, `unrounded` those in the product that
     may follow one of integers, else 0; `tile` the rows of a block, `threads` how many a worker has, `states` the bytes
-    of the reductions' states, `held` what the process holds already, and `most` what is allowed, `most_on_device` on
-    the device; 0 where it has no memory of its own.
+    of the reductions' states, `held` what the process holds already, `most` what is allowed, `most_on_device` on the
+    device (0 where it has no memory of its own), and `workers` how many keep blocks in the process.
     """
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
@@ -190,6 +205,7 @@ def project(
         allowed=most,
         on_device=threads * (2 * values * element + tile * tile * _PASS[element]) if most_on_device else 0,
         allowed_on_device=most_on_device,
+        workers=workers,
     )
 
 

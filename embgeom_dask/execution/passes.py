@@ -14,21 +14,23 @@ from embgeom_dask.execution.monitor import Monitor, interruptible
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.runner import execute
+from embgeom_dask.pairwise.blocks import BlockCache
 
 
-def run_pass(client: Client, plan: Plan, what: str, journal: Journal | None) -> PanelResult:
+def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal: Journal | None) -> PanelResult:
     """Compute all tiles of `plan` on the workers of `client`, in the pass called `what`.
 
-    Where there is a journal it keeps the panels, and a first Ctrl-C lets those in flight finish.
+    This process reads rows through `blocks`. Where there is a journal it keeps the panels, and a first Ctrl-C lets
+    those in flight finish.
     """
     with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.label} {what}", "tiles") as advance:
         if journal is None:
-            return execute(plan, client, Monitor(client, advance))
+            return execute(plan, client, blocks, Monitor(client, advance))
         kept = journal.open_pass(plan, what)
         monitor = Monitor(client, advance, partial(journal.note, what))
         try:
             with interruptible():
-                found = execute(plan, client, monitor, kept)
+                found = execute(plan, client, blocks, monitor, kept)
         except BaseException:
             with suppress(AbortRun):
                 journal.write_history()

@@ -10,7 +10,7 @@ from embgeom_dask.execution import memory
 from embgeom_dask.execution.grid import Grid
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
-from embgeom_dask.pairwise.blocks import BlockSource
+from embgeom_dask.pairwise.blocks import BlockReader, BlockSource
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import Sides
@@ -127,10 +127,11 @@ class Plan:
         )
         return replace(self, sides=(first, second))
 
-    def exact(self) -> Exact:
-        """Exact answers about the rows, read through this process's blocks."""
+    def exact(self, reader: BlockReader) -> Exact:
+        """Exact answers about the rows that `reader` reads."""
         first, second = self.sides
-        return Exact(self.metric, first.read(), second.read(), first.matrix.hidden_size, first.point_format.unit)
+        rows = reader.rows(first), reader.rows(second)
+        return Exact(self.metric, *rows, first.matrix.hidden_size, first.point_format.unit)
 
 
 def _product_error(kind: str, element: str, width: int) -> float:

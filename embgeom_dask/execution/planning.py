@@ -230,6 +230,7 @@ def fit_memory(
                 held=has.held,
                 most=has.allowed(resources.memory_limit, resources.memory_share),
                 most_on_device=has.allowed_on_device(resources.memory_limit, resources.memory_share),
+                workers=has.workers,
             )
             for has in of_workers
         )

@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,8 +21,8 @@ from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.monitor import Monitor
 from embgeom_dask.execution.panel_result import PanelResult, PanelStats, State
 from embgeom_dask.execution.plan import Plan
-from embgeom_dask.pairwise import blocks
-from embgeom_dask.pairwise.blocks import loaded
+from embgeom_dask.execution.worker_state import WorkerState, state_of
+from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.traversal import traverse
@@ -42,47 +42,39 @@ def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | 
     """
     if journal is not None and (found := journal.get(panel)) is not None:
         return found
-    plan, hints = _unpacked(packed), pickle.loads(packed_hints)
-    start, before = time.time(), loaded.nbytes
+    this = get_worker()
+    state = state_of(this)
+    plan, hints = state.unpacked(packed), pickle.loads(packed_hints)
+    start, reader = time.time(), BlockReader(state.blocks)
     try:
-        found = _compute(plan, panel, hints)
+        found = _compute(plan, panel, hints, state, reader)
     except EmbgeomError:
         _check_unchanged(plan)
         raise
-    found.work = PanelStats(start, time.time(), _worker(), loaded.nbytes - before, memory.peak())
+    found.work = PanelStats(start, time.time(), this.address, reader.nbytes, memory.peak())
     if journal is not None:
         _check_unchanged(plan)
         journal.commit(panel, found)
     return found
 
 
-@lru_cache(maxsize=8)
-def _unpacked(packed: bytes) -> Plan:
-    plan: Plan = pickle.loads(packed)
-    return plan
-
-
-def forget() -> None:
-    """Drop every block and plan that this process holds."""
-    blocks.forget()
-    _unpacked.cache_clear()
-
-
-def _compute(plan: Plan, panel: Panel, hints: dict[str, Any]) -> PanelResult:
+def _compute(plan: Plan, panel: Panel, hints: dict[str, Any], state: WorkerState, reader: BlockReader) -> PanelResult:
     point_format, device = _points(plan)
     with devices.session(device):
-        work = partial(_compute_on, hints=hints, device=device)
-        return worker.compute(plan.with_points(point_format), panel, device, work)
+        work = partial(_compute_on, hints=hints, device=device, reader=reader)
+        return worker.compute(state, plan.with_points(point_format), panel, device, work)
 
 
-def _compute_on(plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device) -> PanelResult:
-    exact = plan.exact()
+def _compute_on(
+    plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device, reader: BlockReader
+) -> PanelResult:
+    exact = plan.exact(reader)
     states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
     reach = partial(_reach, plan, states, exact) if plan.sides[0].sorted_by_norm else None
     for panel in panels:
-        rows = plan.sides[0].block(panel.row, device)
+        rows = reader.block(plan.sides[0], panel.row, device)
         for index in range(panel.start, panel.stop):
-            columns = plan.sides[1].block(index, device)
+            columns = reader.block(plan.sides[1], index, device)
             diagonal = plan.symmetric and index == panel.row
             for tile in traverse(plan.metric, rows, columns, diagonal=diagonal, reach=reach):
                 for name, reduction in plan.reductions.items():
@@ -99,13 +91,6 @@ def _check_unchanged(plan: Plan) -> None:
             model_stores.check_unchanged(matrix)
         except EmbgeomError as error:
             raise AbortRun(str(error)) from error
-
-
-def _worker() -> str:
-    try:
-        return get_worker().address
-    except ValueError:  # in no worker
-        return ""
 
 
 def _reach(plan: Plan, states: dict[str, State], exact: Exact) -> float:
@@ -133,11 +118,11 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
     )
 
 
-def execute(plan: Plan, client: Client, watch: Monitor, journal: Pass | None = None) -> PanelResult:
+def execute(plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, journal: Pass | None = None) -> PanelResult:
     """Run every panel of `plan` that `journal` does not have, and merge what they find.
 
-    One tile of every row block goes first: these tell the others how little they need to keep. `watch` is told of
-    every panel that is done. Whatever ends this early cancels what was submitted.
+    One tile of every row block goes first: these tell the others how little they need to keep. This process reads rows
+    through `blocks`. `watch` is told of every panel that is done. Whatever ends this early cancels what was submitted.
 
     Raises
     ------
@@ -147,7 +132,7 @@ def execute(plan: Plan, client: Client, watch: Monitor, journal: Pass | None = N
     KeyboardInterrupt
         where `watch` was interrupted, once the panels are done that were submitted.
     """
-    exact = plan.exact()
+    exact = plan.exact(BlockReader(blocks))
     merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
     total = PanelResult(merged, set(), exact.counts, set())
     run = _Run(client, plan, watch, journal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -12,22 +11,21 @@ from embgeom_dask import devices
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
-from embgeom_dask.pairwise.blocks import forget
+from embgeom_dask.execution.worker_state import WorkerState
 
 T = TypeVar("T")
 
 LEAST = 32
 """Tiles of so few rows are not halved."""
 
-_halved: Counter[str] = Counter()
-"""How many times this process has halved the tiles of a plan, by the key of its first side."""
 
-
-def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan, Iterable[Panel]], T]) -> T:
+def compute(
+    state: WorkerState, plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan, Iterable[Panel]], T]
+) -> T:
     """Do `work` on a panel; where memory runs out, start over with tiles half the size, for this panel and all later.
 
     `work` is given a plan and the panels of it that make up `panel`. It starts from nothing each time, and no result
-    depends on the tiles. The blocks that the process keeps are dropped first. Points that take more memory than was
+    depends on the tiles. The blocks that the worker keeps are dropped first. Points that take more memory than was
     planned begin with tiles that are smaller by as much.
 
     Raises
@@ -38,7 +36,7 @@ def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan
     key = plan.sides[0].key
     at_first = _times(plan)
     while True:
-        times = max(_halved[key], at_first)
+        times = max(state.halved[key], at_first)
         smaller = plan.with_tile(plan.sides[0].tile >> times)
         try:
             return work(smaller, smaller.grid.part(panel, 1 << times))
@@ -51,8 +49,8 @@ def compute(plan: Plan, panel: Panel, device: torch.device, work: Callable[[Plan
                 f"{device} is out of memory even with tiles of {rows} rows: free some, or choose another `device` "
                 f"({problem})"
             )
-        _halved[key] = max(_halved[key], times + 1)
-        forget()
+        state.halved[key] = max(state.halved[key], times + 1)
+        state.blocks.clear()
         devices.release(device)
 
 

@@ -1,11 +1,11 @@
-"""The blocks that a worker holds: rows as stored, and as points on its device."""
+"""Blocks, rows as stored and as points on a device: where they come from, and those that are kept."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from threading import Lock, local
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,7 +30,7 @@ class BlockSource:
     """Where the rows of one side of a scan come from, and the form of their points. Small enough to travel.
 
     With `sorted_by_norm` the rows of a block come in order of their distance from the centre, farthest first. Points
-    are of the form `instead` where this process does not multiply those of `point_format` rightly. It keeps blocks for
+    are of the form `instead` where this process does not multiply those of `point_format` rightly. Blocks are kept for
     later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
     """
 
@@ -44,18 +44,11 @@ class BlockSource:
     key: str
     instead: PointFormat | None = None
 
-    def block(self, index: int, device: torch.device) -> Block:
-        """Load block `index`, or take it from this process's cache; its points on `device`."""
-        key = self.key, index, str(device)
-        if device.type == "cpu":
-            return _host.get(key, lambda: self._load(index), self.keep)
-        return _device.get(key, lambda: self.block(index, _CPU).on(device), self.keep_on_device)
-
-    def _load(self, index: int) -> Block:
+    def load(self, index: int) -> Block:
+        """Read block `index` from the store, and make its points, on the CPU."""
         start = index * self.tile
         positions = np.arange(start, min(start + self.tile, self.rows.token_id.size))
         stored = rows = self.matrix.take(self.rows.token_id[positions])
-        loaded.nbytes += rows.nbytes
         radius = np.zeros(positions.size)
         if self.sorted_by_norm:
             radius = self.point_format.radius(stored)
@@ -71,10 +64,6 @@ class BlockSource:
             point_format,
             self.point_format.unit / point_format.unit,
         )
-
-    def read(self) -> Rows:
-        """The rows as stored, read through this process's blocks."""
-        return Rows(self.tile, lambda index: self.block(index, _CPU).stored)
 
 
 @dataclass(frozen=True)
@@ -142,7 +131,7 @@ class Block:
         return replace(self, points=self.points.double())
 
 
-class _Cache:
+class _Kept:
     """The blocks used last, as many as may be kept, and those that are in use."""
 
     def __init__(self) -> None:
@@ -175,17 +164,38 @@ class _Cache:
             self._held = 0
 
 
-class _Loaded(local):
-    """Bytes of rows that this thread took from stores."""
+@dataclass(frozen=True)
+class BlockCache:
+    """The blocks that are kept, on the host and on a device of its own; threads share it."""
 
-    nbytes = 0
+    host: _Kept = field(default_factory=_Kept)
+    device: _Kept = field(default_factory=_Kept)
+
+    def clear(self) -> None:
+        """Drop every block."""
+        self.host.clear()
+        self.device.clear()
 
 
-_host, _device = _Cache(), _Cache()
-loaded = _Loaded()
+@dataclass
+class BlockReader:
+    """Reads blocks in one thread, through those that are kept; `nbytes` of rows came from stores."""
 
+    kept: BlockCache
+    nbytes: int = 0
 
-def forget() -> None:
-    """Drop every block that this process holds."""
-    _host.clear()
-    _device.clear()
+    def block(self, source: BlockSource, index: int, device: torch.device) -> Block:
+        """Block `index` of a source, its points on `device`."""
+        key = source.key, index, str(device)
+        if device.type == "cpu":
+            return self.kept.host.get(key, lambda: self._load(source, index), source.keep)
+        return self.kept.device.get(key, lambda: self.block(source, index, _CPU).on(device), source.keep_on_device)
+
+    def rows(self, source: BlockSource) -> Rows:
+        """The rows of a source as stored."""
+        return Rows(source.tile, lambda index: self.block(source, index, _CPU).stored)
+
+    def _load(self, source: BlockSource, index: int) -> Block:
+        block = source.load(index)
+        self.nbytes += block.stored.nbytes
+        return block

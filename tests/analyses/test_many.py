@@ -95,15 +95,15 @@ def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(
     how: dict[str, Any] = {"neighbors": 2, "tile": 16, "out": out, "client": client}
     compute, started, sent = runner._compute, list[tuple[str, str]](), threading.Event()
 
-    def counted(plan: Plan, panel: Panel, hints: dict[str, Any]) -> PanelResult:
+    def counted(plan: Plan, panel: Panel, *rest: Any) -> PanelResult:
         started.append((plan.sides[0].matrix.model.replace("/", "--"), panel.name))
-        return compute(plan, panel, hints)
+        return compute(plan, panel, *rest)
 
-    def interrupt(plan: Plan, panel: Panel, hints: dict[str, Any]) -> PanelResult:
+    def interrupt(plan: Plan, panel: Panel, *rest: Any) -> PanelResult:
         if len({model for model, _ in started}) == 2 and not sent.is_set():
             sent.set()
             os.kill(os.getpid(), signal.SIGINT)
-        return counted(plan, panel, hints)
+        return counted(plan, panel, *rest)
 
     monkeypatch.setattr(runner, "_compute", interrupt)
     with pytest.raises(KeyboardInterrupt):

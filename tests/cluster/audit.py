@@ -28,13 +28,13 @@ def dask_setup(worker: Any) -> None:
     def say(what: str, panel: Any) -> None:
         os.write(log, f"{what} {panel.name}".ljust(LINE - 1).encode() + b"\n")
 
-    def audited_compute(plan: Any, panel: Any, hints: Any) -> Any:
+    def audited_compute(plan: Any, panel: Any, *rest: Any) -> Any:
         say("started", panel)
         if panel.name == os.environ.get("POISON"):
             os._exit(1)
         while panel.name == os.environ.get("STUCK") and not Path(os.environ["AUDIT"] + ".free").exists():
             torch.mm(large, large)
-        found = compute(plan, panel, hints)
+        found = compute(plan, panel, *rest)
         say("computed", panel)
         return found
 

@@ -42,9 +42,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     compute = runner._compute
 
-    def counted(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
+    def counted(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
         names.append(panel.name)
-        return compute(plan, panel, hints)
+        return compute(plan, panel, *rest)
 
     monkeypatch.setattr(runner, "_compute", counted)
     return names
@@ -53,10 +53,10 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def fail_at(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Panel], bool], error: Exception) -> None:
     compute = runner._compute
 
-    def failing(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
+    def failing(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
         if bad(panel):
             raise error
-        return compute(plan, panel, hints)
+        return compute(plan, panel, *rest)
 
     monkeypatch.setattr(runner, "_compute", failing)
 
@@ -193,14 +193,14 @@ def test_nothing_is_committed_once_the_store_changed_under_the_run(
     out, compute = tmp_path / "r.zarr", runner._compute
     started: list[str] = []
 
-    def meddle(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
+    def meddle(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
         started.append(panel.name)
         if started[3:] == [panel.name]:
             if change == "replaced":
                 make_store(store, np.eye(5, dtype=np.float32))
             else:
                 shutil.rmtree(Path(store, "output_embedding", "c"), ignore_errors=True)
-        return compute(plan, panel, hints)
+        return compute(plan, panel, *rest)
 
     monkeypatch.setattr(runner, "_compute", meddle)
     with pytest.raises(EmbgeomError, match=r"was replaced|is missing") as caught:
@@ -281,11 +281,11 @@ def test_the_first_interrupt_keeps_what_is_in_flight(
     out, compute, sent = tmp_path / "r.zarr", runner._compute, threading.Event()
     undisturbed = eg.scan(store, client=client, **WANTED)
 
-    def interrupt(plan: plan.Plan, panel: Panel, hints: dict[str, Any]) -> panel_result.PanelResult:
+    def interrupt(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
         if panel.row == 2:
             os.kill(os.getpid(), signal.SIGINT)
             sent.set()
-        return compute(plan, panel, hints)
+        return compute(plan, panel, *rest)
 
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:

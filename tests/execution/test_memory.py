@@ -135,18 +135,18 @@ def test_blocks_on_a_device_and_rows_on_the_host_keep_to_their_limits() -> None:
     size = 8 * 32 * 2 + 2 * 8 * 8  # points, and two float64 a row
     device = torch.device("meta")
     for keep, kept in ((0, 0), (3 * size, 3), (8 * size, 8)):
-        blocks.forget()
+        reader = blocks.BlockReader(blocks.BlockCache())
         reads.clear()
         point_format = PointFormat("euclidean", "bfloat16", np.zeros(32), 1.0)
         source = blocks.BlockSource(Stored(), distinct_rows, point_format, 8, False, 8 * size, keep, "key")
-        loaded = [ref(source.block(index, device)) for index in range(8)]
+        loaded = [ref(reader.block(source, index, device)) for index in range(8)]
         assert sum(block() is not None for block in loaded) == kept
-        again = [source.block(index, device) for index in range(8)]
+        again = [reader.block(source, index, device) for index in range(8)]
         assert all(block.points.device == device and block.stored.size == 0 for block in again)
-        assert all(source.block(index, device) is block for index, block in enumerate(again))  # in use, so not reloaded
-        np.testing.assert_array_equal(source.read()[np.array([9, 63])], rows[[9, 63]])
+        assert all(reader.block(source, index, device) is block for index, block in enumerate(again))
+        np.testing.assert_array_equal(reader.rows(source)[np.array([9, 63])], rows[[9, 63]])
         assert reads == list(range(0, 64, 8))  # what the device does not hold comes from the host, not from the store
-    blocks.forget()
+        assert reader.nbytes == rows.nbytes
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")

@@ -1,0 +1,58 @@
+"""What a worker keeps from one panel to the next: no result depends on it."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from distributed import Client, Worker
+
+from embgeom_dask.execution.plan import Plan
+from embgeom_dask.pairwise.blocks import BlockCache
+
+_NAME = "embgeom_dask"
+"""The attribute of a dask worker that holds its state."""
+
+
+def _unpacked() -> Callable[[bytes], Plan]:
+    return lru_cache(maxsize=8)(pickle.loads)
+
+
+@dataclass
+class WorkerState:
+    """What the threads of one worker share.
+
+    `blocks` are those read last; `unpacked` gives a plan from its bytes, and keeps the last few; `halved` is how many
+    times the tiles of a plan were halved here, by the key of the plan's first side.
+    """
+
+    blocks: BlockCache = field(default_factory=BlockCache)
+    unpacked: Callable[[bytes], Plan] = field(default_factory=_unpacked)
+    halved: Counter[str] = field(default_factory=Counter)
+
+    def forget(self) -> None:
+        """Drop all of it."""
+        self.blocks.clear()
+        self.unpacked = _unpacked()
+        self.halved.clear()
+
+
+def state_of(worker: Worker) -> WorkerState:
+    """The state of a worker of this process, which ends with the worker."""
+    state: WorkerState = vars(worker).setdefault(_NAME, WorkerState())
+    return state
+
+
+def forget(dask_worker: Worker) -> None:
+    """Drop the state of this worker; it runs there."""
+    state_of(dask_worker).forget()
+
+
+def blocks_for(client: Client) -> BlockCache:
+    """The blocks through which a client's process reads rows: those of its worker, where it is one; else new ones."""
+    there = client.nthreads()
+    here = [worker for worker in list(Worker._instances) if worker.address_safe in there]
+    return state_of(here[0]).blocks if here else BlockCache()
