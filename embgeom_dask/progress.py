@@ -1,9 +1,13 @@
-"""One progress bar on stderr, with rate and time left; silent until `show(True)`."""
+"""One progress bar on stderr, with rate and time left; silent until `show(True)`.
+
+Whether bars are shown is a matter of the caller's context: a thread that is to show them runs in a copy of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from tqdm import tqdm
@@ -11,18 +15,17 @@ from tqdm import tqdm
 from embgeom_dask import escaping
 from embgeom_dask.streams import STDERR, say
 
-_shown = False
+_shown: ContextVar[bool] = ContextVar("shown", default=False)
 
 
 def show(on: bool) -> None:
-    """Show (or hide) the bars opened from now on in this process. The command line shows them, the library does not."""
-    global _shown
-    _shown = on
+    """Show (or hide) the bars opened from now on in this context. The command line shows them, the library does not."""
+    _shown.set(on)
 
 
 def note(text: str) -> None:
     """Print one line on stderr, where bars are shown."""
-    if _shown:
+    if _shown.get():
         say(text)
 
 
@@ -38,7 +41,7 @@ def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
 
     On a terminal the bar is redrawn in place; elsewhere (a log file) it is printed at most every 30 seconds.
     """
-    if not _shown:
+    if not _shown.get():
         yield _hidden
         return
     terminal = STDERR.isatty()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from contextvars import Context
+from threading import Thread
+
 import pytest
 
 from embgeom_dask import progress
@@ -44,3 +47,13 @@ def test_bars_nest_and_close_on_failure(capsys):
     err = capsys.readouterr().err
     assert "1/2" in err
     assert err.endswith("\n")
+
+
+def test_it_is_shown_in_the_context_that_asked_for_it(capsys):
+    told = Context()
+    told.run(progress.show, True)
+    progress.note("not here")
+    thread = Thread(target=told.run, args=(progress.note, "here"))
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == "here\n"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
+from contextvars import copy_context
 from hashlib import sha256
 from typing import Any, cast
 
@@ -81,7 +82,7 @@ def on_each(
         pool = ThreadPoolExecutor(at_once)
         try:
             waiting: dict[Future[xr.Dataset], int] = {
-                pool.submit(work, store, target, active, at_once): place
+                pool.submit(copy_context().run, work, store, target, active, at_once): place
                 for place, (store, target) in enumerate(zip(stores, outs, strict=True))
             }
             for done in as_completed(waiting):

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -22,13 +23,14 @@ _AHEAD = 2
 
 _LOOK = 2.0  # seconds between looks at the workers
 
-_interrupted = threading.Event()
-"""Set by the first Ctrl-C of a process that is `interruptible`."""
+_interrupted: ContextVar[threading.Event | None] = ContextVar("interrupted", default=None)
+"""What the first Ctrl-C sets, while `interruptible` is entered: shared by threads that run in copies of the context."""
 
 
 def is_interrupted() -> bool:
-    """Whether the first Ctrl-C came, in a process that is `interruptible`."""
-    return _interrupted.is_set()
+    """Whether the first Ctrl-C came since `interruptible` was entered in this context."""
+    event = _interrupted.get()
+    return event is not None and event.is_set()
 
 
 class Monitor:
@@ -68,20 +70,24 @@ class Monitor:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While entered, the first Ctrl-C only stops the submission of panels, in all threads; the second is a
-    KeyboardInterrupt. Only the main thread can enter it."""
+    """While entered, the first Ctrl-C only stops the submission of panels; the second is a KeyboardInterrupt.
+
+    Only the main thread can enter it. Threads whose work it is to stop run in copies of its context.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001
-        _interrupted.set()
+        interrupted.set()
         signal.signal(signal.SIGINT, before)
         progress.note("interrupted: what is in flight is finished and kept; interrupt again to stop at once")
 
+    interrupted = threading.Event()
+    entered = _interrupted.set(interrupted)
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        _interrupted.clear()
+        _interrupted.reset(entered)

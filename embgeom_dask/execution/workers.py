@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from threading import local
 from typing import Any, TypeVar
 
 from distributed import Client, Future, Worker, get_worker
@@ -28,24 +28,25 @@ _Running = dict[Any, tuple[T, Future[Any], list[str] | None]]
 """By the key of its task, what is done there, and the workers that may do it; None is any."""
 
 
-class _Run(local):
-    """What this thread has found in its run: `unfit`, the workers that get nothing more, by address, and why."""
-
-    def __init__(self) -> None:
-        self.unfit: dict[str, str] = {}
-
-
-_run = _Run()
+_unfit_here: ContextVar[dict[str, str] | None] = ContextVar("unfit", default=None)
+"""The workers that get nothing more in the run of this context, by address, and why; None outside any run."""
 
 
 @contextmanager
 def all_fit() -> Iterator[None]:
     """Enter a run: a worker that another run had to give up may do for this one."""
-    before, _run.unfit = _run.unfit, {}
+    entered = _unfit_here.set({})
     try:
         yield
     finally:
-        _run.unfit = before
+        _unfit_here.reset(entered)
+
+
+def _unfit() -> dict[str, str]:
+    """The workers given up, which a first one begins."""
+    if (found := _unfit_here.get()) is None:
+        _unfit_here.set(found := {})
+    return found
 
 
 def check(client: Client, device: str) -> None:
@@ -93,7 +94,7 @@ def completed(
     done = SimpleQueue[Future[Any]]()
 
     def submit(each: T) -> None:
-        fit = _fit(client) if _run.unfit else None
+        fit = _fit(client) if _unfit() else None
         future = client.submit(_checked, version("embgeom-dask"), work, *arguments(each), pure=False, workers=fit)
         running[future.key] = each, future, fit
         future.add_done_callback(done.put)
@@ -167,7 +168,7 @@ def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]
     if not any(fit is not None for _, _, fit in running.values()):
         return []
     there = set(client.nthreads())
-    if there <= set(_run.unfit):
+    if there <= set(_unfit()):
         _refuse_none(client, AbortRun)
         return []
     return [(key, each) for key, (each, _, fit) in running.items() if fit is not None and not there & set(fit)]
@@ -176,7 +177,7 @@ def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]
 def _fit(client: Client) -> list[str] | None:
     """The workers that can be used; None where none is there at all, as any that comes may do."""
     there = client.nthreads()
-    return [address for address in there if address not in _run.unfit] or None
+    return [address for address in there if address not in _unfit()] or None
 
 
 def _is_through_its_worker(client: Client, future: Future[Any]) -> bool:
@@ -194,14 +195,14 @@ def _is_through_its_worker(client: Client, future: Future[Any]) -> bool:
 
 def _refuse_none(client: Client, kind: type[EmbgeomError]) -> None:
     there = client.nthreads()
-    if there and all(address in _run.unfit for address in there):
-        reasons = dict.fromkeys(_run.unfit[address] for address in there)
+    if there and all(address in _unfit() for address in there):
+        reasons = dict.fromkeys(_unfit()[address] for address in there)
         raise kind("; ".join(list(reasons)[:3]))
 
 
 def _give_up(worker: str, reason: str) -> None:
-    if worker not in _run.unfit:
-        _run.unfit[worker] = reason
+    if worker not in _unfit():
+        _unfit()[worker] = reason
         named = reason if worker in reason else f"worker {worker}: {reason}"
         progress.note(f"{named} (it gets no more work, others go on)")
 

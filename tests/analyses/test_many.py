@@ -14,6 +14,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 import embgeom_dask as eg
+from embgeom_dask import progress
 from embgeom_dask.analyses import many
 from embgeom_dask.cli import app, text
 from embgeom_dask.execution import runner
@@ -261,3 +262,19 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, client: Client) -> None:
     found = eg.scan_many(stores_in(tmp_path), nearest=1, out=tmp_path / "out", dry_run=True, client=client)
     assert [each.attrs["plan"]["rows"] for each in found] == [[90], [110], [130]]
     assert not (tmp_path / "out").exists()
+
+
+def test_models_side_by_side_say_what_they_do_where_the_caller_shows_it(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(store: Any, *_: Any) -> xr.Dataset:
+        progress.note(f"working on {store}")
+        return xr.Dataset()
+
+    many.on_each("scan", ["a"], work, lambda each: each[0], client=client)
+    assert capsys.readouterr().err == ""
+    progress.show(True)
+    many.on_each("scan", ["a", "b"], work, lambda each: each[0], client=client)
+    said = capsys.readouterr().err
+    assert "working on a" in said
+    assert "working on b" in said
