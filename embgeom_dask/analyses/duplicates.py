@@ -19,7 +19,7 @@ from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
-from embgeom_dask.storage import results
+from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, labels_of
 from embgeom_dask.storage.paths import PathLike
 
@@ -98,6 +98,7 @@ def _duplicates(
             digests[part], reasons[part] = names, found
         check_fit(matrix, given.ids, reasons)
         dataset = results.with_ids(_dataset(matrix, group(given.rows, digests)), [given.token_id])
+    dataset = result_names.complete(dataset)
     dataset = dataset.assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
     if out is not None:
         results.save(dataset, out)
@@ -115,10 +116,10 @@ def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
         if name in ("group_model", "member_group"):  # places in the whole
             first = before if name == "member_group" else np.arange(len(found))
             parts = [part + start for part, start in zip(parts, first, strict=True)]
-        if name not in ("token_to_group", "token_id"):
+        if name not in ("token_to_group", "token_id", "group", "member"):
             columns[str(name)] = (variable.dims[0], np.concatenate(parts))
     dataset = xr.Dataset(columns).set_coords(["model", "revision", "matrix", "member_token"])
-    return dataset.assign_attrs(many.joined(found, "duplicates"))
+    return result_names.complete(dataset.assign_attrs(many.joined(found, "duplicates")))
 
 
 def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[Array, Array]:
@@ -143,7 +144,6 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
         "group_count": len(groups),
         "member_count": ids.size,
     }
-    text = np.dtypes.StringDType()
     return xr.Dataset(
         {
             **{name: ("model", np.array([count], np.int64)) for name, count in counts.items()},
@@ -154,9 +154,9 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
             "token_to_group": ("token_id", to_group),
         },
         {
-            "model": ("model", np.array([matrix.model], text)),
-            "revision": ("model", np.array([matrix.revision], text)),
-            "matrix": ("model", np.array([matrix.name], text)),
+            "model": ("model", np.array([matrix.model])),
+            "revision": ("model", np.array([matrix.revision])),
+            "matrix": ("model", np.array([matrix.name])),
             "token_id": np.arange(matrix.vocab_size),
             "member_token": ("member", labels_of(matrix, ids)["token"].to_numpy()),
         },

@@ -21,7 +21,7 @@ from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.monitor import interruptible
-from embgeom_dask.storage import model_stores, paths, results
+from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -33,6 +33,7 @@ _AT_ONCE = 4
 
 _FIRST = ("farthest", "nearest")  # of these a table has the first
 _KEPT = {"side", "radius", "quantile"}
+_WHOSE = {"model", "revision", "matrix", "against", "against_revision"}
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 
@@ -206,22 +207,23 @@ def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
     columns: dict[str, Any] = {}
     for name, variable in scans[0].variables.items() if scans else ():
         dims = variable.dims
+        if name in _WHOSE or name in dims:
+            continue
         if dims[:1] in [(first,) for first in _FIRST]:
             columns[str(name)] = (("model", *dims[1:]), np.stack([_first(each[name]) for each in scans]))
-        elif set(dims) <= _KEPT and name not in dims:
+        elif set(dims) <= _KEPT:
             columns[str(name)] = (("model", *dims), np.stack([each[name].to_numpy() for each in scans]))
     if scans and "pair" in scans[0].dims:
         columns["pairs_within_count"] = ("model", np.array([each.sizes["pair"] for each in scans]))
-    text = np.dtypes.StringDType()
     sides = {"model": ("model", 0), "revision": ("revision", 0), "matrix": ("matrix", 0)}
     if any(len(each.attrs["model"]) > 1 for each in scans):
         sides |= {"against": ("model", -1), "against_revision": ("revision", -1)}
     labels = {
-        label: ("model", np.array([each.attrs[name][side] for each in scans], text))
+        label: ("model", np.array([each.attrs[name][side] for each in scans], np.str_))
         for label, (name, side) in sides.items()
     }
     kept = {name: scans[0].coords[name] for name in ("radius", "quantile") if scans and name in scans[0].coords}
-    return xr.Dataset(columns, {**labels, **kept}, attrs=joined(scans, "scan"))
+    return result_names.complete(xr.Dataset(columns, {**labels, **kept}, attrs=joined(scans, "scan")))
 
 
 def _first(values: xr.DataArray) -> Any:

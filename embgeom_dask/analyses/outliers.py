@@ -27,7 +27,7 @@ from embgeom_dask.kernels.rationals import Rationals, nearest_root
 from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.pairwise.rows import check_fit
-from embgeom_dask.storage import model_stores, results
+from embgeom_dask.storage import model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 
 Vector = NDArray[np.float64]
@@ -108,12 +108,12 @@ def outliers(
             "centroid_norm": centroid.l2,
         }
         labelled = results.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [source])
-        labelled = results.with_ids(labelled, [given.token_id])
+        labelled = results.with_ids(labelled, [given.token_id]).merge(_triangle(a, b, centroid))
     settings = {"tokens": _digest(chosen.ids), "centroid": _digest(centroid.nearest())}
     seconds = time.perf_counter() - started
     attrs = results.provenance("outliers", [source], scanned.attrs["devices"], seconds, settings)
     attrs["centroid_source"] = "mean" if cluster.centroid is None else "file"
-    return labelled.assign_attrs(attrs).merge(_triangle(a, b, centroid))
+    return result_names.complete(labelled.assign_attrs(attrs), result_names.of_matrices(attrs))
 
 
 def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:
@@ -211,7 +211,7 @@ def _spread(name: str, values: Vector) -> dict[str, float]:
 
 
 def _names(*names: str) -> NDArray[np.generic]:
-    return np.array(names, dtype=np.dtypes.StringDType())
+    return np.array(names)
 
 
 def _digest(values: NDArray[np.generic]) -> str:

@@ -35,7 +35,7 @@ from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_coun
 from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
-from embgeom_dask.storage import model_stores, paths, results
+from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -235,7 +235,8 @@ def _labelled(
     if "token_id" in dataset.dims:
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
     dataset = results.with_tokens(dataset, [given.matrix for given in sides])
-    return results.with_ids(dataset, [given.token_id for given in sides])
+    dataset = results.with_ids(dataset, [given.token_id for given in sides])
+    return result_names.complete(dataset, result_names.of_matrices(attrs))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_norms
 from embgeom_dask.pairwise.rows import check_fit
-from embgeom_dask.storage import results
+from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -117,6 +117,7 @@ def _survey(
             norms[rows], found[rows] = part.norms, part.unfit
         check_fit(matrix, given.ids, found)
         dataset = _dataset(matrix, sums.mean(matrix.vocab_size), norms)
+    dataset = result_names.complete(dataset)
     dataset.attrs = attrs | {"seconds": round(time.perf_counter() - started, 3)}
     if out is not None:
         results.save(dataset, out)
@@ -136,7 +137,8 @@ def together(surveys: Sequence[xr.Dataset]) -> xr.Dataset:
         if variable.dims == ("model",)
     }
     dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroids)})
-    return dataset.set_coords(["model", "revision", "matrix"]).assign_attrs(many.joined(surveys, "survey"))
+    dataset = dataset.set_coords(["model", "revision", "matrix"]).assign_attrs(many.joined(surveys, "survey"))
+    return result_names.complete(dataset)
 
 
 def table(dataset: xr.Dataset) -> pd.DataFrame:
@@ -164,7 +166,7 @@ def _dataset(matrix: Matrix, centroid: Rationals, norms: NDArray[np.float64]) ->
     numbers["centroid_ratio"] = centroid.l2 / numbers["norm_mean"] if norms.any() else math.nan
     facts: dict[str, Any] = {name: getattr(matrix, name) for name in ("vocab_size", "hidden_size", "dtype", "tied")}
     named = {"model": matrix.model, "revision": matrix.revision, "matrix": matrix.name, **numbers, **facts}
-    columns = {name: ("model", _column([value])) for name, value in named.items()}
+    columns = {name: ("model", np.array([value])) for name, value in named.items()}
     dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), mean_row[None])})
     return dataset.set_coords(["model", "revision", "matrix"])
 
@@ -190,7 +192,3 @@ def _describe_norms(norms: NDArray[np.float64]) -> dict[str, float]:
         "norm_min": norms.min(),
         "norm_max": norms.max(),
     }
-
-
-def _column(values: list[Any]) -> NDArray[Any]:
-    return np.array(values, dtype=np.dtypes.StringDType() if isinstance(values[0], str) else None)

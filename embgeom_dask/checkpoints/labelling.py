@@ -18,6 +18,7 @@ from embgeom_dask.checkpoints.safetensors import Listing
 from embgeom_dask.checkpoints.small_files import read_json
 from embgeom_dask.errors import InputError
 from embgeom_dask.storage.fill import RowSource
+from embgeom_dask.storage.labels import empty_label
 from embgeom_dask.storage.model_stores import LABELS, digest_labels
 
 _MOST_CONFIG = 64 << 20
@@ -72,10 +73,11 @@ def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset
     if tokens is None:
         return labels.isel(token_id=slice(rows))
     taken = labels.isel(token_id=tokens)
-    empty = {
-        name: ("token_id", np.where(tokens < 0, np.zeros(1, kind), taken[name].values)) for name, kind in LABELS.items()
+    found = {
+        name: ("token_id", np.where(tokens < 0, empty_label(name), taken[name].values).astype(kind))
+        for name, kind in LABELS.items()
     }
-    return xr.Dataset(coords={"token_id": np.arange(rows), **empty})
+    return xr.Dataset(coords={"token_id": np.arange(rows), **found})
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def read_labels(metadata: Metadata) -> Mapping[str, np.ndarray]:
     try:
         with paths.explained(f"read the token labels of {path}", passing=_UNREADABLE):
             group = paths.open_group(path)
-            found = {name: np.asarray(cast(Any, group[name])[:]) for name in label_names(metadata.arrays)}
+            found = {name: strings(np.asarray(cast(Any, group[name])[:])) for name in label_names(metadata.arrays)}
     except _UNREADABLE as error:
         raise damaged(path, f"its token labels cannot be read ({paths.explain(error)})") from error
     whole = all(
@@ -48,6 +48,16 @@ def read_labels(metadata: Metadata) -> Mapping[str, np.ndarray]:
     if not whole:
         raise damaged(path, "its token labels are not those that were converted")
     return found
+
+
+def strings(values: np.ndarray) -> np.ndarray:
+    """Return strings of any dtype as Python's, which all libraries take; other values as they are."""
+    return values.astype(np.object_) if values.dtype.kind in "TU" else values
+
+
+def empty_label(name: str) -> str | bool:
+    """What a row without a token has as its label of that name."""
+    return "" if LABELS[name] is np.object_ else False
 
 
 def suffix_of(matrix: str, arrays: Container[str]) -> str:

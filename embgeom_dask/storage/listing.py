@@ -34,7 +34,7 @@ def list_models(stores: PathLike = "stores") -> xr.Dataset:
         found = paths.groups_in(stores)
     except FileNotFoundError:
         raise InputError(f"no folder of stores at {stores}: embgeom convert makes one") from None
-    text = np.dtypes.StringDType()
+    text = np.str_
     kinds: dict[str, Any] = {
         **{"model": text, "store": text, "dtype": text, "vocab_size": np.int64, "hidden_size": np.int64},
         **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},

@@ -25,7 +25,7 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import fill, paths, records, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.labels import digest_labels as digest_labels
-from embgeom_dask.storage.labels import read_labels, suffix_of, write_label
+from embgeom_dask.storage.labels import empty_label, read_labels, suffix_of, write_label
 from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_rows
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, chunk_rows, damaged, read_metadata
@@ -147,6 +147,8 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     Matrices of bfloat16 and float16 come as float32, which holds each of their values: numpy, and so xarray, would sum
     them in 16 bits. With `raw` they come as stored; their attribute `dtype` names that type in either case.
 
+    The attributes of the model are strings and numbers, `decision` is JSON; `tied` is 0 or 1.
+
     Each matrix has the attributes `store`, `model`, `revision` and `matrix`, the name of the stored array. Of a tied
     store both names give its one matrix. Rows are checked against the SHA-256 of their chunk as they are read.
 
@@ -164,6 +166,7 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     """
     metadata = read_metadata(store)
     dataset = xr.open_zarr(cast(Any, paths.reader(metadata.path)), consolidated=True, chunks={})
+    dataset.attrs = {name: _plain(value) for name, value in dataset.attrs.items()}
     for name, values in read_labels(metadata).items():
         dataset = dataset.assign_coords({name: dataset[name].copy(data=values.copy())})
     for role in ROLES:
@@ -177,11 +180,16 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     return cast(xr.Dataset, dataset)
 
 
+def _plain(value: Any) -> Any:
+    """An attribute that netCDF takes: of a dict its JSON, of a bool 0 or 1."""
+    return int(value) if isinstance(value, bool) else json.dumps(value) if isinstance(value, dict | list) else value
+
+
 def labels(store: PathLike, ids: np.ndarray | None = None, name: str = "") -> xr.Dataset:
     """Return the coordinates token_id, token, text and has_token of `ids` (default: every row), in the order given.
 
-    `name` is the stored matrix whose rows `ids` are: it may have labels of its own. They are numpy arrays, the strings
-    of numpy's variable-length StringDType, read and verified once.
+    `name` is the stored matrix whose rows `ids` are: it may have labels of its own. They are numpy arrays, of objects
+    where they are strings, read and verified once.
 
     Raises
     ------
@@ -226,7 +234,7 @@ def make_labels(
     given = {"token": token, "text": text, "has_token": has_token, **others}
     coords: dict[str, Any] = {"token_id": np.arange(len(token), dtype=np.int64)}
     for name, kind in LABELS.items():
-        coords[name] = ("token_id", np.array(given[name], kind) if name in given else np.zeros(len(token), kind))
+        coords[name] = ("token_id", np.array(given.get(name, [empty_label(name)] * len(token)), kind))
     return xr.Dataset(coords=coords)
 
 

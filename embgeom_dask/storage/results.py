@@ -16,13 +16,18 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import progress, versions
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import model_stores, paths, replacement
+from embgeom_dask.storage import model_stores, paths, replacement, result_names
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 _ORDER = "variables"
 """The attribute of a saved result that lists its variables in the order of the result: zarr has none."""
+
+_SMALL = 64 << 20
+"""Bytes up to which a variable of a result that is opened is loaded; a larger one is read when it is used."""
+_STRING = 64
+"""About the bytes of a string in memory."""
 
 _SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
 _IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
@@ -138,7 +143,7 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
         return
     try:
         with replacement.replacing(place, overwrite=not free) as aside:
-            dataset.drop_attrs(deep=False).to_zarr(
+            _storable(dataset).to_zarr(
                 paths.writer(aside),
                 mode="a",
                 zarr_format=3,
@@ -151,6 +156,12 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
         another = isinstance(error.__cause__, FileExistsError)
         if not another or existing(path, dataset.attrs) is None:  # which another command has put there meanwhile
             raise
+
+
+def _storable(dataset: xr.Dataset) -> xr.Dataset:
+    """The variables alone, strings of any length: those of numpy would be stored in a type of zarr-python's own."""
+    fixed = {name: each.astype(np.object_) for name, each in dataset.variables.items() if each.dtype.kind == "U"}
+    return dataset.drop_attrs(deep=False).assign(fixed)
 
 
 def open_result(path: PathLike) -> xr.Dataset:
@@ -178,11 +189,20 @@ def open_result(path: PathLike) -> xr.Dataset:
 def _opened(path: PathLike, group: zarr.Group) -> xr.Dataset:
     with paths.explained(f"read {path}", passing=()):
         stored = cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
-    order = stored.attrs.pop(_ORDER, [])
-    names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
-    names += [name for name in stored.variables if name not in names]
-    variables, coordinates = {name: stored.variables[name] for name in names}, [*map(str, stored.coords)]
-    return xr.Dataset(variables, attrs=stored.attrs).set_coords(coordinates)
+        order = stored.attrs.pop(_ORDER, [])
+        names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
+        names += [name for name in stored.variables if name not in names]
+        variables, coordinates = (
+            {name: _in_memory(stored.variables[name]) for name in names},
+            [*map(str, stored.coords)],
+        )
+    return result_names.with_strings(xr.Dataset(variables, attrs=stored.attrs).set_coords(coordinates))
+
+
+def _in_memory(variable: xr.Variable) -> xr.Variable:
+    """A variable, loaded where it is small."""
+    itemsize = _STRING if variable.dtype.kind == "T" else variable.dtype.itemsize
+    return variable.load() if variable.size * itemsize <= _SMALL else variable
 
 
 def _result_group(path: PathLike) -> zarr.Group:

@@ -24,9 +24,10 @@ FORMAT_VERSION = 2
 MATRICES = ("input_embedding", "output_embedding")
 ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, BFloat16._zarr_v3_name: 2}
 LABELS: dict[str, Any] = {
-    **dict.fromkeys(("token", "text", "bytes"), np.dtypes.StringDType()),
+    **dict.fromkeys(("token", "text", "bytes"), np.object_),
     **dict.fromkeys(("has_token", "is_added", "is_special"), np.bool_),
 }
+"""The labels of rows and their dtypes. Strings are Python's: pandas, netCDF and `xarray.concat` take no StringDType."""
 
 _CHUNK_BYTES = 8 << 20
 """No chunk is larger, unless it is of one row."""

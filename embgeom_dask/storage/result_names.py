@@ -1,0 +1,134 @@
+"""What the variables of results are called on an axis, and the coordinates of each dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+_RANKED = ("farthest", "nearest", "neighbor", "pair", "left_out", "against_left_out")
+_NUMBERED = ("hidden", "edge", "group", "member")
+
+LONG_NAMES = {
+    "farthest_distance": "distance of the farthest pairs",
+    "farthest_token_id": "token ids of the farthest pairs",
+    "nearest_distance": "distance of the nearest pairs",
+    "nearest_token_id": "token ids of the nearest pairs",
+    "neighbor_distance": "distance of the nearest tokens",
+    "neighbor_token_id": "ids of the nearest tokens",
+    "histogram_count": "pairs in the bin",
+    "histogram_below": "pairs below the bins",
+    "histogram_above": "pairs above the bins",
+    "histogram_cdf": "share of pairs up to the bin's right edge",
+    "bin": "distance",
+    "bin_edge": "distance",
+    "bin_left": "distance at the bin's left edge",
+    "bin_right": "distance at the bin's right edge",
+    "bin_center": "distance at the bin's centre",
+    "pair_count": "pairs",
+    "pair_distance": "distance of the pair",
+    "pair_token_id": "token ids of the pair",
+    "pair_radius": "largest distance of the pairs",
+    "pairs_within_count": "pairs within the radius",
+    "distance_mean": "mean distance of all pairs",
+    "distance_std": "standard deviation of the distances",
+    "distance_min": "smallest distance",
+    "distance_max": "largest distance",
+    "within_count": "pairs within the radius",
+    "within_degree": "tokens within the radius",
+    "radius": "radius",
+    "quantile": "quantile",
+    "quantile_lower": "edge below the quantile of the distances",
+    "quantile_upper": "edge above the quantile of the distances",
+    "quantile_distance": "quantile of the distances",
+    "token_id": "token id",
+    "neighbor": "rank of the neighbor",
+    "farthest": "rank of the pair, farthest first",
+    "nearest": "rank of the pair, nearest first",
+    "hidden": "column",
+    "centroid": "mean row",
+    "centroid_l1": "L1 norm of the centroid",
+    "centroid_l2": "L2 norm of the centroid",
+    "centroid_linf": "largest absolute component of the centroid",
+    "centroid_mean": "mean of the centroid's components",
+    "centroid_std": "standard deviation of the centroid's components",
+    "centroid_min": "smallest component of the centroid",
+    "centroid_max": "largest component of the centroid",
+    "centroid_norm": "L2 norm of the centroid",
+    "centroid_ratio": "L2 norm of the centroid / mean L2 norm of the rows",
+    "centroid_distance": "distance from the centroid",
+    "norm": "L2 norm",
+    "norm_mean": "mean L2 norm of the rows",
+    "norm_median": "median L2 norm of the rows",
+    "norm_std": "standard deviation of the rows' L2 norms",
+    "norm_min": "smallest L2 norm of a row",
+    "norm_max": "largest L2 norm of a row",
+    "norm_ratio": "L2 norm / L2 norm of the centroid",
+    "vocab_size": "rows",
+    "hidden_size": "columns",
+    "unique_count": "different rows",
+    "removed_count": "rows less different rows",
+    "group_count": "groups of identical rows",
+    "member_count": "tokens in groups",
+    "group_population": "tokens in the group",
+    "token_to_group": "group of the token",
+    "segment_length": "length of the side",
+    "angle_law_of_cosines": "angle by the law of cosines",
+    "angle_dot_product": "angle by the dot product",
+}
+NAMES = {"model", "revision", "matrix", "against", "against_revision", "side", "segment", "vertex", "dtype"}
+"""Variables of a few short strings: numpy's, which xarray plots. Tokens are Python's: a long one costs no other."""
+
+_UNITS = {"angle_law_of_cosines": "degrees", "angle_dot_product": "degrees"}
+
+
+def complete(dataset: xr.Dataset, scalars: Mapping[str, str] | None = None) -> xr.Dataset:
+    """Give a result a coordinate along each dimension, the share of pairs up to each bin, and names for axes.
+
+    Ranks count from 1, `side` is A and B, and `bin` is the centre of each bin, with `bin_left`, `bin_right` and
+    `bin_center`: the mean of its edges. `scalars` are coordinates that the whole result has, like its model.
+    """
+    coordinates: dict[str, Any] = dict(scalars or {})
+    for name in _RANKED:
+        coordinates |= {name: np.arange(1, dataset.sizes[name] + 1)} if name in dataset.dims else {}
+    for name in _NUMBERED:
+        coordinates |= {name: np.arange(dataset.sizes[name])} if name in dataset.dims else {}
+    if "side" in dataset.dims:
+        coordinates["side"] = ["A", "B"]
+    if "bin" in dataset.dims:
+        edges = dataset["bin_edge"].to_numpy()
+        left, right = edges[:-1], edges[1:]
+        center = left + (right - left) / 2
+        coordinates |= {"bin": center} | {
+            name: ("bin", values) for name, values in (("bin_left", left), ("bin_right", right), ("bin_center", center))
+        }
+        below = dataset["histogram_below"].to_numpy() + dataset["histogram_count"].to_numpy().cumsum()
+        pairs = dataset["pair_count"].to_numpy()
+        dataset = dataset.assign(histogram_cdf=("bin", below / pairs if pairs else np.full(below.size, np.nan)))
+    dataset = with_strings(dataset.assign_coords(coordinates))
+    for each, variable in dataset.variables.items():
+        name = str(each)
+        variable.attrs |= {"long_name": LONG_NAMES[name]} if name in LONG_NAMES else {}
+        variable.attrs |= {"units": _UNITS[name]} if name in _UNITS else {}
+    return dataset
+
+
+def with_strings(dataset: xr.Dataset) -> xr.Dataset:
+    """The same with the strings that pandas, netCDF, plots and `xarray.concat` take: see `NAMES`."""
+    found = {}
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind in "TUO":
+            strings = variable.astype(np.object_)
+            found[name] = strings.astype(np.str_) if name in NAMES else strings
+    return dataset.assign(found)
+
+
+def of_matrices(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """The coordinates that say whose a result is: model, revision and matrix, and of a second side `against_...`."""
+    names = {"model": "model", "revision": "revision", "matrix": "matrix"}
+    found = {name: attrs[key][0] for name, key in names.items()}
+    if len(attrs["model"]) > 1:
+        found |= {"against": attrs["model"][1], "against_revision": attrs["revision"][1]}
+    return found

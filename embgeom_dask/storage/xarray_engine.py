@@ -1,0 +1,38 @@
+"""The engine by which xarray opens a saved result like `open_result`: `xarray.open_dataset`, `open_mfdataset`.
+
+xarray looks at every engine when it opens anything, so this module imports nothing else before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from xarray import Dataset
+from xarray.backends import BackendEntrypoint
+
+
+class ResultEngine(BackendEntrypoint):
+    """Opens folders that embgeom has saved as results."""
+
+    description = "Open results of embgeom"
+
+    def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> Dataset:
+        """Open a result; see `open_result`."""
+        from embgeom_dask.storage.results import open_result
+
+        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
+        return open_result(filename_or_obj).drop_vars(dropped, errors="ignore")
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Whether a result is there."""
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            return False
+        try:
+            attributes = json.loads(Path(filename_or_obj, "zarr.json").read_bytes())["attributes"]
+            return {"command", "fingerprint", "settings"} <= set(attributes)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
