@@ -24,12 +24,14 @@ from unittest import mock
 from benchmarks.data import prepare
 from embgeom_dask.analyses import scan
 from embgeom_dask.execution import runner
+from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.cluster import connect
-from embgeom_dask.execution.journal import Pass
+from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.plan import Plan
 from embgeom_dask.storage import results
 
 ONCE = {"planning": (scan, "make_plan"), "naming": (scan, "_finalize")}
-IN_THREADS = {"panels": (runner, "_compute"), "journal": (Pass, "commit")}
+IN_THREADS = {"panels": ("started", "computed"), "journal": ("computed", "committed")}
 ELSE = {"merging": (runner, "_merge"), "labels": (results, "with_tokens"), "saving": (results, "save")}
 
 
@@ -60,13 +62,26 @@ def timed(spent: list[float], call: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def timed_panels(parts: dict[str, list[float]]) -> PanelCallback:
+    """Add the seconds between two events of every panel to its part, for those of `IN_THREADS`."""
+    when: dict[tuple[str, str], float] = {}
+
+    def note(event: str, _: Plan, panel: Panel) -> None:
+        when[event, panel.name] = perf_counter()
+        for name, (first, last) in IN_THREADS.items():
+            if event == last:
+                parts[name].append(when[last, panel.name] - when[first, panel.name])
+
+    return PanelCallback(note)
+
+
 def measure(store: str, options: dict[str, Any]) -> Spent:
     """Scan a store on the cpu and save the result, its local cluster included."""
-    parts: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {name: [] for name in (*ONCE, *IN_THREADS, *ELSE)}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
-        for name, (owner, attribute) in (ONCE | IN_THREADS | ELSE).items():
-            call = timed(parts.setdefault(name, []), getattr(owner, attribute))
-            patches.enter_context(mock.patch.object(owner, attribute, call))
+        for name, (owner, attribute) in (ONCE | ELSE).items():
+            patches.enter_context(mock.patch.object(owner, attribute, timed(parts[name], getattr(owner, attribute))))
+        patches.enter_context(timed_panels(parts))
         started = perf_counter()
         with connect() as client:
             scan.scan(store, **options, device="cpu", client=client, out=Path(folder, "result.zarr"))

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import data, memory, overhead, run
-from embgeom_dask.execution import runner
-from embgeom_dask.execution.journal import Pass
+from embgeom_dask.execution.callbacks import PanelCallback
 
 
 def _vocabulary(rows: int = 5000, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
@@ -160,12 +159,11 @@ def test_tasks_are_measured_through_those_of_a_whole_scan(tmp_path: Path) -> Non
 
 
 def test_work_is_the_parts_of_a_plain_loop(tmp_path: Path) -> None:
-    compute, commit = runner._compute, Pass.commit
     spent = overhead.measure(data.prepare(tmp_path, "b", 300), {"neighbors": 3})
     counts = {name: len(part) for name, part in spent.parts.items()}
     assert counts["panels"] == counts["journal"] == 1
     assert counts["planning"] == counts["naming"] == counts["labels"] == counts["saving"] == 1
-    assert (runner._compute, Pass.commit) == (compute, commit)
+    assert PanelCallback.active == []
     parts = {"planning": [2.0], "naming": [1.0], "panels": [3.0, 5.0], "journal": [7.0], "saving": [9.0]}
     assert overhead.Spent(30.0, 2, parts).work == 7
 

@@ -15,7 +15,7 @@ from distributed import Client, Future, KilledWorker, get_worker
 
 from embgeom_dask import devices, progress
 from embgeom_dask.errors import AbortRun, EmbgeomError
-from embgeom_dask.execution import memory, products, worker, workers
+from embgeom_dask.execution import callbacks, memory, products, worker, workers
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.monitor import Monitor
@@ -46,15 +46,18 @@ def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | 
     state = state_of(this)
     plan, hints = state.unpacked(packed), pickle.loads(packed_hints)
     start, reader = time.time(), BlockReader(state.blocks)
+    callbacks.tell("started", plan, panel)
     try:
         found = _compute(plan, panel, hints, state, reader)
     except EmbgeomError:
         _check_unchanged(plan)
         raise
     found.work = PanelStats(start, time.time(), this.address, reader.nbytes, memory.peak())
+    callbacks.tell("computed", plan, panel)
     if journal is not None:
         _check_unchanged(plan)
         journal.commit(panel, found)
+        callbacks.tell("committed", plan, panel)
     return found
 
 
@@ -194,14 +197,17 @@ class _Run:
                 if found is None:
                     damaged.append(panel)
                 else:
-                    self._watch.done(panel, found, fresh=False)
-                    yield found
+                    yield self._received(panel, found, fresh=False)
         if damaged:
             progress.note(f"{len(damaged)} panels of the journal are damaged: they are computed again")
         missing = (each for each in panels() if each.name not in self._committed)
         for panel, found in self._computed(chain(damaged, missing)):
-            self._watch.done(panel, found, fresh=True)
-            yield found
+            yield self._received(panel, found, fresh=True)
+
+    def _received(self, panel: Panel, found: PanelResult, *, fresh: bool) -> PanelResult:
+        self._watch.done(panel, found, fresh=fresh)
+        callbacks.tell("received", self._plan, panel)
+        return found
 
     def check(self) -> None:
         """Raise what kept this from being complete."""

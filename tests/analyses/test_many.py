@@ -17,9 +17,8 @@ import embgeom_dask as eg
 from embgeom_dask import progress
 from embgeom_dask.analyses import many
 from embgeom_dask.cli import app, text
-from embgeom_dask.execution import runner
+from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
-from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.storage import fill
 from embgeom_dask.testing import make_store
@@ -89,31 +88,27 @@ def test_scans_of_many_models_are_those_of_each(tmp_path: Path, client: Client) 
     assert table.attrs["failed"] == []
 
 
-def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(
-    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(tmp_path: Path, client: Client) -> None:
     stores, out = stores_in(tmp_path, 2), tmp_path / "out"
     how: dict[str, Any] = {"neighbors": 2, "tile": 16, "out": out, "client": client}
-    compute, started, sent = runner._compute, list[tuple[str, str]](), threading.Event()
+    started, sent = list[tuple[str, str]](), threading.Event()
 
-    def counted(plan: Plan, panel: Panel, *rest: Any) -> PanelResult:
-        started.append((plan.sides[0].matrix.model.replace("/", "--"), panel.name))
-        return compute(plan, panel, *rest)
+    def count(event: str, plan: Plan, panel: Panel) -> None:
+        if event == "started":
+            started.append((plan.sides[0].matrix.model.replace("/", "--"), panel.name))
 
-    def interrupt(plan: Plan, panel: Panel, *rest: Any) -> PanelResult:
+    def interrupt(event: str, plan: Plan, panel: Panel) -> None:
         if len({model for model, _ in started}) == 2 and not sent.is_set():
             sent.set()
             os.kill(os.getpid(), signal.SIGINT)
-        return counted(plan, panel, *rest)
 
-    monkeypatch.setattr(runner, "_compute", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with PanelCallback(count), PanelCallback(interrupt), pytest.raises(KeyboardInterrupt):
         eg.scan_many(stores, **how)
     kept = {(path.parts[-3].split(".")[0], path.name) for path in out.glob("*.zarr.journal/scan-*/*-*-*")}
     assert {model for model, _ in kept} == {"org--a", "org--b"}
     assert sorted(started) == sorted(kept)
-    monkeypatch.setattr(runner, "_compute", counted)
-    found = eg.scan_many(stores, **how)
+    with PanelCallback(count):
+        found = eg.scan_many(stores, **how)
     assert len(started) == len(set(started)) > len(kept)
     for store, each in zip(stores, found, strict=True):
         xr.testing.assert_identical(each.drop_attrs(), eg.scan(store, neighbors=2).drop_attrs())

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from embgeom_dask.execution import runner
-from embgeom_dask.execution.journal import Pass
+from embgeom_dask.execution.callbacks import PanelCallback
 
 LINE = 64  # bytes
 
@@ -23,23 +22,14 @@ LINE = 64  # bytes
 def dask_setup(worker: Any) -> None:
     large = torch.ones(2000, 2000)
     log = os.open(os.environ["AUDIT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    compute, commit = runner._compute, Pass.commit
 
-    def say(what: str, panel: Any) -> None:
-        os.write(log, f"{what} {panel.name}".ljust(LINE - 1).encode() + b"\n")
-
-    def audited_compute(plan: Any, panel: Any, *rest: Any) -> Any:
-        say("started", panel)
+    def audit(event: str, plan: Any, panel: Any) -> None:
+        os.write(log, f"{event} {panel.name}".ljust(LINE - 1).encode() + b"\n")
+        if event != "started":
+            return
         if panel.name == os.environ.get("POISON"):
             os._exit(1)
         while panel.name == os.environ.get("STUCK") and not Path(os.environ["AUDIT"] + ".free").exists():
             torch.mm(large, large)
-        found = compute(plan, panel, *rest)
-        say("computed", panel)
-        return found
 
-    def audited_commit(self: Pass, panel: Any, found: Any) -> None:
-        commit(self, panel, found)
-        say("committed", panel)
-
-    runner._compute, Pass.commit = audited_compute, audited_commit
+    PanelCallback(audit).register()

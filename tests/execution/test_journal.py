@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from re import fullmatch
 from typing import Any
@@ -21,7 +21,8 @@ from distributed import Client, LocalCluster, performance_report
 import embgeom_dask as eg
 from embgeom_dask.cli.app import main
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.execution import journal, panel_result, plan, runner
+from embgeom_dask.execution import journal
+from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.storage import model_stores, results
 from embgeom_dask.testing import make_store
@@ -37,28 +38,26 @@ def store(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the panels that were computed, in order."""
+def runs() -> Iterator[list[str]]:
+    """The names of the panels that were started, in order."""
     names: list[str] = []
-    compute = runner._compute
-
-    def counted(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
-        names.append(panel.name)
-        return compute(plan, panel, *rest)
-
-    monkeypatch.setattr(runner, "_compute", counted)
-    return names
+    with at("started", lambda panel: names.append(panel.name)):
+        yield names
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Panel], bool], error: Exception) -> None:
-    compute = runner._compute
+def at(event: str, do: Callable[[Panel], object]) -> PanelCallback:
+    """Do something with every panel when that happens to it."""
+    return PanelCallback(lambda now, plan, panel: do(panel) if now == event else None)
 
-    def failing(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
+
+def failing(bad: Callable[[Panel], bool], error: Exception) -> PanelCallback:
+    """Raise an error in every panel that is `bad`."""
+
+    def fail(panel: Panel) -> None:
         if bad(panel):
             raise error
-        return compute(plan, panel, *rest)
 
-    monkeypatch.setattr(runner, "_compute", failing)
+    return at("started", fail)
 
 
 def settle(client: Client) -> None:
@@ -85,28 +84,24 @@ def test_a_finished_result_leaves_settings_and_history(store: str, tmp_path: Pat
     assert all(line["start"] <= line["end"] and line["worker"] and int(line["peak_bytes"]) > 1e7 for line in lines)
 
 
-@pytest.mark.parametrize("at", [1, 7, 12])
+@pytest.mark.parametrize("first", [1, 7, 12])
 def test_what_was_committed_is_not_computed_again_and_the_bits_are_the_same(
-    at: int, store: str, tmp_path: Path, client: Client, runs: list[str], monkeypatch: pytest.MonkeyPatch
+    first: int, store: str, tmp_path: Path, client: Client, runs: list[str]
 ) -> None:
     out = tmp_path / "r.zarr"
     undisturbed = eg.scan(store, client=client, **WANTED)
     assert len(runs) == PANELS
     runs.clear()
-    with monkeypatch.context() as patch:
-        merge = runner._size
 
-        def die(states: dict[str, Any]) -> int:
-            if len(panels_of(out)) >= at:
-                raise MemoryError("the client dies")
-            return merge(states)
+    def die(panel: Panel) -> None:
+        if len(panels_of(out)) >= first:
+            raise MemoryError("the client dies")
 
-        patch.setattr(runner, "_size", die)
-        with pytest.raises(MemoryError):
-            eg.scan(store, out=out, client=client, **WANTED)
+    with at("received", die), pytest.raises(MemoryError):
+        eg.scan(store, out=out, client=client, **WANTED)
     settle(client)
     committed = [path.name for path in panels_of(out)]
-    assert at <= len(committed) <= PANELS
+    assert first <= len(committed) <= PANELS
     runs.clear()
     resumed = eg.scan(store, out=out, client=client, **{**WANTED, "tile": None})
     assert sorted(runs + committed) == sorted(set(runs + committed))
@@ -150,20 +145,18 @@ def test_exact_quantiles_go_on_too(
     assert runs == []
 
 
-def begun(store: str, folder: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> Path:
+def begun(store: str, folder: Path, client: Client) -> Path:
     """A scan of the 2 farthest with tiles of 16 that was begun there, and in which every panel failed."""
     out = folder / "r.zarr"
-    with monkeypatch.context() as patch:
-        fail_at(patch, lambda panel: True, ValueError("boom"))
-        with pytest.raises(EmbgeomError):
-            eg.scan(store, out=out, client=client, farthest=2, tile=16)
+    with failing(lambda panel: True, ValueError("boom")), pytest.raises(EmbgeomError):
+        eg.scan(store, out=out, client=client, farthest=2, tile=16)
     return out
 
 
 def test_other_settings_are_refused_with_both_values(
     store: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = begun(store, tmp_path, client, monkeypatch)
+    out = begun(store, tmp_path, client)
     with pytest.raises(InputError, match=r"farthest is 2 there and 3 here.*r.zarr.journal$"):
         eg.scan(store, out=out, client=client, farthest=3)
     with pytest.raises(InputError, match=r"tile 16, not 32"):
@@ -177,7 +170,7 @@ def test_other_settings_are_refused_with_both_values(
 def test_a_store_that_changed_is_refused(
     store: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = begun(store, tmp_path, client, monkeypatch)
+    out = begun(store, tmp_path, client)
     old = model_stores.find_matrix(store).sha256
     new = model_stores.find_matrix(make_store(store, np.eye(5, dtype=np.float32))).sha256
     with pytest.raises(InputError) as caught:
@@ -188,46 +181,39 @@ def test_a_store_that_changed_is_refused(
 
 @pytest.mark.parametrize("change", ["replaced", "a chunk removed"])
 def test_nothing_is_committed_once_the_store_changed_under_the_run(
-    change: str, store: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+    change: str, store: str, tmp_path: Path, client: Client
 ) -> None:
-    out, compute = tmp_path / "r.zarr", runner._compute
+    out = tmp_path / "r.zarr"
     started: list[str] = []
 
-    def meddle(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
+    def meddle(panel: Panel) -> None:
         started.append(panel.name)
         if started[3:] == [panel.name]:
             if change == "replaced":
                 make_store(store, np.eye(5, dtype=np.float32))
             else:
                 shutil.rmtree(Path(store, "output_embedding", "c"), ignore_errors=True)
-        return compute(plan, panel, *rest)
 
-    monkeypatch.setattr(runner, "_compute", meddle)
-    with pytest.raises(EmbgeomError, match=r"was replaced|is missing") as caught:
+    with at("started", meddle), pytest.raises(EmbgeomError, match=r"was replaced|is missing") as caught:
         eg.scan(store, out=out, client=client, farthest=2, tile=16)
     assert "\n" not in str(caught.value)
     assert [path.name for path in panels_of(out)] == sorted(started[:3])
 
 
-def test_panels_that_fail_do_not_stop_the_others(
-    store: str, tmp_path: Path, client: Client, runs: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_panels_that_fail_do_not_stop_the_others(store: str, tmp_path: Path, client: Client, runs: list[str]) -> None:
     out = tmp_path / "r.zarr"
     undisturbed = eg.scan(store, client=client, **WANTED)
     bad = {"2-2-3", "1-2-7"}
-    with monkeypatch.context() as patch:
-        fail_at(patch, lambda panel: panel.name in bad, ValueError("boom"))
-        with pytest.raises(EmbgeomError, match=r"^2 of 13 panels failed .*: panels 2-2-3, 1-2-7: ValueError: boom$"):
-            eg.scan(store, out=out, client=client, **WANTED)
+    said = r"^2 of 13 panels failed .*: panels 2-2-3, 1-2-7: ValueError: boom$"
+    with failing(lambda panel: panel.name in bad, ValueError("boom")), pytest.raises(EmbgeomError, match=said):
+        eg.scan(store, out=out, client=client, **WANTED)
     assert {path.name for path in panels_of(out)}.isdisjoint(bad)
     runs.clear()
     same(undisturbed, eg.scan(store, out=out, client=client, **WANTED))
     assert set(runs) == bad
 
 
-def test_a_panel_is_tried_three_times(
-    store: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_panel_is_tried_three_times(store: str, tmp_path: Path, client: Client) -> None:
     tries: list[str] = []
 
     def bad(panel: Panel) -> bool:
@@ -235,17 +221,15 @@ def test_a_panel_is_tried_three_times(
         return tries.count("0-0-1") < 3 and panel.name == "0-0-1"
 
     undisturbed = eg.scan(store, client=client, **WANTED)
-    fail_at(monkeypatch, bad, ValueError("boom"))
-    same(undisturbed, eg.scan(store, client=client, **WANTED))
+    with failing(bad, ValueError("boom")):
+        same(undisturbed, eg.scan(store, client=client, **WANTED))
     assert tries.count("0-0-1") == 3
 
 
-def test_a_scan_that_cannot_work_ends_soon(
-    tmp_path: Path, client: Client, runs: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_that_cannot_work_ends_soon(tmp_path: Path, client: Client, runs: list[str]) -> None:
     store = make_store(tmp_path / "m.zarr", np.random.default_rng(0).random((1000, 3)).astype(np.float32))
-    fail_at(monkeypatch, lambda panel: True, ValueError("boom"))
-    with pytest.raises(EmbgeomError, match=r"^32 of \d+ panels failed.*: panels .*, \.\.\.: ValueError: boom$"):
+    said = r"^32 of \d+ panels failed.*: panels .*, \.\.\.: ValueError: boom$"
+    with failing(lambda panel: True, ValueError("boom")), pytest.raises(EmbgeomError, match=said):
         eg.scan(store, farthest=1, tile=8, client=client)
 
 
@@ -276,22 +260,19 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(
 
 
 def test_the_first_interrupt_keeps_what_is_in_flight(
-    store: str, tmp_path: Path, client: Client, runs: list[str], monkeypatch: pytest.MonkeyPatch
+    store: str, tmp_path: Path, client: Client, runs: list[str]
 ) -> None:
-    out, compute, sent = tmp_path / "r.zarr", runner._compute, threading.Event()
+    out, sent = tmp_path / "r.zarr", threading.Event()
     undisturbed = eg.scan(store, client=client, **WANTED)
 
-    def interrupt(plan: plan.Plan, panel: Panel, *rest: Any) -> panel_result.PanelResult:
+    def interrupt(panel: Panel) -> None:
         if panel.row == 2:
             os.kill(os.getpid(), signal.SIGINT)
             sent.set()
-        return compute(plan, panel, *rest)
 
     before = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "_compute", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            eg.scan(store, out=out, client=client, **WANTED)
+    with at("started", interrupt), pytest.raises(KeyboardInterrupt):
+        eg.scan(store, out=out, client=client, **WANTED)
     assert sent.is_set()
     assert signal.getsignal(signal.SIGINT) is before
     kept = {path.name for path in panels_of(out)}
@@ -304,14 +285,13 @@ def test_the_first_interrupt_keeps_what_is_in_flight(
 
 
 def test_status_says_how_far_it_is_what_failed_and_how_to_go_on(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.zarr"
     command = ["scan", store, "--farthest", "2", "--tile", "16", "--out", str(out)]
     assert main(["status", str(out)]) == 2
     assert capsys.readouterr().err.startswith(f"error: no journal beside {out}")
-    with monkeypatch.context() as patch:
-        fail_at(patch, lambda panel: panel.name == "1-2-7", ValueError("boom"))
+    with failing(lambda panel: panel.name == "1-2-7", ValueError("boom")):
         assert main(command) == 1
     assert main(["status", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
