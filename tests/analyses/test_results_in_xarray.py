@@ -1,0 +1,148 @@
+"""Results in the hands of xarray, pandas, netCDF and matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client
+from scipy.spatial.distance import pdist
+
+import embgeom_dask as eg
+from embgeom_dask.storage import results
+from embgeom_dask.testing import make_store
+
+mpl.use("Agg")
+SIZES = (30, 34)
+
+
+class Made(NamedTuple):
+    stores: list[str]
+    outs: list[Path]
+    scans: list[xr.Dataset]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Two models of different vocabularies, padded with rows without a token, and a scan of each, saved."""
+    folder, chance = tmp_path_factory.mktemp("made"), np.random.default_rng(0)
+    stores, outs, scans = [], [], []
+    for size in SIZES:
+        rows = chance.normal(size=(size, 5)).astype(np.float32)
+        tokens = [f"w{i}" for i in range(size - 3)] + [""] * 3
+        stores.append(make_store(folder / f"{size}.zarr", output=rows, tokens=tokens, model=f"org/m{size}"))
+        outs.append(folder / "results" / f"{size}.zarr")
+        kept = {"farthest": 3, "nearest": 2, "neighbors": 2, "histogram": 8, "quantiles": [0.1, 0.5]}
+        scans.append(eg.scan(stores[-1], out=outs[-1], within=[1, 2], pairs_within=1.0, **kept))
+    return Made(stores, outs, scans)
+
+
+def test_every_dimension_has_a_coordinate(made: Made, client: Client) -> None:
+    pair = eg.outliers(made.stores[0], "0:9", client=client)
+    for result in (*made.scans, eg.survey(made.stores), eg.duplicates(made.stores), pair):
+        assert set(result.dims) <= set(result.coords)
+        assert {"model", "revision", "matrix"} <= set(result.coords)
+    scan = made.scans[0]
+    assert scan["side"].values.tolist() == ["A", "B"]
+    assert scan["farthest"].values.tolist() == [1, 2, 3]
+    assert scan["neighbor"].values.tolist() == [1, 2]
+    assert scan["model"].item() == "org/m30"
+
+
+def test_reopened_is_what_was_computed(made: Made) -> None:
+    for out, scan, store in zip(made.outs, made.scans, made.stores, strict=True):
+        for again in (eg.open_result(out), xr.open_dataset(out), eg.scan(store, out=out, **_asked(scan))):
+            xr.testing.assert_identical(again, scan)
+            assert [*again.variables] == [*scan.variables]
+            assert all(isinstance(each.data, np.ndarray) for each in again.variables.values())
+
+
+def _asked(scan: xr.Dataset) -> dict:
+    kept = {"farthest": 3, "nearest": 2, "neighbors": 2, "histogram": 8, "quantiles": [0.1, 0.5]}
+    return {**kept, "within": scan["radius"].values, "pairs_within": 1.0}
+
+
+def test_large_variables_are_read_when_used(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "_SMALL", 300)
+    opened = eg.open_result(made.outs[0])
+    assert opened["neighbor_distance"].chunks is not None
+    assert opened["farthest_distance"].chunks is None
+    xr.testing.assert_identical(opened.load(), made.scans[0])
+
+
+def test_bins_have_edges_and_a_share_of_pairs(made: Made) -> None:
+    scan = made.scans[0]
+    rows = eg.open_model(made.stores[0])["output_embedding"].values.astype(np.float64)
+    distance, edges = pdist(rows), scan["bin_edge"].values
+    np.testing.assert_array_equal(scan["bin_left"], edges[:-1])
+    np.testing.assert_array_equal(scan["bin_right"], edges[1:])
+    np.testing.assert_allclose(scan["bin_center"], (edges[1:] + edges[:-1]) / 2, rtol=1e-15)
+    expected = [(distance < edge).mean() for edge in edges[1:]]
+    np.testing.assert_allclose(scan["histogram_cdf"], expected, rtol=1e-15)
+    assert (
+        scan["histogram_count"].sel(bin=2.0, method="nearest") == ((distance >= edges[2]) & (distance < edges[3])).sum()
+    )
+
+
+def test_results_are_plotted(made: Made) -> None:
+    line = made.scans[0]["histogram_count"].plot()[0]
+    np.testing.assert_array_equal(line.get_xdata(), made.scans[0]["bin_center"])
+    assert line.axes.get_xlabel() == "distance"
+    assert line.axes.get_ylabel() == "pairs in the bin"
+    line.figure.clear()
+    line = eg.survey(made.stores)["centroid_l2"].plot()[0]
+    assert [*line.get_xdata()] == ["org/m30", "org/m34"]
+    line.figure.clear()
+    mpl.pyplot.close("all")
+
+
+def test_models_are_put_together(made: Made) -> None:
+    both = xr.concat(made.scans, "model", join="outer", coords="different", compat="equals")
+    assert both["model"].values.tolist() == ["org/m30", "org/m34"]
+    how = {"coords": "different", "compat": "equals", "join": "outer"}
+    opened = xr.open_mfdataset(made.outs, combine="nested", concat_dim="model", **how)
+    for together in (both, opened):
+        chosen = together.sel(model="org/m30", token_id=5)
+        np.testing.assert_array_equal(
+            chosen["neighbor_distance"], made.scans[0].sel(token_id=5)["neighbor_distance"].values
+        )
+        assert together.sel(model="org/m34", token_id=5)["token"].item() == "w5"
+
+
+def test_tokens_are_chosen_by_their_strings(made: Made) -> None:
+    scan = made.scans[0]
+    for result in (scan, eg.open_result(made.outs[0])):
+        alone = result.where(result["token"] == "w7", drop=True)
+        assert alone["token_id"].values.tolist() == [7]
+        np.testing.assert_array_equal(alone["neighbor_distance"], scan["neighbor_distance"][[7]])
+        assert result.sel(token="w7")["neighbor_token_id"].values.ravel().tolist() == (
+            scan["neighbor_token_id"].values[7].tolist()
+        )
+        some = result.isel(token_id=result["token"].isin(["w4", "w9"]))  # rows without a token share the string ""
+        assert some["token_id"].values.tolist() == [4, 9]
+        groups = result["neighbor_distance"].groupby(result["token"].str.len()).count()
+        assert groups.sum() == scan["neighbor_distance"].size
+    assert scan.reindex(token_id=range(40))["token"].values[35] is np.nan
+
+
+def test_results_go_to_netcdf_and_back(made: Made, tmp_path: Path, client: Client) -> None:
+    against = eg.scan(made.stores[0], against=made.stores[1], nearest=1, client=client)
+    others = [eg.survey(made.stores), eg.duplicates(made.stores[0]), eg.outliers(made.stores[0], "0:9", client=client)]
+    for result in (*made.scans, against, *others, eg.open_model(made.stores[0])):
+        result.to_netcdf(tmp_path / "r.nc")
+        with xr.open_dataset(tmp_path / "r.nc") as back:
+            xr.testing.assert_equal(back.load(), result.load())
+        (tmp_path / "r.nc").unlink()
+
+
+def test_results_become_frames(made: Made) -> None:
+    frame = made.scans[0]["neighbor_distance"].to_dataframe()
+    assert frame.index.names == ["token_id", "neighbor"]
+    assert frame.loc[(3, 1), "neighbor_distance"] == made.scans[0]["neighbor_distance"].values[3, 0]
+    assert frame.loc[(3, 1), "token"] == "w3"
+    table = eg.survey(made.stores).drop_dims("hidden").to_dataframe()
+    assert table.index.tolist() == ["org/m30", "org/m34"]
