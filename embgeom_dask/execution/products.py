@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.metrics import METRICS, Precision, product_error
+from embgeom_dask.metrics import METRICS, Precision, Workspace, product_error
 
 Array = NDArray[Any]
 
@@ -58,7 +58,8 @@ def _is_right(metric: str, element: str, device: torch.device, rows: int, column
 def _is_near(metric: str, element: str, device: torch.device, x: Array, y: Array) -> bool:
     """Whether the product of integers (m, d) and (n, d) is within the bound of its error."""
     dtype = getattr(torch, element)
-    product = METRICS[metric].product(*(torch.from_numpy(side).to(dtype).to(device) for side in (x, y)))
+    points, others = (torch.from_numpy(side).to(dtype).to(device) for side in (x, y))
+    product = METRICS[metric].product(points, others, Workspace())
     found, width = product.cpu().double().numpy(), x.shape[1]
     if not (np.abs(found) < 2.0**63).all():  # nor NaN
         return False

@@ -22,6 +22,7 @@ from embgeom_dask.execution.monitor import Monitor
 from embgeom_dask.execution.panel_result import PanelResult, PanelStats, State
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.worker_state import WorkerState, state_of
+from embgeom_dask.metrics import Workspace
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
@@ -64,12 +65,21 @@ def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | 
 def _compute(plan: Plan, panel: Panel, hints: dict[str, Any], state: WorkerState, reader: BlockReader) -> PanelResult:
     point_format, device = _points(plan)
     with devices.session(device):
-        work = partial(_compute_on, hints=hints, device=device, reader=reader)
+
+        def work(smaller: Plan, panels: Iterable[Panel]) -> PanelResult:
+            with state.workspace() as workspace:
+                return _compute_on(smaller, panels, hints, device, reader, workspace)
+
         return worker.compute(state, plan.with_points(point_format), panel, device, work)
 
 
 def _compute_on(
-    plan: Plan, panels: Iterable[Panel], hints: dict[str, Any], device: torch.device, reader: BlockReader
+    plan: Plan,
+    panels: Iterable[Panel],
+    hints: dict[str, Any],
+    device: torch.device,
+    reader: BlockReader,
+    workspace: Workspace,
 ) -> PanelResult:
     exact = plan.exact(reader)
     states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
@@ -79,7 +89,7 @@ def _compute_on(
         for index in range(panel.start, panel.stop):
             columns = reader.block(plan.sides[1], index, device)
             diagonal = plan.symmetric and index == panel.row
-            for tile in traverse(plan.metric, rows, columns, diagonal=diagonal, reach=reach):
+            for tile in traverse(plan.metric, rows, columns, workspace, diagonal=diagonal, reach=reach):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
     states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}

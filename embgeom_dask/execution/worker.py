@@ -25,7 +25,7 @@ def compute(
     """Do `work` on a panel; where memory runs out, start over with tiles half the size, for this panel and all later.
 
     `work` is given a plan and the panels of it that make up `panel`. It starts from nothing each time, and no result
-    depends on the tiles. The blocks that the worker keeps are dropped first. Points that take more memory than was
+    depends on the tiles. What the worker keeps in memory is dropped first. Points that take more memory than was
     planned begin with tiles that are smaller by as much.
 
     Raises
@@ -50,7 +50,7 @@ def compute(
                 f"({problem})"
             )
         state.halved[key] = max(state.halved[key], times + 1)
-        state.blocks.clear()
+        state.free_memory()
         devices.release(device)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from distributed import Client, Worker
 
 from embgeom_dask.execution.plan import Plan
+from embgeom_dask.metrics import Workspace
 from embgeom_dask.pairwise.blocks import BlockCache
 
 _NAME = "embgeom_dask"
@@ -26,16 +28,35 @@ class WorkerState:
     """What the threads of one worker share.
 
     `blocks` are those read last; `unpacked` gives a plan from its bytes, and keeps the last few; `halved` is how many
-    times the tiles of a plan were halved here, by the key of the plan's first side.
+    times the tiles of a plan were halved here, by the key of the plan's first side; `idle` are the workspaces that no
+    panel uses.
     """
 
     blocks: BlockCache = field(default_factory=BlockCache)
     unpacked: Callable[[bytes], Plan] = field(default_factory=_unpacked)
     halved: Counter[str] = field(default_factory=Counter)
+    idle: list[Workspace] = field(default_factory=list)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Workspace]:
+        """Memory for the products of a panel, for itself while entered; a later panel takes it over."""
+        try:
+            workspace = self.idle.pop()
+        except IndexError:
+            workspace = Workspace()
+        try:
+            yield workspace
+        finally:
+            self.idle.append(workspace)
+
+    def free_memory(self) -> None:
+        """Drop what takes memory."""
+        self.blocks.clear()
+        self.idle.clear()
 
     def forget(self) -> None:
         """Drop all of it."""
-        self.blocks.clear()
+        self.free_memory()
         self.unpacked = _unpacked()
         self.halved.clear()
 

@@ -8,8 +8,9 @@ from embgeom_dask.metrics.cosine import Cosine
 from embgeom_dask.metrics.differences import Chebyshev, Cityblock
 from embgeom_dask.metrics.euclidean import Euclidean
 from embgeom_dask.metrics.matrix_product import product_error
+from embgeom_dask.metrics.workspace import Workspace
 
-__all__ = ["METRICS", "Metric", "Norms", "Points", "Precision", "find_metric", "product_error"]
+__all__ = ["METRICS", "Metric", "Norms", "Points", "Precision", "Workspace", "find_metric", "product_error"]
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (Euclidean(), Cosine(), Chebyshev(), Cityblock())}
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.double_double import Keys
+from embgeom_dask.metrics.workspace import Workspace
 
 Array = NDArray[Any]
 
@@ -117,8 +118,8 @@ class Metric(ABC):
         """
 
     @abstractmethod
-    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The product (m, n) of the points of two blocks, on their device."""
+    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
+        """The product (m, n) of the points of two blocks, on their device; on a CPU it may lie in `workspace`."""
 
     @abstractmethod
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:

@@ -18,6 +18,7 @@ from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import matrix_product
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 from embgeom_dask.metrics.matrix_product import product_error
+from embgeom_dask.metrics.workspace import Workspace
 
 Array = NDArray[Any]
 
@@ -50,9 +51,9 @@ class Cosine(Metric):
         """Unit vectors; their norms are not needed."""
         return Points(_unit(values).astype(dtype), Norms(np.ones(len(values))))
 
-    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
         """The matrix product."""
-        return matrix_product.multiply(rows, columns)
+        return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """1 - x.y; the points were normalised in float64, which errs by (d + 4) u of float64."""

@@ -21,6 +21,7 @@ from embgeom_dask.kernels.double_double import (
     largest_differences,
 )
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
+from embgeom_dask.metrics.workspace import Workspace
 
 Array = NDArray[Any]
 
@@ -65,7 +66,7 @@ class Chebyshev(_Differences):
         """The L-infinity norm."""
         return largest
 
-    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:  # noqa: ARG002
         """The distances of the points."""
         return torch.cdist(rows, columns, p=float("inf"))
 
@@ -104,7 +105,7 @@ class Cityblock(_Differences):
         """The L1 norm."""
         return one
 
-    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:  # noqa: ARG002
         """The distances of the points."""
         return torch.cdist(rows, columns, p=1.0)
 

@@ -16,6 +16,7 @@ from embgeom_dask.kernels.double_double import UNIT, Keys, integers, squared_dif
 from embgeom_dask.metrics import matrix_product
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 from embgeom_dask.metrics.matrix_product import product_error
+from embgeom_dask.metrics.workspace import Workspace
 
 Array = NDArray[Any]
 
@@ -42,9 +43,9 @@ class Euclidean(Metric):
         points = values.astype(dtype, copy=False)
         return Points(points, Norms(squared_norm(points)))
 
-    def product(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
         """The matrix product."""
-        return matrix_product.multiply(rows, columns)
+        return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from threading import local
-
 import torch
 
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.metrics.base import Precision
-
-_local = local()
+from embgeom_dask.metrics.workspace import Workspace
 
 
 def product_error(width: int, precision: Precision) -> float:
@@ -22,17 +19,13 @@ def product_error(width: int, precision: Precision) -> float:
     return ((1 if precision.cpu else 3) * width + 16) * precision.unit + (width + 4) * UNIT
 
 
-def multiply(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+def multiply(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
     """The matrix product: of bfloat16 in float32 where the device can (cuda), else in bfloat16; of int8 in int32.
 
-    On a CPU the next product of the same dtype in the same thread takes its memory.
+    On a CPU the product lies in memory of `workspace`.
     """
     if rows.device.type != "cpu":
         wide = rows.dtype == torch.bfloat16 and rows.device.type == "cuda"
         return torch.mm(rows, columns.T, out_dtype=torch.float32) if wide else torch.mm(rows, columns.T)
-    size = len(rows) * len(columns)
-    buffers: dict[torch.dtype, torch.Tensor] = _local.__dict__.setdefault("buffers", {})
     dtype, multiply = (torch.int32, torch._int_mm) if rows.dtype == torch.int8 else (rows.dtype, torch.mm)
-    if dtype not in buffers or buffers[dtype].numel() < size:
-        buffers[dtype] = torch.empty(size, dtype=dtype)
-    return multiply(rows, columns.T, out=buffers[dtype][:size].view(len(rows), len(columns)))
+    return multiply(rows, columns.T, out=workspace.empty(len(rows), len(columns), dtype))

@@ -87,19 +87,19 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
     rows, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
     if tile.rounded:
         parts = tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded()
-        yield Tile(tile.metric, *parts, tile.diagonal)
+        yield Tile(tile.metric, *parts, tile.diagonal, tile.workspace)
         return
     by_rows = rows.size < columns.size
     for centre, cluster in _clusters(tile.rows, rows) if by_rows else _clusters(tile.columns, columns):
         first, second = (cluster, columns) if by_rows else (rows, cluster)
         if centre is not None:
             parts = tile.rows.take(first).about(centre), tile.columns.take(second).about(centre)
-            yield Tile(tile.metric, *parts, tile.diagonal)
+            yield Tile(tile.metric, *parts, tile.diagonal, tile.workspace)
             continue
         for i in range(0, first.size, DOUBLED):
             for j in range(0, second.size, DOUBLED):
                 parts = tile.rows.take(first[i : i + DOUBLED]), tile.columns.take(second[j : j + DOUBLED])
-                yield Tile(tile.metric, parts[0].doubled(), parts[1].doubled(), tile.diagonal)
+                yield Tile(tile.metric, parts[0].doubled(), parts[1].doubled(), tile.diagonal, tile.workspace)
 
 
 def _clusters(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None, Array]]:

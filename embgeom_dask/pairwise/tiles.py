@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import LinearBound
-from embgeom_dask.metrics import Metric, Precision
+from embgeom_dask.metrics import Metric, Precision, Workspace
 from embgeom_dask.pairwise.blocks import Block
 
 Array = NDArray[Any]
@@ -18,23 +18,24 @@ Array = NDArray[Any]
 
 @dataclass
 class Tile:
-    """All pairs of the rows of two blocks; `diagonal`: only the pairs i < j count."""
+    """All pairs of the rows of two blocks; `diagonal`: only the pairs i < j count. Its product lies in `workspace`."""
 
     metric: Metric
     rows: Block
     columns: Block
     diagonal: bool
+    workspace: Workspace = field(default_factory=Workspace)
     _product: torch.Tensor | None = field(default=None, init=False)
 
     @property
     def product(self) -> torch.Tensor:
-        """The product (m, n) on the device, made when it is first asked for; a later one may take its memory."""
+        """The product (m, n) on the device, made when it is first asked for."""
         if self._product is None:  # a cached_property of Python 3.11 would have all threads wait for each other
-            self._product = self.metric.product(self.rows.points, self.columns.points)
+            self._product = self.metric.product(self.rows.points, self.columns.points, self.workspace)
         return self._product
 
     def forget_product(self) -> None:
-        """Give up the product, whose memory a later one takes: it is made again where it is asked for again."""
+        """Give up the product, so that a later one takes its memory: it is made again where it is asked for again."""
         self._product = None
 
     @property
@@ -44,7 +45,7 @@ class Tile:
 
     def unrounded(self) -> Tile:
         """The same pairs of points that are not."""
-        return Tile(self.metric, self.rows.unrounded(), self.columns.unrounded(), self.diagonal)
+        return Tile(self.metric, self.rows.unrounded(), self.columns.unrounded(), self.diagonal, self.workspace)
 
     @property
     def precision(self) -> Precision:

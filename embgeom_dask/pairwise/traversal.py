@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from embgeom_dask.metrics import Metric
+from embgeom_dask.metrics import Metric, Workspace
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
 
@@ -18,29 +18,36 @@ _STEPS = 2
 
 
 def traverse(
-    metric: Metric, rows: Block, columns: Block, *, diagonal: bool, reach: Callable[[], float] | None
+    metric: Metric,
+    rows: Block,
+    columns: Block,
+    workspace: Workspace,
+    *,
+    diagonal: bool,
+    reach: Callable[[], float] | None,
 ) -> Iterator[Tile]:
-    """Make the tiles of two blocks; `diagonal`: of a block with itself.
+    """Make the tiles of two blocks, whose products lie in `workspace`; `diagonal`: of a block with itself.
 
     Where the blocks are sorted by norm, `reach` says what value a pair needs, in units of the points.
     """
     if reach is not None:
-        yield from parts_sorted_by_norm(metric, rows, columns, diagonal=diagonal, reach=reach)
+        yield from parts_sorted_by_norm(metric, rows, columns, workspace, diagonal=diagonal, reach=reach)
     elif diagonal:
-        yield from triangle(metric, rows)
+        yield from triangle(metric, rows, workspace)
     else:
-        yield Tile(metric, rows, columns, diagonal=False)
+        yield Tile(metric, rows, columns, diagonal=False, workspace=workspace)
 
 
-def triangle(metric: Metric, block: Block) -> Iterator[Tile]:
+def triangle(metric: Metric, block: Block, workspace: Workspace) -> Iterator[Tile]:
     """Make the pairs of a block with itself, in tiles without most of those below the diagonal."""
     step = -(-block.size // _STEPS)
     for start in range(0, block.size, step):
-        yield Tile(metric, block.take(slice(start, start + step)), block.take(slice(start, None)), diagonal=True)
+        part, other = block.take(slice(start, start + step)), block.take(slice(start, None))
+        yield Tile(metric, part, other, diagonal=True, workspace=workspace)
 
 
 def parts_sorted_by_norm(
-    metric: Metric, rows: Block, columns: Block, *, diagonal: bool, reach: Callable[[], float]
+    metric: Metric, rows: Block, columns: Block, workspace: Workspace, *, diagonal: bool, reach: Callable[[], float]
 ) -> Iterator[Tile]:
     """Make only those parts of a tile that may hold a pair whose value is at least `reach()`.
 
@@ -58,5 +65,5 @@ def parts_sorted_by_norm(
         whole = value > 0 and rows.radius[-1] + columns.radius[-1] >= distance
         stop = rows.size if whole else start + _SLAB
         part, other = rows.take(slice(start, stop)), columns.take(slice(first, count))
-        yield Tile(metric, part, other, diagonal)
+        yield Tile(metric, part, other, diagonal, workspace)
         start = stop

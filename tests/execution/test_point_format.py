@@ -17,7 +17,7 @@ from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution import point_format
 from embgeom_dask.execution.point_format import choose_point_format
 from embgeom_dask.execution.spec import ScanSpec
-from embgeom_dask.metrics import METRICS, euclidean, matrix_product
+from embgeom_dask.metrics import METRICS, Workspace, euclidean, matrix_product
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.testing import make_store
@@ -194,11 +194,11 @@ def test_halved_tiles_of_integers_find_the_same(
     plain = scan(store, neighbors=4, tile=256, client=client)
     multiply, sizes = matrix_product.multiply, set[int]()
 
-    def scarce(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    def scarce(first: torch.Tensor, second: torch.Tensor, workspace: Workspace) -> torch.Tensor:
         if max(len(first), len(second)) > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.add(len(first))
-        return multiply(first, second)
+        return multiply(first, second, workspace)
 
     monkeypatch.setattr(matrix_product, "multiply", scarce)
     halved = scan(store, neighbors=4, tile=256, client=client)

@@ -14,7 +14,7 @@ from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import products, worker
-from embgeom_dask.metrics import METRICS, matrix_product
+from embgeom_dask.metrics import METRICS, Workspace, matrix_product
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
 
@@ -36,11 +36,11 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             products.are_right("euclidean", element, torch.device("cpu"))
         honest = matrix_product.multiply
 
-        def product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        def product(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
             asked.append(max(len(rows), len(columns)))
             if asked[-1] > most and len(asked) >= first:
                 raise error
-            return honest(rows, columns)
+            return honest(rows, columns, workspace)
 
         monkeypatch.setattr(matrix_product, "multiply", product)
         return asked
@@ -129,4 +129,4 @@ def test_torch_itself_says_that_memory_ran_out() -> None:
     with pytest.raises(MemoryError) as said_too:
         np.empty(1 << 60, np.uint8)
     assert devices.out_of_memory(said_too.value)
-    assert METRICS["euclidean"].product(torch.ones(2, 3), torch.ones(1, 3)).tolist() == [[3], [3]]
+    assert METRICS["euclidean"].product(torch.ones(2, 3), torch.ones(1, 3), Workspace()).tolist() == [[3], [3]]

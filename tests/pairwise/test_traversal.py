@@ -8,7 +8,7 @@ from distributed import Client
 from scipy.spatial.distance import cdist, pdist
 
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.metrics import METRICS
+from embgeom_dask.metrics import METRICS, Workspace
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.traversal import parts_sorted_by_norm
@@ -44,7 +44,9 @@ def test_parts_hold_all_pairs_that_reach_and_leave_most_others_out(diagonal: boo
     square = cdist(rows.astype(float), rows.astype(float), "sqeuclidean")
     reach = float(np.quantile(square, 0.99))
     held = np.zeros(square.shape, np.bool_)
-    for tile in parts_sorted_by_norm(METRICS["euclidean"], block, block, diagonal=diagonal, reach=lambda: reach):
+    for tile in parts_sorted_by_norm(
+        METRICS["euclidean"], block, block, Workspace(), diagonal=diagonal, reach=lambda: reach
+    ):
         held[np.ix_(tile.rows.positions, tile.columns.positions)] = True
     held |= held.T
     assert held[square >= reach].all()

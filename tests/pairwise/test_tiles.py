@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distributed import Client
+
+from embgeom_dask.analyses.scan import scan
+from embgeom_dask.execution.worker_state import WorkerState
+from embgeom_dask.metrics import METRICS, Workspace
+from embgeom_dask.pairwise.blocks import Block
+from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.tiles import Tile
+from embgeom_dask.testing import make_store
+
+
+def block_of(rows: np.ndarray, element: str) -> Block:
+    form = PointFormat("euclidean", element, np.zeros(rows.shape[1]), 1.0)
+    return Block(np.arange(len(rows)), rows, *form.points(rows), np.zeros(len(rows)), point_format=form)
+
+
+@pytest.mark.parametrize("element", ["int8", "float32", "float64"])
+@pytest.mark.parametrize("held", [lambda product: product, lambda product: product[3], lambda product: product.numpy()])
+def test_a_product_that_is_held_is_not_written_over(element: str, held: Any) -> None:
+    rows = np.random.default_rng(0).integers(-9, 10, (40, 16)).astype(np.float32)
+    workspace, block = Workspace(), block_of(rows, element)
+    points = block.points.double()
+    right = points @ points.T
+    first = Tile(METRICS["euclidean"], block, block, diagonal=False, workspace=workspace)
+    kept = held(first.product)
+    expected = held(right)
+    first.forget_product()
+    for size in (40, 7, 40):
+        part = block.take(slice(size))
+        later = Tile(METRICS["euclidean"], part, part, diagonal=False, workspace=workspace)
+        np.testing.assert_array_equal(later.product, right[:size, :size])
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(first.product, right)
+
+
+def test_the_tiles_of_a_scan_take_the_same_memory(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(256, 16)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    taken: list[tuple[torch.dtype, int]] = []
+    empty = Workspace.empty
+
+    def watched(self: Workspace, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
+        before = self._last.get(dtype)
+        product = empty(self, m, n, dtype)
+        if before is None or before[0] is not self._last[dtype][0]:
+            taken.append((dtype, m * n))
+        return product
+
+    wanted: dict[str, Any] = {"farthest": 3, "nearest": 3, "neighbors": 3, "within": 2.0, "tile": 32}
+    scan(store, **wanted, client=client)  # the first one of a process tries products
+    monkeypatch.setattr(Workspace, "empty", watched)
+    scan(store, **wanted, client=client)
+    ((_, half), (_, whole)) = taken  # of a tile on the diagonal, and of one that is not
+    assert (half, whole) == (16 * 32, 32 * 32)
+
+
+def test_a_panel_takes_over_the_memory_of_an_earlier_one() -> None:
+    state = WorkerState()
+    with state.workspace() as one, state.workspace() as other:
+        assert one is not other
+    with state.workspace() as again:
+        assert again in (one, other)
+    state.forget()
+    with state.workspace() as new:
+        assert new not in (one, other)
