@@ -1,32 +1,37 @@
-"""One progress bar on stderr, with rate and time left; silent until `show(True)`.
+"""Notes and one progress bar, with rate and time left: in a notebook's output, else on stderr.
 
-Whether bars are shown is a matter of the caller's context: a thread that is to show them runs in a copy of it.
+Whether they are shown is a matter of the caller's context: a thread that is to show them runs in a copy of it.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
-from tqdm import tqdm
+from embgeom_dask import escaping, streams
 
-from embgeom_dask import escaping
-from embgeom_dask.streams import STDERR, say
-
-_shown: ContextVar[bool] = ContextVar("shown", default=False)
+_wanted: ContextVar[bool | None] = ContextVar("_wanted", default=None)
 
 
-def show(on: bool) -> None:
-    """Show (or hide) the bars opened from now on in this context. The command line shows them, the library does not."""
-    _shown.set(on)
+@contextmanager
+def showing(wanted: bool | None) -> Iterator[None]:
+    """Show notes and bars, or hide them, for as long. None leaves it as it is: shown in a notebook, else hidden."""
+    before = _wanted.get()
+    _wanted.set(before if wanted is None else wanted)
+    try:
+        yield
+    finally:
+        _wanted.set(before)
 
 
 def note(text: str) -> None:
-    """Print one line on stderr, where bars are shown."""
-    if _shown.get():
-        say(text)
+    """Print one line, where bars are shown."""
+    if _shown():
+        streams.say(text, _stream())
 
 
 class Advance(Protocol):
@@ -39,24 +44,26 @@ class Advance(Protocol):
 def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
     """Yield `advance(n)`, which moves a bar titled `what` by `n` of `total` `unit`; bars may be nested.
 
-    On a terminal the bar is redrawn in place; elsewhere (a log file) it is printed at most every 30 seconds.
+    In a notebook and on a terminal the bar is redrawn in place; elsewhere (a log file) it is printed at most every 30
+    seconds.
     """
-    if not _shown.get():
+    if not _shown():
         yield _hidden
         return
-    terminal = STDERR.isatty()
-    interval = 0.1 if terminal else 30.0
-    with tqdm(
+    stream = _stream()
+    redrawn = _in_notebook() or stream.isatty()
+    interval = 0.1 if redrawn else 30.0
+    with _tqdm()(
         total=total,
         desc=escaping.shown(what),
         unit=f" {unit}",
         unit_scale=total >= 10_000,
-        file=STDERR,
+        file=stream,
         mininterval=interval,
         maxinterval=interval + 10,
-        dynamic_ncols=terminal,
-        leave=None,
+        dynamic_ncols=redrawn,
     ) as shown:
+        shown.leave = shown.pos == 0  # what is nested goes when it is done
 
         def advance(n: int, said: str = "", *, fresh: bool = True) -> None:
             if not fresh:
@@ -69,3 +76,28 @@ def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
 
 def _hidden(n: int, said: str = "", *, fresh: bool = True) -> None:
     """Show nothing."""
+
+
+def _shown() -> bool:
+    wanted = _wanted.get()
+    return _in_notebook() if wanted is None else wanted
+
+
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+def _stream() -> Any:
+    """Where a person reads: a notebook shows what comes on stderr as an error."""
+    return sys.stdout if _in_notebook() else streams.STDERR
+
+
+def _tqdm() -> Any:
+    """The class of bars that fits: a notebook without ipywidgets gets one of text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+
+    return tqdm

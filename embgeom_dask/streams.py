@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.escaping import shown
 from embgeom_dask.redaction import redact
 
 
-def say(line: str) -> None:
-    """Write one line on stderr: without credentials, and with what a terminal acts on made visible.
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Write one line on stderr, or a stream: without credentials, and with what a terminal acts on made visible.
 
     Where stderr is closed or full, nobody can read it, and the work goes on.
     """
-    STDERR.write(shown(redact(line)) + "\n")
+    (stream or STDERR).write(shown(redact(line)) + "\n")
 
 
 def check_stdout() -> None:

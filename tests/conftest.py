@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embgeom_dask import progress
-
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -50,8 +48,3 @@ def client() -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
-
-
-@pytest.fixture(autouse=True)
-def _hidden_bars() -> None:
-    progress.show(False)

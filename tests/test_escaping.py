@@ -23,11 +23,11 @@ def test_what_a_terminal_would_act_on_or_hide_is_written_out():
 
 
 def test_lines_bars_and_tables_send_nothing_from_outside(capsys):
-    progress.show(True)
-    progress.note(HOSTILE)
-    say(f"error: {HOSTILE}")
-    with progress.bar(2, HOSTILE, "rows") as advance:
-        advance(2, HOSTILE)
+    with progress.showing(True):
+        progress.note(HOSTILE)
+        say(f"error: {HOSTILE}")
+        with progress.bar(2, HOSTILE, "rows") as advance:
+            advance(2, HOSTILE)
     err = capsys.readouterr().err
     first, second, bar, *_ = err.split("\n")
     assert (first, second) == (SEEN, f"error: {SEEN}")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-from contextvars import Context
+from contextvars import copy_context
 from threading import Thread
 
+import numpy as np
 import pytest
 
+import embgeom_dask as eg
 from embgeom_dask import progress
+from embgeom_dask.testing import make_store
 
 
 def test_silent_until_shown(capsys):
@@ -15,8 +18,7 @@ def test_silent_until_shown(capsys):
 
 
 def test_shows_title_count_rate_and_time_on_stderr(capsys):
-    progress.show(True)
-    with progress.bar(200, "scan", "tiles") as advance:
+    with progress.showing(True), progress.bar(200, "scan", "tiles") as advance:
         advance(150)
         advance(50)
     out, err = capsys.readouterr()
@@ -28,8 +30,7 @@ def test_shows_title_count_rate_and_time_on_stderr(capsys):
 
 
 def test_a_log_is_not_flooded(capsys):
-    progress.show(True)
-    with progress.bar(20_000, "scan", "tiles") as advance:
+    with progress.showing(True), progress.bar(20_000, "scan", "tiles") as advance:
         for _ in range(20_000):
             advance(1)
     err = capsys.readouterr().err
@@ -38,8 +39,7 @@ def test_a_log_is_not_flooded(capsys):
 
 
 def test_bars_nest_and_close_on_failure(capsys):
-    progress.show(True)
-    with pytest.raises(ZeroDivisionError), progress.bar(2, "models", "models") as outer:
+    with pytest.raises(ZeroDivisionError), progress.showing(True), progress.bar(2, "models", "models") as outer:
         with progress.bar(5, "inner", "rows") as inner:
             inner(5)
         outer(1)
@@ -50,10 +50,44 @@ def test_bars_nest_and_close_on_failure(capsys):
 
 
 def test_it_is_shown_in_the_context_that_asked_for_it(capsys):
-    told = Context()
-    told.run(progress.show, True)
+    with progress.showing(True):
+        told = copy_context()
     progress.note("not here")
     thread = Thread(target=told.run, args=(progress.note, "here"))
     thread.start()
     thread.join()
     assert capsys.readouterr().err == "here\n"
+
+
+def test_what_is_asked_for_holds_as_long_as_it_lasts_and_in_calls_within(capsys):
+    with progress.showing(True):
+        with progress.showing(None):
+            progress.note("as around")
+        with progress.showing(False):
+            progress.note("hidden")
+        progress.note("as before")
+    progress.note("in a script")
+    assert capsys.readouterr().err == "as around\nas before\n"
+
+
+COMMANDS = {
+    "scan": lambda store, **how: eg.scan(store, nearest=1, **how),
+    "survey": eg.survey,
+    "duplicates": eg.duplicates,
+    "outliers": lambda store, **how: eg.outliers(store, range(3), **how),
+    "scan_many": lambda store, **how: eg.scan_many([store, store], nearest=1, **how),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_script_sees_the_cluster_its_dashboard_and_bars_where_it_asks_for_them(name, tmp_path, capfd):
+    store = make_store(tmp_path / "m.zarr", np.eye(8, dtype=np.float32), model="org/tiny")
+    COMMANDS[name](store)
+    assert capfd.readouterr().err == ""
+    COMMANDS[name](store, progress=True)
+    err = capfd.readouterr().err
+    assert err.startswith("dask cluster: local; dashboard: http://127.0.0.1:")
+    assert err.count("dask cluster") == 1
+    assert f"org/tiny {name.removesuffix('_many')}: " in err
+    assert "100%" in err
+    assert ("projected" in err) == (name not in ("survey", "duplicates"))

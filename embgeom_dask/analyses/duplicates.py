@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
 from embgeom_dask.execution.arrays import Data, given_rows
+from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
+from embgeom_dask.progress import showing
 from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, labels_of
 from embgeom_dask.storage.paths import PathLike
@@ -31,8 +33,9 @@ def duplicates(
     role: Role | None = None,
     *,
     out: PathLike | None = None,
-    client: Client | None = None,
+    client: ClientLike | None = None,
     scheduler: str | None = None,
+    progress: bool | None = None,
 ) -> xr.Dataset:
     """Find the groups of identical rows of one matrix of each store, or of an array.
 
@@ -51,6 +54,9 @@ def duplicates(
 
     The result is saved at `out`; where the same result is there already, it is opened instead. With several stores
     `out` is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
+
+    `client` is a dask client, a cluster or an address; by default the client that is active, or else a cluster in this
+    process. With `progress` a bar shows rate and time left, and a note dask's dashboard; default in a notebook.
 
     Raises
     ------
@@ -71,17 +77,18 @@ def duplicates(
     """
     given = many.each_of(data, "duplicates")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
-    if len(given) == 1:
-        return _duplicates(given[0], role, **how)
 
     def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
         return _duplicates(each, role, out=target, client=active)
 
-    return together(many.on_each("duplicates", given, work, together, role=role, **how))
+    with showing(progress):
+        if len(given) == 1:
+            return _duplicates(given[0], role, **how)
+        return together(many.on_each("duplicates", given, work, together, role=role, **how))
 
 
 def _duplicates(
-    data: Data, role: Role | None, *, out: PathLike | None, client: Client | None, scheduler: str | None = None
+    data: Data, role: Role | None, *, out: PathLike | None, client: ClientLike | None, scheduler: str | None = None
 ) -> xr.Dataset:
     """Find the groups of one model."""
     started = perf_counter()

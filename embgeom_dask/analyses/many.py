@@ -15,12 +15,12 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask import progress
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
-from embgeom_dask.execution.cluster import connect
+from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.monitor import interruptible
+from embgeom_dask.progress import bar, showing
 from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
@@ -60,7 +60,7 @@ def on_each(
     role: Role | None = None,
     out: PathLike | None = None,
     device: str = "auto",
-    client: Client | None = None,
+    client: ClientLike | None = None,
     scheduler: str | None = None,
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models at a time)` on each store and return what it gives, in order.
@@ -78,7 +78,7 @@ def on_each(
     found: dict[int, xr.Dataset] = {}
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), TABLE)
-    with connect(client, scheduler, device, within) as active, progress.bar(len(stores), what, "models") as advance:
+    with connect(client, scheduler, device, within) as active, bar(len(stores), what, "models") as advance:
         at_once = max(1, min(len(stores), _AT_ONCE, sum(active.nthreads().values())))
         pool = ThreadPoolExecutor(at_once)
         try:
@@ -152,8 +152,9 @@ def scan_many(
     out: PathLike | None = None,
     memory_limit: str | int | None = None,
     device: str = "auto",
-    client: Client | None = None,
+    client: ClientLike | None = None,
     scheduler: str | None = None,
+    progress: bool | None = None,
     **settings: Any,
 ) -> list[xr.Dataset]:
     """Scan one matrix of each store, with the same settings, and return the results in order.
@@ -193,7 +194,7 @@ def scan_many(
     paths = each_of(stores, "scan")
     kept = None if settings.get("dry_run") else out
     how: dict[str, Any] = {"role": role, "out": kept, "device": device, "client": client, "scheduler": scheduler}
-    with interruptible() if kept else nullcontext():
+    with showing(progress), interruptible() if kept else nullcontext():
         return on_each("scan", paths, work, table, **how)
 
 

@@ -20,13 +20,14 @@ from embgeom_dask.analyses.selection import Cluster, Selection, read_cluster
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
-from embgeom_dask.execution.cluster import connect
+from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.rationals import Rationals, nearest_root
 from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.pairwise.rows import check_fit
+from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 
@@ -39,8 +40,9 @@ def outliers(
     role: Role | None = None,
     *,
     device: str = "auto",
-    client: Client | None = None,
+    client: ClientLike | None = None,
     scheduler: str | None = None,
+    progress: bool | None = None,
 ) -> xr.Dataset:
     """Find the two tokens of a selection that are farthest apart, and where they lie as seen from its centroid.
 
@@ -63,6 +65,9 @@ def outliers(
       over the selection, means those of the numbers reported; `token_count`;
     - `centroid (hidden)`, `centroid_norm`.
 
+    `client` is a dask client, a cluster or an address; by default the client that is active, or else a cluster in this
+    process. With `progress` a bar shows rate and time left, and a note dask's dashboard; default in a notebook.
+
     Raises
     ------
     InputError
@@ -79,7 +84,7 @@ def outliers(
     (4.0, 2)
     """
     started = time.perf_counter()
-    with given_rows(data, role, client) as given:
+    with showing(progress), given_rows(data, role, client) as given:
         source = given.matrix
         model_stores.check_labels(source)
         cluster, chosen = _read(tokens, given)

@@ -16,15 +16,13 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 from distributed import Client
-from distributed.deploy.cluster import Cluster
 
-from embgeom_dask import progress
 from embgeom_dask.analyses.quantiles import find as find_quantiles
 from embgeom_dask.analyses.selection import parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
-from embgeom_dask.execution.cluster import connect, dashboard
+from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.passes import run_pass
@@ -35,6 +33,7 @@ from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_coun
 from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
+from embgeom_dask.progress import note, showing
 from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
@@ -65,8 +64,9 @@ def scan(
     memory_limit: str | int | None = None,
     memory_share: float = 1.0,
     dry_run: bool = False,
-    client: Client | Cluster | str | None = None,
+    client: ClientLike | None = None,
     scheduler: str | None = None,
+    progress: bool | None = None,
     resume_command: str | None = None,
 ) -> xr.Dataset:
     """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
@@ -112,6 +112,8 @@ def scan(
     dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
     client, scheduler : the dask cluster: a client, a cluster or an address; default the client that is active, or else
         a cluster in this process
+    progress : whether to print the plan, the address of dask's dashboard and a bar with rate and time left; default in
+        a notebook alone
     resume_command : the command line that goes on with this scan, for `status` to say; default none
 
     Returns
@@ -168,7 +170,7 @@ def scan(
         max_pairs=MAX_PAIRS if max_pairs is None else max_pairs,
         distinct=distinct,
     )
-    with _sides(data, role, tokens, against, client) as sides:
+    with showing(progress), _sides(data, role, tokens, against, client) as sides:
         spec = replace(
             spec, tokens=_selection(sides[0]), against=_selection(sides[-1]) if against is not None else None
         )
@@ -184,8 +186,7 @@ def scan(
             with _cluster(client, scheduler, device, out, matrices) as cluster:
                 plan = make_plan(cluster, [(given.matrix, given.rows) for given in sides], spec, resources)
                 plan = replace(plan, temporary=sum(given.nbytes for given in sides))
-                progress.note(str(plan))
-                progress.note(f"dashboard: {dashboard(cluster)}")
+                note(str(plan))
                 if dry_run:
                     return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
                 if journal is not None:
@@ -205,7 +206,7 @@ def scan(
 
 @contextmanager
 def _cluster(
-    client: Client | Cluster | str | None,
+    client: ClientLike | None,
     scheduler: str | None,
     device: str,
     out: PathLike | None,

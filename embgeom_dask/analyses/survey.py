@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
 from embgeom_dask.execution.arrays import Data, given_rows
+from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_norms
 from embgeom_dask.pairwise.rows import check_fit
+from embgeom_dask.progress import showing
 from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
@@ -43,8 +45,9 @@ def survey(
     role: Role | None = None,
     *,
     out: PathLike | None = None,
-    client: Client | None = None,
+    client: ClientLike | None = None,
     scheduler: str | None = None,
+    progress: bool | None = None,
 ) -> xr.Dataset:
     """Describe the centroid and the row norms of one matrix of each store, or of an array, as a Dataset over `model`.
 
@@ -66,6 +69,9 @@ def survey(
     result is saved at `out`; where the same result is there already, it is opened instead. With several stores `out` is
     a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
 
+    `client` is a dask client, a cluster or an address; by default the client that is active, or else a cluster in this
+    process. With `progress` a bar shows rate and time left, and a note dask's dashboard; default in a notebook.
+
     Raises
     ------
     InputError
@@ -85,13 +91,14 @@ def survey(
     """
     given = many.each_of(data, "survey")
     how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
-    if len(given) == 1:
-        return _survey(given[0], role, **how)
 
     def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
         return _survey(each, role, out=target, client=active)
 
-    return together(many.on_each("survey", given, work, together, role=role, **how))
+    with showing(progress):
+        if len(given) == 1:
+            return _survey(given[0], role, **how)
+        return together(many.on_each("survey", given, work, together, role=role, **how))
 
 
 def _survey(
@@ -99,7 +106,7 @@ def _survey(
     role: Role | None,
     *,
     out: PathLike | None,
-    client: Client | None,
+    client: ClientLike | None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
     """Survey one model."""

@@ -329,13 +329,12 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
-    from embgeom_dask import progress
+    from embgeom_dask.progress import showing
 
     command = redact(shlex.join(["embgeom", *args]))
-    progress.show(True)
     logging.disable(logging.ERROR)  # what goes wrong is said once, below
     try:
-        with warnings.catch_warnings():
+        with showing(True), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", EmbgeomWarning)
             warnings.showwarning = lambda message, *_, **__: streams.say(_as_options(f"warning: {message}"))

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import dask
@@ -26,6 +27,9 @@ from embgeom_dask.execution import workers
 from embgeom_dask.storage import paths
 from embgeom_dask.storage.paths import PathLike
 
+ClientLike = Client | Cluster | str
+"""A client, a cluster, or the address of a scheduler."""
+
 _PATIENCE = 5.0  # seconds
 _REMINDER = 60.0  # seconds
 
@@ -39,9 +43,13 @@ LOST = (CommClosedError, ClosedClientError, CancelledError)
 """What dask raises where the scheduler is gone."""
 
 
+_told: ContextVar[str] = ContextVar("_told", default="")
+"""The address of the scheduler that the `connect` around this one told of."""
+
+
 @contextmanager
 def connect(
-    client: Client | Cluster | str | None = None,
+    client: ClientLike | None = None,
     scheduler: str | None = None,
     device: str = "auto",
     out: PathLike | None = None,
@@ -65,13 +73,14 @@ def connect(
     EmbgeomError
         where the scheduler is lost, or no local cluster starts.
     """
-    with _client(client, scheduler, out) as active, workers.all_fit():
+    with _client(client, scheduler, out) as (active, whose), workers.all_fit():
         lost = f"lost the dask scheduler at {_address(active)}: start one, and run the same command again"
         try:
-            _wait_for_a_worker(active)
-            workers.check(active, device)
-            with devices.subnormal():
-                yield active
+            with _telling(active, whose):
+                _wait_for_a_worker(active)
+                workers.check(active, device)
+                with devices.subnormal():
+                    yield active
         except LOST as error:
             raise EmbgeomError(lost) from error
         except Exception as error:
@@ -95,20 +104,20 @@ def _answers(client: Client) -> bool:
 
 
 @contextmanager
-def _client(client: Client | Cluster | str | None, scheduler: str | None, out: PathLike | None) -> Iterator[Client]:
+def _client(client: ClientLike | None, scheduler: str | None, out: PathLike | None) -> Iterator[tuple[Client, str]]:
+    """The client to use, and whose it is."""
     if isinstance(client, str):
         client, scheduler = None, client
     if client is not None:
         with _usable(client) as given:
-            yield given
+            yield given, "as given"
     elif scheduler is not None:
         _check_scheduler(scheduler)
         with Client(scheduler, set_as_default=False) as remote:
-            yield remote
+            yield remote, "as given"
     elif (active := _active()) is not None:
         with active as found, _usable(found) as given:
-            progress.note(f"dask cluster: that of the active client, {_address(given)}")
-            yield given
+            yield given, "of the active client"
     else:
         with (
             _temporary_folder(out),
@@ -116,10 +125,25 @@ def _client(client: Client | Cluster | str | None, scheduler: str | None, out: P
             Client(cluster, set_as_default=False) as local,
         ):
             try:
-                yield local
+                yield local, "local"
             except KeyboardInterrupt:
                 local.run(_leave, wait=False)
                 raise
+
+
+@contextmanager
+def _telling(client: Client, whose: str) -> Iterator[None]:
+    """Say once which cluster is used, and where its dashboard is."""
+    before, address = _told.get(), _address(client)
+    if address != before:
+        named = whose if address.startswith("inproc:") else f"{whose}, {address}"
+        link = dashboard(client)
+        progress.note(f"dask cluster: {named}" + f"; dashboard: {link}" * bool(link))
+    _told.set(address)
+    try:
+        yield
+    finally:
+        _told.set(before)
 
 
 def _active() -> AbstractContextManager[Client] | None:
@@ -195,8 +219,10 @@ def _temporary_folder(out: PathLike | None) -> Iterator[None]:
 
 
 def dashboard(client: Client) -> str:
-    """The address of dask's dashboard, as this process reaches it."""
-    link = str(client.dashboard_link)
+    """The address of dask's dashboard, as this process reaches it; empty where there is none."""
+    link = ""
+    with suppress(KeyError):
+        link = client.dashboard_link or ""
     inside = client.scheduler is not None and str(client.scheduler.address).startswith("inproc:")
     return re.sub(r"//[^:/]+", "//127.0.0.1", link) if inside else link
 

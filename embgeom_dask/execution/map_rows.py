@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from distributed import Client
-from distributed.deploy.cluster import Cluster
 from numpy.typing import NDArray
 
 from embgeom_dask import progress
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import workers
-from embgeom_dask.execution.cluster import LOST, connect
+from embgeom_dask.execution.cluster import LOST, ClientLike, connect
 from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike, explain
@@ -60,7 +59,7 @@ def by_chunk(
     matrix: Matrix,
     work: Callable[..., Any],
     *args: Any,
-    how: tuple[Client | Cluster | str | None, str | None, str, PathLike | None],
+    how: tuple[ClientLike | None, str | None, str, PathLike | None],
 ) -> Iterator[tuple[int, Any]]:
     """Do `work(matrix, (start, stop), *args)` on the cluster for the rows of every chunk.
 

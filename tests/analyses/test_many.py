@@ -268,8 +268,8 @@ def test_models_side_by_side_say_what_they_do_where_the_caller_shows_it(
 
     many.on_each("scan", ["a"], work, lambda each: each[0], client=client)
     assert capsys.readouterr().err == ""
-    progress.show(True)
-    many.on_each("scan", ["a", "b"], work, lambda each: each[0], client=client)
+    with progress.showing(True):
+        many.on_each("scan", ["a", "b"], work, lambda each: each[0], client=client)
     said = capsys.readouterr().err
     assert "working on a" in said
     assert "working on b" in said

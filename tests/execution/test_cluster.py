@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 from distributed import Client, LocalCluster, Reschedule, get_client, get_worker
+from distributed.security import Security
 
 import embgeom_dask as eg
 from embgeom_dask import progress
@@ -56,7 +57,7 @@ def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytes
 
     def note(text: str) -> None:
         notes.append(text)
-        if len(notes) == 2:
+        if len(notes) == 3:
             empty.scale(1)
 
     monkeypatch.setattr(cluster, "_REMINDER", 0.1)
@@ -66,8 +67,9 @@ def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytes
         connect(scheduler=empty.scheduler_address) as client,
     ):
         assert len(client.nthreads()) == 1
-    assert set(notes) == {"no worker yet: waiting for one, until Ctrl-C"}
-    assert len(notes) >= 2
+    assert notes[0].startswith("dask cluster: as given, tcp://")
+    assert set(notes[1:]) == {"no worker yet: waiting for one, until Ctrl-C"}
+    assert len(notes) >= 3
 
 
 @pytest.mark.parametrize("address", ["", "foo", "foo:bar", "http://127.0.0.1:8786", "tcp://"])
@@ -275,16 +277,38 @@ def test_a_client_may_be_a_cluster_or_an_address(running: LocalCluster) -> None:
 def test_the_active_client_is_used_where_none_is_given(
     running: LocalCluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    progress.show(True)
-    try:
+    at = f"{running.scheduler_address}; dashboard: {running.dashboard_link}"
+    with progress.showing(True):
         with Client(running) as active, connect() as used:
             assert used is active
-        assert capfd.readouterr().err == f"dask cluster: that of the active client, {running.scheduler_address}\n"
+        assert capfd.readouterr().err == f"dask cluster: of the active client, {at}\n"
         with Client(running) as active, Client(running, set_as_default=False) as given, connect(given) as used:
             assert used is given
-        assert capfd.readouterr().err == ""
-    finally:
-        progress.show(False)
+            with connect(given):  # within a call that told it
+                pass
+        assert capfd.readouterr().err == f"dask cluster: as given, {at}\n"
+        with connect() as client:
+            link = cluster.dashboard(client)
+        assert link.startswith("http://127.0.0.1:")
+        assert capfd.readouterr().err == f"dask cluster: local; dashboard: {link}\n"
+
+
+def test_clients_over_tls_are_used_as_dask_configures_them(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", np.eye(4, dtype=np.float32))
+    keys = Security.temporary()
+    texts = {"ca-file": keys.tls_ca_file, "client.cert": keys.tls_client_cert, "client.key": keys.tls_client_key}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    configured = {f"distributed.comm.tls.{name}": str(tmp_path / name) for name in texts}
+    how = {"n_workers": 1, "processes": False, "protocol": "tls", "dashboard_address": ":0"}
+    with LocalCluster(security=keys, **how) as own:
+        assert own.scheduler_address.startswith("tls://")
+        with Client(own, set_as_default=False) as client, dask.config.set(configured):
+            for given in (own, client, own.scheduler_address):
+                assert eg.survey(store, client=given)["centroid_l2"].item() == 0.5
+        with Client(own):  # the one that is active
+            found = eg.scan(store, nearest=1, out=tmp_path / "r.zarr")
+        assert found["nearest_distance"].item() == 2**0.5
 
 
 def test_in_a_dask_task_the_client_of_its_worker_is_used(running: LocalCluster, tmp_path: Path) -> None:
@@ -324,7 +348,7 @@ def test_a_scheduler_that_dies_is_told_in_one_line(
         LocalCluster(n_workers=moment != "waiting", processes=False, protocol="tcp", dashboard_address=None) as own,
     ):
         if moment == "waiting":
-            monkeypatch.setattr(progress, "note", lambda _: own.close())
+            monkeypatch.setattr(progress, "note", lambda text: own.close() if "no worker" in text else None)
         else:
             module, name = (scan, "make_plan") if moment == "planning" else (passes, "execute")
             honest = getattr(module, name)
