@@ -51,7 +51,7 @@ def seconds(store: str, folder: str, workers: int, cores: int, repeat: int) -> l
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",
             memory_limit=0,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -8,6 +8,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported: n
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None)  # a busy machine is no fault
+settings.load_profile("tests")
 
 if TYPE_CHECKING:
     from distributed import Client

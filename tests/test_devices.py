@@ -66,7 +66,7 @@ def test_workers_of_a_local_cluster_share_the_devices_out(four_gpus):
 def local(threads_per_worker=1, **options):
     with (
         LocalCluster(
-            dashboard_address=None, memory_limit=0, threads_per_worker=threads_per_worker, silence_logs=50, **options
+            dashboard_address=":0", memory_limit=0, threads_per_worker=threads_per_worker, silence_logs=50, **options
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

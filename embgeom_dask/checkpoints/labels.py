@@ -79,7 +79,12 @@ def _needs_sentencepiece(path: Path) -> bool:
     if is_sentencepiece_available() and is_protobuf_available():
         return False
     files = (file for pattern in ("*.model", "*.spm") for file in path.glob(pattern) if file.is_file())
-    return any(file.open("rb").read(1) == b"\n" for file in files)
+    return any(_first_byte(file) == b"\n" for file in files)
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def count_past(tokenizer: Any, rows: int) -> int:

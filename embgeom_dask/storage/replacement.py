@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -186,8 +185,18 @@ async def _writes_in_flight() -> None:
 
 
 def finish(place: str, attributes: Mapping[str, Any]) -> None:
-    """Consolidate the metadata of the group that was written at `place`; then write its attributes, which ends it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata")  # that format 3 has none yet
-        group = zarr.consolidate_metadata(paths.writer(place), zarr_format=3)
-    group.attrs.put(dict(attributes))
+    """Write the attributes of the group that was written at `place`, with the metadata of its arrays; that ends it.
+
+    It is what `zarr.consolidate_metadata` writes, and then `Group.attrs.put`. The former warns that format 3 does not
+    specify it, and no warning can be silenced in one thread without meddling with those of others.
+    """
+    group = zarr.open_group(paths.writer(place), mode="r+", zarr_format=3, use_consolidated=False)
+    arrays = {name: array.metadata.to_dict() for name, array in sorted(group.arrays())}
+    document = {
+        "attributes": dict(attributes),
+        "zarr_format": 3,
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
+        "node_type": "group",
+    }
+    fs, path = paths.filesystem(place)
+    fs.pipe_file(f"{path}/zarr.json", json.dumps(document, indent=2).encode())

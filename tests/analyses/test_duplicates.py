@@ -157,7 +157,7 @@ def test_many_stores_in_one_run_on_any_cluster(tmp_path: Path, monkeypatch: pyte
     assert (found["vocab_size"] - found["unique_count"]).equals(found["removed_count"])
     assert "token_to_group" not in found
     with (
-        LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, processes=False, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         xr.testing.assert_identical(found.drop_attrs(), duplicates([*paths, paths[0]], client=client).drop_attrs())

@@ -213,7 +213,7 @@ def test_no_worker_count_or_chunk_size_changes_a_bit(tmp_path: Path, monkeypatch
     paths = [make_store(tmp_path / f"{i}.zarr", each, model=f"m/{i}") for i, each in enumerate(rows)]
     alone = survey(paths)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         xr.testing.assert_equal(survey(paths, client=client), alone)

@@ -34,7 +34,7 @@ from embgeom_dask.testing import make_store
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, processes=False, protocol="tcp", dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, processes=False, protocol="tcp", dashboard_address=":0") as cluster:
         yield cluster
 
 
@@ -83,7 +83,12 @@ def test_an_address_where_no_scheduler_is(monkeypatch: pytest.MonkeyPatch, runni
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         refused(address)
-        answering = threading.Thread(target=lambda: server.accept()[0].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9))
+
+        def answer() -> None:
+            with server.accept()[0] as caller:
+                caller.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9)
+
+        answering = threading.Thread(target=answer)
         answering.start()
         refused(address)
         answering.join()
@@ -236,7 +241,7 @@ def test_where_no_worker_is_left_one_line_says_why(
 
 def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> None:
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as own,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as own,
         Client(own, set_as_default=False) as client,
         workers.all_fit(),
     ):
@@ -261,7 +266,7 @@ def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> Non
 
 def test_a_cluster_that_starts_workers_where_there_is_work_gets_some(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
-    with LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=None) as own:
+    with LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=":0") as own:
         own.adapt(minimum=0, maximum=1, interval="50ms")
         assert eg.scan(store, nearest=1, client=own)["nearest_distance"].item() == 2**0.5
 
@@ -345,7 +350,7 @@ def test_a_scheduler_that_dies_is_told_in_one_line(
     monkeypatch.setattr(cluster, "_REMINDER", 0.1)
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "500ms"}),
-        LocalCluster(n_workers=moment != "waiting", processes=False, protocol="tcp", dashboard_address=None) as own,
+        LocalCluster(n_workers=moment != "waiting", processes=False, protocol="tcp", dashboard_address=":0") as own,
     ):
         if moment == "waiting":
             monkeypatch.setattr(progress, "note", lambda text: own.close() if "no worker" in text else None)

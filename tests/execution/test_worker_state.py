@@ -50,7 +50,7 @@ def test_a_process_without_workers_has_blocks_of_its_own() -> None:
 def test_workers_of_one_process_have_states_of_their_own_within_one_limit(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=ROWS)
     matrix = model_stores.find_matrix(store)
-    how: dict[str, Any] = {"threads_per_worker": 1, "processes": False, "memory_limit": 0, "dashboard_address": None}
+    how: dict[str, Any] = {"threads_per_worker": 1, "processes": False, "memory_limit": 0, "dashboard_address": ":0"}
     kept = []
     for count in (1, 2):
         with (

@@ -36,7 +36,7 @@ def test_parts_that_share_out_their_own_work_end() -> None:
 def test_cosine_ends_on_a_worker_of_one_thread(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(600, 64)).astype(np.float32)
     store = make_store(tmp_path / "m.zarr", output=rows)
-    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0") as client:
         found = eg.scan(store, metric="cosine", nearest=300, client=client)
     unit = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
     i, j = np.triu_indices(600, 1)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
-from embgeom_dask.storage import results
+from embgeom_dask.storage import replacement, results
 from embgeom_dask.storage.model_stores import find_matrix
 from embgeom_dask.testing import make_store
 
@@ -58,3 +59,19 @@ def test_what_is_not_a_result_is_refused_and_kept(tmp_path: Path) -> None:
         results.save(dataset(store), folder)
     with pytest.raises(InputError, match="no result at"):
         results.open_result(tmp_path / "nowhere.zarr")
+
+
+def test_a_result_ends_with_what_zarr_would_consolidate(tmp_path: Path) -> None:
+    given = xr.Dataset(
+        {"value": ("row", [1.5, np.nan]), "text": ("row", np.array(["a", "b"], object)), "one": ((), np.int64(3))},
+        coords={"row": [4, 5]},
+        attrs={"note": "x", "sha256": ["1"]},
+    )
+    with replacement.replacing(str(tmp_path / "r.zarr"), overwrite=False) as place:
+        given.drop_attrs(deep=False).to_zarr(place, zarr_format=3, consolidated=False)
+        replacement.finish(place, given.attrs)
+    document = json.loads((tmp_path / "r.zarr/zarr.json").read_text())
+    with pytest.warns(UserWarning, match="Consolidated metadata"):
+        zarr.consolidate_metadata(tmp_path / "r.zarr", zarr_format=3)
+    assert json.loads((tmp_path / "r.zarr/zarr.json").read_text()) == document
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "r.zarr").load(), given)
