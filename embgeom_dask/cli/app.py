@@ -100,9 +100,9 @@ def export(
 def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
     """List the stores of a folder."""
     from embgeom_dask.cli import text
+    from embgeom_dask.storage import listing
 
-    found = eg.list_models(stores)
-    _print(to_json(found) if as_json else text.list_text(found))
+    _print(to_json(listing.list_models(stores)) if as_json else text.list_text(*listing.describe(stores)))
 
 
 @app.command()

@@ -67,12 +67,12 @@ def size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def list_text(dataset: xr.Dataset) -> str:
-    """The stores of `list_models`, a line each, then what is wrong with those that are broken."""
-    frame = dataset.to_dataframe().reset_index()
-    frame["bytes"] = frame["bytes"].map(size)
-    table = align(list(frame.columns), frame.itertuples(index=False))
-    return "\n".join([table, *(f"broken: {_cell(said)}" for said in dataset.attrs.get("broken", []))])
+def list_text(rows: Sequence[tuple[Any, ...]], broken: Sequence[str]) -> str:
+    """The stores of `listing.describe`, a line each, then what is wrong with those that are broken."""
+    from embgeom_dask.storage.listing import COLUMNS
+
+    table = align(list(COLUMNS), ([*facts, size(nbytes)] for *facts, nbytes in rows))
+    return "\n".join([table, *(f"broken: {_cell(said)}" for said in broken)])
 
 
 def result_text(dataset: xr.Dataset) -> str:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import paths
 from embgeom_dask.storage.model_stores import MATRICES, matrix_of
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.validation import NoStore, read_metadata
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+COLUMNS: dict[str, Any] = {
+    "model": np.str_,
+    "store": np.str_,
+    "dtype": np.str_,
+    "vocab_size": np.int64,
+    "hidden_size": np.int64,
+    "tied": np.bool_,
+    "matrices": np.str_,
+    "revision": np.str_,
+    "bytes": np.int64,
+}
+"""What is said of a store, and the types of numpy's that it has."""
 
 
 def list_models(stores: PathLike = "stores") -> xr.Dataset:
@@ -30,22 +45,29 @@ def list_models(stores: PathLike = "stores") -> xr.Dataset:
     >>> list_models("stores")["hidden_size"].values
     array([2, 3])
     """
+    import xarray as xr
+
+    rows, broken = describe(stores)
+    columns = {
+        name: ("model", np.array([row[place] for row in rows], dtype=kind))
+        for place, (name, kind) in enumerate(COLUMNS.items())
+    }
+    return xr.Dataset(columns, attrs={"broken": broken}).set_coords("model")
+
+
+def describe(stores: PathLike) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """What `list_models` says, a row of `COLUMNS` each store, and of those that are broken.
+
+    It takes half the time: it imports neither xarray nor, as the first Dataset does, dask.
+    """
     try:
         found = paths.groups_in(stores)
     except FileNotFoundError:
         raise InputError(f"no folder of stores at {stores}: embgeom convert makes one") from None
-    text = np.str_
-    kinds: dict[str, Any] = {
-        **{"model": text, "store": text, "dtype": text, "vocab_size": np.int64, "hidden_size": np.int64},
-        **{"tied": np.bool_, "matrices": text, "revision": text, "bytes": np.int64},
-    }
     with ThreadPoolExecutor(8) as pool:
         described = list(pool.map(_description, found))
     rows = sorted(row for row in described if isinstance(row, tuple))
-    broken = [row for row in described if isinstance(row, str)]
-    columns = {name: np.array([row[i] for row in rows], dtype=kind) for i, (name, kind) in enumerate(kinds.items())}
-    dataset = xr.Dataset({name: ("model", column) for name, column in columns.items()}, attrs={"broken": broken})
-    return dataset.set_coords("model")
+    return rows, [row for row in described if isinstance(row, str)]
 
 
 def _description(path: str) -> tuple[str | int | bool, ...] | str | None:

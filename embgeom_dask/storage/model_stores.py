@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from embgeom_dask import progress
@@ -32,6 +31,9 @@ from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, chunk_rows
 from embgeom_dask.storage.validation import LABELS as LABELS
 from embgeom_dask.storage.validation import MATRICES as MATRICES
 from embgeom_dask.storage.validation import is_store as is_store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", BFloat16._zarr_v3_name: "BF16"}
 """What a store can hold, and what safetensors files call it."""
@@ -164,6 +166,8 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     >>> model["output_embedding"].sel(token_id=1).values
     array([0., 1.], dtype=float32)
     """
+    import xarray as xr
+
     metadata = read_metadata(store)
     dataset = xr.open_zarr(cast(Any, paths.reader(metadata.path)), consolidated=True, chunks={})
     dataset.attrs = {name: _plain(value) for name, value in dataset.attrs.items()}
@@ -177,7 +181,7 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
             own = {key: stored.attrs[key] for key in ("source_tensor", "dtype", "sha256")}
             whose = {"store": matrix.store, "model": matrix.model, "revision": matrix.revision, "matrix": matrix.name}
             dataset[name].attrs = {**own, **whose}
-    return cast(xr.Dataset, dataset)
+    return cast("xr.Dataset", dataset)
 
 
 def _plain(value: Any) -> Any:
@@ -196,6 +200,8 @@ def labels(store: PathLike, ids: np.ndarray | None = None, name: str = "") -> xr
     InputError
         where `store` is not a model's store, or is damaged.
     """
+    import xarray as xr
+
     found = read_labels(read_metadata(store))
     suffix = suffix_of(name, found)
     rows = np.arange(len(found[f"token_id{suffix}"])) if ids is None else np.asarray(ids, dtype=np.int64)
@@ -231,6 +237,8 @@ def make_labels(
 
     `others` are `bytes` (hexadecimal strings), `is_added` and `is_special` (bools): by default empty, and False.
     """
+    import xarray as xr
+
     given = {"token": token, "text": text, "has_token": has_token, **others}
     coords: dict[str, Any] = {"token_id": np.arange(len(token), dtype=np.int64)}
     for name, kind in LABELS.items():

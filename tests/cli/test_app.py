@@ -324,12 +324,12 @@ def raising(error: BaseException):
 
 
 def test_a_failure_while_running_exits_1_with_one_line(run, monkeypatch):
-    monkeypatch.setattr("embgeom_dask.storage.listing.list_models", raising(EmbgeomError("disk\nfull")))
+    monkeypatch.setattr("embgeom_dask.storage.listing.describe", raising(EmbgeomError("disk\nfull")))
     assert run("list") == (1, "", "error: disk\\nfull\n")
 
 
 def test_an_interrupted_run_exits_130_with_one_line(run, monkeypatch):
-    monkeypatch.setattr("embgeom_dask.storage.listing.list_models", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("embgeom_dask.storage.listing.describe", raising(KeyboardInterrupt()))
     again = "the same command begins again (--out keeps what is done)"
     assert run("list") == (130, "", f"interrupted: {again}: embgeom list\n")
 
@@ -346,7 +346,7 @@ class Panic(BaseException):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("by zero\nhere"), Panic("by zero"), RecursionError("by zero")])
 def test_a_failure_that_nobody_foresaw_is_one_line_and_a_traceback_on_request(run, monkeypatch, error):
-    monkeypatch.setattr("embgeom_dask.storage.listing.list_models", raising(error))
+    monkeypatch.setattr("embgeom_dask.storage.listing.describe", raising(error))
     said = f"error: {type(error).__name__}: by zero"
     assert run("list") == (1, "", f"{said}: EMBGEOM_TRACEBACK=1 shows where\n")
     monkeypatch.setenv("EMBGEOM_TRACEBACK", "1")
@@ -356,7 +356,7 @@ def test_a_failure_that_nobody_foresaw_is_one_line_and_a_traceback_on_request(ru
 
 
 def test_memory_that_is_not_there_is_one_line_that_says_what_helps(run, monkeypatch):
-    monkeypatch.setattr("embgeom_dask.storage.listing.list_models", raising(MemoryError("Unable to allocate 7 TiB")))
+    monkeypatch.setattr("embgeom_dask.storage.listing.describe", raising(MemoryError("Unable to allocate 7 TiB")))
     code, _, err = run("list")
     assert (code, err.count("\n")) == (1, 1)
     assert err.startswith("error: out of memory (Unable to allocate 7 TiB): give --memory-limit")
@@ -371,6 +371,15 @@ def test_help_loads_none_of_the_heavy_packages():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--histogram" in done.stdout
+
+
+def test_list_loads_neither_xarray_nor_dask(tmp_path):
+    testing.make_store(tmp_path / "stores" / "m.zarr", np.eye(3, dtype=np.float32), model="org/tiny")
+    code = "import sys\nfrom embgeom_dask.cli import app\napp.main(['list'])\n"
+    code += "print({'torch', 'dask', 'xarray', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("set()", "")
+    assert "org/tiny" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["scan no.zarr --nearest 1", "survey org/no", "scan no --against no.zarr:input"])
