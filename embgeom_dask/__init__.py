@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
-    from embgeom_dask.analyses.many import scan_many as scan_many
     from embgeom_dask.analyses.outliers import outliers as outliers
     from embgeom_dask.analyses.scan import scan as scan
     from embgeom_dask.analyses.survey import survey as survey
@@ -36,7 +35,6 @@ _HOME = {
     "outliers": "analyses.outliers",
     "scan": "analyses.scan",
     "status": "execution.journal",
-    "scan_many": "analyses.many",
     "survey": "analyses.survey",
     "EmbgeomError": "errors",
     "InputError": "errors",

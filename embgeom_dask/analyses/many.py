@@ -6,8 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
+from functools import wraps
 from hashlib import sha256
 from typing import Any, cast
 
@@ -15,18 +16,15 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.progress import bar, showing
+from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
-
-TABLE = "table.zarr"
-"""The table of all models in the folder of their results."""
 
 _AT_ONCE = 4
 """Models at a time, where the cluster has that many threads."""
@@ -34,17 +32,24 @@ _AT_ONCE = 4
 _FIRST = ("farthest", "nearest")  # of these a table has the first
 _KEPT = {"side", "radius", "quantile"}
 _WHOSE = {"model", "revision", "matrix", "against", "against_revision"}
+Work = Callable[[Data, PathLike | None, Client, int], xr.Dataset]
+"""What is done on each store: given it, where its result goes, a client, and how many are in work at a time."""
+
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
+
+
+def is_one(data: object) -> bool:
+    """Whether this is one store or array, and no list of them."""
+    return isinstance(data, str | os.PathLike) or is_array(data)
 
 
 def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
     """The stores or arrays given, one or many."""
-    one = isinstance(data, str | os.PathLike) or is_array(data)
-    found = [cast(Data, data)] if one else list(cast(Iterable[Data], data))
+    found = [cast(Data, data)] if is_one(data) else list(cast(Iterable[Data], data))
     if not found:
         raise InputError(f"{what} needs at least one store: embgeom list shows them")
     for each in found:
-        if not isinstance(each, str | os.PathLike) and not is_array(each):
+        if not is_one(each):
             raise InputError(
                 f"{what} takes stores and arrays, and was given {each!r:.50}: give numbers in a numpy array"
             )
@@ -54,7 +59,7 @@ def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
 def on_each(
     what: str,
     stores: Sequence[Data],
-    work: Callable[[Data, PathLike | None, Client, int], xr.Dataset],
+    work: Work,
     together: Callable[[Sequence[xr.Dataset]], xr.Dataset],
     *,
     role: Role | None = None,
@@ -70,14 +75,17 @@ def on_each(
     Raises
     ------
     InputError
-        where two stores are of one model and `out` is given, or `out` is a result.
+        where two stores are of one model and `out` is given, `out` is a result, or matrices are of different roles
+        and `role` is not given.
     SomeFailed
         where stores failed, once all others are done; an error that all share is raised itself.
     """
-    outs = _outs(stores, role, out)
+    if role is None:
+        _check_roles(stores)
+    outs = _outs(node_names(stores, role) if out is not None else [None] * len(stores), out)
     found: dict[int, xr.Dataset] = {}
     failed: dict[int, Exception] = {}
-    within = None if out is None else paths.join(os.fspath(out), TABLE)
+    within = None if out is None else paths.join(os.fspath(out), results.TABLE)
     with connect(client, scheduler, device, within) as active, bar(len(stores), what, "models") as advance:
         at_once = max(1, min(len(stores), _AT_ONCE, sum(active.nthreads().values())))
         pool = ThreadPoolExecutor(at_once)
@@ -104,106 +112,129 @@ def on_each(
         raise next(iter(failed.values()))
     said = [f"{_called(stores[place])}: {paths.explain(failed[place])}" for place in sorted(failed)]
     if out is not None:
-        results.save(together(given).assign_attrs(failed=said), paths.join(os.fspath(out), TABLE), replace=True)
+        results.save(together(given).assign_attrs(failed=said), paths.join(os.fspath(out), results.TABLE), replace=True)
     if said:
         raise SomeFailed(f"{len(said)} of {len(stores)} stores failed: {'; '.join(said)}", given)
     return given
 
 
-def _outs(given: Sequence[Data], role: Role | None, out: PathLike | None) -> list[PathLike | None]:
-    """Where the result of each store goes; nowhere for a store that is broken: it fails by itself.
+def _check_roles(stores: Sequence[Data]) -> None:
+    """Refuse to put matrices of different roles together unasked: the input of one model and the output of another."""
+    named: dict[str, Data] = {}
+    for store in stores:
+        if not is_array(store):
+            with suppress(EmbgeomError):  # a store that is broken fails by itself
+                named.setdefault(model_stores.find_matrix(cast(PathLike, store)).name, store)
+    if len(named) > 1:
+        (first, one), (second, other) = sorted(named.items())
+        raise InputError(
+            f"by default {one} gives its {first.removesuffix('_embedding')} matrix and {other} its "
+            f"{second.removesuffix('_embedding')} matrix: choose one `role` for all"
+        )
 
-    Its name is the model's, with the revision where several of the stores are of that model.
+
+def node_names(stores: Sequence[Data], role: Role | None) -> list[str | None]:
+    """What the result of each store is called, `<organisation>--<name>`; None for a store that is broken.
+
+    The revision is part of it where several of the stores are of that model.
+
+    Raises
+    ------
+    InputError
+        where two would have one name.
     """
+    models: list[tuple[str, str] | None] = []
+    for store in stores:
+        try:
+            models.append(name_of(store, role))
+        except EmbgeomError:
+            models.append(None)
+    counts = Counter(each[0] for each in models if each is not None)
+    taken = {results.TABLE.removesuffix(".zarr"): "the table of all models"}
+    names: list[str | None] = []
+    for store, each in zip(stores, models, strict=True):
+        names.append(None)
+        if each is not None:
+            model, revision = each
+            name = model_stores.file_name(model, revision if counts[model] > 1 else "").removesuffix(".zarr")
+            if name in taken:
+                raise InputError(
+                    f"{_called(store)} and {taken[name]} would both be called {name}: scan them one by one"
+                )
+            names[-1], taken[name] = name, _called(store)
+    return names
+
+
+def _outs(names: Sequence[str | None], out: PathLike | None) -> list[PathLike | None]:
+    """Where the result of each store goes; nowhere for a store that is broken."""
     if out is None:
-        return [None] * len(given)
+        return [None] * len(names)
     if not paths.is_free(paths.locate(paths.join(os.fspath(out), "zarr.json"))):
         raise InputError(f"{out} is a result: with several stores `out` names a folder")
-    found: list[tuple[str, str] | None] = []
-    for store in given:
-        try:
-            found.append(name_of(store, role))
-        except EmbgeomError:
-            found.append(None)
-    counts = Counter(each[0] for each in found if each is not None)
-    taken = {TABLE: "the table of all models"}
-    outs: list[PathLike | None] = []
-    for store, each in zip(given, found, strict=True):
-        if each is None:
-            outs.append(None)
-            continue
-        model, revision = each
-        name, called = model_stores.file_name(model, revision if counts[model] > 1 else ""), _called(store)
-        if name in taken:
-            raise InputError(f"{called} and {taken[name]} would both be saved as {name}: give them another `out` each")
-        taken[name] = called
-        outs.append(paths.join(os.fspath(out), name))
-    return outs
+    return [None if name is None else paths.join(os.fspath(out), f"{name}.zarr") for name in names]
 
 
 def _called(data: Data) -> str:
     return "the array given" if is_array(data) else str(data)
 
 
-def scan_many(
-    stores: Data | Iterable[Data],
-    *,
-    role: Role | None = None,
-    out: PathLike | None = None,
-    memory_limit: str | int | None = None,
-    device: str = "auto",
-    client: ClientLike | None = None,
-    scheduler: str | None = None,
-    progress: bool | None = None,
-    **settings: Any,
-) -> list[xr.Dataset]:
-    """Scan one matrix of each store, with the same settings, and return the results in order.
+def for_each(scan: Callable[..., xr.Dataset]) -> Callable[..., Any]:
+    """Let `scan` take a list of stores, too: a few are scanned at a time and share the cluster and its memory."""
 
-    `settings` are those of `scan`. A few models are scanned at a time and share the cluster and its memory. `out` is a
-    folder: the results are saved in it as `<organisation>--<name>.zarr`, each as soon as it is there, and `table` of
-    them as `table.zarr`. A result that is there already is not computed again.
+    @wraps(scan)
+    def scan_any(data: Data | Iterable[Data], **settings: Any) -> xr.Dataset | xr.DataTree:
+        if is_one(data):
+            return scan(data, **settings)
+        common_edges = settings.pop("common_edges", False)
+        return _scan_each(scan, each_of(data, "scan"), settings, common_edges=common_edges)
 
-    Raises
-    ------
-    SomeFailed
-        where stores failed, once all others are done; its `results` are theirs.
-    InputError, EmbgeomError
-        where all failed for the same reason.
+    return scan_any
 
-    Examples
-    --------
-    >>> from embgeom_dask.testing import make_store
-    >>> rows = np.array([[0, 0], [3, 4]], np.float32)
-    >>> stores = [make_store(f"{size}.zarr", output=size * rows, model=f"org/{size}") for size in (1, 2)]
-    >>> [float(found["farthest_distance"][0]) for found in scan_many(stores, farthest=1)]
-    [5.0, 10.0]
-    """
+
+def _scan_each(
+    scan: Callable[..., xr.Dataset], stores: list[Data], settings: dict[str, Any], *, common_edges: bool = False
+) -> xr.DataTree:
+    how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client", "scheduler")}
+    how |= {"device": settings.pop("device", "auto"), "out": settings.pop("out", None)}
+    names = node_names(stores, how["role"])
+    if common_edges:
+        settings = _with_common_edges(scan, stores, settings, how)
+    if settings.get("dry_run"):
+        how["out"] = None
+    with showing(settings.pop("progress", None)), interruptible() if how["out"] else nullcontext():
+        found = on_each("scan", stores, _scanning(scan, settings, how), table, **how)
+    return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
+
+
+def _scanning(scan: Callable[..., xr.Dataset], settings: dict[str, Any], how: dict[str, Any]) -> Work:
+    """What is done on each store."""
 
     def work(store: Data, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:
-        return scan(
-            store,
-            role=role,
-            out=target,
-            memory_limit=memory_limit,
-            memory_share=1 / at_once,
-            device=device,
-            client=active,
-            **settings,
-        )
+        shared = {"role": how["role"], "device": how["device"], "client": active, "memory_share": 1 / at_once}
+        return scan(store, out=target, **shared, **settings)
 
-    paths = each_of(stores, "scan")
-    kept = None if settings.get("dry_run") else out
-    how: dict[str, Any] = {"role": role, "out": kept, "device": device, "client": client, "scheduler": scheduler}
-    with showing(progress), interruptible() if kept else nullcontext():
-        return on_each("scan", paths, work, table, **how)
+    return work
+
+
+def _with_common_edges(
+    scan: Callable[..., xr.Dataset], stores: list[Data], settings: dict[str, Any], how: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings with edges of bins in place of their number, up to the largest distance that any store can have."""
+    if not settings.get("histogram"):
+        raise InputError("`common_edges`: give the number of bins with `histogram`")
+    planning, without = settings | {"dry_run": True}, how | {"out": None}
+    plans = on_each("bins", stores, _scanning(scan, planning, without), table, **without)
+    top = max(each.attrs["plan"]["last_edge"] for each in plans)
+    edges = bin_edges(settings["histogram"], top, settings.get("histogram_scale", "linear"))
+    return settings | {"histogram": None, "histogram_scale": "linear", "histogram_edges": edges.tolist()}
 
 
 def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
     """What scans with the same settings have one of, as a Dataset over `model`.
 
     The first of the farthest and of the nearest pairs with their tokens, the moments, counts within radii, quantiles,
-    and `pairs_within_count`; the coordinates `revision`, `matrix` and, of scans against another model, `against` and
-    `against_revision`.
+    and `pairs_within_count`; where all have the same bins, these; the coordinates `revision`, `matrix` and, of scans
+    against another model, `against` and `against_revision`.
     """
     columns: dict[str, Any] = {}
     for name, variable in scans[0].variables.items() if scans else ():
@@ -214,6 +245,10 @@ def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
             columns[str(name)] = (("model", *dims[1:]), np.stack([_first(each[name]) for each in scans]))
         elif set(dims) <= _KEPT:
             columns[str(name)] = (("model", *dims), np.stack([each[name].to_numpy() for each in scans]))
+    edges = [each["bin_edge"].to_numpy() for each in scans if "bin_edge" in each]
+    if edges and len(edges) == len(scans) and all(np.array_equal(each, edges[0]) for each in edges):
+        columns["histogram_count"] = (("model", "bin"), np.stack([each["histogram_count"] for each in scans]))
+        columns["bin_edge"] = ("edge", edges[0])
     if scans and "pair" in scans[0].dims:
         columns["pairs_within_count"] = ("model", np.array([each.sizes["pair"] for each in scans]))
     sides = {"model": ("model", 0), "revision": ("revision", 0), "matrix": ("matrix", 0)}

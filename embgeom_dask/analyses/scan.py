@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
+from embgeom_dask.analyses.many import for_each
 from embgeom_dask.analyses.quantiles import find as find_quantiles
 from embgeom_dask.analyses.selection import parse_tokens
 from embgeom_dask.errors import InputError
@@ -39,6 +40,7 @@ from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 
+@for_each
 def scan(
     data: Data,
     *,
@@ -52,6 +54,7 @@ def scan(
     histogram: int | None = None,
     histogram_scale: str = "linear",
     histogram_edges: Numbers | None = None,
+    common_edges: bool = False,  # noqa: ARG001 - of several stores
     quantiles: Numbers | None = None,
     exact_quantiles: bool = False,
     within: Numbers | None = None,
@@ -76,7 +79,7 @@ def scan(
     data : the path of a store, or any array of rows: an xarray DataArray, a numpy or dask array, a torch tensor. The
         rows of an array are those that it holds, in their order, repeated ones too. Its integers along the dimension
         `token_id` (or the first) are the token ids of the result, its coordinate `token` the strings; without, ids are
-        positions. What is not stored already is written to a temporary store.
+        positions. What is not stored already is written to a temporary store. Or a list of these.
     role : `input` or `output`, where `data` is a store; default output, or input where there is no output matrix
     tokens : the token ids to compare, as `selection.parse_tokens` reads them; default all
     against : other data of the same width, whose every row each row is compared with; `STORE:input` and
@@ -92,6 +95,8 @@ def scan(
     histogram_edges : edges of bins, at least two that ascend, instead of a number of bins; the last bin includes its
         upper edge. Edges are compared with distances as they are reported, rounded to float64. `histogram_below` and
         `histogram_above` are the numbers of pairs outside the bins.
+    common_edges : of a list of stores, whether all are counted in the same bins: a pass over the rows of each comes
+        before, to tell the largest distance that there can be
     quantiles : numbers from 0 to 1; for each of them, between which edges of the bins it lies for certain: those of the
         histogram asked for, else of 4,096 equal ones. The quantile q of n distances is the one of rank ceil(q n), q as
         a decimal number: numpy's `inverted_cdf`.
@@ -118,7 +123,11 @@ def scan(
 
     Returns
     -------
-    xr.Dataset
+    xr.Dataset, or of a list an xr.DataTree
+        Of a list, a node for each store, `<organisation>--<name>`, and in the root the `table` of all; a few are
+        scanned at a time and share the cluster and its memory. `out` then is a folder: each result is saved in it as
+        soon as it is there, as `<organisation>--<name>.zarr`, and the table as `table.zarr`.
+
         Distances float64, each the number nearest to the true distance of the stored values; token ids and counts
         int64, token strings as coordinates. `farthest_distance (farthest)`, `farthest_token_id (farthest, side)`, the
         same for nearest; `neighbor_distance` and `neighbor_token_id (token_id, neighbor)`; `histogram_count (bin)`,
@@ -139,6 +148,8 @@ def scan(
         for a store, matrix, selection, metric or device that is not there, matrices of two widths, a row with NaN,
         infinity or a float64 value under 2^-400 or over 2^400 in size, a number out of range, a result at `out` from
         other settings, or nothing to keep.
+    SomeFailed
+        where stores of a list failed, once all others are done; its `results` are theirs.
     EmbgeomError
         where more than `max_pairs` pairs lie within `pairs_within`; it says how many.
 

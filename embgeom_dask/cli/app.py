@@ -165,6 +165,9 @@ def scan(
     histogram_edges: Annotated[
         str | None, typer.Option(metavar="E,E...", help="Count all distances between these edges; moments.")
     ] = None,
+    common_edges: Annotated[
+        bool, typer.Option("--common-edges", help="Of several stores: the same bins for all.")
+    ] = False,
     quantiles: Annotated[
         str | None, typer.Option(metavar="Q,Q...", help="The interval that holds each quantile of the distances.")
     ] = None,
@@ -212,6 +215,7 @@ def scan(
         "histogram_scale": histogram_scale,
         "histogram_edges": histogram_edges,
         "quantiles": quantiles,
+        "common_edges": common_edges,
         "exact_quantiles": exact_quantiles,
         "within": within,
         "pairs_within": pairs_within,
@@ -235,8 +239,8 @@ def scan(
         _print(to_json(table) | each if as_json else text.scans_text(table))
 
     with _finished(show):
-        found = eg.scan_many(stores, **how)
-    show(found)
+        found = eg.scan(stores, **how)
+    show([node.to_dataset() for node in found.children.values()])
 
 
 @app.command()
@@ -261,10 +265,17 @@ def show(
     result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a command was given as --out.")],
     as_json: Json = False,
 ) -> None:
-    """Print a saved result again."""
+    """Print a saved result again, or the table of a folder of results."""
     from embgeom_dask.cli import text
 
-    _print_one(eg.open_result(result).load(), text.result_text, as_json)
+    found = eg.open_result(result)
+    if hasattr(found, "children"):  # of several scans
+        if not found.data_vars:
+            raise InputError(
+                f"{result} has no table yet: the command that makes it goes on, or show one of its results"
+            )
+        found = found.to_dataset()
+    _print_one(found.load(), text.result_text, as_json)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from embgeom_dask.pairwise.blocks import BlockReader, BlockSource
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import Sides
-from embgeom_dask.reductions import Reduction
+from embgeom_dask.reductions import Histogram, Reduction
 
 TILES = 2048, 1024, 512, 256
 CUDA_TILES = 8192, 4096, *TILES
@@ -49,7 +49,11 @@ class Plan:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What a dry run says: rows, values, metric, tiles, tile, products; bytes of memory, of host and device."""
+        """What a dry run says: rows, values, metric, tiles, tile, products; bytes of memory, of host and device.
+
+        `temporary` are the bytes of temporary stores, and `last_edge` is that of the histogram, where there is one.
+        """
+        histogram = self.reductions.get("histogram")
         return {
             "rows": [side.rows.token_id.size for side in self.sides[: 1 if self.symmetric else 2]],
             "values": self.sides[0].matrix.hidden_size,
@@ -62,6 +66,7 @@ class Plan:
             "device_memory_projected": self.memory.on_device,
             "device_memory_allowed": self.memory.allowed_on_device,
             "temporary": self.temporary,
+            "last_edge": histogram.edges.distance[-1].item() if isinstance(histogram, Histogram) else None,
         }
 
     @property

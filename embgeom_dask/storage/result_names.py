@@ -104,9 +104,8 @@ def complete(dataset: xr.Dataset, scalars: Mapping[str, str] | None = None) -> x
         coordinates |= {"bin": center} | {
             name: ("bin", values) for name, values in (("bin_left", left), ("bin_right", right), ("bin_center", center))
         }
-        below = dataset["histogram_below"].to_numpy() + dataset["histogram_count"].to_numpy().cumsum()
-        pairs = dataset["pair_count"].to_numpy()
-        dataset = dataset.assign(histogram_cdf=("bin", below / pairs if pairs else np.full(below.size, np.nan)))
+        up_to = dataset["histogram_below"] + dataset["histogram_count"].cumsum("bin")
+        dataset = dataset.assign(histogram_cdf=(up_to / dataset["pair_count"]).transpose(..., "bin").drop_attrs())
     dataset = with_strings(dataset.assign_coords(coordinates))
     for each, variable in dataset.variables.items():
         name = str(each)

@@ -21,6 +21,9 @@ from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
+TABLE = "table.zarr"
+"""The table of all models in the folder of their results."""
+
 _ORDER = "variables"
 """The attribute of a saved result that lists its variables in the order of the result: zarr has none."""
 
@@ -164,8 +167,11 @@ def _storable(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.drop_attrs(deep=False).assign(fixed)
 
 
-def open_result(path: PathLike) -> xr.Dataset:
-    """Open a saved result; its arrays are loaded when used.
+def open_result(path: PathLike) -> Any:
+    """Open a saved result as what the command gave: small arrays in memory, large ones read when used.
+
+    A folder of results of several stores is an `xarray.DataTree` of the scans with their table in the root, or the
+    table of surveys or duplicates.
 
     Raises
     ------
@@ -183,7 +189,43 @@ def open_result(path: PathLike) -> xr.Dataset:
     >>> open_result("scan.zarr")["farthest_distance"].values
     array([1.41421356])
     """
+    folder = paths.locate(path)
+    if paths.is_free(paths.join(folder, "zarr.json")) and (groups := _groups_in(folder)):
+        found = {_stem(each): open_result(each) for each in groups}
+        table = found.pop(_stem(TABLE), None)
+        if table is not None and table.attrs["command"] != "scan":
+            return table
+        return tree_of(table, found)
     return _opened(path, _result_group(path))
+
+
+def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset]) -> xr.DataTree:
+    """A tree of results by their names, with the table of all in its root.
+
+    The root has no indexes: nodes would take coordinates from them, `model` among them, in place of their own.
+    """
+    root = {} if table is None else {"/": table.drop_indexes(list(table.xindexes))}
+    return xr.DataTree.from_dict({**root, **{f"/{name}": each for name, each in found.items()}})
+
+
+def _groups_in(folder: str) -> list[str]:
+    """The results in a folder."""
+    try:
+        found = paths.groups_in(folder)
+    except FileNotFoundError:
+        return []
+    return [each for each in found if _is_result(each)]
+
+
+def _is_result(path: str) -> bool:
+    try:
+        return is_provenance(paths.open_group(path).attrs)
+    except (FileNotFoundError, ValueError, EmbgeomError):
+        return False
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".zarr")
 
 
 def _opened(path: PathLike, group: zarr.Group) -> xr.Dataset:

@@ -25,7 +25,8 @@ class ResultEngine(BackendEntrypoint):
         from embgeom_dask.storage.results import open_result
 
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
-        return open_result(filename_or_obj).drop_vars(dropped, errors="ignore")
+        result: Dataset = open_result(filename_or_obj)
+        return result.drop_vars(dropped, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether a result is there."""

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
+from scipy.spatial.distance import pdist
 
 import embgeom_dask as eg
 from embgeom_dask import progress
@@ -60,6 +63,10 @@ def stores_in(folder: Path, count: int = 3) -> list[str]:
     ]
 
 
+def nodes(tree: xr.DataTree) -> list[xr.Dataset]:
+    return [node.to_dataset() for node in tree.children.values()]
+
+
 def break_a_chunk(store: str) -> None:
     chunk = sorted(Path(store, "output_embedding", "c").rglob("0"))[-1]
     chunk.write_bytes(chunk.read_bytes()[:-9])
@@ -67,7 +74,17 @@ def break_a_chunk(store: str) -> None:
 
 def test_scans_of_many_models_are_those_of_each(tmp_path: Path, client: Client) -> None:
     stores, out = stores_in(tmp_path), tmp_path / "out"
-    found = eg.scan_many(stores, out=out, client=client, **HOW)
+    tree = eg.scan(stores, out=out, client=client, **HOW)
+    found = nodes(tree)
+    assert [*tree.children] == ["org--a", "org--b", "org--c"]
+    reopened = eg.open_result(out)
+    assert [*reopened.children] == [*tree.children]
+    for one, other in zip(nodes(reopened), found, strict=True):
+        xr.testing.assert_identical(one, other)
+    xr.testing.assert_equal(
+        reopened.to_dataset(), eg.open_result(out / "table.zarr").drop_indexes(["model", "side", "radius"])
+    )
+    xr.testing.assert_equal(reopened.to_dataset(), tree.to_dataset())
     assert [each.attrs["model"] for each in found] == [["org/a"], ["org/b"], ["org/c"]]
     for name, store, each in zip("abc", stores, found, strict=True):
         alone = eg.scan(store, **HOW).drop_attrs()
@@ -103,12 +120,12 @@ def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(tmp_path: Pa
             os.kill(os.getpid(), signal.SIGINT)
 
     with PanelCallback(count), PanelCallback(interrupt), pytest.raises(KeyboardInterrupt):
-        eg.scan_many(stores, **how)
+        eg.scan(stores, **how)
     kept = {(path.parts[-3].split(".")[0], path.name) for path in out.glob("*.zarr.journal/scan-*/*-*-*")}
     assert {model for model, _ in kept} == {"org--a", "org--b"}
     assert sorted(started) == sorted(kept)
     with PanelCallback(count):
-        found = eg.scan_many(stores, **how)
+        found = nodes(eg.scan(stores, **how))
     assert len(started) == len(set(started)) > len(kept)
     for store, each in zip(stores, found, strict=True):
         xr.testing.assert_identical(each.drop_attrs(), eg.scan(store, neighbors=2).drop_attrs())
@@ -116,17 +133,17 @@ def test_the_first_interrupt_keeps_what_is_in_flight_of_every_model(tmp_path: Pa
 
 def test_what_is_there_is_not_computed_again(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     stores, out = stores_in(tmp_path), tmp_path / "out"
-    first = eg.scan_many(stores[:2], out=out, client=client, nearest=1)
+    first = nodes(eg.scan(stores[:2], out=out, client=client, nearest=1))
     assert eg.open_result(out / "table.zarr").sizes["model"] == 2
     planned: list[str] = []
-    plan = eg.scan.__globals__["make_plan"]
+    plan = inspect.unwrap(eg.scan).__globals__["make_plan"]
 
     def make_plan(client: Client, sides: list[Any], *how: Any) -> Any:
         planned.append(sides[0][0].model)
         return plan(client, sides, *how)
 
     monkeypatch.setattr("embgeom_dask.analyses.scan.make_plan", make_plan)
-    again = eg.scan_many(stores, out=out, client=client, nearest=1)
+    again = nodes(eg.scan(stores, out=out, client=client, nearest=1))
     assert planned == ["org/c"]
     xr.testing.assert_identical(again[0].load(), first[0].load())
     assert eg.open_result(out / "table.zarr").sizes["model"] == 3
@@ -136,7 +153,7 @@ def test_a_broken_store_fails_alone(tmp_path: Path, client: Client) -> None:
     stores, out = stores_in(tmp_path), tmp_path / "out"
     break_a_chunk(stores[1])
     for command in (
-        lambda given: eg.scan_many(given, out=out / "scan", client=client, nearest=1),
+        lambda given: eg.scan(given, out=out / "scan", client=client, nearest=1),
         lambda given: eg.survey(given, out=out / "survey", client=client),
         lambda given: eg.duplicates(given, out=out / "duplicates", client=client),
     ):
@@ -157,18 +174,18 @@ def test_a_broken_store_fails_alone(tmp_path: Path, client: Client) -> None:
 def test_a_reason_that_all_share_is_given_once(tmp_path: Path, client: Client) -> None:
     stores = stores_in(tmp_path)
     with pytest.raises(eg.InputError, match="no metric 'foo'"):
-        eg.scan_many(stores, metric="foo", nearest=1, client=client)
+        eg.scan(stores, metric="foo", nearest=1, client=client)
     with pytest.raises(eg.InputError, match="scan needs at least one store"):
-        eg.scan_many([])
+        eg.scan([])
 
 
 def test_names_that_would_collide_are_refused(tmp_path: Path, client: Client) -> None:
     stores = stores_in(tmp_path, 2)
     same = make_store(tmp_path / "same.zarr", np.eye(4), model="org/a")
-    with pytest.raises(eg.InputError, match=r"same.zarr and .*a.zarr would both be saved as org--a.zarr"):
+    with pytest.raises(eg.InputError, match=r"same.zarr and .*a.zarr would both be called org--a"):
         eg.survey([*stores, same], out=tmp_path / "out", client=client)
     table = make_store(tmp_path / "t.zarr", np.eye(4), model="table")
-    with pytest.raises(eg.InputError, match=r"the table of all models would both be saved as table.zarr"):
+    with pytest.raises(eg.InputError, match=r"the table of all models would both be called table"):
         eg.survey([*stores, table], out=tmp_path / "out", client=client)
     eg.survey(stores[0], out=tmp_path / "one.zarr", client=client)
     with pytest.raises(eg.InputError, match=r"one.zarr is a result: with several stores `out` names a folder"):
@@ -190,7 +207,7 @@ def test_revisions_of_a_model_are_told_apart(tmp_path: Path, client: Client) -> 
     assert sorted(path.name for path in (out / "survey").iterdir()) == files
     groups = eg.duplicates(paths, client=client)
     assert groups.revision.values.tolist() == commits
-    scans = eg.scan_many(paths, nearest=1, against=paths[0], client=client)
+    scans = nodes(eg.scan(paths, nearest=1, against=paths[0], client=client))
     table = many.table(scans)
     assert table.revision.values.tolist() == commits
     assert table.against_revision.values.tolist() == [commits[0]] * 2
@@ -230,7 +247,7 @@ def test_models_share_the_memory_of_a_process(tmp_path: Path, client: Client) ->
     stores = stores_in(tmp_path)
     how: dict[str, Any] = {"nearest": 1, "client": client, "memory_limit": "4GiB", "dry_run": True}
     alone = eg.scan(stores[0], **how).attrs["plan"]
-    together = [each.attrs["plan"] for each in eg.scan_many(stores, **how)]
+    together = [each.attrs["plan"] for each in nodes(eg.scan(stores, **how))]
     assert alone["memory_allowed"] == 4 << 30
     assert len(together) == 3
     for plan in together:  # what the process holds already is the same memory for all of them
@@ -254,7 +271,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, client: Client) -> None:
-    found = eg.scan_many(stores_in(tmp_path), nearest=1, out=tmp_path / "out", dry_run=True, client=client)
+    found = nodes(eg.scan(stores_in(tmp_path), nearest=1, out=tmp_path / "out", dry_run=True, client=client))
     assert [each.attrs["plan"]["rows"] for each in found] == [[90], [110], [130]]
     assert not (tmp_path / "out").exists()
 
@@ -273,3 +290,43 @@ def test_models_side_by_side_say_what_they_do_where_the_caller_shows_it(
     said = capsys.readouterr().err
     assert "working on a" in said
     assert "working on b" in said
+
+
+def test_models_of_different_roles_do_not_meet_unasked(tmp_path: Path, client: Client) -> None:
+    one, other = np.eye(4, 3, dtype=np.float32), np.eye(4, 3, 1, dtype=np.float32)
+    untied = make_store(tmp_path / "untied.zarr", one, other, model="org/untied")
+    alone = make_store(tmp_path / "alone.zarr", input=other, model="org/alone")
+    for use in (eg.survey, eg.duplicates, partial(eg.scan, nearest=1)):
+        with pytest.raises(eg.InputError, match=r"its input matrix and .*untied.zarr its output matrix: choose one"):
+            use([untied, alone], client=client)
+        use([untied, alone], role="input", client=client)
+    assert app.main(["survey", untied, alone]) == 2
+
+
+def test_models_are_counted_in_the_same_bins_where_asked(tmp_path: Path, client: Client) -> None:
+    stores = stores_in(tmp_path)
+    tree = eg.scan(stores, histogram=16, common_edges=True, client=client)
+    for place, (store, each) in enumerate(zip(stores, nodes(tree), strict=True)):
+        edges = each["bin_edge"].values
+        np.testing.assert_array_equal(edges, tree["bin_edge"])
+        distance = pdist(eg.open_model(store)["output_embedding"].values.astype(np.float64))
+        assert edges[-1] >= distance.max()
+        np.testing.assert_array_equal(tree["histogram_count"].values[place], np.histogram(distance, edges)[0])
+        assert tree["histogram_cdf"].values[place, -1] == 1
+    apart = eg.scan(stores, histogram=16, client=client)
+    assert "histogram_count" not in apart.data_vars
+    with pytest.raises(eg.InputError, match="`common_edges`: give the number of bins"):
+        eg.scan(stores, nearest=1, common_edges=True, client=client)
+
+
+def test_a_folder_of_results_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stores, out = stores_in(tmp_path), tmp_path / "out"
+    for command in (["scan", "--nearest", "1"], ["survey"], ["duplicates"]):
+        folder = str(out / command[0])
+        assert app.main([command[0], *stores, *command[1:], "--out", folder]) == 0
+        printed = capsys.readouterr().out
+        assert app.main(["show", folder]) == 0
+        assert capsys.readouterr().out == printed
+    (out / "scan" / "table.zarr").rename(tmp_path / "elsewhere")
+    assert [*eg.open_result(out / "scan").children] == ["org--a", "org--b", "org--c"]
+    assert app.main(["show", str(out / "scan")]) == 2

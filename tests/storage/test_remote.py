@@ -107,7 +107,8 @@ def test_workers_that_share_no_folder_scan_a_bucket(bucket: str, endpoint: str, 
         client = running.enter_context(Client(address, set_as_default=False))
         assert len(set(client.run(lambda: __import__("os").getcwd()).values())) == 2
         out = f"{bucket}/results"
-        found = eg.scan_many(remote, out=f"{out}/scan", client=client, tile=128, **HOW)
+        tree = eg.scan(remote, out=f"{out}/scan", client=client, tile=128, **HOW)
+        found = [node.to_dataset() for node in tree.children.values()]
         for name, store, each in zip("ab", local, found, strict=True):
             alone = eg.scan(store, **HOW).drop_attrs()
             xr.testing.assert_identical(each.load().drop_attrs(), alone)

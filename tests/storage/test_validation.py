@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -280,14 +281,14 @@ def test_a_chunk_of_another_conversion_is_never_used(store: Path, tmp_path: Path
 def test_a_chunk_that_changes_under_a_scan_commits_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
-    made = eg.scan.__globals__["make_plan"]
+    made = inspect.unwrap(eg.scan).__globals__["make_plan"]
 
     def swapped(*args: Any) -> Any:
         plan = made(*args)
         swap_chunk(store)
         return plan
 
-    monkeypatch.setitem(eg.scan.__globals__, "make_plan", swapped)
+    monkeypatch.setitem(inspect.unwrap(eg.scan).__globals__, "make_plan", swapped)
     with pytest.raises(EmbgeomError, match="chunk 1 holds other bytes than were converted"):
         eg.scan(store, neighbors=2, tile=128, out=tmp_path / "r.zarr", client=client)
     panels = [path.name for path in tmp_path.glob("r.zarr.journal/scan-*/*-*-*") if not path.name.endswith(".failed")]
@@ -304,7 +305,7 @@ def test_one_broken_store_of_many_fails_alone(
     for path in (three[0], three[2]):
         make_store(path, CLOUD[:50], model=f"org/{path.stem}")
     edit_root(store, lambda root: root["arrays"]["output_embedding"]["attributes"].pop("sha256"))
-    for use in (eg.survey, eg.duplicates, lambda paths, **how: eg.scan_many(paths, nearest=1, **how)):
+    for use in (eg.survey, eg.duplicates, lambda paths, **how: eg.scan(paths, nearest=1, **how)):
         with pytest.raises(eg.EmbgeomError, match=r"1 of 3 stores failed: .*b\.zarr is damaged: output_embedding has"):
             use(three, out=tmp_path / "out", client=client)
         assert {path.name for path in (tmp_path / "out").glob("*.zarr")} == {"org--a.zarr", "org--c.zarr", "table.zarr"}
