@@ -26,7 +26,7 @@ from distributed import get_task_stream
 
 from benchmarks import conversion, overhead
 from benchmarks.data import Array, Data
-from embgeom_dask import EmbgeomError, __version__, scan
+from embgeom_dask import EmbgeomError, __version__, private_apis, scan
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.storage import model_stores
 
@@ -124,7 +124,7 @@ def product(points: torch.Tensor, *, half: bool) -> None:
     """The bare products of all pairs of blocks of 2048 rows; of i <= j alone for half the square."""
     blocks = torch.split(points, TILE)
     whole = points.dtype == torch.int8
-    multiply = torch._int_mm if whole else torch.mm
+    multiply = private_apis.int8_product if whole else torch.mm
     out = torch.empty(TILE * TILE, dtype=torch.int32 if whole else points.dtype)
     for i, rows in enumerate(blocks):
         for columns in blocks[i if half else 0 :]:

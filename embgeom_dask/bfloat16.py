@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import ml_dtypes
 import numpy as np
-from zarr.core.buffer.cpu import Buffer
-from zarr.core.dtype import data_type_registry
-from zarr.core.dtype.common import HasEndianness, HasItemSize
-from zarr.core.dtype.wrapper import ZDType
+from zarr.buffer.cpu import Buffer
+from zarr.core.dtype.common import HasEndianness, HasItemSize  # codecs ask for these, which no public module has
+from zarr.dtype import ZDType, data_type_registry
 
 try:  # zarr 3.4 has it there, and warns of the former place
     from zarr.errors import DataTypeValidationError  # type: ignore[attr-defined, unused-ignore]
 except ImportError:
-    from zarr.core.dtype.common import DataTypeValidationError
+    from zarr.dtype import DataTypeValidationError
 
 if TYPE_CHECKING:
     from zarr.core.common import JSON, ZarrFormat

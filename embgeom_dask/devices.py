@@ -20,7 +20,7 @@ import psutil
 import torch
 from distributed import Worker, get_worker
 
-from embgeom_dask import versions
+from embgeom_dask import private_apis, versions
 from embgeom_dask.errors import EmbgeomError, InputError
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -241,7 +241,7 @@ def _fastest(device: torch.device) -> list[str]:
 
 
 def _seconds(points: torch.Tensor) -> float:
-    multiply = torch._int_mm if points.dtype == torch.int8 else torch.mm
+    multiply = private_apis.int8_product if points.dtype == torch.int8 else torch.mm
     start = perf_counter()
     try:
         multiply(points, points.T)

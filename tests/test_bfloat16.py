@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-from zarr.core.dtype import data_type_registry
+from zarr.dtype import data_type_registry
 
 from embgeom_dask.bfloat16 import BFloat16
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from copy import deepcopy
 from typing import Any
 
+from embgeom_dask import private_apis
 from embgeom_dask.checkpoints.by_name import check_sizes, choose_by_name
 from embgeom_dask.checkpoints.decisions import Choice, Decision
 from embgeom_dask.checkpoints.quiet import quiet
@@ -48,7 +49,7 @@ def find_embeddings(listing: Listing, judged: Collection[str] = ("input", "outpu
 
 
 def _reason(config: dict[str, Any], error: Exception) -> str:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")
     if kind in CONFIG_MAPPING:
@@ -87,7 +88,8 @@ def _by_class(
     if first and "tied" in (first.how, last and last.how):
         warnings += _unmapped(listing, model, landed, first)
     biases = [f"{path}.bias" for path in _paths(model, modules["output"])]
-    bias = [landed[key][0] for own in biases for key in (own, model.all_tied_weights_keys.get(own)) if key in landed]
+    ties = private_apis.tied_parameters(model)
+    bias = [landed[key][0] for own in biases for key in (own, ties.get(own)) if key in landed]
     return Decision(name, first, last, tuple(warnings), _scale(listing, model, modules), next(iter(bias), None))
 
 
@@ -117,8 +119,8 @@ def _build(given: dict[str, Any]) -> tuple[Any, bool]:
     import torch
     import transformers
     from torch.nn.modules.module import register_module_module_registration_hook
+    from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[given["model_type"]].from_dict(deepcopy(given))
     mapped = _mapped_classes(config, modeling_auto)
@@ -158,25 +160,14 @@ def _landing(model: Any, names: list[str]) -> _Landed:
 
     It is one tensor, or several that are concatenated along their rows.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import Concatenate, WeightConverter, WeightRenaming, rename_source_key
-
-    transforms = get_model_conversion_mapping(model)
-    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
-    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    sources = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    state, prefix = model.state_dict(), model.base_model_prefix
+    find = private_apis.tensor_names(model)
     landed: dict[str, dict[int, str]] = {}
     for name in sorted(names):
         if _NUMBERED.search(name):  # a layer's: 90,000 of DeepSeek's 91,000
             continue
-        target, pattern = rename_source_key(name, renamings, converters, prefix, state)
-        part = 0
-        if pattern is not None:
-            converter = sources[pattern]
-            if not all(isinstance(each, Concatenate) and each.dim == 0 for each in converter.operations):
-                continue
-            part = list(converter.source_patterns).index(pattern)
+        if (found := find(name)) is None:
+            continue
+        target, part = found
         landed.setdefault(target, {}).setdefault(part, name)
     return {target: tuple(parts[i] for i in sorted(parts)) for target, parts in landed.items()}
 
@@ -218,7 +209,7 @@ def _choice(listing: Listing, model: Any, role: str, module: Any, landed: _Lande
             f"the {role} embedding of {listing.name} is quantised ({kinds}): "
             f"convert the original model, or only the {other} embedding with `role` {other}"
         )
-    ties: dict[str, str] = model.all_tied_weights_keys
+    ties = private_apis.tied_parameters(model)
     roots = {ties.get(weight, weight) for weight in weights}
     if role == "input" or declared:
         for name in [*sorted(roots), *sorted(name for name, root in ties.items() if root in roots)]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import xarray as xr
 
+from embgeom_dask import private_apis
 from embgeom_dask.checkpoints.files import check_entries
 from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.checkpoints.small_files import without_marks
@@ -74,9 +75,7 @@ def load_tokenizer(path: Path) -> tuple[Any, str]:
 
 def _needs_sentencepiece(path: Path) -> bool:
     """Whether a package is missing to read the SentencePiece model of a folder; files of tiktoken begin otherwise."""
-    from transformers.utils.import_utils import is_protobuf_available, is_sentencepiece_available
-
-    if is_sentencepiece_available() and is_protobuf_available():
+    if not any(map(private_apis.lacks_package, ("sentencepiece", "protobuf"))):
         return False
     files = (file for pattern in ("*.model", "*.spm") for file in path.glob(pattern) if file.is_file())
     return any(_first_byte(file) == b"\n" for file in files)

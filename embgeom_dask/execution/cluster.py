@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import tempfile
 from collections.abc import Iterator
@@ -13,15 +12,12 @@ from pathlib import Path
 
 import dask
 import torch
-from distributed import Client, LocalCluster, Worker, default_client, get_worker, worker_client
+from distributed import Client, LocalCluster, Status, Worker, default_client, get_worker, worker_client
 from distributed.client import ClosedClientError
-from distributed.comm.core import CommClosedError
-from distributed.core import Status, rpc
-from distributed.deploy.cluster import Cluster
-from distributed.security import Security
-from distributed.utils import LoopRunner
+from distributed.comm import CommClosedError
+from distributed.deploy import Cluster
 
-from embgeom_dask import devices, progress
+from embgeom_dask import devices, private_apis, progress
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.storage import paths
@@ -96,8 +92,7 @@ def _address(client: Client) -> str:
 def _answers(client: Client) -> bool:
     """Whether the scheduler of a client is there."""
     try:
-        assert client.scheduler is not None
-        client.sync(client.scheduler.identity, n_workers=0, callback_timeout=_PATIENCE)
+        private_apis.ask_scheduler(client, _PATIENCE)
     except Exception:  # whatever dask raises of a client that is closed, or closes
         return False
     return True
@@ -242,14 +237,8 @@ def _wait_for_a_worker(client: Client) -> None:
 
 
 def _check_scheduler(address: str) -> None:
-    """Ask for what only a scheduler answers: a `Client` of a wrong address would fail, then hang when it is deleted."""
-
-    async def ask() -> None:
-        async with rpc(address, connection_args=Security().get_connection_args("client")) as remote:
-            await remote.identity(n_workers=0)
-
     try:
-        LoopRunner().run_sync(lambda: asyncio.wait_for(ask(), _PATIENCE))
+        private_apis.ask_address(address, _PATIENCE)
     except Exception as error:  # whatever is at that address can answer anything
         raise InputError(
             f"no dask scheduler answers at {address!r}: start one with `dask scheduler`, and give the address it prints"

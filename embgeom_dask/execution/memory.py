@@ -15,7 +15,7 @@ import torch
 from dask.utils import parse_bytes
 from distributed import Client, Worker
 
-from embgeom_dask import devices
+from embgeom_dask import devices, private_apis
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.pairwise.refine import DOUBLED
@@ -113,7 +113,7 @@ def own_memory(device: str, dask_worker: Worker) -> WorkerMemory:
     return WorkerMemory(
         held=int(psutil.Process().memory_info().rss),
         free=devices.memory(torch.device("cpu"))[1],
-        limit=int(dask_worker.memory_manager.memory_limit or 0),
+        limit=private_apis.memory_limit(dask_worker),
         kind=kind,
         free_on_device=free_on_device,
         process=os.getpid(),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from distributed import Client, Future, Worker, get_worker
 from distributed.client import ClosedClientError
-from distributed.comm.core import CommClosedError
+from distributed.comm import CommClosedError
 
 from embgeom_dask import devices, progress
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError

@@ -8,9 +8,8 @@ import tempfile
 from pathlib import Path
 
 import numba
-from numba.core.dispatcher import Dispatcher
 
-from embgeom_dask import progress
+from embgeom_dask import private_apis, progress
 
 
 def settle() -> None:
@@ -25,7 +24,7 @@ def settle() -> None:
         if _can_keep():
             progress.note(f"no cache folder of numba can be written: compiled passes are kept in {folder}")
             return
-    Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]  # noqa: ARG005
+    private_apis.stop_numba_caching()
     progress.note("no folder can be written: passes are compiled anew, for a minute (NUMBA_CACHE_DIR names one)")
 
 

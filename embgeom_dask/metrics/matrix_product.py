@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from embgeom_dask import private_apis
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.metrics.base import Precision
 from embgeom_dask.metrics.workspace import Workspace
@@ -27,5 +28,6 @@ def multiply(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) ->
     if rows.device.type != "cpu":
         wide = rows.dtype == torch.bfloat16 and rows.device.type == "cuda"
         return torch.mm(rows, columns.T, out_dtype=torch.float32) if wide else torch.mm(rows, columns.T)
-    dtype, multiply = (torch.int32, torch._int_mm) if rows.dtype == torch.int8 else (rows.dtype, torch.mm)
-    return multiply(rows, columns.T, out=workspace.empty(len(rows), len(columns), dtype))
+    whole = rows.dtype == torch.int8
+    out = workspace.empty(len(rows), len(columns), torch.int32 if whole else rows.dtype)
+    return (private_apis.int8_product if whole else torch.mm)(rows, columns.T, out=out)

@@ -13,10 +13,9 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import zarr
-from fsspec import AbstractFileSystem, get_filesystem_class
-from fsspec.core import url_to_fs
+from fsspec import AbstractFileSystem, get_filesystem_class, url_to_fs
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, shorten

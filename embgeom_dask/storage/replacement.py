@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import zarr
-from zarr.core.sync import sync
 
+from embgeom_dask import private_apis
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import paths, transactions
 
@@ -58,7 +58,7 @@ def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Ite
         try:
             yield place
         except BaseException as error:
-            sync(_writes_in_flight())  # an interrupt leaves zarr writing, which would make the folder again
+            private_apis.wait_for_zarr(_writes_in_flight())  # after an interrupt: they would make the folder again
             of_storage = isinstance(error, OSError) or (paths.is_url(target) and isinstance(error, Exception))
             if of_storage and not isinstance(error, EmbgeomError):
                 raise EmbgeomError(f"cannot write {target}: {paths.explain(error)}") from error

@@ -18,8 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from distributed import Client, LocalCluster, Reschedule, get_client, get_worker
-from distributed.security import Security
+from distributed import Client, LocalCluster, Reschedule, Security, get_client, get_worker
 
 import embgeom_dask as eg
 from embgeom_dask import progress
