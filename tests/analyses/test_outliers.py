@@ -120,6 +120,8 @@ def test_cluster_file(store: str, rows: np.ndarray, cluster_file: Path) -> None:
     assert not outliers(store, IDS).equals(found)
 
 
+# xarray writes the strings of numpy in a type of zarr-python's own, which says so
+@pytest.mark.filterwarnings("ignore:The data type .FixedLengthUTF32")
 def test_mean_of_the_selection(store: str, rows: np.ndarray, tmp_path: Path) -> None:
     found = outliers(store, "0:5,100:250")
     ids = np.r_[0:5, 100:250]
