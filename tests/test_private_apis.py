@@ -91,7 +91,7 @@ def numba_defines_without_a_folder_to_keep_in() -> None:
         double = numba.njit(cache=True)(eval("lambda x: x + x"))  # of no file: it has no place to be kept in
         assert double(2) == 4
     finally:
-        Dispatcher.enable_caching = before  # type: ignore[method-assign]
+        Dispatcher.enable_caching = before
 
 
 @of("zarr", "core.sync.sync")
