@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
+    from embgeom_dask.analyses.neighbors import neighbors as neighbors
     from embgeom_dask.analyses.outliers import outliers as outliers
     from embgeom_dask.analyses.scan import scan as scan
     from embgeom_dask.analyses.survey import survey as survey
@@ -30,6 +31,7 @@ _HOME = {
     "duplicates": "analyses.duplicates",
     "export": "storage.export",
     "list_models": "storage.listing",
+    "neighbors": "analyses.neighbors",
     "open_model": "storage.model_stores",
     "open_result": "storage.results",
     "outliers": "analyses.outliers",

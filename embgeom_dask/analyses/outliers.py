@@ -171,7 +171,7 @@ def _squared(vector: Rationals) -> Fraction:
 
 def _read(tokens: Selection, given: Given) -> tuple[Cluster, Given]:
     """The selection, and the rows of its tokens."""
-    cluster, matrix = read_cluster(tokens, given.vocab_size), given.matrix
+    cluster, matrix = read_cluster(tokens, given.vocab_size, given.labels), given.matrix
     chosen = given.select(cluster.token_ids)
     if chosen.rows.size < 2:
         raise InputError(f"outliers needs two tokens or more, the selection has only {chosen.ids[0]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from distributed import Client
 
 from embgeom_dask.analyses.many import for_each
 from embgeom_dask.analyses.quantiles import find as find_quantiles
-from embgeom_dask.analyses.selection import parse_tokens
+from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
@@ -46,7 +46,7 @@ def scan(
     *,
     role: Role | None = None,
     against: Data | None = None,
-    tokens: str | Iterable[int] | None = None,
+    tokens: Selection = None,
     metric: str = "euclidean",
     farthest: int | None = None,
     nearest: int | None = None,
@@ -81,7 +81,9 @@ def scan(
         `token_id` (or the first) are the token ids of the result, its coordinate `token` the strings; without, ids are
         positions. What is not stored already is written to a temporary store. Or a list of these.
     role : `input` or `output`, where `data` is a store; default output, or input where there is no output matrix
-    tokens : the token ids to compare, as `selection.parse_tokens` reads them; default all
+    tokens : the tokens to compare: ids, ranges and names in text, `0:1000,5000,king`, or in a list, a mask, a file of
+        them (`@FILE`, `FILE.safetensors`); `king` is the token with that piece or text, with or without the mark of a
+        leading space, and refused where these are several. Default all
     against : other data of the same width, whose every row each row is compared with; `STORE:input` and
         `STORE:output` name one of a store's, else `role` does
     metric : `euclidean`, `cosine`, `chebyshev` or `cityblock`. Rows of zeros have no cosine and are left out.
@@ -102,7 +104,8 @@ def scan(
         a decimal number: numpy's `inverted_cdf`.
     exact_quantiles : also find the quantiles themselves, by a second pass over the pairs in those bins
     within : radii; counts, for each of them, the pairs reported at that distance at most, and those of every row. A
-        reported distance is rounded to float64: the pair that a radius was taken from is within it.
+        reported distance is rounded to float64: the pair that a radius was taken from is within it. Text may be like
+        `0.5,2^-14,2ulp@0.037`: two units in the last place that the value 0.037 has in bfloat16.
     pairs_within : a radius; lists every pair reported at that distance at most
     max_pairs : the most pairs that `pairs_within` may list; default 10 million
     distinct : leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbours of a token then
@@ -253,12 +256,12 @@ def _labelled(
 
 @contextmanager
 def _sides(
-    data: Data, role: Role | None, tokens: str | Iterable[int] | None, against: Data | None, client: object
+    data: Data, role: Role | None, tokens: Selection, against: Data | None, client: object
 ) -> Iterator[list[Given]]:
     """The rows to compare, and those that they are compared `against`."""
     with ExitStack() as stack:
         given = stack.enter_context(given_rows(data, role, client))
-        sides = [given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size))]
+        sides = [given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size, given.labels))]
         if against is not None:
             sides.append(stack.enter_context(given_rows(*_split_role(against, role), client)))
             _check_widths(sides[0].matrix, sides[1].matrix)

@@ -1,27 +1,32 @@
-"""Selections of tokens: ids and ranges, id files, and the cluster files and masks that notebooks exchange."""
+"""Selections of tokens: ids, ranges and names, id files, and the cluster files and masks that notebooks exchange."""
 
 from __future__ import annotations
 
 import operator
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from embgeom_dask.analyses.token_names import find_token
 from embgeom_dask.errors import InputError
 
-Selection = str | os.PathLike[str] | Iterable[int] | None
+Selection = str | os.PathLike[str] | Iterable[int | str] | None
+Labels = Callable[[], xr.Dataset]
+"""Gives the coordinates `token_id`, `token` and `text` of the tokens that can be selected."""
 
-_FORMS = "use ids and ranges (0:1000,5000), @FILE, FILE.safetensors or FILE.safetensors:KEY"
+_FORMS = "use ids, ranges and tokens (0:1000,5000,king), @FILE, FILE.safetensors or FILE.safetensors:KEY"
 _CLUSTER_KEYS = ("cluster_token_ids", "cluster_mask")
 _ID = re.compile(r"-?[0-9]{1,19}")
+_PARTS = re.compile(r'\s*"[^"]*"\s*(?=,|$)|[^,]+|(?<=,)(?=,|$)|^$')
 _RANGE = re.compile(r"(-?[0-9]{1,19})?:(-?[0-9]{1,19})?")
 _ID_DTYPES = ("I8", "I16", "I32", "I64", "U16", "U32", "U64")
 _MASK_DTYPES = ("BOOL", "U8")
@@ -36,28 +41,32 @@ class Cluster:
     centroid: NDArray[np.float64] | None = None
 
 
-def parse_tokens(selection: Selection, vocab_size: int) -> NDArray[np.int64]:
+def parse_tokens(selection: Selection, vocab_size: int, labels: Labels | None = None) -> NDArray[np.int64]:
     """Return the token ids of `selection`, int64 (n,), sorted and unique; None selects all `vocab_size` of them.
 
     `selection` is one of
 
-    - ids and half-open ranges like Python's slices, separated by commas: ``0:1000,5000``, ``:100``, ``30000:``;
+    - ids, half-open ranges like Python's slices, and tokens, separated by commas: ``0:1000,5000``, ``:100``,
+      ``30000:``, ``king,queen``. A token is named by its piece or its text, with or without the mark of a leading space
+      (``king`` is ``king``, ``▁king`` or ``Ġking``); in quotes (``"7"``, ``","``) by its very piece;
     - ``@FILE``: one id a line; blank lines and what follows a ``#`` are ignored;
     - ``FILE.safetensors``: its `cluster_token_ids`, or where it has none its `cluster_mask`;
       ``FILE.safetensors:KEY``: the vector KEY. A vector of bool or uint8 is a mask over the vocabulary, one of another
       integer type holds ids;
-    - integers, or a boolean array that is a mask over the vocabulary.
+    - integers and tokens, or a boolean array that is a mask over the vocabulary.
+
+    `labels` are needed, and read, where tokens are named.
 
     Raises
     ------
     InputError
-        where the selection is empty, does not parse, or names an id outside the vocabulary, and where a file or key
-        is missing or a mask has another length than the vocabulary.
+        where the selection is empty, does not parse, or names an id outside the vocabulary, a token that is not there
+        or one that could be several; where a file or key is missing or a mask has another length than the vocabulary.
     """
-    return read_cluster(selection, vocab_size).token_ids
+    return read_cluster(selection, vocab_size, labels).token_ids
 
 
-def read_cluster(selection: Selection, vocab_size: int) -> Cluster:
+def read_cluster(selection: Selection, vocab_size: int, labels: Labels | None = None) -> Cluster:
     """Read `selection` as `parse_tokens` does, with the vector `centroid` of a safetensors file that holds one.
 
     The centroid (d,) is stored as bfloat16, float16, float32 or float64 and is returned as float64; its length is not
@@ -74,33 +83,66 @@ def read_cluster(selection: Selection, vocab_size: int) -> Cluster:
         path, key = _safetensors_path(selection)
         if path is not None:
             return _read_safetensors(path, key, vocab_size)
-    return Cluster(_select(selection, vocab_size))
+    return Cluster(_select(selection, vocab_size, labels))
 
 
-def _select(selection: str | Iterable[int] | None, vocab_size: int) -> NDArray[np.int64]:
+def _select(selection: str | Iterable[int | str] | None, vocab_size: int, labels: Labels | None) -> NDArray[np.int64]:
     if selection is None:
         return np.arange(vocab_size, dtype=np.int64)
-    if not isinstance(selection, str):
-        return _from_integers(selection, vocab_size)
-    if selection.startswith("@"):
-        return _from_lines(selection[1:], vocab_size)
-    return _from_ranges(selection, vocab_size)
+    if isinstance(selection, str):
+        if selection.startswith("@"):
+            return _from_lines(selection[1:], vocab_size)
+        return _sorted_ids(_listed(selection, vocab_size, labels), f"the token selection {selection!r}", vocab_size)
+    if hasattr(selection, "__array__"):
+        array = np.asarray(selection)
+        if array.dtype == bool:
+            return _from_mask(array, "the mask", vocab_size)
+        selection = array.ravel().tolist()
+    return _sorted_ids(_each(selection, vocab_size, labels), "the token selection", vocab_size)
 
 
-def _from_ranges(text: str, vocab_size: int) -> NDArray[np.int64]:
-    pieces = []
-    for piece in map(str.strip, text.split(",")):
-        bounds = _RANGE.fullmatch(piece)
-        if bounds:
-            start, stop = int(bounds[1] or 0), int(bounds[2] or vocab_size)
-            _check_bounds(min(start, stop), max(start, stop - 1), vocab_size)
-            pieces.append(np.arange(start, stop, dtype=np.int64))
-        elif _ID.fullmatch(piece):
-            _check_bounds(int(piece), int(piece), vocab_size)
-            pieces.append(np.array([int(piece)], dtype=np.int64))
-        else:
-            raise InputError(f"cannot read {piece!r} in the token selection {text!r}: {_FORMS}")
-    return _sorted_ids(np.concatenate(pieces), f"the token selection {text!r}", vocab_size)
+def in_order(selection: str | Iterable[int | str], vocab_size: int, labels: Labels) -> NDArray[np.int64]:
+    """Return the token ids of `selection`, int64 (n,), in the order given, repeated ones too; forms as `parse_tokens`.
+
+    Raises
+    ------
+    InputError
+        as `parse_tokens`.
+    """
+    read = _listed if isinstance(selection, str) else _each
+    ids = read(cast(Any, selection), vocab_size, labels)
+    _sorted_ids(ids, f"the token selection {selection!r}", vocab_size)
+    return np.asarray(ids, dtype=np.int64)
+
+
+def _each(values: Iterable[int | str], vocab_size: int, labels: Labels | None) -> list[int]:
+    ids: list[int] = []
+    try:
+        for value in values:
+            ids += _part(value, vocab_size, labels) if isinstance(value, str) else [operator.index(value)]
+    except TypeError as error:
+        raise InputError(f"token ids are integers: {error}; {_FORMS}") from error
+    return ids
+
+
+def _listed(text: str, vocab_size: int, labels: Labels | None) -> list[int]:
+    """The ids of a list with commas."""
+    parts = [part[0].strip() for part in _PARTS.finditer(text)]
+    return [token_id for part in parts for token_id in _part(part, vocab_size, labels)]
+
+
+def _part(part: str, vocab_size: int, labels: Labels | None) -> list[int]:
+    """The ids of an id, a range, or a token."""
+    if bounds := _RANGE.fullmatch(part):
+        start, stop = int(bounds[1] or 0), int(bounds[2] or vocab_size)
+        _check_bounds(min(start, stop), max(start, stop - 1), vocab_size)
+        return list(range(start, stop))
+    if _ID.fullmatch(part):
+        _check_bounds(int(part), int(part), vocab_size)
+        return [int(part)]
+    if labels is None or not part:
+        raise InputError(f"cannot read {part!r} in the token selection: {_FORMS}")
+    return [find_token(part, labels())]
 
 
 def _from_lines(path: str, vocab_size: int) -> NDArray[np.int64]:
@@ -116,19 +158,6 @@ def _from_lines(path: str, vocab_size: int) -> NDArray[np.int64]:
         if piece:
             ids.append(int(piece))
     return _sorted_ids(ids, f"the token file {path!r}", vocab_size)
-
-
-def _from_integers(values: Iterable[int], vocab_size: int) -> NDArray[np.int64]:
-    if hasattr(values, "__array__"):
-        array = np.asarray(values)
-        if array.dtype == bool:
-            return _from_mask(array, "the mask", vocab_size)
-        values = array.ravel().tolist()
-    try:
-        ids = [operator.index(value) for value in values]
-    except TypeError as error:
-        raise InputError(f"token ids are integers: {error}; {_FORMS}") from error
-    return _sorted_ids(ids, "the token selection", vocab_size)
 
 
 def _from_mask(mask: NDArray[Any], name: str, vocab_size: int) -> NDArray[np.int64]:

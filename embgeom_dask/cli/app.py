@@ -19,7 +19,19 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask import streams
 from embgeom_dask.cli.as_json import to_json
-from embgeom_dask.cli.options import SELECTION, Device, Json, ManyStores, Out, Role, Scheduler, Store, Stores, Version
+from embgeom_dask.cli.options import (
+    SELECTION,
+    Device,
+    Json,
+    ManyStores,
+    Metric,
+    Out,
+    Role,
+    Scheduler,
+    Store,
+    Stores,
+    Version,
+)
 from embgeom_dask.cli.stores import find_other, find_store, find_stores
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, SomeFailed
 from embgeom_dask.escaping import shown_lines
@@ -150,9 +162,7 @@ def scan(
         str | None,
         typer.Option(metavar="STORE2", help="Compare with the rows of another: STORE2, STORE2:input, STORE2:output."),
     ] = None,
-    metric: Annotated[
-        str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")
-    ] = "euclidean",
+    metric: Metric = "euclidean",
     tokens: Annotated[str | None, SELECTION] = None,
     out: Out = None,
     farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
@@ -241,6 +251,26 @@ def scan(
     with _finished(show):
         found = eg.scan(stores, **how)
     show([node.to_dataset() for node in found.children.values()])
+
+
+@app.command()
+def neighbors(
+    store: Store,
+    tokens: Annotated[list[str], typer.Argument(metavar="TOKEN", help="Tokens by name or id: king queen 2332.")],
+    count: Annotated[int, typer.Option("-k", "--count", metavar="K", help="How many neighbors.")] = 10,
+    role: Role = None,
+    metric: Metric = "euclidean",
+    out: Out = None,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Name the nearest tokens of a few tokens."""
+    store = find_store(store)
+    from embgeom_dask.cli import text
+
+    how: dict[str, Any] = {"role": role, "metric": metric, "out": out, "device": device, "client": scheduler}
+    _print_one(eg.neighbors(store, tokens, count, **how), text.neighbors_text, as_json)
 
 
 @app.command()

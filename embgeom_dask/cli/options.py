@@ -17,7 +17,10 @@ Role = Annotated[
     Literal["input", "output"] | None,
     typer.Option("--role", help="Default: output, or input where there is no output matrix."),
 ]
-SELECTION = typer.Option(metavar="SELECTION", help="0:1000,5000 or @FILE or FILE.safetensors or FILE.safetensors:KEY.")
+SELECTION = typer.Option(
+    metavar="SELECTION", help="0:1000,5000 or king,queen or @FILE or FILE.safetensors or FILE.safetensors:KEY."
+)
+Metric = Annotated[str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")]
 Out = Annotated[
     str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here; with several stores, a folder.")
 ]

@@ -75,12 +75,24 @@ def list_text(rows: Sequence[tuple[Any, ...]], broken: Sequence[str]) -> str:
     return "\n".join([table, *(f"broken: {_cell(said)}" for said in broken)])
 
 
+def neighbors_text(dataset: xr.Dataset) -> str:
+    """The neighbours of each token: a line each."""
+    distances, ids, names = (dataset[f"neighbor_{part}"].to_numpy() for part in ("distance", "token_id", "token"))
+    tokens = zip(dataset["token_id"].to_numpy(), dataset["token"].to_numpy(), strict=True)
+    rows = (
+        [own, token, rank, distances[place, rank - 1], ids[place, rank - 1], names[place, rank - 1]]
+        for place, (own, token) in enumerate(tokens)
+        for rank in range(1, dataset.sizes["neighbor"] + 1)
+    )
+    return align(["id", "token", "neighbor", "distance", "id", "token"], rows)
+
+
 def result_text(dataset: xr.Dataset) -> str:
     """A saved result of any command, or the table of many, as that command printed it."""
     command = dataset.attrs["command"]
     if command == "scan":
         return scans_text(dataset) if "model" in dataset.dims else scan_text(dataset)
-    return {"survey": survey_text, "duplicates": duplicates_text}[command](dataset)
+    return {"survey": survey_text, "duplicates": duplicates_text, "neighbors": neighbors_text}[command](dataset)
 
 
 def survey_text(dataset: xr.Dataset) -> str:

@@ -65,6 +65,10 @@ class Given:
         """One more than the largest token id that a row can have."""
         return self.matrix.vocab_size if self.token_id is None else int(self.token_id.max()) + 1
 
+    def labels(self) -> xr.Dataset:
+        """The token ids and strings of the rows: the coordinates `token_id`, `token`, `text` and `has_token`."""
+        return model_stores.labels_of(self.matrix, self.rows).assign_coords(token_id=self.ids)
+
     def select(self, token_id: NDArray[np.int64]) -> Given:
         """Of the rows given, those of the tokens `token_id`.
 

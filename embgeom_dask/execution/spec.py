@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from itertools import pairwise
-from math import inf, isfinite
+from math import frexp, inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -123,10 +125,17 @@ def parse_count(name: str, given: Any) -> Any:
     return number
 
 
+_POWER = re.compile(r"(\d+(?:\.\d*)?)(?:\^|\*\*)([-+]?\d{1,4})")
+_ULP = re.compile(r"(\d+(?:\.\d*)?) ?ulps?@([-+]?\d*\.?\d*(?:e[-+]?\d+)?)")
+
+
 def parse_numbers(
     name: str, given: Numbers | None, *, largest: float = inf, in_order: bool = False
 ) -> tuple[float, ...] | None:
     """Read different numbers from 0 to `largest`: one, several, or text with commas between them; they come ascending.
+
+    Text may be a power, `2^-14`, a hexadecimal float, `0x1p-14`, or `2ulp@0.037`: so many units in the last place of
+    that value in bfloat16.
 
     Raises
     ------
@@ -138,8 +147,11 @@ def parse_numbers(
     parts = given.split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
     try:
         numbers = tuple(_number(part) for part in parts)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"`{name}` {given}: give numbers, with commas between them") from error
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise InputError(
+            f"`{name}` {given}: give numbers, with commas between them: 0.5, 2^-14, or 2ulp@0.037 for two units in the "
+            "last place of that value in bfloat16"
+        ) from error
     if not numbers:
         raise InputError(f"`{name}`: give one number at least")
     for number in numbers:
@@ -166,4 +178,17 @@ def parse_number(name: str, given: float | str | None) -> float | None:
 def _number(given: Any) -> float:
     if isinstance(given, bool | np.bool_):
         raise TypeError(f"{given} is no number")
-    return float(given) + 0.0
+    if not isinstance(given, str):
+        return float(given) + 0.0
+    text = given.strip().lower()
+    if power := _POWER.fullmatch(text):
+        return float(Fraction(power[1]) ** int(power[2]))
+    if units := _ULP.fullmatch(text):
+        return float(Fraction(units[1]) * _unit_in_last_place(float(units[2])))
+    return float.fromhex(text) if text.startswith("0x") else float(given) + 0.0
+
+
+def _unit_in_last_place(value: float) -> Fraction:
+    """That of a value in bfloat16, which has 8 bits: 2^(E - 134) for the biased exponent E, of 1 at least."""
+    exponent = frexp(value)[1] - 1 if value else -126
+    return Fraction(2) ** (max(exponent, -126) - 7)

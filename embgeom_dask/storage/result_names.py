@@ -121,6 +121,7 @@ def with_strings(dataset: xr.Dataset) -> xr.Dataset:
         if variable.dtype.kind in "TUO":
             strings = variable.astype(np.object_)
             found[name] = strings.astype(np.str_) if name in NAMES else strings
+            found[name].encoding["dtype"] = np.object_  # zarr has no stable type for numpy's
     return dataset.assign(found)
 
 

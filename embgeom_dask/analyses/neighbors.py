@@ -1,0 +1,107 @@
+"""The nearest tokens of a few tokens, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from time import perf_counter
+
+import numpy as np
+import xarray as xr
+
+from embgeom_dask.analyses.scan import scan
+from embgeom_dask.analyses.selection import in_order
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, given_rows
+from embgeom_dask.execution.cluster import ClientLike
+from embgeom_dask.execution.spec import parse_count
+from embgeom_dask.storage import result_names, results
+from embgeom_dask.storage.model_stores import Role
+from embgeom_dask.storage.paths import PathLike
+
+
+def neighbors(
+    data: Data,
+    tokens: str | Iterable[int | str],
+    k: int = 10,
+    *,
+    role: Role | None = None,
+    metric: str = "euclidean",
+    out: PathLike | None = None,
+    device: str = "auto",
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Find the nearest tokens of each of a few tokens, itself left out.
+
+    Parameters
+    ----------
+    data : path or array
+        A store, or any array that `scan` takes.
+    tokens : str or list of int and str
+        Whose neighbours: names and ids, `king,queen` or `["king", 2332]`, as `scan` reads them.
+    k : int
+        How many neighbours; fewer where there are no more. A token with an identical row is one, at distance 0.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input where there is no output matrix.
+    metric : str
+        `euclidean`, `cosine`, `chebyshev` or `cityblock`.
+    out : path, optional
+        Where to save the result; the same result there is opened instead of computed again.
+    device, client, progress
+        As `scan` takes them.
+
+    Returns
+    -------
+    xarray.Dataset
+        `neighbor_distance` float64 and `neighbor_token_id` int64, `(token_id, neighbor)`, nearest first, with the
+        strings `token` and `neighbor_token`; tokens come in the order given.
+
+    Raises
+    ------
+    InputError
+        as `scan`, and where a token is not there, or could be several.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[0, 0], [3, 4], [0, 1]], np.float32)
+    >>> found = neighbors(make_store("tiny.zarr", output=rows, tokens=["a", "b", "c"]), "a", k=2)
+    >>> found["neighbor_token"].values, found["neighbor_distance"].values
+    (array([['c', 'b']], dtype=object), array([[1., 5.]]))
+    """
+    started = perf_counter()
+    count = parse_count("k", k)
+    if count is None:
+        raise InputError("`k`: give the number of neighbors")
+    with given_rows(data, role, client, whole=True) as given:
+        matrix, ids = given.matrix, in_order(tokens, given.vocab_size, given.labels)
+        settings = {"tokens": sha256(ids.tobytes()).hexdigest(), "k": count, "metric": metric}
+        attrs = results.provenance("neighbors", [matrix], [], 0.0, settings)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        chosen = given.select(ids)
+        own, store = matrix.name.removesuffix("_embedding"), matrix.store
+        kept = {"neighbors": count + 1, "metric": metric, "tokens": chosen.rows, "device": device, "client": client}
+        found = scan(store, role=own, against=f"{store}:{own}", progress=progress, **kept)
+    named = results.with_ids(_without_itself(found, count), [given.token_id, given.token_id])
+    places = np.array([np.flatnonzero(named["token_id"].to_numpy() == each) for each in ids]).ravel()
+    attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
+    dataset = named.isel(token_id=places).assign_attrs(attrs)
+    dataset = result_names.complete(dataset, result_names.of_matrices(attrs))
+    dataset.attrs["seconds"] = round(perf_counter() - started, 3)
+    if out is not None:
+        results.save(dataset, out)
+    return dataset
+
+
+def _without_itself(found: xr.Dataset, k: int) -> xr.Dataset:
+    """Of the k + 1 nearest rows to each, the first k that are not the row itself."""
+    numbers = found["neighbor_token_id"].to_numpy()
+    others = numbers != found["token_id"].to_numpy()[:, None]
+    first = np.argsort(~others, axis=1, kind="stable")[:, : min(k, numbers.shape[1] - 1)]
+    names = ("neighbor_distance", "neighbor_token_id", "neighbor_token")
+    taken = {name: (("token_id", "neighbor"), np.take_along_axis(found[name].to_numpy(), first, 1)) for name in names}
+    coords = {"token_id": found["token_id"], "neighbor_token": taken.pop("neighbor_token")}
+    coords |= {"token": found["token"]} if "token" in found.coords else {}
+    return xr.Dataset(taken, coords)

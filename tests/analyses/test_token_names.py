@@ -1,0 +1,149 @@
+"""Tokens by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+from scipy.spatial.distance import cdist
+
+import embgeom_dask as eg
+from embgeom_dask.analyses.selection import in_order, parse_tokens
+from embgeom_dask.analyses.token_names import find_token
+from embgeom_dask.cli import app
+from embgeom_dask.errors import InputError
+from embgeom_dask.storage.model_stores import make_labels
+from embgeom_dask.testing import make_store
+
+PIECES = ["▁king", "king", "▁queen", "Ġman", "##ing", "Apple", "apple", "7", "12", ",", "▁", "", ""]
+TEXTS = [" king", "king", " queen", " man", "ing", "Apple", "apple", "7", "12", ",", " ", "", ""]
+LABELS = make_labels(PIECES, TEXTS, [bool(piece) for piece in PIECES])
+
+
+@pytest.mark.parametrize(
+    ("name", "token_id"),
+    [
+        ("▁king", 0),
+        ('"king"', 1),
+        ("queen", 2),
+        ("▁queen", 2),
+        (" queen", 2),
+        ("man", 3),
+        ("Ġman", 3),
+        ("##ing", 4),
+        ("ing", 4),
+        ("Apple", 5),
+        ('"7"', 7),
+        ('","', 9),
+        ("▁", 10),
+    ],
+)
+def test_a_token_has_a_piece_and_a_text(name: str, token_id: int) -> None:
+    assert find_token(name, LABELS) == token_id
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("king", "'king' could be 0 '▁king', 1 'king': give the id, or the piece in double quotes"),
+        ("QUEEN", "no token is called 'QUEEN': alike are 2 '▁queen'"),
+        ("quee", "no token is called 'quee': alike are 2 '▁queen'"),
+        ("zebra", "no token is called 'zebra': embgeom_dask.open_model lists them"),
+        ('"queen"', "no token is called '\"queen\"': alike are 2 '▁queen'"),
+        ("e\x1b[0m", r"no token is called 'e\\x1b[0m'"),
+    ],
+)
+def test_a_name_that_is_none_or_several_is_refused_with_candidates(name: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        find_token(name, LABELS)
+    assert words in str(refused.value)
+    assert "\x1b" not in str(refused.value)
+
+
+def test_selections_hold_ids_ranges_and_names() -> None:
+    def parse(selection: Any) -> list[int]:
+        return parse_tokens(selection, len(PIECES), lambda: LABELS).tolist()
+
+    assert parse('queen, 7,"7",1:3,","') == [1, 2, 7, 9]
+    assert parse(["queen", 7, "man", "12"]) == [2, 3, 7, 12]
+    assert parse(np.array([5, 3])) == [3, 5]
+    assert in_order("man,queen,0,man", len(PIECES), lambda: LABELS).tolist() == [3, 2, 0, 3]
+    for empty in ("", "1,,2", "1,"):
+        with pytest.raises(InputError, match="cannot read '' in the token selection"):
+            parse(empty)
+    with pytest.raises(InputError, match="cannot read 'queen'"):
+        parse_tokens("queen", len(PIECES))
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    found = np.random.default_rng(0).normal(size=(len(PIECES), 4)).astype(np.float32)
+    found[6] = found[5]
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> str:
+    return make_store(tmp_path_factory.mktemp("names") / "m.zarr", rows, tokens=PIECES, model="org/m")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "cityblock"])
+def test_neighbors_of_words_are_those_of_brute_force(store: str, rows: np.ndarray, metric: str, client: Client) -> None:
+    found = eg.neighbors(store, ["Apple", 2, "man", "Apple"], k=3, metric=metric, client=client)
+    ids = [5, 2, 3, 5]
+    assert found["token_id"].values.tolist() == ids
+    assert found["token"].values.tolist() == [PIECES[i] for i in ids]
+    distance = cdist(rows.astype(np.float64), rows.astype(np.float64), metric)
+    np.fill_diagonal(distance, np.inf)
+    distance[5, 6] = 0
+    order = np.argsort(distance[ids], axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(found["neighbor_token_id"], order)
+    assert found["neighbor_token_id"].values[0, 0] == 6
+    np.testing.assert_allclose(
+        found["neighbor_distance"], np.take_along_axis(distance[ids], order, 1), rtol=1e-12, atol=1e-15
+    )
+    assert found["neighbor_token"].values.tolist() == [[PIECES[i] for i in each] for each in order]
+
+
+def test_neighbors_among_many_identical_rows_leave_the_word_out(tmp_path: Path, client: Client) -> None:
+    store = make_store(tmp_path / "same.zarr", np.ones((6, 2), np.float32), tokens=list("abcdef"))
+    found = eg.neighbors(store, "f,a", k=2, client=client)
+    assert found["neighbor_token"].values.tolist() == [["a", "b"], ["b", "c"]]
+    assert (found["neighbor_distance"].values == 0).all()
+    everything = eg.neighbors(store, "a", k=50, client=client)
+    assert everything["neighbor_token"].values.tolist() == [list("bcdef")]
+
+
+def test_neighbors_of_an_array_have_its_labels(store: str, client: Client) -> None:
+    matrix = eg.open_model(store)["output_embedding"]
+    some = matrix[2:8].assign_coords(token_id=np.arange(6) + 40)
+    found = eg.neighbors(some, "Apple", k=1, client=client)
+    assert (found["token_id"].item(), found["neighbor_token_id"].item()) == (43, 44)
+    alone = eg.neighbors(matrix[2:8], "Apple,7", k=5, client=client)
+    assert set(alone["neighbor_token_id"].values.ravel().tolist()) <= set(range(2, 8))
+
+
+def test_a_saved_result_is_shown_again(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "n.zarr")
+    assert app.main(["neighbors", store, "queen", "man", "-k", "2", "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[:3] for line in printed.splitlines()[1:]] == [
+        ["2", "▁queen", "1"],
+        ["2", "▁queen", "2"],
+        ["3", "Ġman", "1"],
+        ["3", "Ġman", "2"],
+    ]
+    assert app.main(["show", out]) == 0
+    assert capsys.readouterr().out == printed
+    assert app.main(["neighbors", store, "king"]) == 2
+    assert "could be 0" in capsys.readouterr().err
+
+
+def test_scans_and_outliers_take_names(store: str, client: Client) -> None:
+    by_name = eg.scan(store, tokens="queen,man,Apple", nearest=1, client=client)
+    assert by_name.equals(eg.scan(store, tokens="2,3,5", nearest=1, client=client))
+    pair = eg.outliers(store, ["queen", "man", "##ing"], client=client)
+    assert set(pair["farthest_token_id"].values.tolist()) <= {2, 3, 4}
