@@ -135,17 +135,10 @@ def together(surveys: Sequence[xr.Dataset]) -> xr.Dataset:
     """Put the surveys of several models into one; centroids are padded with NaN."""
     if not surveys:
         return xr.Dataset(attrs=many.joined(surveys, "survey"))
-    centroids = np.full((len(surveys), max(each.sizes["hidden"] for each in surveys)), np.nan)
-    for own, each in zip(centroids, surveys, strict=True):
-        own[: each.sizes["hidden"]] = each["centroid"].to_numpy()[0]
-    columns = {
-        str(name): ("model", np.concatenate([each[name].to_numpy() for each in surveys]))
-        for name, variable in surveys[0].variables.items()
-        if variable.dims == ("model",)
-    }
-    dataset = xr.Dataset({**columns, "centroid": (("model", "hidden"), centroids)})
-    dataset = dataset.set_coords(["model", "revision", "matrix"]).assign_attrs(many.joined(surveys, "survey"))
-    return result_names.complete(dataset)
+    dataset = xr.concat(
+        surveys, "model", data_vars="minimal", coords="minimal", compat="override", join="outer", combine_attrs="drop"
+    )
+    return result_names.complete(dataset.drop_encoding().assign_attrs(many.joined(surveys, "survey")))
 
 
 def table(dataset: xr.Dataset) -> pd.DataFrame:
