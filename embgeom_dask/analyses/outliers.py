@@ -30,6 +30,7 @@ from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
 
 Vector = NDArray[np.float64]
 
@@ -39,6 +40,7 @@ def outliers(
     tokens: Selection,
     role: Role | None = None,
     *,
+    out: PathLike | None = None,
     device: str = "auto",
     client: ClientLike | None = None,
     scheduler: str | None = None,
@@ -65,6 +67,8 @@ def outliers(
       over the selection, means those of the numbers reported; `token_count`;
     - `centroid (hidden)`, `centroid_norm`.
 
+    The result is saved at `out`; where the same result is there already, it is opened instead.
+
     `client` is a dask client, a cluster or an address; by default the client that is active, or else a cluster in this
     process. With `progress` a bar shows rate and time left, and a note dask's dashboard; default in a notebook.
 
@@ -88,37 +92,48 @@ def outliers(
         source = given.matrix
         model_stores.check_labels(source)
         cluster, chosen = _read(tokens, given)
-        with connect(client, scheduler, device) as active:
-            norms, centroid = _norms_and_centroid(active, chosen, cluster)
-            own = cast(Role, source.name.removesuffix("_embedding"))
-            scanned = scan(source.store, role=own, tokens=chosen.rows, farthest=1, device=device, client=active)
-            pair = scanned["farthest_token_id"].values[0]
-            parts = parts_of(source, chosen.rows)
-            distances = np.concatenate(map_rows(active, "distances", source, parts, _distances, centroid))
-            with devices.session(torch.device("cpu")):
-                a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
-        at = np.searchsorted(chosen.rows, pair)
-        outlier = pair[int(_squared(b.minus(centroid)) > _squared(a.minus(centroid)))]
-        variables = {
-            "farthest_distance": scanned["farthest_distance"].values[0],
-            "farthest_token_id": ("side", pair),
-            "outlier_token_id": outlier,
-            "norm": ("side", norms[at]),
-            "centroid_distance": ("side", distances[at]),
-            "norm_ratio": ("side", norms[at] / centroid.l2 if centroid.l2 else np.full(2, nan)),
-            **_spread("norm", norms),
-            **_spread("centroid_distance", distances),
-            "token_count": chosen.rows.size,
-            "centroid": ("hidden", centroid.nearest()),
-            "centroid_norm": centroid.l2,
-        }
-        labelled = results.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [source])
-        labelled = results.with_ids(labelled, [given.token_id]).merge(_triangle(a, b, centroid))
-    settings = {"tokens": _digest(chosen.ids), "centroid": _digest(centroid.nearest())}
-    seconds = time.perf_counter() - started
-    attrs = results.provenance("outliers", [source], scanned.attrs["devices"], seconds, settings)
-    attrs["centroid_source"] = "mean" if cluster.centroid is None else "file"
-    return result_names.complete(labelled.assign_attrs(attrs), result_names.of_matrices(attrs))
+        of_file = "" if cluster.centroid is None else _digest(cluster.centroid)
+        attrs = results.provenance("outliers", [source], [], 0.0, {"tokens": _digest(chosen.ids), "centroid": of_file})
+        attrs["centroid_source"] = "file" if of_file else "mean"
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        with connect(client, scheduler, device, out) as active:
+            dataset, attrs["devices"] = _measured(active, chosen, cluster, device)
+        dataset = results.with_ids(dataset, [given.token_id])
+    attrs["seconds"] = round(time.perf_counter() - started, 3)
+    dataset = result_names.complete(dataset.assign_attrs(attrs), result_names.of_matrices(attrs))
+    if out is not None:
+        results.save(dataset, out)
+    return dataset
+
+
+def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> tuple[xr.Dataset, list[str]]:
+    """The variables of the result, with numbers of rows as token ids, and the devices used."""
+    source = chosen.matrix
+    norms, centroid = _norms_and_centroid(client, chosen, cluster)
+    own = cast(Role, source.name.removesuffix("_embedding"))
+    scanned = scan(source.store, role=own, tokens=chosen.rows, farthest=1, device=device, client=client)
+    pair = scanned["farthest_token_id"].values[0]
+    parts = parts_of(source, chosen.rows)
+    distances = np.concatenate(map_rows(client, "distances", source, parts, _distances, centroid))
+    with devices.session(torch.device("cpu")):
+        a, b = (Rationals.of(row) for row in source.take(pair).astype(np.float64))
+    at = np.searchsorted(chosen.rows, pair)
+    variables = {
+        "farthest_distance": scanned["farthest_distance"].values[0],
+        "farthest_token_id": ("side", pair),
+        "outlier_token_id": pair[int(_squared(b.minus(centroid)) > _squared(a.minus(centroid)))],
+        "norm": ("side", norms[at]),
+        "centroid_distance": ("side", distances[at]),
+        "norm_ratio": ("side", norms[at] / centroid.l2 if centroid.l2 else np.full(2, nan)),
+        **_spread("norm", norms),
+        **_spread("centroid_distance", distances),
+        "token_count": chosen.rows.size,
+        "centroid": ("hidden", centroid.nearest()),
+        "centroid_norm": centroid.l2,
+    }
+    dataset = results.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [source])
+    return dataset.merge(_triangle(a, b, centroid)), scanned.attrs["devices"]
 
 
 def triangle(a: Vector, b: Vector, c: Vector) -> xr.Dataset:

@@ -278,6 +278,7 @@ def outliers(
     store: Store,
     tokens: Annotated[str, SELECTION],
     role: Role = None,
+    out: Out = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -286,8 +287,8 @@ def outliers(
     store = find_store(store)
     from embgeom_dask.cli import text
 
-    result = eg.outliers(store, tokens, role, device=device, scheduler=scheduler)
-    _print(to_json(result) if as_json else text.outliers_text(result))
+    result = eg.outliers(store, tokens, role, out=out, device=device, scheduler=scheduler)
+    _print_one(result, text.outliers_text, as_json)
 
 
 @app.command()

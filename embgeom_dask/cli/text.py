@@ -92,7 +92,13 @@ def result_text(dataset: xr.Dataset) -> str:
     command = dataset.attrs["command"]
     if command == "scan":
         return scans_text(dataset) if "model" in dataset.dims else scan_text(dataset)
-    return {"survey": survey_text, "duplicates": duplicates_text, "neighbors": neighbors_text}[command](dataset)
+    texts = {
+        "survey": survey_text,
+        "duplicates": duplicates_text,
+        "neighbors": neighbors_text,
+        "outliers": outliers_text,
+    }
+    return texts[command](dataset)
 
 
 def survey_text(dataset: xr.Dataset) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -16,7 +17,9 @@ from safetensors.torch import save_file
 
 from embgeom_dask.analyses.outliers import outliers, triangle
 from embgeom_dask.analyses.survey import survey
+from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
+from embgeom_dask.storage.results import open_result
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import root
 
@@ -297,3 +300,19 @@ def test_a_centroid_beyond_the_range_is_refused(tmp_path: Path) -> None:
     save_file({"cluster_token_ids": torch.arange(3), "centroid": torch.tensor([1e200], dtype=torch.float64)}, path)
     with pytest.raises(InputError, match=r"the centroid in .*ids.safetensors holds values under 2\^-400"):
         outliers(make_store(tmp_path / "m.zarr", np.eye(3, 1)), path)
+
+
+def test_a_saved_result_is_not_computed_twice(
+    tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "m.zarr", np.eye(5, 3, dtype=np.float32))
+    out = tmp_path / "o.zarr"
+    first = outliers(store, "0:4", out=out, client=client)
+    xr.testing.assert_identical(open_result(out), first)
+    assert outliers(store, "0:4", out=out, client=client).attrs["seconds"] == first.attrs["seconds"]
+    with pytest.raises(InputError, match="holds a result from other settings"):
+        outliers(store, "1:4", out=out, client=client)
+    assert app.main(["outliers", store, "--tokens", "0:4", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert app.main(["show", str(out)]) == 0
+    assert capsys.readouterr().out == printed
