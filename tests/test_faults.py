@@ -17,8 +17,9 @@ import pytest
 from distributed import Client
 
 import embgeom_dask as eg
+from embgeom_dask import tuning
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.storage import fill, labels, model_stores, validation
+from embgeom_dask.storage import labels, model_stores, validation
 from embgeom_dask.testing import make_checkpoint, make_store
 from embgeom_dask.testing.faults import Disk, Killed, fingerprint, remove
 
@@ -185,9 +186,14 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.fixture(autouse=True)
+def _small_chunks() -> Iterator[None]:
+    with tuning.override(CHUNK_BYTES=16 * 5 * 4):
+        yield
+
+
 @pytest.fixture
-def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> Work:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 16 * 5 * 4)
+def work(request: pytest.FixtureRequest, tmp_path: Path, client: Client) -> Work:
     root, kind = tmp_path / "disk", request.param
     inputs = tmp_path / "inputs"
     inputs.mkdir()

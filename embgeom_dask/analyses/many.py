@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
+from embgeom_dask import tuning
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -25,9 +26,6 @@ from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
-
-_AT_ONCE = 4
-"""Models at a time, where the cluster has that many threads."""
 
 _FIRST = ("farthest", "nearest")  # of these a table has the first
 _KEPT = {"side", "radius", "quantile"}
@@ -87,7 +85,7 @@ def on_each(
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), results.TABLE)
     with connect(client, scheduler, device, within) as active, bar(len(stores), what, "models") as advance:
-        at_once = max(1, min(len(stores), _AT_ONCE, sum(active.nthreads().values())))
+        at_once = max(1, min(len(stores), tuning.MODELS_AT_ONCE, sum(active.nthreads().values())))
         pool = ThreadPoolExecutor(at_once)
         try:
             waiting: dict[Future[xr.Dataset], int] = {

@@ -11,13 +11,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.reductions import Histogram, OrderStatistics, Thresholds
 from embgeom_dask.reductions.base import State
-from embgeom_dask.reductions.histogram import FINE
-from embgeom_dask.reductions.order_statistics import MOST
 
 Array = NDArray[Any]
 Run = Callable[[Plan], PanelResult]
@@ -72,7 +71,7 @@ def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, larges
     if not ranks.any():
         return np.zeros(ranks.size)
     histogram, sought = cast(Histogram, plan.reductions["histogram"]), ranks[ranks > 0]
-    while count[bins := np.unique(np.searchsorted(np.cumsum(count), sought))].sum() > MOST:
+    while count[bins := np.unique(np.searchsorted(np.cumsum(count), sought))].sum() > tuning.COLLECTED_PAIRS:
         edges = _divided(bounds(histogram, count, sought, largest))
         if np.isin(edges, histogram.edges.distance).all():
             break
@@ -92,7 +91,7 @@ def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, larges
 def _divided(intervals: Array) -> Array:
     """Edges that part each of the intervals (q, 2) into bins of equally many float64 numbers."""
     intervals = np.unique(intervals, axis=0)
-    steps = max(2, FINE // len(intervals))
+    steps = max(2, tuning.FINE_BINS // len(intervals))
     lower, upper = intervals.view(np.int64).T[..., None]  # as integers these have the order of the numbers, from 0 on
     whole, rest = np.divmod(upper - lower, steps)
     k = np.arange(steps + 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.checkpoints.labelling import Labels
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
@@ -21,7 +21,6 @@ from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import ROLES, Matrix
 from embgeom_dask.storage.validation import forget
 
-_BLOCK_BYTES = 8 << 20
 _MOST_NAME = 200  # of the 255 bytes that file systems allow: what is written aside has a longer name
 _READERS = 4  # threads that verify chunks
 
@@ -147,7 +146,7 @@ def _equal(stored: Mapping[str, Any] | None, source: RowSource) -> bool:
     if stored is None or (stored["source_tensor"], stored["dtype"]) != (source.tensor, source.dtype.name):
         return False
     digest, rows = hashlib.sha256(), source.shape[0]
-    step = max(1, _BLOCK_BYTES // (source.shape[1] * source.dtype.itemsize))
+    step = max(1, tuning.COMPARED_BYTES // (source.shape[1] * source.dtype.itemsize))
     for start in range(0, rows, step):
         digest.update(source.read(start, min(start + step, rows)).view(np.uint8).data)
     return bool(stored["sha256"] == digest.hexdigest())

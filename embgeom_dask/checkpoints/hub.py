@@ -25,6 +25,7 @@ from huggingface_hub import (
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff, validate_repo_id
 
+from embgeom_dask import tuning
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
 from embgeom_dask.checkpoints.labels import VOCABULARIES
 from embgeom_dask.checkpoints.layouts import explain
@@ -35,11 +36,7 @@ _FILES = (".safetensors", ".zarr", ".bin", ".npy", ".npz", ".pt", ".pth", ".ckpt
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _SMALL = frozenset(("config.json", "README.md", _INDEX, *_TOKENIZER))
-_MOST = 16 << 20  # bytes of one request
 _MOST_SMALL = 512 << 20  # bytes of a file that is downloaded whole
-_CUTS = 5  # how often a body may come back short
-_TRIES = 5  # how often a request is made again that is not answered
-_WAIT = 1.0  # seconds before the first retry; they double
 _RETRIED = (408, 429, 500, 502, 503, 504)
 
 TransportError = hub_errors.HTTPError  # what the library's client raises
@@ -69,21 +66,22 @@ class RemoteFile:
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop-1. Raises EmbgeomError where the hub cannot be had to give them."""
-        parts = ((at, min(at + _MOST, stop)) for at in range(start, stop, _MOST))
+        step = tuning.HUB_REQUEST_BYTES
+        parts = ((at, min(at + step, stop)) for at in range(start, stop, step))
         with _explained(self.model):
             return b"".join(self._request(*part) for part in parts)
 
     def _request(self, start: int, stop: int) -> bytes:
         """One request; the library waits and tries again where there is no answer or one of `_RETRIED`."""
         wanted = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        for _ in range(_CUTS):
+        for _ in range(tuning.HUB_CUTS):
             with http_stream_backoff(
                 "GET",
                 self.url,
                 headers=build_hf_headers(headers=wanted),
                 timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-                max_retries=_TRIES,
-                base_wait_time=_WAIT,
+                max_retries=tuning.HUB_TRIES,
+                base_wait_time=tuning.HUB_WAIT,
                 retry_on_status_codes=_RETRIED,
             ) as response:
                 hf_raise_for_status(response)
@@ -104,7 +102,7 @@ class RemoteFile:
                     continue
             if len(body) == stop - start:
                 return bytes(body)
-        raise EmbgeomError(f"{self.name} was cut off {_CUTS} times in a row: run the same command again")
+        raise EmbgeomError(f"{self.name} was cut off {tuning.HUB_CUTS} times in a row: run the same command again")
 
 
 @dataclass(frozen=True)

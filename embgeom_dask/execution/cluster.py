@@ -17,7 +17,7 @@ from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 from distributed.deploy import Cluster
 
-from embgeom_dask import devices, private_apis, progress
+from embgeom_dask import devices, private_apis, progress, tuning
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.storage import paths
@@ -26,8 +26,6 @@ from embgeom_dask.storage.paths import PathLike
 ClientLike = Client | Cluster | str
 """A client, a cluster, or the address of a scheduler."""
 
-_PATIENCE = 5.0  # seconds
-_REMINDER = 60.0  # seconds
 
 _LOOPBACK = "127.0.0.1:0"  # a free port that nobody else reaches
 
@@ -92,7 +90,7 @@ def _address(client: Client) -> str:
 def _answers(client: Client) -> bool:
     """Whether the scheduler of a client is there."""
     try:
-        private_apis.ask_scheduler(client, _PATIENCE)
+        private_apis.ask_scheduler(client, tuning.SCHEDULER_PATIENCE)
     except Exception:  # whatever dask raises of a client that is closed, or closes
         return False
     return True
@@ -233,12 +231,12 @@ def _wait_for_a_worker(client: Client) -> None:
     while not client.nthreads():
         progress.note("no worker yet: waiting for one, until Ctrl-C")
         with suppress(TimeoutError):
-            work.result(timeout=_REMINDER)
+            work.result(timeout=tuning.WORKER_REMINDER)
 
 
 def _check_scheduler(address: str) -> None:
     try:
-        private_apis.ask_address(address, _PATIENCE)
+        private_apis.ask_address(address, tuning.SCHEDULER_PATIENCE)
     except Exception as error:  # whatever is at that address can answer anything
         raise InputError(
             f"no dask scheduler answers at {address!r}: start one with `dask scheduler`, and give the address it prints"

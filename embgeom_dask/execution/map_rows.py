@@ -11,16 +11,13 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.cluster import LOST, ClientLike, connect
 from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike, explain
-
-_PART = 16 << 20
-"""Bytes of rows that one task reads, or one chunk where that is more."""
 
 
 def map_rows(
@@ -50,7 +47,7 @@ def map_rows(
 def parts_of(matrix: Matrix, token_id: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Divide token ids (n,) int64 into parts, each of which one task reads."""
     chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
-    rows = matrix.chunk_rows * max(1, _PART // chunk_bytes)
+    rows = matrix.chunk_rows * max(1, tuning.PART_BYTES // chunk_bytes)
     return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]
 
 

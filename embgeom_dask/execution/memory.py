@@ -15,15 +15,10 @@ import torch
 from dask.utils import parse_bytes
 from distributed import Client, Worker
 
-from embgeom_dask import devices, private_apis
+from embgeom_dask import devices, private_apis, tuning
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
-from embgeom_dask.pairwise.refine import DOUBLED
 
-SHARE = 0.6
-"""Of the memory that is free, what a run may take where no limit is given."""
-
-_READING = 192 << 20  # chunks being decompressed side by side, and what allocators keep back
 _PRODUCT = {1: 4, 2: 2, 4: 4, 8: 8}  # bytes for each pair of a tile, by those of an element
 # bytes for each pair of a tile on a device, by those of an element: products, passes
 _PASS = {1: 32, 2: 32, 4: 32, 8: 160}
@@ -96,14 +91,14 @@ class WorkerMemory:
 
         Of what is not held yet a scan takes `share`.
         """
-        most = self.held + int(SHARE * self.free) if limit is None else limit
+        most = self.held + int(tuning.MEMORY_SHARE * self.free) if limit is None else limit
         if self.limit:
-            most = min(most, int(SHARE * self.limit))
+            most = min(most, int(tuning.MEMORY_SHARE * self.limit))
         return most if share == 1 else self.held + int(share * max(0, most - self.held))
 
     def allowed_on_device(self, limit: int | None, share: float) -> int:
         """What it may hold on its device."""
-        most = int(SHARE * self.free_on_device) if limit is None else min(limit, self.free_on_device)
+        most = int(tuning.MEMORY_SHARE * self.free_on_device) if limit is None else min(limit, self.free_on_device)
         return int(share * most)
 
 
@@ -194,12 +189,12 @@ def project(
     values = tile * width
     block = values * (2 * stored if as_stored else stored + element)
     loading = 8 * values if as_stored else values * (8 + stored + 2 * unrounded)  # or a tile's rows, unrounded
-    doubled = 16 * min(DOUBLED, tile) * width if as_stored or unrounded else 0
+    doubled = 16 * min(tuning.DOUBLED_ROWS, tile) * width if as_stored or unrounded else 0
     products = _PRODUCT[element] + (_PRODUCT[unrounded] if unrounded else 0)
     return Memory(
         base=held,
         rows=100 * rows,
-        blocks=threads * (2 * block + max(loading, doubled)) + _READING,
+        blocks=threads * (2 * block + max(loading, doubled)) + tuning.READING_BYTES,
         tiles=threads * tile * tile * (products + _CANDIDATE),
         states=threads * states,
         allowed=most,

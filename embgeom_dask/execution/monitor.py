@@ -13,13 +13,10 @@ from typing import Any
 
 from distributed import Client
 
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.execution import memory
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.panel_result import PanelResult
-
-_AHEAD = 2
-"""Panels submitted for each thread of the cluster: one running, one waiting."""
 
 _LOOK = 2.0  # seconds between looks at the workers
 
@@ -55,7 +52,7 @@ class Monitor:
             return 0
         if monotonic() - self._looked >= _LOOK:
             self._threads, self._looked = self._client.nthreads(), monotonic()
-        return _AHEAD * max(1, sum(self._threads.values()))
+        return tuning.PANELS_AHEAD * max(1, sum(self._threads.values()))
 
     def done(self, panel: Panel, found: PanelResult, *, fresh: bool) -> None:
         """Count a panel that is done, now (`fresh`) or in an earlier run."""

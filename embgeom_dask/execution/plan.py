@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from embgeom_dask import tuning
 from embgeom_dask.execution import memory
 from embgeom_dask.execution.grid import Grid
 from embgeom_dask.execution.memory import Memory
@@ -16,10 +17,6 @@ from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.reductions import Histogram, Reduction
 
-TILES = 2048, 1024, 512, 256
-CUDA_TILES = 8192, 4096, *TILES
-RUN, LONG_RUN = 8, 64
-"""Tiles of a panel: of up to 2,048 rows, and of more, which take about a millisecond each on cuda."""
 ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
@@ -90,7 +87,8 @@ class Plan:
         """The tiles."""
         first, second = (side.rows.token_id.size for side in self.sides)
         tile = self.sides[0].tile
-        return Grid(first, second, tile, RUN if tile <= max(TILES) else LONG_RUN, self.symmetric)
+        run = tuning.PANEL_TILES if tile <= max(tuning.TILES) else tuning.LONG_PANEL_TILES
+        return Grid(first, second, tile, run, self.symmetric)
 
     def certificate(self, products: set[str]) -> dict[str, Any]:
         """What `products`, like "cpu int8", were made of, and the bound of their error that filtered pairs, relative

@@ -10,11 +10,12 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import memory, products, workers
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.memory import Memory
-from embgeom_dask.execution.plan import CUDA_TILES, ITEMSIZE, TILES, Plan
+from embgeom_dask.execution.plan import ITEMSIZE, Plan
 from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead
 from embgeom_dask.execution.prune import narrow
 from embgeom_dask.execution.spec import ScanSpec
@@ -35,20 +36,17 @@ from embgeom_dask.reductions import (
     Extreme,
     Histogram,
     Neighbors,
-    OrderStatistics,
     PairsWithin,
     Reduction,
     Thresholds,
     Within,
 )
 from embgeom_dask.reductions.histogram import bin_edges
+from embgeom_dask.reductions.order_statistics import state_bytes
 from embgeom_dask.storage.model_stores import Matrix
 
 Selected = tuple[Matrix, NDArray[np.int64]]
 """A matrix and the token ids, int64 (n,) ascending, of the rows to compare."""
-
-_SAMPLE = 2048
-"""Rows of a side that centre and shape are taken from."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
     if spec.kept == {"farthest"} and metric.prunes_by_extent and len(sides) == 1:
         token_id = narrow(client, matrix, parts_of(matrix, token_id), spec.farthest or 1)
         sides = [(matrix, token_id)]
-    some = matrix.take(token_id[:_SAMPLE])
+    some = matrix.take(token_id[: tuning.SAMPLE_ROWS])
     centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
     dtypes = {matrix.dtype for matrix, _ in sides}
     alike = matrix.dtype if len(dtypes) == 1 else "float64"
@@ -147,7 +145,7 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
         rows=rows,
         centre=centre,
         distance_from_centre=[found.radius for found in summaries],
-        samples=[some, *(other.take(ids[:_SAMPLE]) for other, ids in sides[1:] if spec.neighbors)],
+        samples=[some, *(other.take(ids[: tuning.SAMPLE_ROWS]) for other, ids in sides[1:] if spec.neighbors)],
         duplicate_of=_identical_rows(sides, summaries, rows) if spec.distinct else None,
     )
 
@@ -210,8 +208,8 @@ def fit_memory(
     of_workers = memory.of_workers(client, resources.device)
     unrounded = point_format.unrounded
     states = sum(reduction.nbytes for reduction in reductions.values())
-    states += spec.exact_quantiles * OrderStatistics.nbytes
-    usual = CUDA_TILES if all(has.kind == "cuda" for has in of_workers) else TILES
+    states += spec.exact_quantiles * state_bytes()
+    usual = tuning.CUDA_TILES if all(has.kind == "cuda" for has in of_workers) else tuning.TILES
     for tile in (resources.tile,) if resources.tile else usual:
         projected = partial(
             memory.project,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.kernels.quantize import peaks
 from embgeom_dask.kernels.row_norms import norms
@@ -21,24 +22,6 @@ Array = NDArray[Any]
 
 _WIDTHS = range(16, 2**31 // 127**2)
 """Sums of so many products of 8-bit integers fit 32 bits; of a single one torch 2.13 gives anything."""
-
-_UNCLIPPED = 0.99
-"""The share of rows, all made as long as the longest, of which no value is cut off when they are rounded."""
-
-_USUAL = 0.95
-"""Where the nearest of all rows are sought, this share of them is to be rounded well, not the longest."""
-
-_UNCLIPPED_USUAL = 0.9
-"""The share of rows, all made as long as the longest of the usual, of which no value is cut off."""
-
-_RANGE = 16
-"""The longest row is at most so many times that long: its values, and their bounds, stay within float32."""
-
-_SAMPLED = 64
-"""Rows whose neighbours among a sample are looked for."""
-
-_UNDECIDED = {"bfloat16": 1 / 64, "float32": 1 / 10, "float64": 1 / 5}
-"""The share of pairs that, looked at one by one, take as long as integers save where products would be of these."""
 
 
 def choose_point_format(
@@ -69,10 +52,10 @@ def choose_point_format(
     if not (asked or (element is None and fastest[0] == "int8" and _can_round(settings, width))):
         return point_format
     if settings.farthest:
-        scale = _filling(largest, _UNCLIPPED, samples[0], centre)
+        scale = _filling(largest, tuning.UNCLIPPED, samples[0], centre)
     else:
-        length = max(float(np.quantile(every, _USUAL)), largest / _RANGE)
-        scale = _filling(length, _UNCLIPPED_USUAL, samples[0], centre)
+        length = max(float(np.quantile(every, tuning.USUAL)), largest / tuning.USUAL_RANGE)
+        scale = _filling(length, tuning.UNCLIPPED_USUAL, samples[0], centre)
     rounded = PointFormat(settings.metric, "int8", centre, scale, point_format if settings.neighbors else None)
     if settings.neighbors and not asked and not _filters_well(rounded, samples, settings.neighbors, radii[-1].size):
         return point_format
@@ -127,7 +110,7 @@ def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: in
     The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
     rows of which the last is a sample.
     """
-    some = samples[0][np.arange(0, len(samples[0]), -(-len(samples[0]) // _SAMPLED))]
+    some = samples[0][np.arange(0, len(samples[0]), -(-len(samples[0]) // tuning.SAMPLED_ROWS))]
     blocks = [_block(point_format, rows) for rows in (some, samples[-1])]
     rounded = Tile(METRICS[point_format.metric], blocks[0], blocks[1], diagonal=False)
     plain = rounded.unrounded()
@@ -137,7 +120,7 @@ def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: in
     limit = np.partition(most, place, axis=1)[:, place, None]
     more = np.mean(bounds(rounded.product, rounded.terms[0]).numpy() <= limit) - np.mean(least <= limit)
     sides = 1 + symmetric  # a pair may be among the nearest of either of its rows
-    return bool(sides * more <= _UNDECIDED[plain.precision.element])
+    return bool(sides * more <= tuning.UNDECIDED[plain.precision.element])
 
 
 def _block(point_format: PointFormat, rows: Array) -> Block:

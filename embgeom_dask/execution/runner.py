@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from distributed import Client, Future, KilledWorker, get_worker
 
-from embgeom_dask import devices, progress
+from embgeom_dask import devices, progress, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError
 from embgeom_dask.execution import callbacks, memory, products, worker, workers
 from embgeom_dask.execution.grid import Panel
@@ -28,12 +28,6 @@ from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.traversal import traverse
 from embgeom_dask.storage import model_stores
-
-_MERGE = 0.5
-"""Panels are merged when their states come to so many times what was merged before."""
-
-_HOPELESS = 32
-"""Where so many panels fail one after the other, the rest would too."""
 
 
 def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | None) -> PanelResult:
@@ -158,7 +152,7 @@ def execute(plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, jour
             total.counts.update(found.counts)
             collected.append(found.states)
             size += _size(found.states)
-            if size >= _MERGE * _size(merged):
+            if size >= tuning.MERGE_SHARE * _size(merged):
                 merged = _merge(plan, collected, exact)
                 collected, size = [merged], 0
                 run.renew(merged, exact)
@@ -252,7 +246,7 @@ class _Run:
                             continue
                         failed[panel] = future.exception()
                         in_a_row += 1
-                        if in_a_row == _HOPELESS:
+                        if in_a_row == tuning.HOPELESS_PANELS:
                             self._failed |= failed
                             self.check()
         self._failed |= failed

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
-from embgeom_dask.reductions.histogram import FINE
 
 Numbers = str | float | Iterable[float]
 
@@ -83,7 +83,7 @@ class ScanSpec:
     @property
     def bins(self) -> int:
         """The number of bins, where no edges are given."""
-        return self.histogram or (FINE if self.exact_quantiles else 4096)
+        return self.histogram or (tuning.FINE_BINS if self.exact_quantiles else 4096)
 
     @property
     def summed(self) -> bool:

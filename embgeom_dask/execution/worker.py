@@ -7,16 +7,13 @@ from typing import TypeVar
 
 import torch
 
-from embgeom_dask import devices
+from embgeom_dask import devices, tuning
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.worker_state import WorkerState
 
 T = TypeVar("T")
-
-LEAST = 32
-"""Tiles of so few rows are not halved."""
 
 
 def compute(
@@ -44,7 +41,7 @@ def compute(
             if not devices.out_of_memory(error):
                 raise
             rows, problem = smaller.sides[0].tile, " ".join(str(error).split())
-        if rows <= LEAST or rows % 2:
+        if rows <= tuning.LEAST_TILE or rows % 2:
             raise EmbgeomError(
                 f"{device} is out of memory even with tiles of {rows} rows: free some, or choose another `device` "
                 f"({problem})"
@@ -61,6 +58,6 @@ def _times(plan: Plan) -> int:
         return 0
     sizes = (getattr(torch, point_format.element).itemsize for point_format in (side.point_format, side.instead))
     planned, taken = sizes
-    while planned << times < taken and not (side.tile >> times) % 2 and side.tile >> times > LEAST:
+    while planned << times < taken and not (side.tile >> times) % 2 and side.tile >> times > tuning.LEAST_TILE:
         times += 1
     return times

@@ -14,32 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.kernels.recentre import recentre
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
 
 Array = NDArray[Any]
-
-DOUBLED = 512
-"""Rows of either side whose points are made float64 at a time."""
-
-_MANY = 32
-"""Undecided pairs of one row or column that make it a part of the dense pairs."""
-
-_FEW = 128
-"""Fewer than one in so many pairs of two blocks cost little, one by one, beside the product; finer products more."""
-
-_DENSE = 8
-"""Where one in so many pairs of rows and columns is undecided, a finer product is cheaper than these one by one."""
-
-_DENSE_ROUNDED = 16
-"""The same where the finer product is of the rows of a tile of integers, unrounded."""
-
-_CLOSE = 1 / 32
-"""Rows as far apart as that, relative to their length, are told apart much better about one of them."""
-
-_CLUSTERS = 8
-"""Clusters of close rows that are sought among the rows of dense pairs."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +49,14 @@ def dense_pairs(tile: Tile, i: Array, j: Array) -> DensePairs:
     as_stored = tile.precision.element == "bfloat16" and tile.rows.norms.error is None
     if not (tile.rounded or as_stored):
         return none
-    columns = np.bincount(j, minlength=n) >= _MANY
-    rows = np.bincount(i[columns[j]], minlength=m) >= _MANY
+    columns = np.bincount(j, minlength=n) >= tuning.DENSE_ROW_PAIRS
+    rows = np.bincount(i[columns[j]], minlength=m) >= tuning.DENSE_ROW_PAIRS
     found = DensePairs(rows, columns)
     left = np.count_nonzero(found.hold(i, j))
-    one_in = _DENSE_ROUNDED if tile.rounded else _DENSE
+    one_in = tuning.DENSE_ONE_IN_ROUNDED if tile.rounded else tuning.DENSE_ONE_IN
     is_dense = left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
-    few = max(_MANY**2, len(tile.rows.stored) * len(tile.columns.stored) / _FEW)
+    pairs = len(tile.rows.stored) * len(tile.columns.stored)
+    few = max(tuning.DENSE_ROW_PAIRS**2, pairs / tuning.DENSE_LEAST_ONE_IN)
     return found if is_dense and left >= few else none
 
 
@@ -96,9 +77,10 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
             parts = tile.rows.take(first).about(centre), tile.columns.take(second).about(centre)
             yield Tile(tile.metric, *parts, tile.diagonal, tile.workspace)
             continue
-        for i in range(0, first.size, DOUBLED):
-            for j in range(0, second.size, DOUBLED):
-                parts = tile.rows.take(first[i : i + DOUBLED]), tile.columns.take(second[j : j + DOUBLED])
+        step = tuning.DOUBLED_ROWS
+        for i in range(0, first.size, step):
+            for j in range(0, second.size, step):
+                parts = tile.rows.take(first[i : i + step]), tile.columns.take(second[j : j + step])
                 yield Tile(tile.metric, parts[0].doubled(), parts[1].doubled(), tile.diagonal, tile.workspace)
 
 
@@ -109,12 +91,12 @@ def _clusters(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None
     them the close rows are short, and so are the errors of their products.
     """
     alone = []
-    for _ in range(_CLUSTERS):
+    for _ in range(tuning.CLUSTERS):
         if not marked.size:
             break
         centre = block.points[int(marked[0])]
         _, away, _ = recentre(block.points[torch.from_numpy(marked)], centre)
-        close = away <= _CLOSE**2 * block.norms.norm[marked[0]]
+        close = away <= tuning.CLOSE**2 * block.norms.norm[marked[0]]
         if close.sum() > 1:
             yield centre, marked[close]
         else:

@@ -6,15 +6,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from embgeom_dask import tuning
 from embgeom_dask.metrics import Metric, Workspace
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
-
-_SLAB = 256
-"""Rows of a part of a tile of blocks sorted by norm."""
-
-_STEPS = 2
-"""Tiles that a block is multiplied with itself in: 3/4 of its square."""
 
 
 def traverse(
@@ -40,7 +35,7 @@ def traverse(
 
 def triangle(metric: Metric, block: Block, workspace: Workspace) -> Iterator[Tile]:
     """Make the pairs of a block with itself, in tiles without most of those below the diagonal."""
-    step = -(-block.size // _STEPS)
+    step = -(-block.size // tuning.TRIANGLE_STEPS)
     for start in range(0, block.size, step):
         part, other = block.take(slice(start, start + step)), block.take(slice(start, None))
         yield Tile(metric, part, other, diagonal=True, workspace=workspace)
@@ -63,7 +58,7 @@ def parts_sorted_by_norm(
         if count <= first:
             return
         whole = value > 0 and rows.radius[-1] + columns.radius[-1] >= distance
-        stop = rows.size if whole else start + _SLAB
+        stop = rows.size if whole else start + tuning.SORTED_PART_ROWS
         part, other = rows.take(slice(start, stop)), columns.take(slice(first, count))
         yield Tile(metric, part, other, diagonal, workspace)
         start = stop

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.passes import Bins, bin_pairs
 from embgeom_dask.pairwise.exact import Exact
@@ -21,8 +22,6 @@ from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 
-FINE = 1 << 16
-"""Bins that hold few enough pairs of a vocabulary to collect them."""
 
 _LIMB, _LIMBS = 40, 52
 _FINE = 900
@@ -30,7 +29,6 @@ _FINE = 900
 
 _SMALL = 2.0**-25
 """Shorter distances, where the longest row has length 1, are summed one by one: too few of their bits are in a sum."""
-_CELLS = 8192  # of the table that finds the bin of a distance where bins differ in width
 
 
 def bin_edges(bins: int, top: float, scale: str) -> Array:
@@ -129,7 +127,7 @@ class Histogram(Reduction):
         ends = np.minimum(self.edges.distance, 2.0**400) * _length(exact)
         steps, first, span = np.diff(ends), float(ends[0]), max(float(ends[-1] - ends[0]), 1e-300)
         equal = np.ptp(steps) <= 1e-9 * span / steps.size
-        cells = steps.size if equal else min(4 * steps.size, _CELLS)
+        cells = steps.size if equal else min(4 * steps.size, tuning.BIN_CELLS)
         grid = first + span / cells * np.arange(cells + 1)
         grid = grid**2 if exact.metric.root else grid
         left, right = (np.searchsorted(lower, grid * (1 + slip), side="right") - 1 for slip in (-1e-9, 1e-9))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
 from embgeom_dask.kernels.passes import limits_of, nearest, select, tighten
 from embgeom_dask.pairwise.exact import Exact
@@ -22,9 +23,6 @@ Array = NDArray[Any]
 
 _TABLE = ("first", "second", "value")
 """What leaves a worker."""
-
-_TIES = 2
-"""Pairs for each place of a table, beyond which its ties are resolved."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ class Neighbors(Reduction):
         merged = {**merged, **{name: merged[name].copy() for name in ("best", "limit")}}
         joined = {name: np.concatenate([state[name] for state in others]) for name in _TABLE}
         merged = self._add_valued(merged, joined, exact)
-        if merged["value"].size <= _TIES * self.rows * self.k:
+        if merged["value"].size <= tuning.NEIGHBOR_TIES * self.rows * self.k:
             return merged
         order, rank = exact.rank(*(merged[name] for name in _TABLE))
         ordered = {name: merged[name][order] for name in (*_TABLE, "least")}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.kernels.bounds import round_up
 from embgeom_dask.kernels.passes import count_within
 from embgeom_dask.pairwise.exact import Exact
@@ -18,11 +19,10 @@ from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 
-MOST = 1 << 21
-"""Pairs of tokens that the bins should not have more of, unless they are ties."""
 
-NBYTES = 100 * MOST
-"""Bytes of the states, on worker and client."""
+def state_bytes() -> int:
+    """Bytes of the states, on worker and client."""
+    return 100 * tuning.COLLECTED_PAIRS
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class OrderStatistics(Reduction):
     ranks: Array
     weights: tuple[Array, Array]
     name = "quantiles"
-    nbytes = NBYTES
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the states."""
+        return state_bytes()
 
     def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
         """No pairs."""

@@ -11,12 +11,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.storage import model_stores, replacement
 from embgeom_dask.storage.model_stores import Matrix, Role
 
-_BLOCK_BYTES = 32 << 20
 _TENSOR = "W"
 
 
@@ -73,7 +72,7 @@ def _write(matrix: Matrix, file: BinaryIO) -> None:
     metadata = {"format": "pt", "model": matrix.model, "matrix": matrix.name, "sha256": matrix.sha256}
     header = json.dumps({"__metadata__": metadata, _TENSOR: entry}).encode()
     header += b" " * (-len(header) % 8)
-    rows = max(matrix.chunk_rows, _BLOCK_BYTES // row_bytes // matrix.chunk_rows * matrix.chunk_rows)
+    rows = max(matrix.chunk_rows, tuning.EXPORT_BYTES // row_bytes // matrix.chunk_rows * matrix.chunk_rows)
     digest = hashlib.sha256()
     with progress.bar(size, f"{matrix.model} {matrix.name}", "B") as advance:
         file.write(struct.pack("<Q", len(header)) + header)

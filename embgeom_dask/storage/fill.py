@@ -16,12 +16,10 @@ from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
+from embgeom_dask import tuning
 from embgeom_dask.progress import Advance
 
-_CHUNK_BYTES = 8 << 20
 _BLOSC: Any = {"cname": "lz4", "clevel": 5}
-_AHEAD = 4  # blocks that are being read
-_BEHIND = 2  # blocks that are being written
 
 
 class RowSource(Protocol):
@@ -49,7 +47,7 @@ def create(group: zarr.Group, name: str, source: RowSource, dimensions: list[str
     if name in group:
         return cast(zarr.Array[Any], group[name])
     rows, columns = source.shape
-    chunk_rows = min(rows, 1 << max(0, (_CHUNK_BYTES // (columns * source.dtype.itemsize)).bit_length() - 1))
+    chunk_rows = min(rows, 1 << max(0, (tuning.CHUNK_BYTES // (columns * source.dtype.itemsize)).bit_length() - 1))
     return group.create_array(
         name,
         shape=source.shape,
@@ -73,7 +71,10 @@ def fill(
     whole are not read from the source again. `advance` is told the bytes done.
     """
     digest, chunk_digests = hashlib.sha256(), list[str]()
-    with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_BEHIND) as writers:
+    with (
+        ThreadPoolExecutor(tuning.CHUNKS_READ_AHEAD) as readers,
+        ThreadPoolExecutor(tuning.CHUNKS_WRITTEN_BEHIND) as writers,
+    ):
         writes: deque[Future[None]] = deque()
         try:
             for start, block, chunk_digest, fresh in _read(readers, array, source, kept):
@@ -81,7 +82,7 @@ def fill(
                     writes.append(writers.submit(_write, array, start, block))
                 digest.update(cast(Any, block.view(np.uint8).data))
                 chunk_digests.append(chunk_digest)
-                while len(writes) >= _BEHIND:
+                while len(writes) >= tuning.CHUNKS_WRITTEN_BEHIND:
                     writes.popleft().result()
                 advance(block.nbytes, fresh=fresh)
             while writes:
@@ -119,7 +120,7 @@ def _read(
     ahead: deque[Future[tuple[int, np.ndarray, str, bool]]] = deque()
     for start in range(0, rows, step):
         ahead.append(readers.submit(read, start))
-        if len(ahead) == _AHEAD:
+        if len(ahead) == tuning.CHUNKS_READ_AHEAD:
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()

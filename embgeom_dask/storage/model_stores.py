@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import zarr
 
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import fill, paths, records, replacement
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", BFloat16._zarr_v3_name: "BF16"}
 """What a store can hold, and what safetensors files call it."""
 
-_DENSE = 1.125
-"""Rows read in one piece, for each row taken."""
 
 _NAMED = ("token_id", "token", "text", "has_token")
 Role = Literal["input", "output"]
@@ -96,7 +94,7 @@ class Matrix:
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
         ids = np.asarray(ids, dtype=np.int64)
-        if ids.size and np.ptp(ids) < _DENSE * ids.size:
+        if ids.size and np.ptp(ids) < tuning.READ_WHOLE * ids.size:
             span = self.read(int(ids.min()), int(ids.max()) + 1)
             return span if len(span) == ids.size and (np.diff(ids) == 1).all() else span[ids - ids.min()]
         rows = np.empty((ids.size, self.hidden_size), dtype=_stored_array(self)[0].dtype)

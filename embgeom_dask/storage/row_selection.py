@@ -8,12 +8,11 @@ from typing import cast
 import numpy as np
 import xarray as xr
 
+from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
 from embgeom_dask.storage import model_stores
 from embgeom_dask.storage.lazy_rows import computing_dtype, matrix_of_rows
 from embgeom_dask.storage.model_stores import MATRICES, Matrix, Role
-
-_BLOCK_BYTES = 8 << 20
 
 
 def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray] | None:
@@ -68,7 +67,7 @@ def _same_labels(array: xr.DataArray, stored: xr.Dataset, token_id: np.ndarray) 
 
 def _blocks(array: xr.DataArray) -> Iterator[tuple[int, int]]:
     """First row and end of parts to compare: the chunks of a dask array."""
-    rows = max(1, _BLOCK_BYTES // max(1, array.shape[1] * array.dtype.itemsize))
+    rows = max(1, tuning.COMPARED_BYTES // max(1, array.shape[1] * array.dtype.itemsize))
     sizes = array.chunks[0] if array.chunks else [min(rows, len(array) - i) for i in range(0, len(array), rows)]
     stops = np.cumsum(sizes).tolist()
     yield from zip([0, *stops], stops, strict=False)

@@ -4,6 +4,8 @@
 - `references`: every distance of a small matrix, in order and correctly rounded, from integers;
 - `strategies`: hypothesis strategies of matrices that make inexact arithmetic fail (the one that needs hypothesis);
 - `faults`: a kill, a power cut or an error at any call that a piece of work makes to the disk.
+
+`embgeom_dask.tuning.override` changes tuned constants, so that small matrices have many tiles, panels and chunks.
 """
 
 from embgeom_dask.testing.checkpoints import ArrayRows, make_checkpoint, make_store

@@ -19,19 +19,20 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import embgeom_dask as eg
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.analyses.duplicates import duplicates
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.pairwise import rows
-from embgeom_dask.storage import fill, model_stores
+from embgeom_dask.storage import model_stores
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.strategies import DTYPES
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 2048)
+def small_chunks() -> Iterator[None]:
+    with tuning.override(CHUNK_BYTES=2048):
+        yield
 
 
 def planted(dtype: Any = np.float32, count: int = 400, width: int = 12, seed: int = 0) -> np.ndarray:
@@ -227,6 +228,7 @@ def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield lambda n: own.__setitem__(1, own[1] + n)
 
     monkeypatch.setattr(progress, "bar", bar)
+    monkeypatch.setattr("embgeom_dask.analyses.many.bar", bar)
     duplicates(paths)
     assert named == [("duplicates", "models"), ("test/model duplicates", "rows"), ("test/model duplicates", "rows")]
     assert bars[0] == [2, 2]

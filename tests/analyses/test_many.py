@@ -17,13 +17,12 @@ from distributed import Client, LocalCluster
 from scipy.spatial.distance import pdist
 
 import embgeom_dask as eg
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import many
 from embgeom_dask.cli import app, text
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
-from embgeom_dask.storage import fill
 from embgeom_dask.testing import make_store
 
 HOW: dict[str, Any] = {
@@ -37,8 +36,9 @@ HOW: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 2048)
+def small_chunks() -> Iterator[None]:
+    with tuning.override(CHUNK_BYTES=2048):
+        yield
 
 
 @pytest.fixture(scope="module")

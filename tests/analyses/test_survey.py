@@ -20,14 +20,14 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
 import embgeom_dask as eg
-from embgeom_dask import devices, progress
+from embgeom_dask import devices, progress, tuning
 from embgeom_dask.analyses.duplicates import duplicates
 from embgeom_dask.analyses.outliers import outliers
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.survey import summarize, survey, table
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.kernels.exact_sums import ColumnSums
-from embgeom_dask.storage import fill, model_stores
+from embgeom_dask.storage import model_stores
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import root
 
@@ -40,8 +40,9 @@ NAMES = {
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 4096)
+def small_chunks() -> Iterator[None]:
+    with tuning.override(CHUNK_BYTES=4096):
+        yield
 
 
 def cloud(rows: int, width: int, seed: int = 0) -> np.ndarray:
@@ -218,8 +219,8 @@ def test_no_worker_count_or_chunk_size_changes_a_bit(tmp_path: Path, monkeypatch
     ):
         xr.testing.assert_equal(survey(paths, client=client), alone)
         xr.testing.assert_equal(survey(paths, scheduler=cluster.scheduler_address), alone)
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 1 << 20)
-    again = [make_store(tmp_path / f"big{i}.zarr", each, model=f"m/{i}") for i, each in enumerate(rows)]
+    with tuning.override(CHUNK_BYTES=1 << 20):
+        again = [make_store(tmp_path / f"big{i}.zarr", each, model=f"m/{i}") for i, each in enumerate(rows)]
     assert model_stores.find_matrix(again[0]).chunk_rows != model_stores.find_matrix(paths[0]).chunk_rows
     xr.testing.assert_equal(survey(again), alone)
 
@@ -334,6 +335,7 @@ def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield lambda n: own.__setitem__(1, own[1] + n)
 
     monkeypatch.setattr(progress, "bar", bar)
+    monkeypatch.setattr("embgeom_dask.analyses.many.bar", bar)
     survey(paths)
     assert named == [("survey", "models"), ("test/model survey", "rows"), ("test/model survey", "rows")]
     assert bars[0] == [2, 2]

@@ -18,6 +18,7 @@ from huggingface_hub.utils import close_session
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from embgeom_dask import tuning
 from embgeom_dask.checkpoints import convert
 from embgeom_dask.checkpoints import hub as own
 from embgeom_dask.cli import app
@@ -71,9 +72,9 @@ def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(own, "_WAIT", 0.01)
         close_session()
-        yield served
+        with tuning.override(HUB_WAIT=0.01):
+            yield served
         close_session()
 
 
@@ -160,9 +161,8 @@ def test_a_server_that_ignores_ranges_is_refused(hub: Hub, run: Any) -> None:
     assert not list(Path().glob("stores/*"))
 
 
+@tuning.override(CHUNK_BYTES=1 << 20, HUB_TRIES=0)  # twelve chunks a matrix
 def test_a_conversion_goes_on_from_the_rows_that_are_there(hub: Hub, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embgeom_dask.storage.fill._CHUNK_BYTES", 1 << 20)  # twelve chunks a matrix
-    monkeypatch.setattr(own, "_TRIES", 0)
     hub.fail_after = 16
     code, _, err = run("convert", "org/model")
     assert (code, "the hub answers 503 for org/model: run the same command again later" in err) == (1, True), err

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import embgeom_dask
-from embgeom_dask import devices, testing
+from embgeom_dask import devices, testing, tuning
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.metrics import METRICS
@@ -123,8 +123,8 @@ def test_a_file_name_that_no_disk_takes_is_one_line(run):
     assert "File name too long" in err
 
 
+@tuning.override(SCHEDULER_PATIENCE=0.2)
 def test_a_scheduler_that_does_not_answer_is_refused(run, monkeypatch):
-    monkeypatch.setattr("embgeom_dask.execution.cluster._PATIENCE", 0.2)
     code, out, err = run("scan", A, "--nearest", "1", "--scheduler", "tcp://127.0.0.1:9")
     assert (code, out) == (2, "")
     assert err.startswith("error: no dask scheduler answers at 'tcp://127.0.0.1:9'")

@@ -21,7 +21,7 @@ import torch
 from distributed import Client, LocalCluster, Reschedule, Security, get_client, get_worker
 
 import embgeom_dask as eg
-from embgeom_dask import progress
+from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import scan
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import cluster, passes, workers
@@ -51,6 +51,7 @@ def test_a_scheduler_that_runs_is_used(running: LocalCluster) -> None:
         assert client is own
 
 
+@tuning.override(WORKER_REMINDER=0.1)
 def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
 
@@ -59,7 +60,6 @@ def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytes
         if len(notes) == 3:
             empty.scale(1)
 
-    monkeypatch.setattr(cluster, "_REMINDER", 0.1)
     monkeypatch.setattr(progress, "note", note)
     with (
         LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=":0") as empty,
@@ -76,8 +76,8 @@ def test_an_address_that_is_none(address: str) -> None:
     refused(address)
 
 
+@tuning.override(SCHEDULER_PATIENCE=0.3)
 def test_an_address_where_no_scheduler_is(monkeypatch: pytest.MonkeyPatch, running: LocalCluster) -> None:
-    monkeypatch.setattr(cluster, "_PATIENCE", 0.3)
     refused(next(iter(running.workers.values())).address)
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
@@ -342,11 +342,11 @@ def test_what_is_no_client_of_use_is_refused_in_one_line(running: LocalCluster) 
 
 
 @pytest.mark.parametrize("moment", ["waiting", "planning", "tiles"])
+@tuning.override(WORKER_REMINDER=0.1)
 def test_a_scheduler_that_dies_is_told_in_one_line(
     moment: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = make_store(tmp_path / "m.zarr", np.eye(64, dtype=np.float32))
-    monkeypatch.setattr(cluster, "_REMINDER", 0.1)
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "500ms"}),
         LocalCluster(n_workers=moment != "waiting", processes=False, protocol="tcp", dashboard_address=":0") as own,

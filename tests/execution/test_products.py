@@ -11,11 +11,11 @@ import pytest
 import torch
 from distributed import Client
 
-from embgeom_dask import devices
+from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import products, worker
+from embgeom_dask.execution import products
 from embgeom_dask.metrics import METRICS, matrix_product
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
@@ -112,11 +112,11 @@ def vocabulary() -> np.ndarray:
     [{"farthest": 20}, {"neighbors": 4}, {"nearest": 9}, {"farthest": 5, "neighbors": 3, "metric": "cosine"}],
     ids=str,
 )
+@tuning.override(LEAST_TILE=4)
 def test_what_a_worker_multiplies_wrongly_is_not_used_there(
     lacks: tuple[str, ...], kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
 ) -> None:
     lacking(monkeypatch, *lacks)
-    monkeypatch.setattr(worker, "LEAST", 4)
     planned = "float32" if "metric" in kept else "bfloat16" if "nearest" in kept else "int8"
     monkeypatch.setattr("embgeom_dask.execution.point_format._filters_well", lambda *_: True)
     rows = vocabulary()

@@ -10,10 +10,10 @@ import torch
 from distributed import Client
 from scipy.spatial.distance import cdist, pdist
 
-from embgeom_dask import devices
+from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import products, worker
+from embgeom_dask.execution import products
 from embgeom_dask.metrics import METRICS, Workspace, matrix_product
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
@@ -56,10 +56,10 @@ def vocabulary(n: int = 150) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", sorted(ERRORS))
+@tuning.override(LEAST_TILE=16)
 def test_a_panel_that_runs_out_half_way_is_done_in_smaller_tiles(
     kind: str, monkeypatch: pytest.MonkeyPatch, exhausted: Callable[..., list[int]], client: Client, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(worker, "LEAST", 16)
     rows = vocabulary()
     store = make_store(tmp_path / "m.zarr", output=rows)
     asked = exhausted(16, ERRORS[kind], first=13)  # the third tile of the first panel of several
@@ -80,10 +80,10 @@ def test_a_panel_that_runs_out_half_way_is_done_in_smaller_tiles(
 
 
 @pytest.mark.parametrize("most", [3, 13])
+@tuning.override(LEAST_TILE=1)
 def test_tiles_are_halved_until_they_fit(
     most: int, monkeypatch: pytest.MonkeyPatch, exhausted: Callable[..., list[int]], client: Client, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(worker, "LEAST", 1)
     rows, other = vocabulary(), vocabulary(90)[20:]
     stores = make_store(tmp_path / "m.zarr", output=rows), make_store(tmp_path / "n.zarr", output=other)
     asked = exhausted(most, ERRORS["cuda"])

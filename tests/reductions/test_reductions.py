@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
-from embgeom_dask.analyses import quantiles
+from embgeom_dask import tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.cli.app import app
 from embgeom_dask.errors import EmbgeomError, InputError
@@ -228,9 +228,7 @@ def test_quantiles_equal_sorted_rationals(
         "log": {"histogram": 20, "histogram_scale": "log"},
         "given": {"histogram_edges": among(expected.distance, rng, 3)},
     }[kind]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantiles, "MOST", most)
-        patch.setattr(quantiles, "FINE", fine)
+    with tuning.override(COLLECTED_PAIRS=most, FINE_BINS=fine):
         folder = tmp_path_factory.mktemp("quantiles")
         result = compare(case, folder, client, quantiles=wanted, exact_quantiles=True, **asked)
     assert ("histogram_count" in result) == (kind != "own")

@@ -11,16 +11,17 @@ import pytest
 import zarr
 from zarr.storage import LocalStore, MemoryStore
 
+from embgeom_dask import tuning
 from embgeom_dask.storage import fill
 from embgeom_dask.testing import ArrayRows
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", ml_dtypes.bfloat16])
 @pytest.mark.parametrize("rows", [1, 1024, 1100])
+@tuning.override(CHUNK_BYTES=20_000)
 def test_chunks_are_those_that_zarr_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any, rows: int
 ) -> None:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 20_000)
     array = np.random.default_rng(0).normal(size=(rows, 24)).astype(dtype)
     array[-1] = -0.0
     group = zarr.open_group(LocalStore(tmp_path))

@@ -17,8 +17,9 @@ import xarray as xr
 from distributed import Client
 
 import embgeom_dask as eg
+from embgeom_dask import tuning
 from embgeom_dask.cli import app
-from embgeom_dask.storage import fill, model_stores, paths, replacement
+from embgeom_dask.storage import model_stores, paths, replacement
 from embgeom_dask.testing import ArrayRows, make_checkpoint, make_store
 from tests import s3
 
@@ -41,8 +42,9 @@ def bucket(endpoint: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 8192)
+def small_chunks() -> Iterator[None]:
+    with tuning.override(CHUNK_BYTES=8192):
+        yield
 
 
 def cloud(rows: int, columns: int = 16, seed: int = 0) -> np.ndarray:

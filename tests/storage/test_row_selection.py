@@ -13,7 +13,8 @@ from distributed import Client
 from scipy.spatial.distance import pdist
 
 import embgeom_dask as eg
-from embgeom_dask.storage import fill, model_stores
+from embgeom_dask import tuning
+from embgeom_dask.storage import model_stores
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.testing import make_store
@@ -23,9 +24,10 @@ ROWS[7, 3], ROWS[8, 3], ROWS[30] = np.nan, -0.0, ROWS[31]
 
 
 @pytest.fixture
-def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> xr.DataArray:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 16 * 12)  # three chunks of 16 rows
-    return model_stores.open_model(make_store(tmp_path / "m.zarr", output=ROWS, input=ROWS[:35, :4])).output_embedding
+def matrix(tmp_path: Path) -> xr.DataArray:
+    with tuning.override(CHUNK_BYTES=16 * 12):  # three chunks of 16 rows
+        store = make_store(tmp_path / "m.zarr", output=ROWS, input=ROWS[:35, :4])
+    return model_stores.open_model(store).output_embedding
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import zarr
 from distributed import Client
 
 import embgeom_dask as eg
+from embgeom_dask import tuning
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution import runner
-from embgeom_dask.storage import fill, model_stores, paths
+from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.validation import is_store
 from embgeom_dask.testing import make_store
 
@@ -29,8 +30,9 @@ Edit = Callable[[dict[str, Any]], Any]
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "_CHUNK_BYTES", 8192)  # 128 rows: four chunks of 500 rows
+def small_chunks() -> Iterator[None]:
+    with tuning.override(CHUNK_BYTES=8192):  # 128 rows: four chunks of 500 rows
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,202 @@
+"""Every tuned constant: what it decides, and the measurement that set it. Where none is named, none is recorded.
+
+They trade time for memory, or one kind of work for another; no distance, order or count depends on them. They are read
+when they are used, as `tuning.NAME`, so that `override` changes them for a test or an experiment.
+
+What numba compiles into its loops stays beside them, since a compiled loop never reads it again: `STRIP` in
+`kernels.numba_passes`, `_STRIP` in `kernels.exact_sums`, `_LANES` in `kernels.row_norms` and in
+`kernels.correct_rounding`, `_LINE` in `kernels.prefetch`. So does what is no choice: formats, limits that keep a
+hostile file from taking all memory, and the constants of proofs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Tiles and panels
+
+TILES: tuple[int, ...] = (2048, 1024, 512, 256)
+"""Rows of a tile on a CPU: the first for which there is memory."""
+
+CUDA_TILES: tuple[int, ...] = (8192, 4096, *TILES)
+"""The same where all workers have CUDA. At 2,048 rows a panel of eight tiles takes a GPU 1.4 ms and the scheduler
+1.7 ms; at 8,192 rows one of 31 tiles takes 85 ms (docs/scaling.md)."""
+
+PANEL_TILES = 8
+"""Tiles of a panel, where these are of TILES: about 3 s of a CPU (docs/scaling.md)."""
+
+LONG_PANEL_TILES = 64
+"""Tiles of a panel, where these have more rows: each takes a GPU about 3 ms (docs/scaling.md)."""
+
+LEAST_TILE = 32
+"""Rows of a tile that is not halved any more where memory runs out."""
+
+TRIANGLE_STEPS = 2
+"""Tiles that a block is multiplied with itself in: two make 3/4 of its square, more make less, in smaller tiles."""
+
+SORTED_PART_ROWS = 256
+"""Rows of a part of a tile of blocks sorted by norm: after each of them the next may be left out."""
+
+# Points
+
+SAMPLE_ROWS = 2048
+"""Rows of a side that centre and shape of the points are taken from."""
+
+UNCLIPPED = 0.99
+"""Of rows rounded to integers, all made as long as the longest, the share of which no value is cut off."""
+
+USUAL = 0.95
+"""Where the nearest of all rows are sought, the share of rows that are to be rounded well, not the longest."""
+
+UNCLIPPED_USUAL = 0.9
+"""Of rows made as long as the longest of the usual, the share of which no value is cut off."""
+
+USUAL_RANGE = 16
+"""The longest row is at most so many times as long as the longest usual: its values stay within float32."""
+
+SAMPLED_ROWS = 64
+"""Rows whose neighbors among the sample say how well products of integers filter."""
+
+UNDECIDED = {"bfloat16": 1 / 64, "float32": 1 / 10, "float64": 1 / 5}
+"""The share of pairs that, looked at one by one, take as long as integers save where products would be of these."""
+
+# Finer products of dense pairs
+
+DENSE_ROW_PAIRS = 32
+"""Undecided pairs of one row or column that make it a part of the dense pairs."""
+
+DENSE_LEAST_ONE_IN = 128
+"""Where fewer than one in so many pairs of two blocks are undecided, these one by one cost less than finer products."""
+
+DENSE_ONE_IN = 8
+"""Where one in so many pairs of rows and columns is undecided, a finer product is cheaper than these one by one."""
+
+DENSE_ONE_IN_ROUNDED = 16
+"""The same where the finer product is of the rows of a tile of integers, unrounded."""
+
+CLOSE = 1 / 32
+"""Rows as far apart as that, relative to their length, are told apart about one of them: in a cluster."""
+
+CLUSTERS = 8
+"""Clusters of close rows that are sought among the rows of dense pairs."""
+
+DOUBLED_ROWS = 512
+"""Rows of either side whose points are made float64 at a time."""
+
+# Reductions
+
+NEIGHBOR_TIES = 2
+"""Pairs for each place of a table of neighbors, beyond which its ties are resolved before it is sent on."""
+
+FINE_BINS = 1 << 16
+"""Bins of a histogram for exact quantiles, where none is asked for: few enough pairs of a vocabulary are in each. The
+edges between which a quantile lies are of these bins."""
+
+COLLECTED_PAIRS = 1 << 21
+"""Pairs of tokens at most that are collected for exact quantiles, unless they are ties; more bins are divided first."""
+
+BIN_CELLS = 8192
+"""Cells of the table that finds the bin of a distance, where bins differ in width."""
+
+# Memory
+
+MEMORY_SHARE = 0.6
+"""Of the memory that is free, what a scan may take where no limit is given; of dask's limit, what is not spilled."""
+
+READING_BYTES = 192 << 20
+"""Chunks being decompressed side by side, and what allocators keep back, of a process."""
+
+# The run
+
+PANELS_AHEAD = 2
+"""Panels submitted for each thread of the cluster: one running, one waiting. With two, 64 threads did 181 panels a
+second, as many as two cores for client, scheduler and workers allow (docs/scaling.md)."""
+
+MERGE_SHARE = 0.5
+"""Panels are merged when their states come to so many times the bytes of what was merged before."""
+
+HOPELESS_PANELS = 32
+"""Where so many panels fail one after the other, the rest would too."""
+
+PART_BYTES = 16 << 20
+"""Rows that one task of a pass over rows reads, or one chunk where that is more."""
+
+MODELS_AT_ONCE = 4
+"""Models at a time, where the cluster has that many threads."""
+
+SCHEDULER_PATIENCE = 5.0
+"""Seconds in which a scheduler is to answer."""
+
+WORKER_REMINDER = 60.0
+"""Seconds between notes that no worker is there yet."""
+
+# Stores and files
+
+CHUNK_BYTES = 8 << 20
+"""Rows of a chunk of a new store, rounded down to a power of two of them."""
+
+CHUNKS_READ_AHEAD = 4
+"""Chunks of a checkpoint being read while a store is filled."""
+
+CHUNKS_WRITTEN_BEHIND = 2
+"""Chunks of a store being written while it is filled."""
+
+READ_WHOLE = 1.125
+"""Rows taken from a stretch of fewer than so many times as many are read with all of it, in one piece."""
+
+EXPORT_BYTES = 32 << 20
+"""Rows that an export reads at a time."""
+
+COMPARED_BYTES = 8 << 20
+"""Rows of an array, or of a checkpoint, that are compared with a store at a time."""
+
+HUB_REQUEST_BYTES = 16 << 20
+"""The most that one request asks the hub for."""
+
+HUB_TRIES = 5
+"""How often a request to the hub is made again that is not answered."""
+
+HUB_CUTS = 5
+"""How often in a row an answer of the hub may come back short."""
+
+HUB_WAIT = 1.0
+"""Seconds before the first such retry; they double."""
+
+
+@contextmanager
+def override(**values: Any) -> Iterator[None]:
+    """While entered, use other values for tuned constants, in all threads of this process.
+
+    Other processes, such as workers of a cluster of processes, keep theirs. It also decorates a function.
+
+    Parameters
+    ----------
+    **values
+        The value of each constant, by its name.
+
+    Raises
+    ------
+    AttributeError
+        Where there is no tuned constant of a name; it says which.
+
+    Examples
+    --------
+    >>> from embgeom_dask import tuning
+    >>> with tuning.override(LEAST_TILE=4):
+    ...     tuning.LEAST_TILE
+    4
+    >>> tuning.LEAST_TILE
+    32
+    """
+    here = globals()
+    for name in values:
+        if not name.isupper() or name not in here:
+            raise AttributeError(f"embgeom_dask.tuning has no constant {name}: its module lists them")
+    before = {name: here[name] for name in values}
+    here.update(values)
+    try:
+        yield
+    finally:
+        here.update(before)
