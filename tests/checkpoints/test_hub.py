@@ -181,7 +181,7 @@ def test_an_interrupt_says_how_to_go_on(hub: Hub, run: Any, monkeypatch: pytest.
     def interrupt(*_: Any) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(own.RemoteFile, "_request", interrupt)
+    monkeypatch.setattr(own.RemoteFile, "read", interrupt)
     code, _, err = run("convert", "org/model")
     assert code == 130
     assert err.rstrip().endswith("embgeom convert org/model")
