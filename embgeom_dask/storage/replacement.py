@@ -170,18 +170,13 @@ def _hold(folder: Path) -> int | None:
     return descriptor
 
 
-_waiting: set[asyncio.Task[Any] | None] = set()
-
-
 async def _writes_in_flight() -> None:
-    """Wait for what zarr does now; not for others that wait so, in other threads."""
+    """Wait for what zarr does now; not for others that wait so, in other threads: they are known by their name."""
     me = asyncio.current_task()
-    _waiting.add(me)
-    try:
-        if tasks := asyncio.all_tasks() - _waiting:
-            await asyncio.wait(tasks)
-    finally:
-        _waiting.discard(me)
+    assert me is not None
+    me.set_name(_writes_in_flight.__qualname__)
+    if tasks := {task for task in asyncio.all_tasks() if task.get_name() != me.get_name()}:
+        await asyncio.wait(tasks)
 
 
 def finish(place: str, attributes: Mapping[str, Any]) -> None:
