@@ -34,7 +34,6 @@ def duplicates(
     *,
     out: PathLike | None = None,
     client: ClientLike | None = None,
-    scheduler: str | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Find the groups of identical rows of one matrix of each store, or of an array.
@@ -76,7 +75,7 @@ def duplicates(
     array([0, 2])
     """
     given = many.each_of(data, "duplicates")
-    how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
+    how: dict[str, Any] = {"out": out, "client": client}
 
     def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
         return _duplicates(each, role, out=target, client=active)
@@ -87,9 +86,7 @@ def duplicates(
         return together(many.on_each("duplicates", given, work, together, role=role, **how))
 
 
-def _duplicates(
-    data: Data, role: Role | None, *, out: PathLike | None, client: ClientLike | None, scheduler: str | None = None
-) -> xr.Dataset:
+def _duplicates(data: Data, role: Role | None, *, out: PathLike | None, client: ClientLike | None) -> xr.Dataset:
     """Find the groups of one model."""
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
@@ -100,7 +97,7 @@ def _duplicates(
             return done
         check_labels(matrix)
         digests, reasons = np.empty((matrix.vocab_size, 16), np.uint8), np.empty(matrix.vocab_size, np.uint8)
-        for start, (names, found) in by_chunk("duplicates", matrix, _look, how=(client, scheduler, "auto", out)):
+        for start, (names, found) in by_chunk("duplicates", matrix, _look, client=client, out=out):
             part = slice(start, start + len(names))
             digests[part], reasons[part] = names, found
         check_fit(matrix, given.ids, reasons)

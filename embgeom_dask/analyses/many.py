@@ -64,7 +64,6 @@ def on_each(
     out: PathLike | None = None,
     device: str = "auto",
     client: ClientLike | None = None,
-    scheduler: str | None = None,
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models at a time)` on each store and return what it gives, in order.
 
@@ -84,7 +83,7 @@ def on_each(
     found: dict[int, xr.Dataset] = {}
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), results.TABLE)
-    with connect(client, scheduler, device, within) as active, bar(len(stores), what, "models") as advance:
+    with connect(client, device, within) as active, bar(len(stores), what, "models") as advance:
         at_once = max(1, min(len(stores), tuning.MODELS_AT_ONCE, sum(active.nthreads().values())))
         pool = ThreadPoolExecutor(at_once)
         try:
@@ -192,7 +191,7 @@ def for_each(scan: Callable[..., xr.Dataset]) -> Callable[..., Any]:
 def _scan_each(
     scan: Callable[..., xr.Dataset], stores: list[Data], settings: dict[str, Any], *, common_edges: bool = False
 ) -> xr.DataTree:
-    how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client", "scheduler")}
+    how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client")}
     how |= {"device": settings.pop("device", "auto"), "out": settings.pop("out", None)}
     names = node_names(stores, how["role"])
     if common_edges:

@@ -43,7 +43,6 @@ def outliers(
     out: PathLike | None = None,
     device: str = "auto",
     client: ClientLike | None = None,
-    scheduler: str | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Find the two tokens of a selection that are farthest apart, and where they lie as seen from its centroid.
@@ -97,7 +96,7 @@ def outliers(
         attrs["centroid_source"] = "file" if of_file else "mean"
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        with connect(client, scheduler, device, out) as active:
+        with connect(client, device, out) as active:
             dataset, attrs["devices"] = _measured(active, chosen, cluster, device)
         dataset = results.with_ids(dataset, [given.token_id])
     attrs["seconds"] = round(time.perf_counter() - started, 3)

@@ -68,7 +68,6 @@ def scan(
     memory_share: float = 1.0,
     dry_run: bool = False,
     client: ClientLike | None = None,
-    scheduler: str | None = None,
     progress: bool | None = None,
     resume_command: str | None = None,
 ) -> xr.Dataset:
@@ -118,7 +117,7 @@ def scan(
         holds already. Never more than 60% of the memory limit that dask has for a worker.
     memory_share : what part of the memory not yet held this scan may take, where several scans share the workers
     dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
-    client, scheduler : the dask cluster: a client, a cluster or an address; default the client that is active, or else
+    client : the dask cluster: a client, a cluster or an address; default the client that is active, or else
         a cluster in this process
     progress : whether to print the plan, the address of dask's dashboard and a bar with rate and time left; default in
         a notebook alone
@@ -197,7 +196,7 @@ def scan(
             if journal is not None:
                 tile, element = journal.fix("tile", tile), journal.fix("element", None)
             resources = Resources(device, tile, most, memory_share, element)
-            with _cluster(client, scheduler, device, out, matrices) as cluster:
+            with _cluster(client, device, out, matrices) as cluster:
                 plan = make_plan(cluster, [(given.matrix, given.rows) for given in sides], spec, resources)
                 plan = replace(plan, temporary=sum(given.nbytes for given in sides))
                 note(str(plan))
@@ -221,13 +220,12 @@ def scan(
 @contextmanager
 def _cluster(
     client: ClientLike | None,
-    scheduler: str | None,
     device: str,
     out: PathLike | None,
     matrices: Sequence[Matrix],
 ) -> Iterator[Client]:
     """A client of the cluster to use, whose workers see the matrices; they forget their blocks at the end."""
-    with connect(client, scheduler, device, out) as cluster:
+    with connect(client, device, out) as cluster:
         workers.check_seen(cluster, [paths.join(each.store, each.name, "zarr.json") for each in matrices])
         try:
             yield cluster

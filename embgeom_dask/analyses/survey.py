@@ -46,7 +46,6 @@ def survey(
     *,
     out: PathLike | None = None,
     client: ClientLike | None = None,
-    scheduler: str | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Describe the centroid and the row norms of one matrix of each store, or of an array, as a Dataset over `model`.
@@ -90,7 +89,7 @@ def survey(
     (array([[4.5, 6. ]]), array([7.5]))
     """
     given = many.each_of(data, "survey")
-    how: dict[str, Any] = {"out": out, "client": client, "scheduler": scheduler}
+    how: dict[str, Any] = {"out": out, "client": client}
 
     def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
         return _survey(each, role, out=target, client=active)
@@ -107,7 +106,6 @@ def _survey(
     *,
     out: PathLike | None,
     client: ClientLike | None,
-    scheduler: str | None = None,
 ) -> xr.Dataset:
     """Survey one model."""
     started = time.perf_counter()
@@ -118,7 +116,7 @@ def _survey(
             return done
         sums = ColumnSums.none(matrix.hidden_size)
         norms, found = np.empty(matrix.vocab_size), np.empty(matrix.vocab_size, np.uint8)
-        for start, part in by_chunk("survey", matrix, _summarize_part, how=(client, scheduler, "auto", out)):
+        for start, part in by_chunk("survey", matrix, _summarize_part, client=client, out=out):
             sums.add(part.sums)
             rows = slice(start, start + part.norms.size)
             norms[rows], found[rows] = part.norms, part.unfit

@@ -131,7 +131,7 @@ def survey(
     from embgeom_dask.cli import text
 
     with _finished(lambda found: _print_one(survey.together(found), text.survey_text, as_json)):
-        result = eg.survey(stores, role, out=out, scheduler=scheduler)
+        result = eg.survey(stores, role, out=out, client=scheduler)
     _print_one(result, text.survey_text, as_json)
 
 
@@ -149,7 +149,7 @@ def duplicates(
     from embgeom_dask.cli import text
 
     with _finished(lambda found: _print_one(duplicates.together(found), text.duplicates_text, as_json)):
-        result = eg.duplicates(stores, role, out=out, scheduler=scheduler)
+        result = eg.duplicates(stores, role, out=out, client=scheduler)
     _print_one(result, text.duplicates_text, as_json)
 
 
@@ -233,7 +233,7 @@ def scan(
         "distinct": distinct,
         "out": out,
         "device": device,
-        "scheduler": scheduler,
+        "client": scheduler,
         "tile": tile,
         "memory_limit": memory_limit,
         "dry_run": dry_run,
@@ -287,7 +287,7 @@ def outliers(
     store = find_store(store)
     from embgeom_dask.cli import text
 
-    result = eg.outliers(store, tokens, role, out=out, device=device, scheduler=scheduler)
+    result = eg.outliers(store, tokens, role, out=out, device=device, client=scheduler)
     _print_one(result, text.outliers_text, as_json)
 
 

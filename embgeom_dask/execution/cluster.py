@@ -44,30 +44,28 @@ _told: ContextVar[str] = ContextVar("_told", default="")
 @contextmanager
 def connect(
     client: ClientLike | None = None,
-    scheduler: str | None = None,
     device: str = "auto",
     out: PathLike | None = None,
 ) -> Iterator[Client]:
     """Yield a client of the cluster to use, and say which it is.
 
-    That is `client` (a client, a cluster or the address of a scheduler) or the scheduler at address `scheduler` where
-    one is given; else the client that is active: `distributed.default_client`, or in a dask task the one of its worker;
-    else that of a new local cluster. The local cluster is one worker in this process. On a
-    cpu it has two dask threads, which share the cores: one keeps them busy while the other reads, filters or waits.
-    With a GPU it has one; with several it is one process and one thread for each. It listens on loopback alone. What
-    was opened here is closed on exit.
+    That is `client`, a client, a cluster or the address of a scheduler, where one is given; else the client that is
+    active: `distributed.default_client`, or in a dask task the one of its worker; else that of a new local cluster. The
+    local cluster is one worker in this process. On a cpu it has two dask threads, which share the cores: one keeps them
+    busy while the other reads, filters or waits. With a GPU it has one; with several it is one process and one thread
+    for each. It listens on loopback alone. What was opened here is closed on exit.
 
     Where no temporary folder can be written, dask's is beside `out` for as long.
 
     Raises
     ------
     InputError
-        where no scheduler answers at `scheduler` within 5 seconds, `client` is asynchronous, closed or something else,
+        where no scheduler answers at the address within 5 seconds, `client` is asynchronous, closed or something else,
         or no worker has this version of this package and the `device`.
     EmbgeomError
         where the scheduler is lost, or no local cluster starts.
     """
-    with _client(client, scheduler, out) as (active, whose), workers.all_fit():
+    with _client(client, out) as (active, whose), workers.all_fit():
         lost = f"lost the dask scheduler at {_address(active)}: start one, and run the same command again"
         try:
             with _telling(active, whose):
@@ -97,17 +95,15 @@ def _answers(client: Client) -> bool:
 
 
 @contextmanager
-def _client(client: ClientLike | None, scheduler: str | None, out: PathLike | None) -> Iterator[tuple[Client, str]]:
+def _client(client: ClientLike | None, out: PathLike | None) -> Iterator[tuple[Client, str]]:
     """The client to use, and whose it is."""
     if isinstance(client, str):
-        client, scheduler = None, client
-    if client is not None:
+        _check_scheduler(client)
+        with Client(client, set_as_default=False) as remote:
+            yield remote, "as given"
+    elif client is not None:
         with _usable(client) as given:
             yield given, "as given"
-    elif scheduler is not None:
-        _check_scheduler(scheduler)
-        with Client(scheduler, set_as_default=False) as remote:
-            yield remote, "as given"
     elif (active := _active()) is not None:
         with active as found, _usable(found) as given:
             yield given, "of the active client"

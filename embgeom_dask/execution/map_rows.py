@@ -56,13 +56,14 @@ def by_chunk(
     matrix: Matrix,
     work: Callable[..., Any],
     *args: Any,
-    how: tuple[ClientLike | None, str | None, str, PathLike | None],
+    client: ClientLike | None = None,
+    out: PathLike | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Do `work(matrix, (start, stop), *args)` on the cluster for the rows of every chunk.
 
     Yields the start of a chunk and what `work` gave for it, in the order in which they are done.
 
-    `how` is client, scheduler, device and output, as `connect` takes them.
+    The cluster is that of `client`, as `connect` takes it with `out`.
 
     Raises
     ------
@@ -71,8 +72,8 @@ def by_chunk(
     """
     starts = range(0, matrix.vocab_size, matrix.chunk_rows)
     parts = [(start, min(start + matrix.chunk_rows, matrix.vocab_size)) for start in starts]
-    with connect(*how) as client:
-        for index, found in _each_part(client, what, matrix, parts, [b - a for a, b in parts], work, *args):
+    with connect(client, out=out) as cluster:
+        for index, found in _each_part(cluster, what, matrix, parts, [b - a for a, b in parts], work, *args):
             yield parts[index][0], found
 
 

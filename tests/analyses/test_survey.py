@@ -218,7 +218,7 @@ def test_no_worker_count_or_chunk_size_changes_a_bit(tmp_path: Path, monkeypatch
         Client(cluster, set_as_default=False) as client,
     ):
         xr.testing.assert_equal(survey(paths, client=client), alone)
-        xr.testing.assert_equal(survey(paths, scheduler=cluster.scheduler_address), alone)
+        xr.testing.assert_equal(survey(paths, client=cluster.scheduler_address), alone)
     with tuning.override(CHUNK_BYTES=1 << 20):
         again = [make_store(tmp_path / f"big{i}.zarr", each, model=f"m/{i}") for i, each in enumerate(rows)]
     assert model_stores.find_matrix(again[0]).chunk_rows != model_stores.find_matrix(paths[0]).chunk_rows

@@ -38,16 +38,16 @@ def running() -> Iterator[LocalCluster]:
 
 
 def refused(address: str) -> None:
-    with pytest.raises(InputError, match=r"no dask scheduler answers at ") as caught, connect(scheduler=address):
+    with pytest.raises(InputError, match=r"no dask scheduler answers at ") as caught, connect(client=address):
         pass
     assert repr(address) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_scheduler_that_runs_is_used(running: LocalCluster) -> None:
-    with connect(scheduler=running.scheduler_address) as client:
+    with connect(client=running.scheduler_address) as client:
         assert client.submit(sum, [1, 2]).result() == 3
-    with Client(running, set_as_default=False) as own, connect(own, "foo") as client:
+    with Client(running, set_as_default=False) as own, connect(own) as client:
         assert client is own
 
 
@@ -63,7 +63,7 @@ def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytes
     monkeypatch.setattr(progress, "note", note)
     with (
         LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=":0") as empty,
-        connect(scheduler=empty.scheduler_address) as client,
+        connect(client=empty.scheduler_address) as client,
     ):
         assert len(client.nthreads()) == 1
     assert notes[0].startswith("dask cluster: as given, tcp://")
@@ -150,7 +150,7 @@ def test_a_device_that_workers_lack_is_refused_before_any_work(
         lambda **how: eg.scan(store, nearest=1, **how),
         lambda **how: eg.outliers(store, "0:3", **how),
     ):
-        for where in ({}, {"scheduler": running.scheduler_address}):
+        for where in ({}, {"client": running.scheduler_address}):
             with pytest.raises(InputError, match=rf"^no device '{missing}' here: choose auto or one of .*cpu$"):
                 command(device=missing, **where)
 
@@ -214,14 +214,14 @@ def test_what_is_wrong_with_one_worker_is_that_workers_alone(
     bad = next(iter(running.workers.values())).address
     words = fault(monkeypatch, [bad])
     notes.clear()
-    found = eg.scan(store, nearest=3, tile=16, out=tmp_path / "r.zarr", scheduler=running.scheduler_address)
+    found = eg.scan(store, nearest=3, tile=16, out=tmp_path / "r.zarr", client=running.scheduler_address)
     assert found.drop_attrs().identical(expected.drop_attrs())
     (told,) = (note for note in notes if "gets no more work" in note)
     assert re.search(words, told)
     assert bad in told
     assert bad not in (tmp_path / "r.zarr.journal/history.csv").read_text()
     if fault is not full:
-        assert eg.survey(store, scheduler=running.scheduler_address)["norm_max"].size == 1
+        assert eg.survey(store, client=running.scheduler_address)["norm_max"].size == 1
 
 
 @pytest.mark.parametrize("fault", [other_version, blind, full])
@@ -358,5 +358,5 @@ def test_a_scheduler_that_dies_is_told_in_one_line(
             honest = getattr(module, name)
             monkeypatch.setattr(module, name, lambda *args: own.close() or honest(*args))
         with pytest.raises(EmbgeomError, match=r"^lost the dask scheduler at tcp://\S+: start one, and run") as told:
-            eg.scan(store, nearest=1, tile=8, scheduler=own.scheduler_address)
+            eg.scan(store, nearest=1, tile=8, client=own.scheduler_address)
     assert "\n" not in str(told.value)
