@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embgeom_dask.escaping import shown
+from embgeom_dask.units import bytes_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -62,16 +63,11 @@ def _cell(value: Any) -> str:
     return shown(value)
 
 
-def size(count: int) -> str:
-    """Return a number of bytes in MiB or GiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
 def list_text(rows: Sequence[tuple[Any, ...]], broken: Sequence[str]) -> str:
     """The stores of `listing.describe`, a line each, then what is wrong with those that are broken."""
     from embgeom_dask.storage.listing import COLUMNS
 
-    table = align(list(COLUMNS), ([*facts, size(nbytes)] for *facts, nbytes in rows))
+    table = align(list(COLUMNS), ([*facts, bytes_text(nbytes)] for *facts, nbytes in rows))
     return "\n".join([table, *(f"broken: {_cell(said)}" for said in broken)])
 
 
@@ -297,7 +293,7 @@ def _together(dataset: xr.Dataset, names: Sequence[str]) -> str:
 def doctor_text(description: Mapping[str, Any]) -> str:
     """What `devices.describe` found."""
     found = (
-        [each["device"], each["name"], size(each["memory_total"]), size(each["memory_free"])]
+        [each["device"], each["name"], bytes_text(each["memory_total"]), bytes_text(each["memory_free"])]
         for each in description["devices"]
     )
     facts = {name: description[name] for name in ("cores", "threads", "platform")} | dict(description["versions"])

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from embgeom_dask import progress
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution import memory
 from embgeom_dask.storage import model_stores
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
+from embgeom_dask.units import bytes_text
 
 Data: TypeAlias = PathLike | xr.DataArray | xr.Dataset | NDArray[Any] | dask.array.Array | torch.Tensor
 """What a command computes with: the path of a store, or an array (rows, columns), taken by value."""
@@ -138,7 +138,7 @@ def given_rows(data: Data, role: Role | None = None, client: object = None, *, w
         matrix = model_stores.find_matrix(path)
         nbytes = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         progress.note(
-            f"the array given is in {folder} meanwhile, {memory.text(nbytes)} (dask's temporary-directory says where)"
+            f"the array given is in {folder} meanwhile, {bytes_text(nbytes)} (dask's temporary-directory says where)"
         )
         yield Given(matrix, np.arange(matrix.vocab_size), _token_id(array), nbytes)
 

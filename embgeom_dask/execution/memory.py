@@ -18,6 +18,7 @@ from distributed import Client, Worker
 from embgeom_dask import devices, private_apis, tuning
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
+from embgeom_dask.units import bytes_text
 
 _PRODUCT = {1: 4, 2: 2, 4: 4, 8: 8}  # bytes for each pair of a tile, by those of an element
 # bytes for each pair of a tile on a device, by those of an element: products, passes
@@ -67,8 +68,8 @@ class Memory:
 
     def __str__(self) -> str:
         """What is projected and allowed."""
-        said = f"{text(self.projected)} projected, {text(self.allowed)} allowed"
-        beside = f"{text(self.on_device)} projected, {text(self.allowed_on_device)} allowed"
+        said = f"{bytes_text(self.projected)} projected, {bytes_text(self.allowed)} allowed"
+        beside = f"{bytes_text(self.on_device)} projected, {bytes_text(self.allowed_on_device)} allowed"
         return f"{said}; on the device: {beside}" if self.on_device else said
 
 
@@ -202,11 +203,6 @@ def project(
         allowed_on_device=most_on_device,
         workers=workers,
     )
-
-
-def text(size: int) -> str:
-    """A size for a person: 1.5 GiB, 220 MiB."""
-    return f"{size / (1 << 30):.2f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
 def peak() -> int:

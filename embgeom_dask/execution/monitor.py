@@ -14,9 +14,9 @@ from typing import Any
 from distributed import Client
 
 from embgeom_dask import progress, tuning
-from embgeom_dask.execution import memory
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.panel_result import PanelResult
+from embgeom_dask.units import bytes_text
 
 _LOOK = 2.0  # seconds between looks at the workers
 
@@ -61,7 +61,7 @@ class Monitor:
         self._rechecked += found.counts["float64"]
         self._read += found.work.read if fresh and found.work else 0
         workers = f"{len(self._threads)} worker{'s' * (len(self._threads) != 1)}"
-        said = f"{workers}, {memory.text(self._read)} read, {self._rechecked:,} pairs rechecked"
+        said = f"{workers}, {bytes_text(self._read)} read, {self._rechecked:,} pairs rechecked"
         self._advance(panel.stop - panel.start, said, fresh=fresh)
 
 

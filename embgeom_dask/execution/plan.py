@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 from embgeom_dask import tuning
-from embgeom_dask.execution import memory
 from embgeom_dask.execution.grid import Grid
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
@@ -16,6 +15,7 @@ from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.reductions import Histogram, Reduction
+from embgeom_dask.units import bytes_text
 
 ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
@@ -42,7 +42,7 @@ class Plan:
         return (
             f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
             f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.point_format.element} products; "
-            f"memory: {self.memory}" + (f"; {memory.text(self.temporary)} written of arrays" if self.temporary else "")
+            f"memory: {self.memory}" + (f"; {bytes_text(self.temporary)} written of arrays" if self.temporary else "")
         )
 
     def as_dict(self) -> dict[str, Any]:

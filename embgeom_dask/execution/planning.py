@@ -44,6 +44,7 @@ from embgeom_dask.reductions import (
 from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.reductions.order_statistics import state_bytes
 from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.units import bytes_text
 
 Selected = tuple[Matrix, NDArray[np.int64]]
 """A matrix and the token ids, int64 (n,) ascending, of the rows to compare."""
@@ -238,7 +239,7 @@ def fit_memory(
     if needs <= allowed:
         where, needs, allowed = " of the device", needed.on_device, needed.allowed_on_device
     raise InputError(
-        f"this scan needs {memory.text(needs)}{where} and {memory.text(allowed)} are allowed: "
+        f"this scan needs {bytes_text(needs)}{where} and {bytes_text(allowed)} are allowed: "
         "raise `memory_limit`, ask for fewer neighbors, lower `max_pairs`, or scan fewer `tokens`"
     )
 

@@ -83,8 +83,3 @@ def test_the_histogram_shows_every_pair_once(bins):
     for low, high, count in cells:
         inside = (distances >= float(low) - 1e-8) & (distances < float(high) + 1e-8)
         assert inside.sum() == int(count)
-
-
-def test_a_size_is_given_in_a_readable_unit():
-    assert text.size(3 << 20) == "3.0 MiB"
-    assert text.size(5 << 30) == "5.0 GiB"
