@@ -54,7 +54,7 @@ def test_no_sizes(text: str) -> None:
 
 def test_the_memory_is_that_of_the_workers(tmp_path: Path) -> None:
     limits = {name: {"cls": Worker, "options": {"memory_limit": limit}} for name, limit in enumerate(("8GiB", "4GiB"))}
-    scheduler = {"cls": Scheduler, "options": {"dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "dashboard_address": ":0"}}
     store = make_store(tmp_path / "m.zarr", output=np.eye(40, dtype=np.float32))
     with SpecCluster(limits, scheduler) as cluster, Client(cluster, set_as_default=False) as client:
         client.wait_for_workers(2)
