@@ -75,7 +75,7 @@ COMMANDS = {
     "survey": eg.survey,
     "duplicates": eg.duplicates,
     "outliers": lambda store, **how: eg.outliers(store, range(3), **how),
-    "scan_many": lambda store, **how: eg.scan_many([store, store], nearest=1, **how),
+    "scan of two": lambda store, **how: eg.scan([store, np.eye(5)], nearest=1, **how),
 }
 
 
@@ -88,6 +88,6 @@ def test_a_script_sees_the_cluster_its_dashboard_and_bars_where_it_asks_for_them
     err = capfd.readouterr().err
     assert err.startswith("dask cluster: local; dashboard: http://127.0.0.1:")
     assert err.count("dask cluster") == 1
-    assert f"org/tiny {name.removesuffix('_many')}: " in err
+    assert f"org/tiny {name.removesuffix(' of two')}: " in err
     assert "100%" in err
     assert ("projected" in err) == (name not in ("survey", "duplicates"))

@@ -194,11 +194,11 @@ def _scan_each(
     how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client")}
     how |= {"device": settings.pop("device", "auto"), "out": settings.pop("out", None)}
     names = node_names(stores, how["role"])
-    if common_edges:
-        settings = _with_common_edges(scan, stores, settings, how)
     if settings.get("dry_run"):
         how["out"] = None
     with showing(settings.pop("progress", None)), interruptible() if how["out"] else nullcontext():
+        if common_edges:
+            settings = _with_common_edges(scan, stores, settings, how)
         found = on_each("scan", stores, _scanning(scan, settings, how), table, **how)
     return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
