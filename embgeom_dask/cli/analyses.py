@@ -1,0 +1,186 @@
+"""The commands that ask a question of stores: survey, duplicates, scan, neighbors, outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import embgeom_dask as eg
+from embgeom_dask.cli.answers import finished, print_answer, print_result
+from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.options import SELECTION, Device, Json, ManyStores, Metric, Out, Role, Scheduler, Store
+from embgeom_dask.cli.stores import find_other, find_store, find_stores
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def survey(
+    stores: ManyStores,
+    role: Role = None,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Describe the centroid and the norms of every row, for any number of models."""
+    stores = find_stores(stores)
+    from embgeom_dask.analyses import survey
+    from embgeom_dask.cli import text
+
+    with finished(lambda found: print_result(survey.together(found), text.survey_text, as_json)):
+        result = eg.survey(stores, role, out=out, client=scheduler)
+    print_result(result, text.survey_text, as_json)
+
+
+def duplicates(
+    stores: ManyStores,
+    role: Role = None,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Find the groups of identical rows: how many, how large and whose, for any number of models."""
+    stores = find_stores(stores)
+    from embgeom_dask.analyses import duplicates
+    from embgeom_dask.cli import text
+
+    with finished(lambda found: print_result(duplicates.together(found), text.duplicates_text, as_json)):
+        result = eg.duplicates(stores, role, out=out, client=scheduler)
+    print_result(result, text.duplicates_text, as_json)
+
+
+def scan(
+    context: typer.Context,
+    stores: ManyStores,
+    role: Role = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="STORE2", help="Compare with the rows of another: STORE2, STORE2:input, STORE2:output."),
+    ] = None,
+    metric: Metric = "euclidean",
+    tokens: Annotated[str | None, SELECTION] = None,
+    out: Out = None,
+    farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
+    nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
+    neighbors: Annotated[int | None, typer.Option(metavar="K", help="The K nearest tokens of every token.")] = None,
+    histogram: Annotated[
+        int | None, typer.Option(metavar="BINS", help="Count all distances in BINS bins; moments.")
+    ] = None,
+    histogram_scale: Annotated[Literal["linear", "log"], typer.Option(help="The scale of the bins.")] = "linear",
+    histogram_edges: Annotated[
+        str | None, typer.Option(metavar="E,E...", help="Count all distances between these edges; moments.")
+    ] = None,
+    common_edges: Annotated[
+        bool, typer.Option("--common-edges", help="Of several stores: the same bins for all.")
+    ] = False,
+    quantiles: Annotated[
+        str | None, typer.Option(metavar="Q,Q...", help="The interval that holds each quantile of the distances.")
+    ] = None,
+    exact_quantiles: Annotated[
+        bool, typer.Option("--exact-quantiles", help="Also the values of --quantiles, by a second pass.")
+    ] = False,
+    within: Annotated[
+        str | None, typer.Option(metavar="R,R...", help="Count pairs within each radius, and of each token.")
+    ] = None,
+    pairs_within: Annotated[
+        str | None, typer.Option(metavar="R", help="List the pairs within a radius, with their distances.")
+    ] = None,
+    max_pairs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Refuse more pairs for --pairs-within; default 10 million."),
+    ] = None,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="Leave pairs of identical rows out of --nearest and --neighbors.")
+    ] = False,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+    tile: Annotated[int | None, typer.Option(metavar="ROWS", help="Rows of a tile; no result depends on it.")] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What a process may hold, like 2GiB."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare every pair of tokens, or each with each of another matrix, exactly; keep what is asked for."""
+    stores = find_stores(stores)
+    other = None if against is None else find_other(against)
+    from embgeom_dask.analyses import many
+    from embgeom_dask.cli import text
+
+    how: dict[str, Any] = {
+        "role": role,
+        "against": other,
+        "tokens": tokens,
+        "metric": metric,
+        "farthest": farthest,
+        "nearest": nearest,
+        "neighbors": neighbors,
+        "histogram": histogram,
+        "histogram_scale": histogram_scale,
+        "histogram_edges": histogram_edges,
+        "quantiles": quantiles,
+        "common_edges": common_edges,
+        "exact_quantiles": exact_quantiles,
+        "within": within,
+        "pairs_within": pairs_within,
+        "max_pairs": max_pairs,
+        "distinct": distinct,
+        "out": out,
+        "device": device,
+        "client": scheduler,
+        "tile": tile,
+        "memory_limit": memory_limit,
+        "dry_run": dry_run,
+        "resume_command": context.obj,
+    }
+    if len(stores) == 1:
+        print_result(eg.scan(stores[0], **how), text.scan_text, as_json)
+        return
+
+    def show(found: Sequence[xr.Dataset]) -> None:
+        table = many.table(found)
+        each = {"results": [to_json(one) for one in found]}
+        print_answer(to_json(table) | each if as_json else text.scans_text(table))
+
+    with finished(show):
+        found = eg.scan(stores, **how)
+    show([node.to_dataset() for node in found.children.values()])
+
+
+def neighbors(
+    store: Store,
+    tokens: Annotated[list[str], typer.Argument(metavar="TOKEN", help="Tokens by name or id: king queen 2332.")],
+    count: Annotated[int, typer.Option("-k", "--count", metavar="K", help="How many neighbors.")] = 10,
+    role: Role = None,
+    metric: Metric = "euclidean",
+    out: Out = None,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Name the nearest tokens of a few tokens."""
+    store = find_store(store)
+    from embgeom_dask.cli import text
+
+    how: dict[str, Any] = {"role": role, "metric": metric, "out": out, "device": device, "client": scheduler}
+    print_result(eg.neighbors(store, tokens, count, **how), text.neighbors_text, as_json)
+
+
+def outliers(
+    store: Store,
+    tokens: Annotated[str, SELECTION],
+    role: Role = None,
+    out: Out = None,
+    device: Device = "auto",
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Find the two tokens of a selection that are farthest apart, and their triangle with its centroid."""
+    store = find_store(store)
+    from embgeom_dask.cli import text
+
+    result = eg.outliers(store, tokens, role, out=out, device=device, client=scheduler)
+    print_result(result, text.outliers_text, as_json)

@@ -1,0 +1,44 @@
+"""What every command says: its answer, and messages of the library in the words of its options."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from embgeom_dask import streams
+from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.errors import SomeFailed
+from embgeom_dask.escaping import shown_lines
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@contextmanager
+def finished(show: Callable[[Sequence[xr.Dataset]], None]) -> Iterator[None]:
+    """Where some of many models fail, show those that did not."""
+    try:
+        yield
+    except SomeFailed as error:
+        if error.results:
+            show(error.results)
+        raise
+
+
+def print_result(result: xr.Dataset, as_text: Callable[[xr.Dataset], str], as_json: bool) -> None:
+    """Print a result as JSON or as text."""
+    print_answer(to_json(result) if as_json else as_text(result))
+
+
+def print_answer(answer: str | dict[str, Any]) -> None:
+    """Print text, or a JSON document."""
+    streams.answer(shown_lines(answer) if isinstance(answer, str) else json.dumps(answer, allow_nan=False))
+
+
+def as_options(message: str, program: Any) -> str:
+    """Say a message of the library to the user of a command: for each `parameter` in it the --option of `program`."""
+    named = {parameter.name: parameter.opts[0] for each in program.commands.values() for parameter in each.params}
+    return re.sub(r"`(\w+)`", lambda found: named.get(found[1], found[0]), message)

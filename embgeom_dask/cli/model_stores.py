@@ -1,0 +1,73 @@
+"""The commands that make, list and write out stores: convert, list, export."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+import embgeom_dask as eg
+from embgeom_dask import streams
+from embgeom_dask.cli.answers import as_options, print_answer
+from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.options import Json, Role, Store, Stores
+from embgeom_dask.cli.stores import find_store
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.redaction import redact
+
+
+def convert(
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="Model folders, .safetensors or .npy files, or ORG/NAME[@REVISION]."),
+    ] = None,
+    from_file: Annotated[str | None, typer.Option(metavar="FILE", help="More sources, one a line.")] = None,
+    stores: Stores = "stores",
+    role: Annotated[Literal["input", "output", "both"], typer.Option(help="What to store.")] = "both",
+    input_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the input embedding.")] = None,
+    output_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the output embedding.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The tokenizer, where it lies elsewhere.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="What the model is called.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read the embedding matrices and the token labels of checkpoints into stores."""
+    from embgeom_dask.checkpoints.convert import convert_each, read_decision, read_sources
+
+    wanted = list(dict.fromkeys([*(sources or []), *(read_sources(from_file) if from_file else [])]))
+    keys = {"input_key": input_key, "output_key": output_key}
+    options = {"role": role, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
+    if not wanted:
+        raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
+    paths, failed = convert_each(wanted, stores, **options)
+    decisions = {path: read_decision(path) for path in paths.values()} if as_json else {}
+    failed = {redact(source): as_options(reason, context.find_root().command) for source, reason in failed.items()}
+    answer = {"stores": list(paths.values()), "decisions": decisions, "failed": failed}
+    print_answer(answer if as_json else "\n".join(paths.values()))
+    for source, reason in failed.items():
+        streams.say(f"failed: {source}: {reason}")
+    if failed:
+        raise EmbgeomError(f"{len(failed)} of {len(wanted)} not converted: the same command does only what is missing")
+
+
+def export(
+    store: Store,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE.safetensors", help="The file to write.")],
+    role: Role = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a matrix back to a safetensors file, byte for byte, as the tensor W."""
+    path = eg.export(find_store(store), output, role=role, overwrite=overwrite)
+    print_answer({"file": path} if as_json else path)
+
+
+def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
+    """List the stores of a folder."""
+    from embgeom_dask.cli import text
+    from embgeom_dask.storage import listing
+
+    print_answer(to_json(listing.list_models(stores)) if as_json else text.list_text(*listing.describe(stores)))
