@@ -5,6 +5,7 @@ Whether they are shown is a matter of the caller's context: a thread that is to 
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from embgeom_dask import escaping, streams
+
+_LEAST_TITLE = 16
+_BESIDE_TITLE = 56
+"""Columns of count, time and rate: ` 100%|#| 10.0k/10.0k [1:00:00<1:00:00, 12.6k tiles/s]`."""
 
 _wanted: ContextVar[bool | None] = ContextVar("_wanted", default=None)
 
@@ -55,7 +60,7 @@ def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
     interval = 0.1 if redrawn else 30.0
     with _tqdm()(
         total=total,
-        desc=escaping.shown(what),
+        desc=_short(escaping.shown(what)) if redrawn else escaping.shown(what),
         unit=f" {unit}",
         unit_scale=total >= 10_000,
         file=stream,
@@ -72,6 +77,13 @@ def bar(total: int, what: str, unit: str) -> Iterator[Advance]:
             shown.update(n)
 
         yield advance
+
+
+def _short(title: str) -> str:
+    """A title without its middle where count, rate and time would not fit beside it on the terminal."""
+    room = max(_LEAST_TITLE, shutil.get_terminal_size().columns - _BESIDE_TITLE)
+    start = (room - 3) // 2
+    return title if len(title) <= room else f"{title[:start]}...{title[start + 3 - room :]}"
 
 
 def _hidden(n: int, said: str = "", *, fresh: bool = True) -> None:

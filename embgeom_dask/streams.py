@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from typing import TextIO
 
 from embgeom_dask.errors import EmbgeomError
@@ -26,8 +28,10 @@ def check_stdout() -> None:
         raise EmbgeomError("stdout is closed, and the answer goes there: send it to a file, or to /dev/null")
 
 
-def answer(text: str) -> None:
-    r"""Write lines on stdout. What its charset lacks is written as `\u82b1`: nothing is lost.
+def answer(pieces: Iterable[str]) -> None:
+    r"""Write text on stdout, a piece at a time, and end its last line.
+
+    What its charset lacks is written as `\u82b1`: nothing is lost.
 
     Raises
     ------
@@ -37,7 +41,8 @@ def answer(text: str) -> None:
     check_stdout()
     charset = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text.encode(charset, "backslashreplace").decode(charset) + "\n")
+        for piece in chain(pieces, ["\n"]):
+            sys.stdout.write(piece.encode(charset, "backslashreplace").decode(charset))
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

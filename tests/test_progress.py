@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import termios
+import time
 from contextvars import copy_context
 from threading import Thread
 
@@ -27,6 +33,25 @@ def test_shows_title_count_rate_and_time_on_stderr(capsys):
     assert "scan: 100%" in last
     assert "200/200 [00:00<00:00" in last
     assert "tiles/s]" in last
+
+
+def test_a_long_name_leaves_room_for_the_rate_on_a_terminal(monkeypatch):
+    terminal, stderr = pty.openpty()
+    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    name = "sentence-transformers/all-MiniLM-L6-v2 scan"
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with os.fdopen(stderr, "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        with progress.showing(True), progress.bar(120, name, "tiles") as advance:
+            time.sleep(0.2)
+            advance(120, "2 workers, 1.2 GiB")
+        stream.flush()
+        last = os.read(terminal, 1 << 16).decode().rstrip().split("\r")[-1]
+    os.close(terminal)
+    assert last.startswith("sentence-t...-L6-v2 scan: 100%")
+    assert "120/120 [00:00<00:00, " in last
+    assert "tiles/s" in last
+    assert len(last) <= 80
 
 
 def test_a_log_is_not_flooded(capsys):

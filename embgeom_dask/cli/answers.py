@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from embgeom_dask import streams
-from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.as_json import json_pieces, to_json
 from embgeom_dask.errors import SomeFailed
 from embgeom_dask.escaping import shown_lines
 
@@ -35,7 +34,7 @@ def print_result(result: xr.Dataset, as_text: Callable[[xr.Dataset], str], as_js
 
 def print_answer(answer: str | dict[str, Any]) -> None:
     """Print text, or a JSON document."""
-    streams.answer(shown_lines(answer) if isinstance(answer, str) else json.dumps(answer, allow_nan=False))
+    streams.answer([shown_lines(answer)] if isinstance(answer, str) else json_pieces(answer))
 
 
 def as_options(message: str, program: Any) -> str:

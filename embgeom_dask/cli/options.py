@@ -33,7 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        streams.answer(f"embgeom {__version__}")
+        streams.answer([f"embgeom {__version__}"])
         raise typer.Exit
 
 

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from embgeom_dask.cli import text
-from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.as_json import json_pieces, to_json
 
 
 def test_numbers_stand_to_the_right_and_text_to_the_left():
@@ -55,7 +55,7 @@ def test_json_has_the_names_and_every_digit():
             "none": float("nan"),
         },
     )
-    found = json.loads(json.dumps(to_json(dataset), allow_nan=False))
+    found = json.loads("".join(json_pieces(to_json(dataset))))
     assert found == {
         "attrs": {"command": "scan", "seconds": 0.5, "devices": ["cpu"], "sizes": [0, 1], "none": None},
         "dims": {"pair": 3, "hidden": 2},
@@ -65,6 +65,16 @@ def test_json_has_the_names_and_every_digit():
         "token": ["ä", "", "x"],
         "tied": True,
     }
+
+
+@pytest.mark.parametrize("shape", [(40_000,), (3, 9_000), (9_000, 3), (2, 0), (0, 2), (5,), ()])
+def test_large_arrays_are_written_in_pieces_of_the_same_text(shape):
+    values = np.random.default_rng(4).normal(size=shape)
+    for array in (values, (values * 100).astype(np.int64), values.astype(np.dtypes.StringDType())):
+        pieces = [*json_pieces({"a": array, "b": [{"c": array}]})]
+        plain = array.tolist()
+        assert "".join(pieces) == json.dumps({"a": plain, "b": [{"c": plain}]})
+        assert max(map(len, pieces)) < 500_000
 
 
 @pytest.mark.parametrize("bins", [1, 5, 16, 17, 512])
