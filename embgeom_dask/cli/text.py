@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +28,7 @@ _MODELS_ACROSS = 4
 _GROUP_LINES = 20
 _MEMBERS_ACROSS = 5
 _LEFT_OUT_ACROSS = 10
+_GAP = 2
 _ENDLESS = 1 << 20
 """Columns of what is no terminal: a file or a pipe gets every table whole."""
 
@@ -34,18 +36,34 @@ _ENDLESS = 1 << 20
 def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None) -> str:
     """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right.
 
-    Cells that do not fit `width` go on below; the default is the width of the terminal, and none where there is none.
+    Columns that do not fit `width` follow in further tables, each with the first column again; text that does not fit
+    its column goes on below. The default is the width of the terminal, and none where there is none.
     """
     rows = [list(row) for row in rows]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column, name in enumerate(header):
-        right = all(_is_number(row[column]) for row in rows)
-        table.add_column(Text(shown(name)), justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
     if width is None:
         terminal = sys.stdout is not None and sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else _ENDLESS
+    right = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    cells = [[shown(name), *(_cell(row[column]) for row in rows)] for column, name in enumerate(header)]
+    widths = [max(map(cell_len, column)) for column in cells]
+    if sum(widths) + _GAP * (len(widths) - 1) > width:
+        widths = [wide if number else min(wide, width // 3) for wide, number in zip(widths, right, strict=True)]
+    tables: list[list[int]] = [[]]
+    for column in range(len(header)):
+        together = [*tables[-1], column]
+        if len(tables[-1]) > 1 and sum(widths[each] + _GAP for each in together) - _GAP > width:
+            together = [0, column]
+            tables.append(together)
+        tables[-1] = together
+    return "\n\n".join(_draw([(cells[each], right[each]) for each in some], width) for some in tables)
+
+
+def _draw(columns: Sequence[tuple[list[str], bool]], width: int) -> str:
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for (name, *_), right in columns:
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for row in zip(*(cells[1:] for cells, _ in columns), strict=True):
+        table.add_row(*map(Text, row))
     drawn = io.StringIO()
     Console(file=drawn, width=width, color_system=None, legacy_windows=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in drawn.getvalue().splitlines())

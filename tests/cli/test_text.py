@@ -35,6 +35,20 @@ def test_what_a_terminal_is_too_narrow_for_goes_on_below():
     ]
 
 
+def test_columns_that_a_terminal_is_too_narrow_for_follow_with_the_first_again():
+    header = ["model", *(f"number_{i}" for i in range(12)), "quantiles", "text"]
+    numbers = np.random.default_rng(5).normal(size=(5, 12)).tolist()
+    names = [f"sentence-transformers/all-MiniLM-L{i}-v2" for i in range(5)]
+    several = " ".join(f"{value:.9g}" for value in numbers[0])
+    said = text.align(header, ([name, *row, several, "ü"] for name, row in zip(names, numbers, strict=True)), width=80)
+    assert max(map(len, said.splitlines())) <= 80
+    words = said.split()
+    assert all(words.count(f"{value:.9g}") == 1 for row in numbers[1:] for value in row)
+    assert all(words.count(f"{value:.9g}") == 6 for value in numbers[0])  # its own and in each row of several
+    assert words.count("model") == len(said.split("\n\n"))
+    assert all(words.count(name) == 1 for name in header[1:])
+
+
 def test_a_table_without_rows_is_its_header():
     assert text.align(["model", "bytes"], []) == "model  bytes"
 
