@@ -45,8 +45,12 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
+_GIVE_RESULTS = {"duplicates", "neighbors", "open_result", "outliers", "scan", "survey"}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _GIVE_RESULTS:
+        importlib.import_module("embgeom_dask.report.accessor")  # `result.embgeom`
     if name in _HOME:
         return getattr(importlib.import_module(f"embgeom_dask.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

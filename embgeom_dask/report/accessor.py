@@ -1,0 +1,100 @@
+"""The accessor `embgeom` of results: what they are to pandas, scipy, UMAP and in files."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+from numpy.typing import NDArray
+
+from embgeom_dask.report import files, graphs, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy.sparse import csr_array
+
+
+@xr.register_dataset_accessor("embgeom")
+class Report:
+    """A result as tables, graphs and files. Distances are those of the result, bit for bit."""
+
+    def __init__(self, result: xr.Dataset) -> None:
+        self._result = result
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of the tables that this result has."""
+        return tables.names(self._result)
+
+    def to_frame(self, name: str) -> pd.DataFrame:
+        """A tidy table of the result.
+
+        `farthest`, `nearest`, `pairs`: `rank` (not of `pairs`), `distance`, `token_id_a`, `token_a`, `token_id_b`,
+        `token_b`. `neighbors`: `token_id`, `token`, `rank`, `neighbor_token_id`, `neighbor_token`, `distance`.
+        `duplicates`: `model`, `group`, `group_population`, `token_id`, `token`. `histogram`, `within`, `degrees`,
+        `quantiles`, `survey`, `centroid`: columns named as the variables. Columns of strings are absent where the
+        matrix has no tokens; a list of neighbors that is short has fewer lines.
+
+        Raises
+        ------
+        InputError
+            where the result has no table `name`; it lists those that there are.
+        """
+        return tables.frame(self._result, name)
+
+    def to_csr(self, name: Literal["neighbors", "pairs"] = "neighbors", vocab_size: int | None = None) -> csr_array:
+        """Distances as a `scipy.sparse.csr_array` (V, V), rows and columns in the order of `token_id`.
+
+        `neighbors`: row i holds the neighbors of token i. `pairs`: both (i, j) and (j, i). Tokens themselves are out;
+        identical rows are explicit zeros. Each row is nearest first, as scikit-learn wants it. `vocab_size` is V where
+        the result has no `token_id`.
+
+        Raises
+        ------
+        InputError
+            where the result has no such distances, or compares two matrices.
+        """
+        return graphs.csr(self._result, name, vocab_size)
+
+    def to_umap(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What umap-learn takes as `precomputed_knn`: positions and distances (V, k + 1).
+
+        The first column is the token itself at 0, which umap-learn counts: `n_neighbors` may be k + 1. A list of
+        neighbors that is short ends with -1 and infinity.
+
+        Raises
+        ------
+        InputError
+            where the result has no neighbors, or compares two matrices.
+        """
+        return graphs.umap(self._result)
+
+    def to_parquet(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a parquet file with a row for each token, as Embedding Atlas takes it.
+
+        `token_id`, `token`, each variable along `token_id`, `within_degree_R` for each radius R, and `neighbors`, a
+        struct of the lists `ids` and `distances`.
+
+        Raises
+        ------
+        InputError
+            where the result has nothing for each token, or `path` exists and `overwrite` is not given.
+        EmbgeomError
+            where the file cannot be written; nothing is left behind.
+        """
+        files.parquet(self._result, path, overwrite=overwrite)
+
+    def to_csv(self, path: str | os.PathLike[str], name: str, *, overwrite: bool = False) -> None:
+        """Write the table `name` of `to_frame` as CSV: UTF-8, strings quoted, numbers with all their digits.
+
+        Tokens like NA are strings too: `pandas.read_csv(path, keep_default_na=False)` reads them so.
+
+        Raises
+        ------
+        InputError
+            where there is no such table, or `path` exists and `overwrite` is not given.
+        EmbgeomError
+            where the file cannot be written; nothing is left behind.
+        """
+        files.csv(self._result, path, name, overwrite=overwrite)

@@ -1,0 +1,78 @@
+"""Results as files of other tools, whole or not there."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xarray as xr
+
+from embgeom_dask.errors import EmbgeomError, InputError, shorten
+from embgeom_dask.report import tables
+from embgeom_dask.report.extras import load
+from embgeom_dask.storage import replacement
+
+PathLike = str | os.PathLike[str]
+
+
+def csv(result: xr.Dataset, path: PathLike, name: str, *, overwrite: bool = False) -> None:
+    """Write the table `name`: strings quoted, numbers with the digits that give them back."""
+    table = tables.frame(result, name)
+    with _file(path, overwrite) as file:
+        table.to_csv(file, mode="wb", encoding="utf-8", index=False, quoting=csv_module.QUOTE_NONNUMERIC)
+
+
+def netcdf(result: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool = False) -> None:
+    """Write the whole result, or a tree of them, as netCDF 4."""
+    load("netCDF4")
+    with _file(path, overwrite) as file:
+        result.to_netcdf(file.name, engine="netcdf4")
+
+
+def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> None:
+    """Write a line for each token: see the accessor."""
+    pyarrow, writer = load("pyarrow"), load("pyarrow.parquet")
+    if "token_id" not in result.dims or "model" in result.dims:
+        raise InputError("this result has no line for each token of one model: scan with neighbors=K or within=R")
+    columns = {name: result[name].to_numpy() for name in ("token_id", "token", "text") if name in result.variables}
+    for name, variable in result.data_vars.items():
+        if variable.dims == ("token_id",):
+            columns[str(name)] = variable.to_numpy()
+    if "within_degree" in result:
+        degree = result["within_degree"].transpose("token_id", "radius").to_numpy()
+        names = [f"within_degree_{radius!r}" for radius in result["radius"].to_numpy().tolist()]
+        columns |= dict(zip(names, degree.T, strict=True))
+    if "neighbor_distance" in result:
+        columns["neighbors"] = _neighbors(result, pyarrow)
+    table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
+    with _file(path, overwrite) as file:
+        writer.write_table(table, file)
+
+
+def _neighbors(result: xr.Dataset, pyarrow: Any) -> Any:
+    ids, distances = (
+        result[name].transpose("token_id", "neighbor").to_numpy() for name in ("neighbor_token_id", "neighbor_distance")
+    )
+    filled = ids >= 0
+    ends = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
+    lists = [pyarrow.LargeListArray.from_arrays(ends, values[filled]) for values in (ids, distances)]
+    return pyarrow.StructArray.from_arrays(lists, ["ids", "distances"])
+
+
+@contextmanager
+def _file(path: PathLike, overwrite: bool) -> Iterator[BinaryIO]:
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"no folder {path.parent}: make it first")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: `overwrite` replaces it"))
+    try:
+        with replacement.whole_file(path) as file:
+            yield file
+    except OSError as error:
+        raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error

@@ -1,0 +1,85 @@
+"""Results as graphs of tokens: sparse matrices of distances, and the lists of neighbors that UMAP takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from embgeom_dask.errors import InputError
+from embgeom_dask.report.extras import load
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Array = NDArray[Any]
+
+
+def csr(result: xr.Dataset, name: Literal["neighbors", "pairs"], vocab_size: int | None) -> csr_array:
+    """Distances of tokens, (V, V): line and column are positions in the result's `token_id`. See the accessor."""
+    sparse = load("scipy.sparse")
+    if name not in ("neighbors", "pairs"):
+        raise InputError(f"a graph is of neighbors or of pairs, not of {name!r}")
+    _check(result, "neighbor_distance" if name == "neighbors" else "pair_distance")
+    if name == "neighbors":
+        column, distance = _neighbors(result)
+        line, filled = np.indices(column.shape)[0], column >= 0
+        line, column, distance = line[filled], column[filled], distance[filled]
+        size = len(result["token_id"])
+    else:
+        size, pair = _size(result, vocab_size), result["pair_token_id"].to_numpy()
+        first, second = (_positions(result, pair[:, side], size) for side in (0, 1))
+        line, column = np.concatenate([first, second]), np.concatenate([second, first])
+        distance = np.tile(result["pair_distance"].to_numpy(), 2)
+    order = np.lexsort((column, distance, line))
+    ends = np.concatenate([[0], np.cumsum(np.bincount(line, minlength=size))])
+    return sparse.csr_array((distance[order], column[order], ends), shape=(size, size))
+
+
+def umap(result: xr.Dataset) -> tuple[Array, Array]:
+    """Positions and distances (V, k + 1) of every token and its k neighbors, nearest first. See the accessor."""
+    _check(result, "neighbor_distance")
+    column, distance = _neighbors(result)
+    itself = np.arange(len(column))[:, None]
+    distance = np.where(column < 0, np.inf, distance)
+    return np.hstack([itself, column]), np.hstack([np.zeros(itself.shape), distance])
+
+
+def _check(result: xr.Dataset, name: str) -> None:
+    if name not in result:
+        asked = {"neighbor_distance": "neighbors=K", "pair_distance": "pairs_within=R"}[name]
+        raise InputError(f"this result has no {name}: scan with {asked}")
+    if "against" in result.coords or "model" in result[name].dims:
+        raise InputError("a graph joins the tokens of one matrix: this result compares two, or is of several models")
+
+
+def _neighbors(result: xr.Dataset) -> tuple[Array, Array]:
+    ids = result["neighbor_token_id"].transpose("token_id", "neighbor").to_numpy()
+    distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
+    column = np.full(ids.shape, -1)
+    filled = ids >= 0
+    column[filled] = _positions(result, ids[filled], len(result["token_id"]))
+    return column, distance
+
+
+def _size(result: xr.Dataset, vocab_size: int | None) -> int:
+    if "token_id" in result.coords:
+        return len(result["token_id"])
+    if vocab_size is None:
+        raise InputError("this result does not say how many tokens there are: give `vocab_size`")
+    return vocab_size
+
+
+def _positions(result: xr.Dataset, ids: Array, size: int) -> Array:
+    """The positions of token ids along `token_id`, or the ids where the result has no such coordinate."""
+    known = result["token_id"].to_numpy() if "token_id" in result.coords else np.arange(size)
+    order = np.argsort(known, kind="stable")
+    ordered = known[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        raise InputError("token ids of this result are not unique: a graph of it has no lines of its own for each row")
+    at = np.minimum(np.searchsorted(ordered, ids), max(size - 1, 0))
+    if ids.size and (size == 0 or (ordered[at] != ids).any()):
+        raise InputError(f"pairs lead out of the {size} tokens of this result: take the whole result, not a part")
+    return order[at] if size else ids

@@ -1,0 +1,235 @@
+"""Results as tables, graphs and files, opened by the libraries that they are for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+from distributed import Client
+from scipy.sparse import csgraph
+from scipy.spatial.distance import cdist
+from sklearn.cluster import DBSCAN
+from sklearn.neighbors import KNeighborsTransformer, NearestNeighbors
+
+import embgeom_dask as eg
+from embgeom_dask.cli import app
+from embgeom_dask.testing import make_store
+
+TOKENS = ["NA", "", 'a "b", c', "x\ry\n", *(f"w{i}" for i in range(36))]
+RADIUS = 1.5
+
+
+class Made(NamedTuple):
+    store: str
+    out: Path
+    rows: np.ndarray
+    scan: xr.Dataset
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, client: Client) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    rows[[7, 21]] = rows[3]
+    store, out = make_store(folder / "m.zarr", output=rows, tokens=TOKENS, model="org/m"), folder / "scan.zarr"
+    asked = {"farthest": 3, "nearest": 4, "neighbors": 5, "histogram": 8, "quantiles": [0.1, 0.5], "within": [1, 1.5]}
+    scan = eg.scan(store, out=out, pairs_within=RADIUS, client=client, **asked)
+    return Made(store, out, rows.astype(np.float64), scan)
+
+
+def test_tables_of_pairs_have_both_sides(made: Made) -> None:
+    for name in ("farthest", "nearest", "pairs"):
+        stem = {"pairs": "pair"}.get(name, name)
+        table = made.scan.embgeom.to_frame(name)
+        assert [*table][-5:] == ["distance", "token_id_a", "token_a", "token_id_b", "token_b"]
+        assert table["distance"].to_numpy().tobytes() == made.scan[f"{stem}_distance"].values.tobytes()
+        ids = table[["token_id_a", "token_id_b"]].to_numpy()
+        np.testing.assert_array_equal(ids, made.scan[f"{stem}_token_id"])
+        assert table["token_a"].tolist() == [TOKENS[i] for i in ids[:, 0]]
+        assert table["token_b"].tolist() == [TOKENS[i] for i in ids[:, 1]]
+        np.testing.assert_allclose(table["distance"], cdist(made.rows, made.rows)[tuple(ids.T)], rtol=1e-12)
+    assert made.scan.embgeom.to_frame("nearest")["rank"].tolist() == [1, 2, 3, 4]
+
+
+def test_table_of_neighbors_has_a_line_each(made: Made) -> None:
+    table = made.scan.embgeom.to_frame("neighbors")
+    assert [*table] == ["token_id", "token", "rank", "neighbor_token_id", "neighbor_token", "distance"]
+    assert table["distance"].to_numpy().tobytes() == made.scan["neighbor_distance"].values.tobytes()
+    assert table["neighbor_token_id"].tolist() == made.scan["neighbor_token_id"].values.ravel().tolist()
+    assert table["neighbor_token"].tolist() == [TOKENS[i] for i in table["neighbor_token_id"]]
+    assert table["token_id"].tolist() == np.repeat(np.arange(40), 5).tolist()
+    assert table["rank"].tolist() == [1, 2, 3, 4, 5] * 40
+
+
+def test_tables_of_counts(made: Made) -> None:
+    scan, report = made.scan, made.scan.embgeom
+    assert report.tables == sorted(
+        ["farthest", "nearest", "pairs", "neighbors", "histogram", "within", "degrees", "quantiles"]
+    )
+    bins = report.to_frame("histogram")
+    assert [*bins] == ["bin_left", "bin_right", "bin_center", "histogram_count", "histogram_cdf"]
+    assert all(bins[name].tolist() == scan[name].values.tolist() for name in bins)
+    within = report.to_frame("within")
+    assert dict(zip(within["radius"], within["within_count"], strict=True)) == dict(
+        zip([1.0, 1.5], scan["within_count"].values.tolist(), strict=True)
+    )
+    degrees = report.to_frame("degrees").set_index(["token_id", "radius"])
+    true = (cdist(made.rows, made.rows) <= RADIUS).sum(axis=1) - 1
+    assert degrees["within_degree"].xs(RADIUS, level="radius").tolist() == true.tolist()
+    assert report.to_frame("quantiles")["quantile"].tolist() == [0.1, 0.5]
+
+
+def test_tables_of_models(made: Made, tmp_path: Path) -> None:
+    other = make_store(tmp_path / "n.zarr", output=np.eye(4, 4, dtype=np.float32)[[0, 1, 1, 1]], model="org/n")
+    survey = eg.survey([made.store, other])
+    table = survey.embgeom.to_frame("survey").set_index("model")
+    assert table.index.tolist() == ["org/m", "org/n"]
+    assert table["centroid_l2"].tolist() == survey["centroid_l2"].values.tolist()
+    centroid = survey.isel(model=[0]).embgeom.to_frame("centroid")
+    assert centroid["centroid"].tolist() == survey["centroid"].values[0].tolist()
+    members = eg.duplicates([made.store, other]).embgeom.to_frame("duplicates")
+    assert members["model"].tolist() == ["org/m"] * 3 + ["org/n"] * 3
+    assert members["token_id"].tolist() == [3, 7, 21, 1, 2, 3]
+    assert members["group_population"].tolist() == [3] * 6
+
+
+def test_a_table_that_is_not_there_is_refused_with_those_that_are(made: Made) -> None:
+    with pytest.raises(eg.InputError, match=r"no table 'nearst': it has degrees, farthest, .*within"):
+        made.scan.embgeom.to_frame("nearst")
+
+
+def test_neighbors_are_a_sparse_matrix(made: Made) -> None:
+    graph = made.scan.embgeom.to_csr()
+    assert graph.shape == (40, 40)
+    assert graph.nnz == 200
+    assert (np.diff(graph.indptr) == 5).all()
+    assert graph.indices.tolist() == made.scan["neighbor_token_id"].values.ravel().tolist()
+    assert graph.data.tobytes() == made.scan["neighbor_distance"].values.tobytes()
+    assert (graph.data == 0).sum() == 6  # three identical rows
+    found = NearestNeighbors(n_neighbors=5, metric="precomputed").fit(graph).kneighbors(graph)
+    np.testing.assert_array_equal(found[0], made.scan["neighbor_distance"])
+    true = NearestNeighbors(n_neighbors=5).fit(made.rows).kneighbors()[0]
+    np.testing.assert_allclose(found[0], true, atol=1e-7)
+    assert KNeighborsTransformer(n_neighbors=4, metric="precomputed").fit_transform(graph).shape == (40, 40)
+
+
+def test_pairs_within_are_a_graph(made: Made) -> None:
+    graph = made.scan.embgeom.to_csr("pairs")
+    true = cdist(made.rows, made.rows)
+    near = (true <= RADIUS) & ~np.eye(40, dtype=bool)
+    assert graph.nnz == near.sum()
+    lines, columns = graph.tocoo().coords
+    assert {*zip(lines.tolist(), columns.tolist(), strict=True)} == {*map(tuple, np.argwhere(near).tolist())}
+    np.testing.assert_allclose(graph.data, true[lines, columns], rtol=1e-12)
+    assert csgraph.connected_components(graph)[0] == csgraph.connected_components(near)[0]
+    labels = DBSCAN(eps=RADIUS, min_samples=3, metric="precomputed").fit_predict(graph)
+    np.testing.assert_array_equal(labels, DBSCAN(eps=RADIUS, min_samples=3).fit_predict(made.rows))
+    alone = made.scan.drop_dims(["token_id"])
+    with pytest.raises(eg.InputError, match="give `vocab_size`"):
+        alone.embgeom.to_csr("pairs")
+    assert (alone.embgeom.to_csr("pairs", 40) != graph).nnz == 0
+
+
+def test_a_selection_is_a_graph_of_its_rows(made: Made, client: Client) -> None:
+    scan = eg.scan(made.store, tokens="10:30", neighbors=2, client=client)
+    graph = scan.embgeom.to_csr()
+    assert graph.shape == (20, 20)
+    true = cdist(made.rows[10:30], made.rows[10:30])
+    lines, columns = graph.tocoo().coords
+    np.testing.assert_allclose(graph.data, true[lines, columns], rtol=1e-12)
+    with pytest.raises(eg.InputError, match="take the whole result"):
+        scan.isel(token_id=slice(3)).embgeom.to_csr()
+
+
+def test_a_graph_needs_one_matrix_and_its_pairs(made: Made, client: Client) -> None:
+    against = eg.scan(made.store, against=made.store, neighbors=1, client=client)
+    with pytest.raises(eg.InputError, match="of one matrix"):
+        against.embgeom.to_csr()
+    with pytest.raises(eg.InputError, match="scan with pairs_within=R"):
+        against.embgeom.to_csr("pairs")
+    assert len(against.embgeom.to_frame("neighbors")) == 40
+
+
+@pytest.mark.filterwarnings("ignore:precomputed_knn.2. .knn_search_index. is not")  # umap-learn's, of any exact list
+def test_umap_takes_the_neighbors(made: Made) -> None:
+    umap = pytest.importorskip("umap")
+    knn = made.scan.embgeom.to_umap()
+    assert knn[0][:, 0].tolist() == [*range(40)]
+    np.testing.assert_array_equal(knn[1][:, 1:], made.scan["neighbor_distance"])
+    model = umap.UMAP(n_neighbors=6, precomputed_knn=knn, init="random", n_epochs=5, random_state=0, n_jobs=1)
+    assert model.fit_transform(made.rows).shape == (40, 2)
+    assert model.knn_indices is not None
+    np.testing.assert_array_equal(model.knn_indices, knn[0])
+
+
+def test_parquet_holds_a_row_a_token(made: Made, tmp_path: Path) -> None:
+    made.scan.embgeom.to_parquet(tmp_path / "m.parquet")
+    table = pq.read_table(tmp_path / "m.parquet")
+    assert table.column_names == ["token_id", "token", "within_degree_1.0", "within_degree_1.5", "neighbors"]
+    assert table["token"].to_pylist() == TOKENS
+    first = table["neighbors"][3].as_py()
+    assert first["ids"] == made.scan["neighbor_token_id"].values[3].tolist()
+    assert first["distances"] == made.scan["neighbor_distance"].values[3].tolist()
+    frame = pd.read_parquet(tmp_path / "m.parquet")
+    assert frame["within_degree_1.5"].tolist() == made.scan["within_degree"].sel(radius=1.5).values.tolist()
+    assert [*frame["neighbors"][0]["ids"]] == made.scan["neighbor_token_id"].values[0].tolist()
+    with pytest.raises(eg.InputError, match="exists: `overwrite` replaces it"):
+        made.scan.embgeom.to_parquet(tmp_path / "m.parquet")
+    with pytest.raises(eg.InputError, match="no line for each token"):
+        eg.survey(made.store).embgeom.to_parquet(tmp_path / "s.parquet")
+    assert [each.name for each in tmp_path.iterdir()] == ["m.parquet"]
+
+
+def test_csv_gives_the_same_numbers_back(made: Made, tmp_path: Path) -> None:
+    made.scan.embgeom.to_csv(tmp_path / "n.csv", "neighbors")
+    back = pd.read_csv(tmp_path / "n.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(back, made.scan.embgeom.to_frame("neighbors"), check_exact=True)
+
+
+def run(*args: object) -> int:
+    return app.main([str(arg) for arg in args])
+
+
+def test_commands_write_saved_results(made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("to-parquet", made.out, "-o", tmp_path / "r.parquet") == 0
+    assert capfd.readouterr().out == f"{tmp_path / 'r.parquet'}\n"
+    assert pq.read_table(tmp_path / "r.parquet").num_rows == 40
+    assert run("to-csv", made.out, "nearest", "-o", tmp_path / "r.csv") == 0
+    back = pd.read_csv(tmp_path / "r.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(back, made.scan.embgeom.to_frame("nearest"), check_exact=True)
+    assert run("to-netcdf", made.out, "-o", tmp_path / "r.nc") == 0
+    with xr.open_dataset(tmp_path / "r.nc") as opened:
+        xr.testing.assert_equal(opened.load(), made.scan)
+    capfd.readouterr()
+    assert run("to-netcdf", made.out, "-o", tmp_path / "r.nc") == 2
+    assert capfd.readouterr().err == f"error: {tmp_path / 'r.nc'} exists: --overwrite replaces it\n"
+    assert run("to-netcdf", made.out, "-o", tmp_path / "r.nc", "--overwrite") == 0
+    assert {each.name for each in tmp_path.iterdir()} == {"r.parquet", "r.csv", "r.nc"}
+
+
+def test_a_library_that_is_not_there_is_named_in_a_line(
+    made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert run("to-parquet", made.out, "-o", tmp_path / "r.parquet") == 2
+    expected = "error: pyarrow is not installed: pip install 'embgeom-dask[notebook]'\n"
+    assert capfd.readouterr().err == expected
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_accessor_loads_no_other_library_before_use() -> None:
+    code = (
+        "import sys, embgeom_dask as eg; assert 'xarray' not in sys.modules; import embgeom_dask.report.accessor;"
+        "print([each for each in ('pandas', 'scipy.sparse', 'pyarrow', 'umap', 'netCDF4') if each in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "umap" not in found
+    assert "netCDF4" not in found
+    assert "scipy" not in found
