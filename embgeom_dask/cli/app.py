@@ -14,6 +14,7 @@ import typer
 from embgeom_dask import streams
 from embgeom_dask.cli.analyses import duplicates, neighbors, outliers, scan, survey
 from embgeom_dask.cli.answers import as_options, print_answer
+from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.options import Json, Version
@@ -48,11 +49,11 @@ def doctor(as_json: Json = False) -> None:
     print_answer(found if as_json else text.doctor_text(found))
 
 
-app.command()(convert)
-app.command()(export)
-app.command("list")(list_stores)
+app.command(epilog=examples("convert"))(convert)
+app.command(epilog=examples("export"))(export)
+app.command("list", epilog=examples("list"))(list_stores)
 for _command in (survey, duplicates, scan, neighbors, outliers, show, status, to_parquet, to_csv, to_netcdf, doctor):
-    app.command()(_command)
+    app.command(epilog=examples(_command.__name__.replace("_", "-")))(_command)
 
 
 def run() -> None:

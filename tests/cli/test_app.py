@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -427,6 +429,22 @@ def test_the_table_of_many_models_is_shown_as_it_was_printed(run, command):
 
 def test_what_is_no_result_is_not_shown(run):
     assert run("show", A)[2] == f"error: {A} is not a result of embgeom: name another path, or move it away\n"
+
+
+def test_the_examples_of_every_help_run(run):
+    testing.make_checkpoint("acme/tiny", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
+    names = [f"tok{i}" for i in range(ROWS - 2)] + ["king", "queen"]
+    for command in re.findall(r"^  ([a-z-]+) ", run("--help")[1].partition("Commands:")[2], re.M):
+        examples = re.findall(r"^ +(embgeom .*)$", run(command, "--help")[1].partition("Examples:")[2], re.M)
+        assert examples, command
+        for example in examples:
+            args = example.replace("stores/*.zarr", "acme/tiny").split()[1:]
+            code, _, err = run(*args)
+            assert code == 0, (example, err)
+        if command == "convert":
+            shutil.rmtree("acme")  # as one converted from the hub: the name is that of the store alone
+            shutil.rmtree("stores/acme--tiny.zarr")
+            testing.make_store("stores/acme--tiny.zarr", input=rows(), tokens=names, model="acme/tiny")
 
 
 def test_the_short_help_and_the_version(run):

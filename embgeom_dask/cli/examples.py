@@ -1,0 +1,28 @@
+"""Examples that the help of each command ends with."""
+
+from __future__ import annotations
+
+_EXAMPLES = {
+    "convert": ("embgeom convert acme/tiny",),
+    "export": ("embgeom export acme/tiny -o tiny.safetensors",),
+    "list": ("embgeom list",),
+    "survey": ("embgeom survey acme/tiny", "embgeom survey stores/*.zarr --out surveys"),
+    "duplicates": ("embgeom duplicates acme/tiny",),
+    "scan": (
+        "embgeom scan acme/tiny --farthest 5 --neighbors 5 --out scan.zarr",
+        "embgeom scan acme/tiny --metric cosine --histogram 512",
+    ),
+    "neighbors": ("embgeom neighbors acme/tiny king queen -k 5",),
+    "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
+    "show": ("embgeom show scan.zarr",),
+    "status": ("embgeom status scan.zarr",),
+    "to-parquet": ("embgeom to-parquet scan.zarr -o scan.parquet",),
+    "to-csv": ("embgeom to-csv scan.zarr farthest -o farthest.csv",),
+    "to-netcdf": ("embgeom to-netcdf scan.zarr -o scan.nc",),
+    "doctor": ("embgeom doctor",),
+}
+
+
+def examples(command: str) -> str:
+    """Return the examples of a command, a line each, as typer takes them at the end of its help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in _EXAMPLES[command])])
