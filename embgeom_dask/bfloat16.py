@@ -4,7 +4,7 @@ Importing this module registers the type with zarr-python. The entry point `zarr
 zarr-python 3.4 loads it, 3.1 never does; the group `zarr.buffer` both load, when they open a group. So
 `xarray.open_zarr` and `zarr.open_group` read such an array in a process that never imports this package;
 `zarr.open_array` of the array's own path needs this import first, with zarr 3.1. Only numpy, ml_dtypes and zarr are
-imported here.
+imported here; `from_torch` imports torch when it is called.
 
 Data type: https://github.com/zarr-developers/zarr-extensions/tree/main/data-types/bfloat16
 """
@@ -29,7 +29,7 @@ except ImportError:
 if TYPE_CHECKING:
     from zarr.core.common import JSON, ZarrFormat
 
-__all__ = ["BFloat16", "Buffer"]
+__all__ = ["BFloat16", "Buffer", "from_torch"]
 
 _DTYPE = np.dtype(ml_dtypes.bfloat16)
 
@@ -104,3 +104,16 @@ class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
 
 
 data_type_registry.register(BFloat16._zarr_v3_name, BFloat16)
+
+
+def from_torch(tensor: Any) -> np.ndarray:
+    """Return the values of a tensor of torch as a numpy array, those of bfloat16 as ml_dtypes'.
+
+    They are copied where they lie on a device, are negated lazily or have gaps. TypeError for a type that numpy lacks.
+    """
+    import torch
+
+    plain = tensor.detach().cpu().resolve_neg().contiguous()
+    bits = plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain
+    values: np.ndarray = bits.numpy()
+    return values if bits is plain else values.view(_DTYPE)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
@@ -74,24 +72,16 @@ def duplicates(
     >>> duplicates(make_store("tiny.zarr", output=rows))["member_token_id"].values
     array([0, 2])
     """
-    given = many.each_of(data, "duplicates")
-    how: dict[str, Any] = {"out": out, "client": client}
-
-    def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
-        return _duplicates(each, role, out=target, client=active)
-
     with showing(progress):
-        if len(given) == 1:
-            return _duplicates(given[0], role, **how)
-        return together(many.on_each("duplicates", given, work, together, role=role, **how))
+        return many.one_or_together("duplicates", data, _duplicates, together, role=role, out=out, client=client)
 
 
-def _duplicates(data: Data, role: Role | None, *, out: PathLike | None, client: ClientLike | None) -> xr.Dataset:
+def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: ClientLike | None) -> xr.Dataset:
     """Find the groups of one model."""
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        settings = {} if given.token_id is None else {"tokens": sha256(given.ids.tobytes()).hexdigest()}
+        settings = {"tokens": given.selection} if given.selection else {}
         attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import wraps
 from hashlib import sha256
@@ -33,6 +33,9 @@ _WHOSE = {"model", "revision", "matrix", "against", "against_revision"}
 Work = Callable[[Data, PathLike | None, Client, int], xr.Dataset]
 """What is done on each store: given it, where its result goes, a client, and how many are in work at a time."""
 
+One = Callable[[Data, Role | None, PathLike | None, ClientLike | None], xr.Dataset]
+"""A command on one store or array: given it, the role, where its result goes, and a client."""
+
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 
@@ -52,6 +55,27 @@ def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
                 f"{what} takes stores and arrays, and was given {each!r:.50}: give numbers in a numpy array"
             )
     return found
+
+
+def one_or_together(
+    what: str,
+    data: Data | Iterable[Data],
+    one: One,
+    together: Callable[[Sequence[xr.Dataset]], xr.Dataset],
+    *,
+    role: Role | None,
+    out: PathLike | None,
+    client: ClientLike | None,
+) -> xr.Dataset:
+    """Ask `one` of one store or array, or of each of a list of them: `together` makes one result of these."""
+    given = each_of(data, what)
+    if len(given) == 1:
+        return one(given[0], role, out, client)
+
+    def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
+        return one(each, role, target, active)
+
+    return together(on_each(what, given, work, together, role=role, out=out, client=client))
 
 
 def on_each(
@@ -196,11 +220,22 @@ def _scan_each(
     names = node_names(stores, how["role"])
     if settings.get("dry_run"):
         how["out"] = None
-    with showing(settings.pop("progress", None)), interruptible() if how["out"] else nullcontext():
+    with (
+        showing(settings.pop("progress", None)),
+        interruptible() if how["out"] else nullcontext(),
+        _one_cluster(how) if common_edges else nullcontext(how) as how,
+    ):
         if common_edges:
             settings = _with_common_edges(scan, stores, settings, how)
         found = on_each("scan", stores, _scanning(scan, settings, how), table, **how)
     return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
+
+
+@contextmanager
+def _one_cluster(how: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same settings with a client that is connected, for the two passes of common edges."""
+    with connect(how["client"], how["device"], how["out"]) as active:
+        yield how | {"client": active}
 
 
 def _scanning(scan: Callable[..., xr.Dataset], settings: dict[str, Any], how: dict[str, Any]) -> Work:

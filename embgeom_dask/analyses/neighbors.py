@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
 from time import perf_counter
 
 import numpy as np
@@ -55,7 +54,8 @@ def neighbors(
     -------
     xarray.Dataset
         `neighbor_distance` float64 and `neighbor_token_id` int64, `(token_id, neighbor)`, nearest first, with the
-        strings `token` and `neighbor_token`; tokens come in the order given.
+        strings `token` and `neighbor_token`; tokens come in the order given. Where rows of an array share a token id,
+        each of them has its line.
 
     Raises
     ------
@@ -76,16 +76,18 @@ def neighbors(
         raise InputError("`k`: give the number of neighbors")
     with given_rows(data, role, client, whole=True) as given:
         matrix, ids = given.matrix, in_order(tokens, given.vocab_size, given.labels)
-        settings = {"tokens": sha256(ids.tobytes()).hexdigest(), "k": count, "metric": metric}
+        settings = {"tokens": results.digest(ids), "k": count, "metric": metric}
         attrs = results.provenance("neighbors", [matrix], [], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
+        if (missing := ids[~np.isin(ids, given.ids)]).size:
+            raise InputError(f"token {missing[0]} is no row of the array given")
         chosen = given.select(ids)
         own, store = matrix.name.removesuffix("_embedding"), matrix.store
         kept = {"neighbors": count + 1, "metric": metric, "tokens": chosen.rows, "device": device, "client": client}
         found = scan(store, role=own, against=f"{store}:{own}", progress=progress, **kept)
     named = results.with_ids(_without_itself(found, count), [given.token_id, given.token_id])
-    places = np.array([np.flatnonzero(named["token_id"].to_numpy() == each) for each in ids]).ravel()
+    places = np.concatenate([np.flatnonzero(named["token_id"].to_numpy() == each) for each in ids])
     attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
     dataset = named.isel(token_id=places).assign_attrs(attrs)
     dataset = result_names.complete(dataset, result_names.of_matrices(attrs))

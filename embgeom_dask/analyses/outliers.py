@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from fractions import Fraction
-from hashlib import sha256
 from math import nan
 from typing import cast
 
@@ -91,8 +90,9 @@ def outliers(
         source = given.matrix
         model_stores.check_labels(source)
         cluster, chosen = _read(tokens, given)
-        of_file = "" if cluster.centroid is None else _digest(cluster.centroid)
-        attrs = results.provenance("outliers", [source], [], 0.0, {"tokens": _digest(chosen.ids), "centroid": of_file})
+        of_file = "" if cluster.centroid is None else results.digest(cluster.centroid)
+        settings = {"tokens": results.digest(chosen.ids), "centroid": of_file}
+        attrs = results.provenance("outliers", [source], [], 0.0, settings)
         attrs["centroid_source"] = "file" if of_file else "mean"
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
@@ -231,7 +231,3 @@ def _spread(name: str, values: Vector) -> dict[str, float]:
 
 def _names(*names: str) -> NDArray[np.generic]:
     return np.array(names)
-
-
-def _digest(values: NDArray[np.generic]) -> str:
-    return sha256(values.tobytes()).hexdigest()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from time import perf_counter
 from typing import Any, cast
 
@@ -184,9 +183,7 @@ def scan(
         distinct=distinct,
     )
     with showing(progress), _sides(data, role, tokens, against, client) as sides:
-        spec = replace(
-            spec, tokens=_selection(sides[0]), against=_selection(sides[-1]) if against is not None else None
-        )
+        spec = replace(spec, tokens=sides[0].selection, against=sides[-1].selection if against is not None else None)
         matrices = [given.matrix for given in sides]
         attrs = results.provenance("scan", matrices, [], 0.0, spec.as_dict())
         with result_or_journal(out, attrs, dry_run=dry_run) as (done, journal):
@@ -284,13 +281,6 @@ def _check_widths(first: Matrix, second: Matrix) -> None:
             f"{first.model} {first.name} has {first.hidden_size} columns and {second.model} {second.name} has "
             f"{second.hidden_size}: only matrices of one width can be compared"
         )
-
-
-def _selection(given: Given) -> str | None:
-    """What tells a selection of rows, and their ids, from others; None for a whole matrix by its own ids."""
-    if given.token_id is None and given.rows.size == given.matrix.vocab_size:
-        return None
-    return sha256(given.ids.tobytes()).hexdigest()
 
 
 def _finalize(

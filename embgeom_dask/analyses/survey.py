@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
@@ -88,25 +87,11 @@ def survey(
     >>> found["centroid"].values, found["norm_mean"].values
     (array([[4.5, 6. ]]), array([7.5]))
     """
-    given = many.each_of(data, "survey")
-    how: dict[str, Any] = {"out": out, "client": client}
-
-    def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
-        return _survey(each, role, out=target, client=active)
-
     with showing(progress):
-        if len(given) == 1:
-            return _survey(given[0], role, **how)
-        return together(many.on_each("survey", given, work, together, role=role, **how))
+        return many.one_or_together("survey", data, _survey, together, role=role, out=out, client=client)
 
 
-def _survey(
-    data: Data,
-    role: Role | None,
-    *,
-    out: PathLike | None,
-    client: ClientLike | None,
-) -> xr.Dataset:
+def _survey(data: Data, role: Role | None, out: PathLike | None, client: ClientLike | None) -> xr.Dataset:
     """Survey one model."""
     started = time.perf_counter()
     with given_rows(data, role, client, whole=True) as given:

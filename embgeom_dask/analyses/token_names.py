@@ -44,7 +44,7 @@ def find_token(name: str, labels: xr.Dataset) -> int:
     else:
         pieces = [name, *(mark + name for mark in _MARKS)]
         found = np.flatnonzero(np.isin(tokens, pieces) | np.isin(texts, [name, f" {name}"]))
-    if found.size == 1:
+    if np.unique(token_id[found]).size == 1:  # in one row, or in several of an array that share it
         return int(token_id[found[0]])
     if found.size:
         listed = _listed(found, token_id, tokens)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from embgeom_dask.bfloat16 import from_torch
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, list_folder, read_index
 from embgeom_dask.errors import InputError, shorten
@@ -37,13 +37,8 @@ class TorchTensor(Tensor):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows start..stop-1. Raises EmbgeomError where the file changed since it was opened."""
-        import torch
-
         self.source.read(0, 1)
-        block = self.values[start:stop].detach().resolve_neg().contiguous()
-        if self.kind == "BF16":
-            return np.asarray(block.view(torch.uint16).numpy()).view(ml_dtypes.bfloat16)
-        return np.asarray(block.numpy())
+        return from_torch(self.values[start:stop])
 
     def integers(self) -> np.ndarray:
         """Return a vector of integers or bools as int64, (n,). Raises as that of a safetensors file."""
@@ -52,7 +47,7 @@ class TorchTensor(Tensor):
                 f"{self.tensor} in {self.source.name} is {self.kind} {list(self.shape)}, no list of integers"
             )
         self.source.read(0, 1)
-        return np.asarray(self.values.detach().long().numpy())
+        return from_torch(self.values.long())
 
 
 def list_local(folder: LocalFolder) -> Listing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -25,13 +26,7 @@ def survey(
     as_json: Json = False,
 ) -> None:
     """Describe the centroid and the norms of every row, for any number of models."""
-    stores = find_stores(stores)
-    from embgeom_dask.analyses import survey
-    from embgeom_dask.cli import text
-
-    with finished(lambda found: print_result(survey.together(found), text.survey_text, as_json)):
-        result = eg.survey(stores, role, out=out, client=scheduler)
-    print_result(result, text.survey_text, as_json)
+    _ask_of_models("survey", stores, role, out, scheduler, as_json)
 
 
 def duplicates(
@@ -42,13 +37,23 @@ def duplicates(
     as_json: Json = False,
 ) -> None:
     """Find the groups of identical rows: how many, how large and whose, for any number of models."""
+    _ask_of_models("duplicates", stores, role, out, scheduler, as_json)
+
+
+def _ask_of_models(
+    command: str, stores: list[str], role: Role, out: str | None, scheduler: str | None, as_json: bool
+) -> None:
+    """Ask a question of one or many models, and print one table of them; where some fail, of the others."""
     stores = find_stores(stores)
-    from embgeom_dask.analyses import duplicates
     from embgeom_dask.cli import text
 
-    with finished(lambda found: print_result(duplicates.together(found), text.duplicates_text, as_json)):
-        result = eg.duplicates(stores, role, out=out, client=scheduler)
-    print_result(result, text.duplicates_text, as_json)
+    def show(result: xr.Dataset) -> None:
+        print_result(result, text.result_text, as_json)
+
+    together = import_module(f"embgeom_dask.analyses.{command}").together
+    with finished(lambda found: show(together(found))):
+        result = getattr(eg, command)(stores, role, out=out, client=scheduler)
+    show(result)
 
 
 def scan(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_answer
+from embgeom_dask.cli.results import open_table
 
 _Result = Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a command was given as --out.")]
 _Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
@@ -18,7 +19,7 @@ def to_parquet(result: _Result, output: _Output, overwrite: _Overwrite = False) 
     """Write a saved scan as parquet: a row for each token, with its neighbors."""
     from embgeom_dask.report import files
 
-    files.parquet(_table(result), output, overwrite=overwrite)
+    files.parquet(open_table(result), output, overwrite=overwrite)
     print_answer(output)
 
 
@@ -31,7 +32,7 @@ def to_csv(
     """Write a table of a saved result as CSV."""
     from embgeom_dask.report import files
 
-    files.csv(_table(result), output, name, overwrite=overwrite)
+    files.csv(open_table(result), output, name, overwrite=overwrite)
     print_answer(output)
 
 
@@ -41,9 +42,3 @@ def to_netcdf(result: _Result, output: _Output, overwrite: _Overwrite = False) -
 
     files.netcdf(eg.open_result(result), output, overwrite=overwrite)
     print_answer(output)
-
-
-def _table(result: str) -> Any:
-    """A result, or of a folder of scans their table."""
-    found = eg.open_result(result)
-    return found.to_dataset() if hasattr(found, "children") else found

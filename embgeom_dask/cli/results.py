@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -10,6 +10,25 @@ import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_answer, print_result
 from embgeom_dask.cli.options import Json
 from embgeom_dask.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def open_table(result: str) -> xr.Dataset:
+    """Open a result, or of a folder of scans their table.
+
+    Raises
+    ------
+    InputError
+        as `open_result`, and where the folder has no table yet.
+    """
+    found = eg.open_result(result)
+    if not hasattr(found, "children"):
+        return cast("xr.Dataset", found)
+    if not found.data_vars:
+        raise InputError(f"{result} has no table yet: the command that makes it goes on, or name one of its results")
+    return cast("xr.Dataset", found.to_dataset())
 
 
 def show(
@@ -19,14 +38,7 @@ def show(
     """Print a saved result again, or the table of a folder of results."""
     from embgeom_dask.cli import text
 
-    found = eg.open_result(result)
-    if hasattr(found, "children"):  # of several scans
-        if not found.data_vars:
-            raise InputError(
-                f"{result} has no table yet: the command that makes it goes on, or show one of its results"
-            )
-        found = found.to_dataset()
-    print_result(found.load(), text.result_text, as_json)
+    print_result(open_table(result).load(), text.result_text, as_json)
 
 
 def status(

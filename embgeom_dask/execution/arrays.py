@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, cast
 
 import dask
 import dask.array
-import ml_dtypes
 import numpy as np
 import torch
 import xarray as xr
@@ -20,8 +19,9 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import progress
+from embgeom_dask.bfloat16 import from_torch
 from embgeom_dask.errors import InputError
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import model_stores, results
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
@@ -64,6 +64,12 @@ class Given:
     def vocab_size(self) -> int:
         """One more than the largest token id that a row can have."""
         return self.matrix.vocab_size if self.token_id is None else int(self.token_id.max()) + 1
+
+    @property
+    def selection(self) -> str | None:
+        """What tells these rows and their ids from others; None for a whole matrix by its own ids."""
+        whole = self.token_id is None and self.rows.size == self.matrix.vocab_size
+        return None if whole else results.digest(self.ids)
 
     def labels(self) -> xr.Dataset:
         """The token ids and strings of the rows: the coordinates `token_id`, `token`, `text` and `has_token`."""
@@ -172,7 +178,10 @@ def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:
             raise InputError(f"the dataset given has no {' or '.join(names)}: give one of its arrays")
         data = data[found]
     if isinstance(data, torch.Tensor):
-        data = _as_numpy(data)
+        try:
+            data = from_torch(data)
+        except TypeError as error:
+            raise InputError(f"the tensor given is {data.dtype}: give it as float32, `tensor.float()`") from error
     if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
         raise InputError("the array given has masked values: select the rows to compare")
     if np.isnan(data.shape).any():
@@ -184,16 +193,6 @@ def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:
         raise InputError(f"the array given is {array.dtype.name}: give float64, float32, float16, bfloat16 or integers")
     along = [dim for dim in array.dims if str(dim).startswith("token_id")]
     return array.transpose(along[0], ...) if len(along) == 1 else array
-
-
-def _as_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    try:
-        return tensor.numpy()
-    except TypeError as error:
-        raise InputError(f"the tensor given is {tensor.dtype}: give it as float32, `tensor.float()`") from error
 
 
 def _token_id(array: xr.DataArray) -> NDArray[np.int64] | None:

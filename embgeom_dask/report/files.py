@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv as csv_module
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from embgeom_dask.errors import EmbgeomError, InputError, shorten
+from embgeom_dask.errors import InputError
 from embgeom_dask.report import tables
 from embgeom_dask.report.extras import load
 from embgeom_dask.storage import replacement
@@ -23,14 +21,14 @@ PathLike = str | os.PathLike[str]
 def csv(result: xr.Dataset, path: PathLike, name: str, *, overwrite: bool = False) -> None:
     """Write the table `name`: strings quoted, numbers with the digits that give them back."""
     table = tables.frame(result, name)
-    with _file(path, overwrite) as file:
+    with replacement.new_file(Path(path), overwrite=overwrite) as file:
         table.to_csv(file, mode="wb", encoding="utf-8", index=False, quoting=csv_module.QUOTE_NONNUMERIC)
 
 
 def netcdf(result: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool = False) -> None:
     """Write the whole result, or a tree of them, as netCDF 4."""
     load("netCDF4")
-    with _file(path, overwrite) as file:
+    with replacement.new_file(Path(path), overwrite=overwrite) as file:
         result.to_netcdf(file.name, engine="netcdf4")
 
 
@@ -50,7 +48,7 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
     if "neighbor_distance" in result:
         columns["neighbors"] = _neighbors(result, pyarrow)
     table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
-    with _file(path, overwrite) as file:
+    with replacement.new_file(Path(path), overwrite=overwrite) as file:
         writer.write_table(table, file)
 
 
@@ -62,17 +60,3 @@ def _neighbors(result: xr.Dataset, pyarrow: Any) -> Any:
     ends = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
     lists = [pyarrow.LargeListArray.from_arrays(ends, values[filled]) for values in (ids, distances)]
     return pyarrow.StructArray.from_arrays(lists, ["ids", "distances"])
-
-
-@contextmanager
-def _file(path: PathLike, overwrite: bool) -> Iterator[BinaryIO]:
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"no folder {path.parent}: make it first")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: `overwrite` replaces it"))
-    try:
-        with replacement.whole_file(path) as file:
-            yield file
-    except OSError as error:
-        raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from embgeom_dask import progress, tuning
-from embgeom_dask.errors import EmbgeomError, InputError, shorten
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import model_stores, replacement
 from embgeom_dask.storage.model_stores import Matrix, Role
 
@@ -49,15 +49,8 @@ def export(
     found, path = model_stores.find_matrix(store, role), Path(output)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors")
-    try:
-        if not path.parent.is_dir():
-            raise InputError(f"no folder {path.parent}: make it first")
-        if path.is_dir() or (path.exists() and not overwrite):
-            raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: `overwrite` replaces it"))
-        with replacement.whole_file(path) as file:
-            _write(found, file)
-    except OSError as error:
-        raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error
+    with replacement.new_file(path, overwrite=overwrite) as file:
+        _write(found, file)
     return str(path)
 
 

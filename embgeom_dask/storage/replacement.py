@@ -20,13 +20,35 @@ from typing import Any, BinaryIO
 import zarr
 
 from embgeom_dask import private_apis
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.storage import paths, transactions
 
 
 @contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Yield a file to write that is at `path` once it is complete and on the disk; on any failure nothing changes.
+
+    Raises
+    ------
+    InputError
+        where there is no folder for it, a folder is at `path`, or a file is and `overwrite` is not given.
+    EmbgeomError
+        where it cannot be written.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"no folder {path.parent}: make it first")
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: `overwrite` replaces it"))
+        with whole_file(path) as file:
+            yield file
+    except OSError as error:
+        raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write that is at `path` once it is complete and on the disk; on any failure nothing changes."""
+    """As `new_file`, for files of this package: what is at `path` is replaced, and OSError is raised as it is."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with aside.open("xb") as file:

@@ -126,6 +126,26 @@ def test_neighbors_of_an_array_have_its_labels(store: str, client: Client) -> No
     assert set(alone["neighbor_token_id"].values.ravel().tolist()) <= set(range(2, 8))
 
 
+def test_rows_that_share_a_token_id_have_a_line_each(store: str, rows: np.ndarray, client: Client) -> None:
+    matrix = eg.open_model(store)["output_embedding"]
+    shared = (
+        matrix[[0, 2, 3, 4, 7]]
+        .assign_coords(token_id=[9, 4, 4, 1, 9])
+        .assign_coords(token=("token_id", ["a", "b", "b", "c", "d"]))
+    )
+    found = eg.neighbors(shared, [9, 1, "b"], k=2, client=client)
+    assert found["token_id"].values.tolist() == [9, 9, 1, 4, 4]
+    places = [0, 4, 3, 1, 2]
+    some = rows[[0, 2, 3, 4, 7]].astype(np.float64)
+    distance = cdist(some, some)
+    np.fill_diagonal(distance, np.inf)
+    order = np.argsort(distance[places], axis=1)[:, :2]
+    np.testing.assert_array_equal(found["neighbor_token_id"], np.array([9, 4, 4, 1, 9])[order])
+    np.testing.assert_allclose(found["neighbor_distance"], np.take_along_axis(distance[places], order, 1), rtol=1e-12)
+    with pytest.raises(InputError, match="token 3 is no row of the array given"):
+        eg.neighbors(shared, [9, 3], client=client)
+
+
 def test_a_saved_result_is_shown_again(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "n.zarr")
     assert app.main(["neighbors", store, "queen", "man", "-k", "2", "--out", out]) == 0
