@@ -1,4 +1,4 @@
-"""Which matrices of a checkpoint are stored: those that the user names, else those that are found."""
+"""Choose the matrices of a checkpoint to store: those that the user names, else those that are found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embgeom_dask.storage.fill import RowSource
 
 
 def _decide(listing: Listing, role: str, keys: dict[str, str | None]) -> Decision:
-    """Decide which tensors are wanted: those that the user names, and of the others those that are found."""
+    """Choose a tensor for each role: the one that the user names, else the one that is found."""
     if role not in ("input", "output", "both"):
         raise InputError(f"no role {role!r}: choose input, output or both")
     wanted = ["input", "output"] if role == "both" else [role]
@@ -31,10 +31,30 @@ def _decide(listing: Listing, role: str, keys: dict[str, str | None]) -> Decisio
 
 
 def choose(listing: Listing, role: str, keys: dict[str, str | None]) -> tuple[Decision, dict[str, RowSource], bool]:
-    """Choose the matrices to store: the decision, the matrices by their names in the store, whether they are one, tied.
+    """Choose the matrices to store.
 
-    `role` is `both`, `input` or `output`; `keys` names tensors that are not to be looked for, by their role. Raises
-    InputError where the tensors cannot be told or are no matrices.
+    Parameters
+    ----------
+    listing : Listing
+        The tensors of the checkpoint.
+    role : {"both", "input", "output"}
+        The embeddings to store.
+    keys : dict of str to str or None
+        The tensor that the user names for each role; None: look for it.
+
+    Returns
+    -------
+    decision : Decision
+        The tensors, and how they were chosen.
+    matrices : dict of str to RowSource
+        By their names in the store: `input_embedding` and `output_embedding`; only the first if they are tied.
+    tied : bool
+        Whether one matrix is both.
+
+    Raises
+    ------
+    InputError
+        If the tensors cannot be determined, or are not matrices that a store can hold.
     """
     decision = _decide(listing, role, keys)
     wanted = {each: getattr(decision, each) for each in ("input", "output") if role in (each, "both")}

@@ -1,4 +1,4 @@
-"""From a checkpoint to a store: find the embeddings, stream their rows, label them with the tokenizer's tokens."""
+"""Convert a checkpoint to a store: find its embeddings, copy their rows, label the rows with tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, refuse
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.fill import RowSource
 
-_MOST_SOURCES = 16 << 20
+_MOST_SOURCES = 16 << 20  # bytes of a list of sources
 
 
 def convert(
@@ -40,40 +40,47 @@ def convert(
     name: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Convert a checkpoint to a store in the folder `stores`, and return the store's path.
+    """Convert a checkpoint to a store.
 
-    A store that is there already, of the same commit or the same bytes, is left as it is. One of another commit of the
-    model is kept: the name of the new one then has its revision, as it has where a revision is asked for. Of a model
-    on the hub only its small files and the rows of its matrices are fetched; interrupted, the same call goes on where
-    it was.
+    If a store of the same commit, or with the same bytes, exists already, it is left as it is. If a store of another
+    commit of the model exists, it is kept, and the name of the new store contains the commit. If the user asks for a
+    revision, the name contains that revision. From the hub only the small files and the rows of the embedding matrices
+    are fetched; a conversion that was interrupted continues when the same call is made again.
 
     Parameters
     ----------
     source : path, or hub id
-        A Hugging Face model folder (`model.safetensors` or `pytorch_model.bin`, or shards with their index); a bare
-        `.safetensors` or `.npy` file, or one that torch pickled, whose
-        one matrix is stored as the output embedding (as the input embedding with `role="input"` or `input_key`); or,
-        where there is no such path, `organisation/name` or `organisation/name@revision` on the hub.
+        One of three. (1) A Hugging Face model folder with `model.safetensors`, with `pytorch_model.bin`, or with shards
+        and their index. (2) A file that ends in `.safetensors`, `.npy`, `.bin`, `.pt`, `.pth` or `.ckpt`. Its only
+        matrix is stored as the output embedding, or as the input embedding if `role="input"` or `input_key` is given.
+        (3) If no such path exists, a model on the hub: `organisation/name` or `organisation/name@revision`.
+    stores : path or URL
+        The folder that the store is written into.
     role : {"both", "input", "output"}
-        What to store. With "both", a model without an output embedding gives a store without one.
+        The embeddings to store. With "both", a model without an output embedding gives a store without one.
     input_key, output_key : str, optional
-        Names of the tensors, where they are not to be looked for.
+        The names of the embedding tensors. By default they are looked for.
     tokenizer : path, optional
-        The folder of the tokenizer that labels the rows, where it does not lie with the checkpoint.
+        The folder of the tokenizer that labels the rows. By default it is looked for beside the checkpoint.
     name : str, optional
-        What the model is called, `organisation/name`, where its folders or the hub do not tell.
+        The name of the model, `organisation/name`. By default the hub id, or the names of the checkpoint's folders.
     overwrite : bool
-        Replace the store of the same model and revision, once the new one is complete.
+        Replace the store of the same model and revision as soon as the new one is complete.
+
+    Returns
+    -------
+    str
+        The path of the store.
 
     Raises
     ------
     InputError
-        Where there is no checkpoint, a file is broken, the tensors cannot be told, are not two-dimensional or have a
-        dtype other than F64, F32, F16 and BF16, where another store exists, or where the hub does not let the user
-        read the model. Nothing is written then.
+        If there is no checkpoint, a file is broken, the embedding tensors cannot be determined, are not two-dimensional
+        or have a dtype other than F64, F32, F16 and BF16, if another store has the same name, or if the hub does not
+        let the user read the model. Nothing is written then.
     EmbgeomError
-        Where a file changes meanwhile, the hub fails or the store cannot be written; nothing but the rows of a model
-        on the hub is left behind.
+        If a file changes while it is read, the hub fails or the store cannot be written. The rows of a model on the hub
+        that were fetched before are kept, for the next call; nothing else is left behind.
 
     Examples
     --------
@@ -120,10 +127,26 @@ def convert(
 def convert_each(
     sources: Iterable[str], stores: str | os.PathLike[str] = "stores", **options: Any
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Convert checkpoints one after the other, with the options of `convert`; a failure does not stop the others.
+    """Convert checkpoints one after the other; a failure does not stop the others.
 
-    Returns the stores of those that are converted and why the others are not, both by source. The failure of one that
-    is alone is raised.
+    Parameters
+    ----------
+    sources : iterable of str
+        Checkpoints, as `convert` takes them.
+    stores : path or URL
+        The folder that the stores are written into.
+    **options
+        The other options of `convert`, the same for every checkpoint.
+
+    Returns
+    -------
+    stores, failures : dict of str to str
+        For each source its store, or the message of its failure.
+
+    Raises
+    ------
+    EmbgeomError
+        If there is only one source, and it fails.
     """
     paths: dict[str, str] = {}
     failed: dict[str, str] = {}
@@ -141,14 +164,14 @@ def convert_each(
 
 
 def read_decision(store: str) -> Any:
-    """Return how the tensors of a store were chosen, as `stores/README.md` describes it; None where it does not say."""
+    """Return how the tensors of a store were chosen, as `stores/README.md` describes it; None if it does not say."""
     return paths.open_group(paths.locate(store)).attrs.get("decision")
 
 
 def read_sources(path: str) -> list[str]:
-    """Read the sources that a text file lists, one a line; `#` begins a comment. Raises InputError where it cannot."""
+    """Read a text file of sources, one a line; `#` begins a comment. Raises InputError if the file cannot be read."""
     try:
-        with Path(path).open("rb") as file:  # which may be a pipe
+        with Path(path).open("rb") as file:  # it may be a pipe: no size to look at
             text = file.read(_MOST_SOURCES + 1)
         if len(text) > _MOST_SOURCES or b"\0" in text:
             raise ValueError
@@ -188,7 +211,7 @@ def _list(folder: LocalFolder | HubFolder) -> Listing:
 
 
 def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource], labels: Labels) -> str:
-    """Name the rows that are to be written: an interrupted conversion of the same rows may be gone on with."""
+    """Return a digest of what is to be written: an interrupted conversion with the same digest can be continued."""
     facts = [
         folder.model,
         folder.revision,
@@ -198,7 +221,7 @@ def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource], labels: Labe
 
 
 def _description(path: Path) -> dict[str, Any]:
-    """Return what the checkpoint says of itself: the architecture, and the licence where its model card has one."""
+    """Return what the checkpoint says about itself: its architecture, and its licence if its model card names one."""
     try:
         architecture = class_name(read_config(path))
     except InputError:

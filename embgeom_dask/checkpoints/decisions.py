@@ -1,4 +1,4 @@
-"""The record of a decision: which tensors are the embeddings of a checkpoint, and how that was told."""
+"""The record of a decision: which tensors of a checkpoint are its embeddings, and how they were found."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ JOIN = " + "
 
 @dataclass(frozen=True)
 class Choice:
-    """The tensors of one matrix (several are concatenated along their rows), and how they were chosen.
+    """The tensors of one matrix, and how they were chosen.
 
-    `module` is the path of the module in the model's class. `how` is `direct` (the module's own tensor), `tied` (that
-    of a module that it is tied to), `name` (by names and shapes) or `key` (the user named it).
+    Attributes
+    ----------
+    tensors : tuple of str
+        The names of the tensors; the matrix has the rows of the first, then those of the second, ...
+    module : str
+        The path of the embedding module in the model's class, "" if none was looked at.
+    how : {"direct", "tied", "name", "key"}
+        `direct`: the tensor is the module's own weight. `tied`: it is the weight of a module that this one is tied to.
+        `name`: it was chosen by its name and shape. `key`: the user named it.
     """
 
     tensors: tuple[str, ...]
@@ -22,22 +29,33 @@ class Choice:
 
     @property
     def key(self) -> str:
-        """The tensors in one string, as `input_key` and `output_key` take them."""
+        """The names of the tensors in one string, `a + b`, as `input_key` and `output_key` take them."""
         return JOIN.join(self.tensors)
 
 
 def named(key: str) -> Choice:
-    """Return the choice of a user who names the tensor `key`, or several: `a + b`."""
+    """Return the choice of a user who names one tensor, or several as `a + b`."""
     return Choice(tuple(key.split(JOIN)), "", "key")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The choices for a checkpoint; None where it has no such embedding, or where none was looked for.
+    """The choices for a checkpoint.
 
-    `roles` are those that were asked for: of another role the choice is what was found on the way.
-    `architecture` is the class that was asked, or empty. `scale` is the factor that the model multiplies its input
-    embedding by, `head_bias` the tensor that it adds to the product with its output embedding.
+    Attributes
+    ----------
+    architecture : str
+        The model class whose modules were looked at, or "".
+    input, output : Choice, optional
+        The choice for each role; None if the model has no such embedding, or none was looked for.
+    warnings : tuple of str
+        What the user should know.
+    scale : float, optional
+        The factor that the model multiplies its input embedding by; None if there is none.
+    head_bias : str, optional
+        The tensor that the model adds to its logits.
+    roles : tuple of str
+        The roles that were asked for. A choice for another role is a by-product.
     """
 
     architecture: str = ""
@@ -49,7 +67,7 @@ class Decision:
     roles: tuple[str, ...] = ("input", "output")
 
     def record(self) -> dict[str, Any]:
-        """Return the decision as a JSON object: class, roles, both choices, warnings and more."""
+        """Return the decision as the JSON object that `stores/README.md` describes."""
         roles = {role: getattr(self, role) for role in ("input", "output")}
         return {
             "class": self.architecture,

@@ -1,4 +1,7 @@
-"""Where the bytes of a checkpoint come from: a file that is read by ranges, and the folder that it lies in."""
+"""Files that are read by byte ranges, and the folders of checkpoints, on this machine.
+
+`hub` has the same two for checkpoints on the hub.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,28 @@ from embgeom_dask.errors import EmbgeomError, InputError, shorten
 
 _NO_FILE = "is a pipe or a device, not a file: move it away"
 _TOKENIZER = re.compile("tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|tekken|spiece|sentencepiece")
-_MOST_TOKENIZER = 1 << 29
-_MOST_NAMES, _MOST_DEPTH = 4096, 3
+_MOST_TOKENIZER = 1 << 29  # bytes
+_MOST_NAMES, _MOST_DEPTH = 4096, 3  # that `names` lists
 
 
 class ByteSource(Protocol):
-    """A file of `size` bytes, read by ranges from any thread; `name` tells it in messages."""
+    """A file that any thread may read, by byte ranges: `name` is for messages, `size` is in bytes."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
     @property
     def size(self) -> int: ...  # noqa: D102
     def read(self, start: int, stop: int) -> bytes:
-        """Return bytes start..stop-1, all of them. Raises EmbgeomError where the source cannot give them."""
+        """Return bytes start..stop-1, never fewer. Raises EmbgeomError if they cannot be read."""
         ...
 
 
 class Folder(Protocol):
-    """The files of one checkpoint: `name` tells it in messages, `path` holds the small ones (config, index, tokenizer).
+    """The files of one checkpoint.
 
-    `model` and `revision` are what its store records: `organisation/name` and a commit, "" where they are not known;
-    `asked` is the revision that the user asked for, a commit or the name of one, else "".
+    `name` is for messages. `path` is the folder of the small files (config, index, tokenizer). `model`
+    (`organisation/name`) and `revision` (a commit) are recorded in the store; each is "" if it is not known. `asked` is
+    the revision that the user asked for, a commit or the name of a branch or tag, else "".
     """
 
     @property
@@ -49,23 +53,24 @@ class Folder(Protocol):
     @property
     def asked(self) -> str: ...  # noqa: D102
     def has(self, file: str) -> bool:
-        """Whether there is a file of that name."""
+        """Whether the checkpoint has a file of that name."""
         ...
 
     def names(self) -> list[str]:
-        """Return the files, those of folders in it as `folder/file`; the first thousands where they are very many."""
+        """Return the names of the files, `folder/file` for those in subfolders; some thousands at most."""
         ...
 
     def open(self, file: str) -> ByteSource:
-        """Return the bytes of a file. Raises InputError where it cannot be read."""
+        """Open a file. Raises InputError if it cannot be read."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of this machine, read with `os.pread`: a memory map of a file that shrinks meanwhile kills the process.
+    """A file on this machine.
 
-    `stamp` is its inode, size and time of modification when it was opened; it must not change afterwards.
+    It is read with `os.pread`, not through a memory map: if a mapped file shrinks, the process is killed. `stamp` is
+    its inode, size and modification time when it was opened; a read fails if they have changed since.
     """
 
     path: Path
@@ -73,7 +78,7 @@ class LocalFile:
 
     @classmethod
     def open(cls, path: Path) -> LocalFile:
-        """Look at a file. Raises InputError where it cannot be read, or is a pipe or a device."""
+        """Open a file. Raises InputError if it cannot be read, or is a pipe or a device."""
         try:
             with _open(path) as file:
                 regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
@@ -95,7 +100,7 @@ class LocalFile:
         return self.stamp[1]
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return bytes start..stop-1. Raises EmbgeomError where the file changed, or gives fewer than it should."""
+        """Return bytes start..stop-1. Raises EmbgeomError if the file has changed or has fewer bytes."""
         try:
             with _open(self.path) as file:
                 data = b"" if _stamp(file.fileno()) != self.stamp else os.pread(file.fileno(), stop - start, start)
@@ -113,7 +118,7 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A model folder of this machine."""
+    """A model folder on this machine."""
 
     path: Path
     model: str
@@ -126,14 +131,14 @@ class LocalFolder:
         return str(self.path)
 
     def has(self, file: str) -> bool:
-        """Whether the folder has that file."""
+        """Whether the folder has that file. Raises InputError if it cannot be looked at."""
         try:
             return (self.path / file).exists()
         except OSError as error:
             raise InputError(cannot_read(self.path / file, error)) from error
 
     def names(self) -> list[str]:
-        """Return its files and those three folders down, links to nothing among them. Raises InputError as `has`."""
+        """Return the files down to three folders deep, broken links included. Raises InputError as `has` does."""
         found: list[str] = []
         left = [(self.path, "")]
         while left and len(found) < _MOST_NAMES:
@@ -141,7 +146,7 @@ class LocalFolder:
             try:
                 entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
             except OSError as error:
-                if prefix:  # a folder in it: what can be read is said
+                if prefix:  # a subfolder that cannot be read is left out
                     continue
                 raise InputError(cannot_read(directory, error)) from error
             folders = {entry.name for entry in entries if _is_folder(entry)}
@@ -151,12 +156,12 @@ class LocalFolder:
         return found
 
     def open(self, file: str) -> LocalFile:
-        """Look at a file of the folder. Raises InputError where it cannot be read."""
+        """Open a file of the folder. Raises InputError if it cannot be read."""
         return LocalFile.open(self.path / file)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder; a link that leads to itself is none."""
+    """Whether an entry is a folder; a link that leads to itself is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -164,22 +169,22 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def check_entries(directory: Path) -> None:
-    """Look at what a folder holds before its files are read, some of them by libraries without bounds.
+    """Check the entries of a folder before other libraries, which set no limits, read its files.
 
-    Raises InputError where it cannot be listed, or holds a pipe, a device or a tokenizer's file of an absurd length.
+    Raises InputError if the folder cannot be listed, or contains a pipe, a device or a tokenizer file above 512 MiB.
     """
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 try:
                     status = Path(entry).stat()
-                except OSError:  # a link to nothing; whoever needs the file says so
+                except OSError:  # a broken link: an error only if that file is needed
                     continue
                 if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
                     raise InputError(f"{entry.path} {_NO_FILE}")
                 if status.st_size > _MOST_TOKENIZER and _TOKENIZER.match(entry.name):
                     raise InputError(f"{entry.path} has {status.st_size} bytes, no tokenizer's file: move it away")
-    except NotADirectoryError:  # a bare file
+    except NotADirectoryError:  # a checkpoint that is one file
         return
     except OSError as error:
         raise InputError(cannot_read(directory, error)) from error
@@ -195,7 +200,7 @@ def cannot_read(path: Path, error: OSError) -> str:
 
 
 def _open(path: Path) -> FileIO:
-    """Open a file to read it, without waiting for somebody to write to a pipe."""
+    """Open a file for reading; O_NONBLOCK, because opening a pipe would wait for a writer."""
     return FileIO(path, opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints on the Hugging Face hub: a pinned commit, its small files downloaded, its weights read by ranges.
+"""Checkpoints on the Hugging Face hub: the commit is pinned, small files are downloaded, weights are read by ranges.
 
-The user's own hub token travels as the hub's library sends it: to the hub alone, not to where the hub redirects to.
+`huggingface_hub` sends the user's token to the hub only, not to the hosts that the hub redirects to.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _SMALL = frozenset(("config.json", "README.md", _INDEX, *_TOKENIZER))
 _MOST_SMALL = 512 << 20  # bytes of a file that is downloaded whole
 _RETRIED = (408, 429, 500, 502, 503, 504)
 
-TransportError = hub_errors.HTTPError  # what the library's client raises
+TransportError = hub_errors.HTTPError  # raised by the HTTP client of huggingface_hub
 _FAILURES = (TransportError, hub_errors.OfflineModeIsEnabled, hub_errors.FileMetadataError, OSError)
 
 
 def parse(source: str) -> tuple[str, str | None] | None:
-    """Return model and revision where `source` looks like `organisation/name[@revision]` or `name[@revision]`."""
+    """Split `organisation/name[@revision]` or `name[@revision]` into model and revision; None if it is neither."""
     found = _ID.fullmatch(source)
     if found is None or found["model"].lower().endswith(_FILES):
         return None
@@ -57,7 +57,7 @@ def parse(source: str) -> tuple[str, str | None] | None:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of `size` bytes at a URL of the hub, read by ranges; `name` tells it in messages."""
+    """A file on the hub, read by byte ranges: `name` is for messages, `size` is in bytes."""
 
     name: str
     url: str
@@ -65,14 +65,14 @@ class RemoteFile:
     model: str
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return bytes start..stop-1. Raises EmbgeomError where the hub cannot be had to give them."""
+        """Return bytes start..stop-1. Raises EmbgeomError if the hub does not deliver them."""
         step = tuning.HUB_REQUEST_BYTES
         parts = ((at, min(at + step, stop)) for at in range(start, stop, step))
         with _explained(self.model):
             return b"".join(self._request(*part) for part in parts)
 
     def _request(self, start: int, stop: int) -> bytes:
-        """One request; the library waits and tries again where there is no answer or one of `_RETRIED`."""
+        """Request bytes start..stop-1; huggingface_hub repeats it after no answer and after a status of `_RETRIED`."""
         wanted = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         for _ in range(tuning.HUB_CUTS):
             with http_stream_backoff(
@@ -98,7 +98,7 @@ class RemoteFile:
                         body += piece
                         if len(body) > stop - start:
                             break
-                except TransportError:  # the connection broke
+                except TransportError:  # the connection broke: request again
                     continue
             if len(body) == stop - start:
                 return bytes(body)
@@ -107,7 +107,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class HubFolder:
-    """A model on the hub at one commit, `revision`. `path` is where the hub's library keeps its small files."""
+    """A model on the hub at the commit `revision`. `path` is the folder of its small files in the hub's cache."""
 
     model: str
     revision: str
@@ -125,11 +125,11 @@ class HubFolder:
         return file in self.files
 
     def names(self) -> list[str]:
-        """Return all files of the model."""
+        """Return the names of all files of the model."""
         return list(self.files)
 
     def open(self, file: str) -> LocalFile | RemoteFile:
-        """Return the bytes of a file: those of the hub's cache where it is there, else those on the hub."""
+        """Open a file: from the hub's cache if it is there, else on the hub. Raises EmbgeomError as `read` does."""
         cached = try_to_load_from_cache(self.model, file, revision=self.revision)
         if isinstance(cached, str):
             return LocalFile.open(Path(cached))
@@ -142,15 +142,27 @@ class HubFolder:
 
 
 def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
-    """Pin the commit of a model and download its small files; offline, take what the hub's cache has.
+    """Pin the commit of a model and download its small files; with HF_HUB_OFFLINE, use the hub's cache instead.
+
+    Parameters
+    ----------
+    model : str
+        `organisation/name`, or `name`.
+    revision : str, optional
+        A commit, branch or tag; by default the main branch.
+
+    Returns
+    -------
+    HubFolder or LocalFolder
+        The model at that commit, or its folder in the cache.
 
     Raises
     ------
     InputError
-        Where the hub has no such model, revision or safetensors files, or does not let this user read them, or where
-        the hub is not to be asked (HF_HUB_OFFLINE) and the model is not in the cache.
+        If the hub has no such model or revision, if the model has no safetensors files, if the user may not read it, or
+        if HF_HUB_OFFLINE is set and the model is not in the cache.
     EmbgeomError
-        Where the hub cannot be reached, or answers with an error of its own.
+        If the hub cannot be reached, or answers with an error of its own.
     """
     with _explained(model, revision):
         try:
@@ -187,7 +199,7 @@ def open_folder(model: str, revision: str | None) -> HubFolder | LocalFolder:
 
 
 def _small(files: frozenset[str]) -> set[str]:
-    """The config, the index, the model card, and what a tokenizer is made of: its one fast file, or the others."""
+    """Return the files to download: config, index, model card, and `tokenizer.json` or else the vocabulary files."""
     small = set(files & _SMALL)
     if "model.safetensors" in files:
         small.discard(_INDEX)
@@ -199,13 +211,13 @@ def _small(files: frozenset[str]) -> set[str]:
 
 @contextmanager
 def _explained(model: str, revision: str | None = None) -> Iterator[None]:
-    """Raise what the hub's library raises as one line. Its own messages hold URLs, which may be signed."""
+    """Turn the errors of huggingface_hub into one line each; their own messages contain URLs, which may be signed."""
     try:
         yield
     except (EmbgeomError, hub_errors.HFValidationError):
         raise
     except (hub_errors.LocalEntryNotFoundError, *_FAILURES) as error:
-        # a download that cannot reach the hub says that a file is not in the cache, and why in its cause
+        # If the hub cannot be reached, the error says that a file is not in the cache; its cause says why.
         cause = error.__cause__ if isinstance(error, hub_errors.LocalEntryNotFoundError) else error
         raise _explain(cause or error, model, revision) from error
 
