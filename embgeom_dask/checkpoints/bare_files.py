@@ -1,4 +1,4 @@
-"""Bare files of one matrix or a few, as people exchange them: `.safetensors`, `.npy`, and what torch pickled."""
+"""Single files of tensors without a model folder: `.safetensors`, `.npy`, and files that torch pickled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_NPY_HEADER = 1 << 16
 
 
 def check_ending(path: Path) -> None:
-    """Raise InputError where a file's name says that it is of none of these kinds."""
+    """Raise InputError if the ending of a file is not one of these kinds."""
     if path.suffix == ".json":
         raise InputError(f"{path} is not a checkpoint: give the folder that it lies in")
     if said := other_format(path.name):
@@ -31,10 +31,10 @@ def check_ending(path: Path) -> None:
 
 
 def list_file(path: Path) -> Listing:
-    """List the tensors of a bare file, of an ending that `check_ending` passes; a `.npy` file's is named by its stem.
+    """List the tensors of a file that `check_ending` accepts; the array of a `.npy` file is named after the file.
 
-    A matrix of 16-bit unsigned integers is the bits of bfloat16, which numpy has no name for. Raises InputError where
-    the file is broken.
+    A matrix of 16-bit unsigned integers is read as the bits of bfloat16, a type that numpy does not have. Raises
+    InputError if the file is broken.
     """
     if path.suffix == ".safetensors":
         tensors = read_header(LocalFile.open(path))
@@ -58,7 +58,7 @@ def _read_npy(path: Path) -> Tensor:
         version = np.lib.format.read_magic(start)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, transposed, dtype = read(start)
-    except Exception as error:  # whatever a broken header leads to
+    except Exception as error:  # for a broken header, numpy raises any type
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path} is not a .npy file, or a broken one: {reason}") from error
     kind = _NPY_KINDS.get(dtype.str)

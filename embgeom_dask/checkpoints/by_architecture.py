@@ -1,9 +1,9 @@
-"""Which tensor of a checkpoint is the input embedding, and which the output embedding.
+"""Find the input and the output embedding of a checkpoint by its model class in transformers.
 
-The checkpoint's class is built on the `meta` device from its config, without weights and without code from the
-checkpoint. Its `get_input_embeddings()` and `get_output_embeddings()` say which modules are asked for; the renaming
-that `from_pretrained` itself uses says which tensor of the files lands there, and the class's ties where none does.
-Names and shapes decide only where transformers does not know the model (`names.py`).
+The class is built from the config on the `meta` device, without weights and without code from the checkpoint. Its
+`get_input_embeddings()` and `get_output_embeddings()` give the two modules. The renaming that `from_pretrained` uses
+tells which tensor of the files is loaded into a module; if there is none, the class's tied weights tell. Only if
+transformers does not know the model do names and shapes decide (`by_name`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,24 @@ _Landed = dict[str, tuple[str, ...]]
 
 
 def find_embeddings(listing: Listing, judged: Collection[str] = ("input", "output")) -> Decision:
-    """Find the embeddings of the model folder `listing.source`.
+    """Find the embeddings of a model folder.
 
-    `judged` are the roles that must be told; of another role the decision says what was found on the way. Raises
-    InputError, with the candidates, where neither transformers nor names and shapes tell, where the model has no token
-    embedding or a quantised one, and where its config is broken or has absurd sizes.
+    Parameters
+    ----------
+    listing : Listing
+        The tensors of the folder `listing.source`.
+    judged : collection of str
+        The roles whose embedding must be found; a choice for the other role is a by-product.
+
+    Returns
+    -------
+    Decision
+
+    Raises
+    ------
+    InputError
+        If neither the class nor names and shapes determine an embedding (the message lists the candidates), if the
+        model has no token embedding or a quantised one, or if its config is broken or has absurd sizes.
     """
     config = read_config(listing.source)
     check_sizes(listing.source / "config.json", config)
@@ -41,7 +54,7 @@ def find_embeddings(listing: Listing, judged: Collection[str] = ("input", "outpu
         with quiet():
             model, declared = _build(config)
             landed = _landing(model, list(listing))
-    except Exception as error:  # transformers raises what it likes for configs that it does not understand
+    except Exception as error:  # for a config that it does not know, transformers raises any type
         return choose_by_name(listing, config, _reason(config, error), judged)
     return _by_class(listing, model, declared, landed, judged) or choose_by_name(
         listing, config, f"no tensor has the name of an embedding of {type(model).__name__}", judged
@@ -63,7 +76,7 @@ def _reason(config: dict[str, Any], error: Exception) -> str:
 def _by_class(
     listing: Listing, model: Any, declared: bool, landed: _Landed, judged: Collection[str]
 ) -> Decision | None:
-    """Ask the model's modules; None where no tensor lands on those that are judged."""
+    """Choose by the model's embedding modules; None if no tensor is loaded into one that is judged."""
     modules = {role: _module(model, role) for role in ("input", "output")}
     name = type(model).__name__
     if modules["input"] is None and "input" in judged:
@@ -94,13 +107,13 @@ def _by_class(
 
 
 def _undeclared(listing: Listing, name: str) -> Iterator[str]:
-    """Warn where the config names a class that transformers has not, or not for its model type."""
+    """Warn if transformers does not have the class that the config names, or not for its model type."""
     if named := class_name(read_config(listing.source)):
         yield f"transformers has no class {shorten(named)} for this model type: its tensors are told by {name}"
 
 
 def _scale(listing: Listing, model: Any, modules: dict[str, Any]) -> float | None:
-    """The factor that the model multiplies its input embedding by; None where there is none, or it is 1."""
+    """Return the factor that the model multiplies its input embedding by; None if there is none, or it is 1."""
     scale = getattr(modules["input"], "scalar_embed_scale", getattr(modules["input"], "embed_scale", None))
     if not isinstance(scale, int | float):
         scale = getattr(model.config.get_text_config(), "embedding_multiplier", None)
@@ -147,7 +160,7 @@ def _build(given: dict[str, Any]) -> tuple[Any, bool]:
 
 
 def _mapped_classes(config: Any, modeling_auto: Any) -> list[Any]:
-    """Return the classes that take a config, one that generates text first where there is one."""
+    """Return the model classes of a config, those that generate text first."""
     names = [f"MODEL_FOR_{kind}_MAPPING" if kind else "MODEL_MAPPING" for kind in _MAPPINGS]
     names += [name for name in vars(modeling_auto) if name.startswith("MODEL_") and name.endswith("_MAPPING")]
     mappings = [getattr(modeling_auto, name) for name in names]
@@ -156,14 +169,14 @@ def _mapped_classes(config: Any, modeling_auto: Any) -> list[Any]:
 
 
 def _landing(model: Any, names: list[str]) -> _Landed:
-    """Map each parameter of `model` to the tensors of the checkpoint that `from_pretrained` would load there.
+    """Map each parameter of `model` to the tensors that `from_pretrained` would load into it.
 
-    It is one tensor, or several that are concatenated along their rows.
+    Several tensors are concatenated along their rows.
     """
     find = private_apis.tensor_names(model)
     landed: dict[str, dict[int, str]] = {}
     for name in sorted(names):
-        if _NUMBERED.search(name):  # a layer's: 90,000 of DeepSeek's 91,000
+        if _NUMBERED.search(name):  # of a layer, never an embedding: 90,000 of DeepSeek's 91,000 tensors
             continue
         if (found := find(name)) is None:
             continue
@@ -173,7 +186,7 @@ def _landing(model: Any, names: list[str]) -> _Landed:
 
 
 def _module(model: Any, role: str) -> Any:
-    """Return the module of an embedding; None where the class has none, or one of pictures or sound."""
+    """Return the embedding module of a role; None if the class has none, or one that embeds images or sound."""
     from torch.nn import Linear
 
     try:
@@ -187,13 +200,13 @@ def _module(model: Any, role: str) -> Any:
 
 
 def _paths(model: Any, wanted: Any) -> list[str]:
-    """Return the paths of a module, found by identity; it has several where it is shared."""
+    """Return the paths of a module in the model; a shared module has several."""
     named = model.named_modules(remove_duplicate=False)
     return [path for path, module in named if wanted is not None and module is wanted]
 
 
 def _choice(listing: Listing, model: Any, role: str, module: Any, landed: _Landed, declared: bool) -> Choice | None:
-    """Choose the tensor of the module of a role: its own, else one that the class ties to it."""
+    """Choose the tensor of a role's module: its own weight, else a weight that the class ties to it."""
     paths = _paths(model, module)
     weights = [f"{path}.weight" for path in paths]
     for path, weight in zip(paths, weights, strict=True):
@@ -219,7 +232,7 @@ def _choice(listing: Listing, model: Any, role: str, module: Any, landed: _Lande
 
 
 def _unmapped(listing: Listing, model: Any, landed: _Landed, chosen: Choice) -> Iterator[str]:
-    """Warn of tensors that the class has no place for, though they have the shape of a matrix chosen by a tie."""
+    """Warn of tensors that the class does not load, but that have the shape of an embedding chosen by a tie."""
     state = model.state_dict()
     shape = listing.matrix(chosen.tensors[0]).shape
     strangers = [name for target, names in landed.items() if target not in state for name in names]

@@ -1,4 +1,4 @@
-"""Which tensors are the embeddings, told by names and shapes: for models that transformers does not know."""
+"""Find the embeddings of a checkpoint by names and shapes: for models that transformers does not know."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROWS = ("vocab_size", "padded_vocab_size", "n_vocab", "vocabulary_size", "num_e
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "model_dim", "embedding_size", "word_embed_proj_dim")
 _VOCABULARY_SLACK = 4096
 _SIZE = re.compile(r"size|layers|depth|heads|experts|blocks|positions|length|width|dim$|channels|n_|num_|d_|groups")
-_MOST = {  # what is counted of one kind: transformers makes an object, or a row of a table, of each
+_MOST = {  # the largest value of each kind of size; transformers makes an object, or a row of a table, for each
     re.compile(r"layers|depth|heads|experts|blocks|groups|labels|n_layer|n_head"): 1 << 16,
     re.compile(r"position"): 1 << 24,
     re.compile(r""): 1 << 31,
@@ -30,7 +30,7 @@ _MOST = {  # what is counted of one kind: transformers makes an object, or a row
 
 
 def check_sizes(path: Path, config: dict[str, Any]) -> None:
-    """Refuse the config at `path` where it would take minutes or all memory to build a model from."""
+    """Raise InputError if building a model from the config at `path` would take minutes, or all memory."""
     left: list[Any] = [config]
     while left:
         part = left.pop()
@@ -46,11 +46,31 @@ def check_sizes(path: Path, config: dict[str, Any]) -> None:
 
 
 def choose_by_name(listing: Listing, config: dict[str, Any], reason: str, judged: Collection[str]) -> Decision:
-    """Choose the embeddings of a checkpoint by names and shapes; `reason` says why it has come to this.
+    """Choose the embeddings of a checkpoint by names and shapes.
 
-    Candidates are matrices outside numbered layers and whatever is of pictures, sound and positions, one dimension the
-    width and the other near the vocabulary where the config has them. Raises InputError, with the candidates, where
-    that leaves none, or two for one of the roles `judged`.
+    Candidates are the matrices that are not in numbered layers and do not embed images, sound or positions. If the
+    config has the width, a candidate must have so many columns; if it has the size of the vocabulary, about so many
+    rows.
+
+    Parameters
+    ----------
+    listing : Listing
+        The tensors of the checkpoint.
+    config : dict
+        The config of the model; may be empty.
+    reason : str
+        Why transformers could not decide; part of the warning and of the error.
+    judged : collection of str
+        The roles that must have one candidate.
+
+    Returns
+    -------
+    Decision
+
+    Raises
+    ------
+    InputError
+        If there is no candidate, or more than one for a role in `judged`; the message lists them.
     """
     config = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
     candidates = _candidates(listing, config)

@@ -1,4 +1,4 @@
-"""A matrix of several tensors, one below the other: some checkpoints keep the rows of added tokens apart."""
+"""A matrix that is several tensors, one below the other: some checkpoints store the rows of added tokens apart."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from embgeom_dask.storage.fill import RowSource
 
 @dataclass(frozen=True)
 class Concatenated:
-    """Tensors of one width and dtype as one matrix; a `stores.RowSource`."""
+    """Tensors of one width and dtype, read as one matrix: a `storage.fill.RowSource`."""
 
     parts: tuple[Tensor, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(rows of all parts, columns)."""
+        """Rows of all parts together, and columns."""
         return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
 
     @property
@@ -35,7 +35,7 @@ class Concatenated:
         return JOIN.join(part.tensor for part in self.parts)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows start..stop-1, (stop - start, columns)."""
+        """Return rows start..stop-1: (stop - start, columns), of dtype `dtype`."""
         blocks, first = [], 0
         for part in self.parts:
             low, high = max(start, first), min(stop, first + part.shape[0])
@@ -46,7 +46,7 @@ class Concatenated:
 
 
 def matrix(listing: Listing, choice: Choice) -> RowSource:
-    """Return the matrix that was chosen. Raises InputError as `Listing.matrix`, and where its parts do not fit."""
+    """Return the chosen matrix. Raises InputError as `Listing.matrix`, and if parts differ in width or dtype."""
     parts = tuple(listing.matrix(name) for name in choice.tensors)
     if len({(part.shape[1], part.dtype) for part in parts}) > 1:
         raise InputError(f"{choice.key} of {listing.name} differ in width or dtype: they are not one matrix")

@@ -1,4 +1,4 @@
-"""The store that a checkpoint is converted to, and whether that has been done already."""
+"""The store of a checkpoint: its path, and whether the checkpoint has been converted to it already."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import ROLES, Matrix
 from embgeom_dask.storage.validation import forget
 
-_MOST_NAME = 200  # of the 255 bytes that file systems allow: what is written aside has a longer name
+_MOST_NAME = 200  # bytes; file systems allow 255, and temporary names beside the store are longer
 _READERS = 4  # threads that verify chunks
 
 
 def target_of(folder: Folder, directory: str) -> str:
     """Return the path of a checkpoint's store in `directory`.
 
-    It has the name of the model, with the revision that was asked for. Where a store of that name is there already, of
-    another commit of the model, it has the commit: a model is its name and its revision. Raises InputError where the
-    name is longer than file systems allow.
+    The store is named after the model and the revision that the user asked for. If that name belongs to a store of
+    another commit of the same model, the name contains the commit instead. Raises InputError if the name is longer than
+    file systems allow.
     """
     named, committed = (model_stores.file_name(folder.model, revision) for revision in (folder.asked, folder.revision))
     if (length := max(len(os.fsencode(name)) for name in (named, committed))) > _MOST_NAME:
@@ -43,7 +43,7 @@ def target_of(folder: Folder, directory: str) -> str:
 
 
 def has_commit(target: str, folder: Folder, role: str, keys: Mapping[str, str | None]) -> bool:
-    """Whether the store at `target` was made of this commit of this model, with the matrices and tensors asked for."""
+    """Whether the store at `target` was made from this commit of this model, with the tensors asked for."""
     facts = _facts(target)
     if not facts or not folder.revision or (facts["model"], facts.get("revision")) != (folder.model, folder.revision):
         return False
@@ -57,7 +57,7 @@ def has_commit(target: str, folder: Folder, role: str, keys: Mapping[str, str | 
 
 
 def has_rows(target: str, matrices: Mapping[str, RowSource], *, tied: bool) -> bool:
-    """Whether the store at `target` holds these matrices, bit for bit; they are read to tell."""
+    """Whether the store at `target` holds these matrices bit for bit; reads all their rows."""
     facts = _facts(target)
     if not facts or (tied and not facts["tied"]):
         return False
@@ -72,10 +72,10 @@ def has_tokens(target: str) -> bool:
 
 
 def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -> tuple[str, ...]:
-    """Give the labels of its rows to a store that has these matrices and no tokens; return what to warn of.
+    """Add token labels to a store that has these matrices but no tokens, and return the warnings for the user.
 
-    The store is written again, from its own rows. One that has other labels is left as it is, and so is one at a URL,
-    where it would be gone as soon as writing starts.
+    The store is written again from its own rows. A store that has other labels is left as it is. So is a store at a
+    URL, because there the old one is deleted before the new one is written.
     """
     facts = model_stores.attributes(target)
     there = {name: facts["matrices"][name] for name in matrices}
@@ -108,7 +108,7 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
 
 @dataclass(frozen=True)
 class _Stored:
-    """The rows of a stored matrix, and the tensor that they were; a `RowSource`."""
+    """The rows of a stored matrix, with the name of the tensor that they came from: a `RowSource`."""
 
     matrix: model_stores.Matrix
     tensor: str
@@ -126,7 +126,7 @@ class _Stored:
 
 
 def _facts(target: str) -> dict[str, Any] | None:
-    """The attributes of a valid store and, as `matrices`, its matrices' by both names of a tied one; None if none."""
+    """Return the attributes of a store, with those of its matrices by name in `matrices`; None if there is no store."""
     try:
         return model_stores.attributes(target)
     except InputError:
@@ -134,7 +134,7 @@ def _facts(target: str) -> dict[str, Any] | None:
 
 
 def _fits(stored: Mapping[str, Any] | None, decided: Mapping[str, Any] | None, key: str | None) -> bool:
-    """Whether a stored matrix (or none) is the one that was decided on, and that is the one asked for now."""
+    """Whether a stored matrix (or none) is the one in the store's decision, and the decision fits the key asked for."""
     if (stored is None) != (decided is None):
         return False
     if key:
@@ -153,9 +153,9 @@ def _equal(stored: Mapping[str, Any] | None, source: RowSource) -> bool:
 
 
 def _is_whole(target: str) -> bool:
-    """Say that a store is there, which was read and holds what was converted; InputError where it does not.
+    """Read a whole store, note that it exists, and return True. Raises InputError if it is damaged.
 
-    What a writer left beside it that was killed is removed.
+    Temporary files that a killed writer left beside it are removed.
     """
     try:
         _verify(target)
@@ -168,7 +168,7 @@ def _is_whole(target: str) -> bool:
 
 
 def _verify(target: str) -> None:
-    """Read all of a store, which compares it with what was converted. Raises EmbgeomError where it differs."""
+    """Read all chunks of a store, which checks their digests. Raises EmbgeomError if one does not match."""
     forget()
     names = model_stores.attributes(target)["matrices"]
     model_stores.labels(target)

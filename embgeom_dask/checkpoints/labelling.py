@@ -1,4 +1,4 @@
-"""The tokens of the rows of a checkpoint's matrices."""
+"""Label the rows of a checkpoint's matrices with tokens."""
 
 from __future__ import annotations
 
@@ -26,9 +26,18 @@ _MOST_CONFIG = 64 << 20
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of the longest matrix's rows (None where no row has a token), and `own` of those with other tokens.
+    """The labels of a store's rows.
 
-    `tokenizer` is its class, or why there is none; `warnings` is what the user should know.
+    Attributes
+    ----------
+    shared : xarray.Dataset, optional
+        The labels of the longest matrix's rows, over `token_id`; None if no row has a token.
+    tokenizer : str
+        The class of the tokenizer, or the reason why there is none.
+    own : dict of str to xarray.Dataset
+        The labels of the matrices whose rows are other tokens, by the name of the matrix.
+    warnings : tuple of str
+        What the user should know.
     """
 
     shared: xr.Dataset | None
@@ -37,15 +46,24 @@ class Labels:
     warnings: tuple[str, ...] = ()
 
     def digest(self, name: str, rows: int) -> str:
-        """Return the digest of the labels of the matrix `name`, of `rows` rows, as its store records it."""
+        """Return the digest of the labels of a matrix with `rows` rows, as its store records it; "" without labels."""
         labels = self.own.get(name, self.shared)
         return "" if labels is None else digest_labels(labels, rows)
 
 
 def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[str, RowSource]) -> Labels:
-    """Label the rows of a checkpoint's matrices, which have the names that they get in the store.
+    """Label the rows of a checkpoint's matrices.
 
-    `vocabulary` is the folder of the tokenizer.
+    Parameters
+    ----------
+    folder : Folder
+        The checkpoint, whose config is read.
+    vocabulary : Path
+        The folder of the tokenizer.
+    listing : Listing
+        The tensors of the checkpoint; some say which token each row is.
+    matrices : mapping of str to RowSource
+        The matrices by their names in the store.
     """
     tokenizer, described = load_tokenizer(vocabulary)
     if tokenizer is None:
@@ -69,7 +87,7 @@ def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[
 
 
 def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset:
-    """Take the labels of the tokens of `rows` rows; those of token -1 are empty."""
+    """Return the labels of `rows` rows that are these tokens; a row of token -1 has empty labels."""
     if tokens is None:
         return labels.isel(token_id=slice(rows))
     taken = labels.isel(token_id=tokens)
@@ -81,7 +99,7 @@ def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return what the config of a model or of an adapter says; nothing where there is none that can be read."""
+    """Return the config of a model and of an adapter in one; empty if neither can be read."""
     config: dict[str, Any] = {}
     for file in ("config.json", "adapter_config.json"):
         with suppress(InputError):

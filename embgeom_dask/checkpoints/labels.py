@@ -1,4 +1,4 @@
-"""Token labels: what the tokenizer of a checkpoint calls each row of its embeddings."""
+"""Load the tokenizer of a checkpoint and write down its tokens, one a token id."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm",
 NO_TOKENIZER = "none: the checkpoint has no tokenizer"
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_LATIN = ("ByT5Tokenizer", "PerceiverTokenizer")  # a piece is the character of Latin-1 with the number of its byte
-_ANCHORS = 64  # tokens that are tried
+_LATIN = ("ByT5Tokenizer", "PerceiverTokenizer")  # each piece is one byte, written as its Latin-1 character
+_ANCHORS = 64  # tokens that `_anchor` tries
 _SENTENCEPIECE = "pip install 'embgeom-dask[sentencepiece]' brings sentencepiece and protobuf, which read it"
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Pause the garbage collector, which would walk the hundreds of thousands of objects of a vocabulary many times."""
+    """Pause the garbage collector: it would walk the hundreds of thousands of objects of a vocabulary many times."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -40,16 +40,26 @@ def _uncollected() -> Iterator[None]:
 
 
 def has_vocabulary(path: Path) -> bool:
-    """Whether a folder has a file that tokenizers keep their vocabulary in."""
+    """Whether a folder has a vocabulary file of a tokenizer."""
     return any(True for pattern in VOCABULARIES for _ in path.glob(pattern))
 
 
 def load_tokenizer(path: Path) -> tuple[Any, str]:
-    """Return the tokenizer of a folder and the name of its class; or None, and why there is none, after `none: `.
+    """Load the tokenizer of a folder, without running code of the folder.
 
-    A tokenizer that is all code, of transformers itself (ByT5, Canine, Perceiver), needs no vocabulary file; of any
-    other without one transformers makes an empty one, which is not taken. No code of the folder is run. Raises
-    InputError as `check_entries`.
+    ByT5, Canine and Perceiver are all code, in transformers itself, and need no vocabulary file. For any other class
+    without such a file transformers makes an empty tokenizer, which counts as none.
+
+    Returns
+    -------
+    tokenizer : transformers.PreTrainedTokenizerBase or None
+    description : str
+        The name of its class, or `none: ` and the reason.
+
+    Raises
+    ------
+    InputError
+        As `check_entries` does.
     """
     from transformers import AutoTokenizer
 
@@ -60,7 +70,7 @@ def load_tokenizer(path: Path) -> tuple[Any, str]:
     try:
         with quiet(), _uncollected(), without_marks(path) as folder:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # transformers raises what it likes for files that it does not understand
+    except Exception as error:  # for files that it does not know, transformers raises any type
         if "trust_remote_code" in str(error):
             return None, "none: it needs code of its own, which is not run"
         if not filed:
@@ -74,11 +84,11 @@ def load_tokenizer(path: Path) -> tuple[Any, str]:
 
 
 def _needs_sentencepiece(path: Path) -> bool:
-    """Whether a package is missing to read the SentencePiece model of a folder; files of tiktoken begin otherwise."""
+    """Whether a folder has a SentencePiece model, and a package to read it is missing."""
     if not any(map(private_apis.lacks_package, ("sentencepiece", "protobuf"))):
         return False
     files = (file for pattern in ("*.model", "*.spm") for file in path.glob(pattern) if file.is_file())
-    return any(_first_byte(file) == b"\n" for file in files)
+    return any(_first_byte(file) == b"\n" for file in files)  # tiktoken, also `*.model`, begins with text
 
 
 def _first_byte(path: Path) -> bytes:
@@ -87,18 +97,21 @@ def _first_byte(path: Path) -> bytes:
 
 
 def count_past(tokenizer: Any, rows: int) -> int:
-    """How many tokens of a tokenizer have ids of `rows` and more."""
+    """Return how many tokens of a tokenizer have ids of `rows` or more."""
     return len({token_id for token_id in tokenizer.get_vocab().values() if token_id >= rows})
 
 
 @_uncollected()
 def token_labels(tokenizer: Any, rows: int) -> xr.Dataset:
-    """Return labels over token_id for the ids 0 to `rows` - 1 of a tokenizer.
+    """Return the labels of token ids 0 to `rows` - 1.
 
-    `token` is the raw piece, `text` what it decodes to (with the leading space that SentencePiece decoders strip),
-    `bytes` the bytes of the piece in hexadecimal where it is made of bytes, `is_added` and `is_special` say which
-    pieces were added to the vocabulary and which of them are special. Ids that the tokenizer has no token for have
-    empty strings.
+    Returns
+    -------
+    xarray.Dataset over `token_id`
+        `token`: the raw piece. `text`: the decoded piece, with the leading space that SentencePiece decoders strip.
+        `bytes`: the bytes of a byte-level piece, in hexadecimal, else "". `has_token`, `is_added`, `is_special` (bool):
+        whether the id has a token, whether it was added to the vocabulary, whether it is special. Ids without a token
+        have empty strings.
     """
     pieces = _pieces(tokenizer, rows)
     known = [i for i, piece in enumerate(pieces) if piece is not None]
@@ -119,7 +132,7 @@ def token_labels(tokenizer: Any, rows: int) -> xr.Dataset:
 
 
 def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
-    """The piece of each id. A vocabulary says only one id of a piece that has two, so the ids are asked for theirs."""
+    """Return the piece of each id. `get_vocab` has one id a piece, and a piece may have two: so ids are looked up."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return [backend.id_to_token(i) for i in range(rows)]
@@ -136,7 +149,7 @@ def _pieces(tokenizer: Any, rows: int) -> list[str | None]:
 
 
 def _bytes(tokenizer: Any, pieces: list[str | None], added: set[int]) -> list[str]:
-    """The bytes, in hexadecimal, of byte-level pieces (GPT-2's alphabet, ByT5's) and of `<0x..>`; "" for the others."""
+    """Return the bytes of byte-level pieces (GPT-2's, ByT5's) and of `<0x..>`, in hexadecimal; "" for the others."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     byte_level = "ByteLevel" in repr(backend.decoder if backend is not None else "")
     latin = type(tokenizer).__name__ in _LATIN
@@ -156,14 +169,14 @@ def _bytes(tokenizer: Any, pieces: list[str | None], added: set[int]) -> list[st
 
 
 def _alphabet() -> list[str]:
-    """The 256 characters that byte-level tokenizers write bytes as: the printable ones of Latin-1, then U+0100 on."""
+    """Return the characters of GPT-2's bytes 0 to 255: the printable ones of Latin-1, for the others U+0100 and on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int], added: set[int]) -> list[str]:
-    """Decode each id alone; where the decoder strips a leading space, after another token, whose text is dropped."""
+    """Decode each id alone; if the decoder strips the leading space, decode it after another token instead."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
 
     def decode(sequences: list[list[int]]) -> list[str]:
@@ -172,7 +185,7 @@ def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int], added: set[
         return list(tokenizer.batch_decode(sequences, clean_up_tokenization_spaces=False))
 
     texts = dict(zip(ids, decode([[i] for i in ids]), strict=True))
-    if backend is None:  # those of Python put spaces around added tokens
+    if backend is None:  # tokenizers in Python put spaces around added tokens
         texts |= {i: str(pieces[i]) for i in ids if i in added}
     plain = [i for i in ids if backend is not None or i not in added]
     stripped = [i for i in plain if str(pieces[i]).startswith("▁") and not texts[i].startswith((" ", "▁"))]
@@ -188,7 +201,7 @@ def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int], added: set[
 def _anchor(
     decode: Callable[[list[list[int]]], list[str]], pieces: list[str | None], texts: dict[int, str], stripped: list[int]
 ) -> int | None:
-    """Find a token after which the decoder keeps the space of those that it strips alone; None where there is none."""
+    """Find a token after which the decoder keeps the leading space of the next one; None if there is none."""
     words = [i for i, text in texts.items() if text.strip() == text != "" and not _BYTE.fullmatch(str(pieces[i]))]
     words = sorted(words, key=lambda i: str(pieces[i]).startswith("▁"))[:_ANCHORS]
     probe = next((i for i in stripped if str(pieces[i]).strip("▁")), stripped[0])
@@ -197,7 +210,7 @@ def _anchor(
 
 
 def _clean(strings: list[str]) -> list[str]:
-    """Return strings that UTF-8 can hold: a lone surrogate becomes `?`."""
+    """Replace lone surrogates, which UTF-8 cannot hold, by `?`."""
     try:
         "".join(strings).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What a folder without a model's weights has in their place, and what to give instead of it."""
+"""Explain why a folder is not a checkpoint: what it holds, and what to give instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_CONFIG = 1 << 20
 
 
 def explain(folder: Folder) -> str:
-    """Say in one line what a folder has that is no `model.safetensors`, nor its shards and index, and the way out."""
+    """Say in one line what a folder holds instead of `model.safetensors` or shards with an index, and what to do."""
     names = sorted(folder.names())
     own = [name for name in names if "/" not in name]
     weights = [name for name in own if _WEIGHTS.fullmatch(name)]
@@ -52,24 +52,24 @@ def explain(folder: Folder) -> str:
 
 
 def other_format(name: str) -> str:
-    """Say which other format a file's name tells, and the way out; "" where it tells none."""
+    """Say in one line which other format a file has by its name, and what to do; "" if its name tells none."""
     found = (kind for ending, kind in _OTHER_FORMATS.items() if name.endswith(ending))
     return "".join(f"{shorten(name)} is of {kind}: give the original model" for kind in found)
 
 
 def weights_in(folder: Folder) -> str:
-    """Name the files of weights that a folder has."""
+    """List the weight files of a folder in one line, a few at most."""
     return _listed([name for name in sorted(folder.names()) if _WEIGHTS.fullmatch(name)]) or "none"
 
 
 def _adapter(folder: Folder, own: list[str]) -> str:
-    """Say whose adapter a folder holds."""
+    """Say in one line which model a folder's adapter belongs to, and what to do."""
     base = None
     if "adapter_config.json" in own:
         try:
             config = read_json(folder.open("adapter_config.json"), "an adapter's config", _MOST_CONFIG)
             base = config.get("base_model_name_or_path")
-        except InputError:  # the base is not known then
+        except InputError:  # then the base model is not known
             pass
     of = f" of {shorten(base)}" if isinstance(base, str) and base else ""
     held = next((name for name in own if name.startswith("adapter_model")), "adapter_config.json")
@@ -77,13 +77,13 @@ def _adapter(folder: Folder, own: list[str]) -> str:
 
 
 def _give(folder: Folder, name: str) -> str:
-    """Say how to give a file or folder that lies in `folder`."""
+    """Say how to give the file or subfolder `name` of a checkpoint."""
     if isinstance(folder, LocalFolder):
         return f"give {shorten(folder.path / name, 300)}"
     return f"download it (hf download {folder.model}), then give its {shorten(name)}"
 
 
 def _listed(names: list[str]) -> str:
-    """Name a few files or folders."""
+    """List names in one line, a few at most."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(shorten(name, 60) for name in names[:_SHOWN]) + more

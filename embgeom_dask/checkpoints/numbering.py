@@ -1,4 +1,4 @@
-"""Which token each row of a matrix is, where the checkpoint says that it is not the one of the row's number."""
+"""Find which token each row of a matrix is, for checkpoints whose row i is not token i."""
 
 from __future__ import annotations
 
@@ -17,19 +17,37 @@ Tokens = NDArray[np.int64]
 
 _OFFSETS, _MASK, _ROWS = ("d2t", "draft_id_to_target_id"), ("t2d",), ("mapping",)
 _TRAINED = re.compile(r"trainable_tokens_delta")
-_NO_TOKENS = re.compile(r"lora_|HashBucket")  # ranks, and buckets of many characters
+_NO_TOKENS = re.compile(r"lora_|HashBucket")  # the rows are ranks, or buckets of many characters
 _MOST_IDS = 1 << 24
 
 
 def row_tokens(
     listing: Listing, name: str, matrix: RowSource, config: Mapping[str, Any]
 ) -> tuple[Tokens | None, str | None]:
-    """Return the token id of each row of a matrix, -1 where it has none, and what to warn of.
+    """Find which token each row of a matrix is.
 
-    None where row i is token i, as it is unless the checkpoint says otherwise: by a draft head's `d2t` (row i is token
-    i + d2t[i]; its `t2d`, where it is there, marks these tokens), the `mapping` of a static vocabulary (token i has row
-    mapping[i]), the indices of an adapter's trained tokens, sizes that are those of a part of the vocabulary, or a
-    vocabulary for each side of a translator. `name` is that of the matrix in the store, `config` the checkpoint's.
+    Row i is token i, except in these checkpoints. A draft head with `d2t`: row i is token i + d2t[i], and `t2d`, if
+    present, marks these tokens. A static vocabulary with `mapping`: token i has row mapping[i]. An adapter that trained
+    some tokens: its config lists them. A translator with a vocabulary for each side, or a matrix of a part of the
+    vocabulary: no row has a token.
+
+    Parameters
+    ----------
+    listing : Listing
+        The tensors of the checkpoint.
+    name : str
+        The name of the matrix in the store.
+    matrix : RowSource
+        The matrix, of V rows.
+    config : mapping
+        The config of the checkpoint.
+
+    Returns
+    -------
+    tokens : numpy.ndarray of int64, (V,), optional
+        The token id of each row, -1 for none; None if row i is token i.
+    warning : str, optional
+        What the user should know.
     """
     rows = matrix.shape[0]
     if _NO_TOKENS.search(matrix.tensor):
@@ -55,7 +73,7 @@ def _none(rows: int) -> Tokens:
 def _draft(
     listing: Listing, name: str, rows: int, config: Mapping[str, Any]
 ) -> tuple[Tokens | None, str | None] | None:
-    """Number the rows of a head that has a part of the vocabulary; None where the matrix is none."""
+    """Find the tokens of a head for a part of the vocabulary; None if the matrix is not such a head."""
     if name != "output_embedding":
         return None
     offsets, mask = _vector(listing, _OFFSETS), _vector(listing, _MASK)
@@ -73,24 +91,24 @@ def _draft(
         return tokens, None
     text = config.get("text_config")
     size = (text if isinstance(text, dict) else config).get("vocab_size")
-    part = listing.source.is_dir() or rows == config.get("draft_vocab_size")  # a file may be anyone's selection
+    part = listing.source.is_dir() or rows == config.get("draft_vocab_size")  # a file may hold any rows
     if part and isinstance(size, int) and rows < size:
         return _none(rows), f"the output embedding has {rows} of {size} tokens, nothing says which: none has a label"
     return None
 
 
 def _of_other_side(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a matrix belongs to the one of a translator's two vocabularies that its tokenizer does not list."""
-    if config.get("model_type") == "encoder-decoder":  # of two models; the tokenizer may list that of either
+    """Whether a matrix has the vocabulary of a translator's other side, which its tokenizer does not list."""
+    if config.get("model_type") == "encoder-decoder":  # two models; the tokenizer may be that of either
         sizes = [side.get("vocab_size") for side in map(config.get, ("encoder", "decoder")) if isinstance(side, dict)]
         return len(set(sizes)) > 1
     if name == "output_embedding":
-        return config.get("share_encoder_decoder_embeddings") is False  # Marian lists the source's
-    return config.get("src_vocab_size") != config.get("tgt_vocab_size")  # FSMT lists the target's
+        return config.get("share_encoder_decoder_embeddings") is False  # Marian's tokenizer lists the source's
+    return config.get("src_vocab_size") != config.get("tgt_vocab_size")  # FSMT's tokenizer lists the target's
 
 
 def _shared(row_of: Tokens, rows: int) -> tuple[Tokens | None, str | None]:
-    """Label the rows that tokens share by the first of their tokens."""
+    """Find the tokens of rows that tokens share: the token of a row is the first of those that share it."""
     if not row_of.size or row_of.min() < 0 or row_of.max() >= rows or row_of.size > _MOST_IDS:
         return _none(rows), f"mapping names rows that are not among the {rows} there are: none has a label"
     tokens = _none(rows)
@@ -103,7 +121,7 @@ def _shared(row_of: Tokens, rows: int) -> tuple[Tokens | None, str | None]:
 
 
 def _trained(matrix: RowSource, config: Mapping[str, Any]) -> tuple[Tokens | None, str | None]:
-    """Number the rows of an adapter that trained some tokens: `trainable_token_indices`, of each layer or of all."""
+    """Find the tokens of an adapter's rows: `trainable_token_indices`, one list for all layers or one a layer."""
     given = config.get("trainable_token_indices")
     if isinstance(given, dict):
         given = next((ids for layer, ids in given.items() if f".{layer}." in f".{matrix.tensor}."), None)
@@ -120,11 +138,11 @@ def _trained(matrix: RowSource, config: Mapping[str, Any]) -> tuple[Tokens | Non
 
 
 def _vector(listing: Listing, names: tuple[str, ...]) -> Tokens | None:
-    """Return the integers of the tensor with one of these names, at any path; None where there is none of one."""
+    """Return the integer vector whose tensor has one of these names as the last part of its path; None if none has."""
     for name in listing:
         if name.rpartition(".")[2] in names:
             try:
                 return listing.integers(name)
-            except InputError:  # of other dimensions or kind, or in a file that is missing
+            except InputError:  # not a vector of integers, or in a missing file
                 continue
     return None

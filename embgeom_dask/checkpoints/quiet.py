@@ -1,4 +1,4 @@
-"""Transformers without its chatter."""
+"""Silence transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what transformers logs and warns of meanwhile; what fails is still raised."""
+    """Suppress the log messages and warnings of transformers while entered; errors are still raised."""
     from transformers.utils import logging as chatter
 
     verbosity = chatter.get_verbosity()

@@ -1,7 +1,7 @@
-"""Safetensors files: a strict header parser, and rows read over a source of bytes, local or remote.
+"""Read safetensors files, local or remote: a strict parser of headers, and rows by byte ranges.
 
-The format is that of https://huggingface.co/docs/safetensors. An own reader: the library's maps the file into memory,
-and a file that is truncated meanwhile then kills the process.
+The format is described at https://huggingface.co/docs/safetensors. The safetensors library is not used, because it maps
+files into memory: if a mapped file is truncated, the process is killed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _INTEGER_DTYPES: dict[str, np.dtype[Any]] = {
     **{"I32": np.dtype("<i4"), "I64": np.dtype("<i8")},
 }
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_MAX_HEADER = 100_000_000
-_FIRST_READ = 16 << 10
+_MAX_HEADER = 100_000_000  # bytes, as in the safetensors library
+_FIRST_READ = 16 << 10  # bytes that are read before the length of the header is known
 _STRANGERS = {
     b"version https://git-lfs": "is a Git LFS pointer, not the weights: fetch them with git lfs pull",
     b"<": "is a web page, not the weights: download the file again",
@@ -54,9 +54,20 @@ _SHARD = re.compile(r"[^/\\\0]{1,200}")  # a name that every file system takes
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: its name, safetensors dtype and shape, and where its bytes start.
+    """One tensor of a file. One of two dimensions and dtype F64, F32, F16 or BF16 is a `storage.fill.RowSource`.
 
-    As a matrix (two dimensions; F64, F32, F16 or BF16) it is a `stores.RowSource`.
+    Attributes
+    ----------
+    source : ByteSource
+        The file.
+    tensor : str
+        The name of the tensor.
+    kind : str
+        Its dtype by the name that safetensors gives it: `F32`, `BF16`, ...
+    shape : tuple of int
+        Its dimensions.
+    offset : int
+        The byte of the file where its values start; they are in C order, little-endian.
     """
 
     source: ByteSource
@@ -67,12 +78,12 @@ class Tensor:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has two dimensions and a dtype that a store can hold."""
+        """Whether the tensor has two dimensions and a dtype that a store can hold."""
         return len(self.shape) == 2 and self.kind in _MATRIX_DTYPES
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes of its values that the file does not have."""
+        """Bytes of the values that are missing in the file."""
         return 0
 
     @property
@@ -81,15 +92,15 @@ class Tensor:
         return _MATRIX_DTYPES[self.kind]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows start..stop-1 of a matrix, (stop - start, columns). Raises EmbgeomError as its source."""
+        """Return rows start..stop-1 of a matrix, (stop - start, columns) of `dtype`. Raises as its source does."""
         row_bytes = self.shape[1] * self.dtype.itemsize
         data = self.source.read(self.offset + start * row_bytes, self.offset + stop * row_bytes)
         return np.frombuffer(data, dtype=self.dtype).reshape(stop - start, self.shape[1])
 
     def integers(self) -> np.ndarray:
-        """Return a vector of integers or bools as int64, (n,).
+        """Return a vector of integers or bools, (n,) int64.
 
-        Raises InputError where it is no such vector, and EmbgeomError as its source.
+        Raises InputError if the tensor is not such a vector, and EmbgeomError as its source does.
         """
         dtype = _INTEGER_DTYPES.get(self.kind)
         if dtype is None or len(self.shape) != 1:
@@ -102,9 +113,20 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Listing:
-    """The tensors of a checkpoint: `files` says which file of `folder` holds each. Headers are read when first needed.
+    """The names of a checkpoint's tensors; the headers of its files are read when first needed.
 
-    `source` is the model folder, with the config, or the bare file; `name` is what messages call it.
+    Attributes
+    ----------
+    source : Path
+        The model folder, with the config, or the single file.
+    name : str
+        What messages call it.
+    folder : Folder
+        The files.
+    files : dict of str to str
+        The file of each tensor, by the name of the tensor.
+    headers : dict of str to dict of str to Tensor
+        The tensors of the files read so far, by file and name.
     """
 
     source: Path
@@ -117,7 +139,7 @@ class Listing:
         return iter(self.files)
 
     def matrix(self, name: str) -> Tensor:
-        """Return the matrix `name`; InputError where it is missing, or not a matrix that a store can hold."""
+        """Return a matrix. Raises InputError if it is missing, or not a matrix that a store can hold."""
         if name not in self.files:
             raise InputError(f"no tensor {name!r} in {self.name}: it has {describe(self.matrices())}")
         file = self.files[name]
@@ -141,17 +163,17 @@ class Listing:
         return tensor
 
     def integers(self, name: str) -> np.ndarray:
-        """Return the integers of a tensor, (n,) int64. Raises InputError as `Tensor.integers`."""
+        """Return the integers of a vector, (n,) int64. Raises as `Tensor.integers` does."""
         return self._tensor(name).integers()
 
     def matrices(self) -> list[Tensor]:
-        """Return the tensors that a store can hold as a matrix, of the files that are there."""
+        """Return the tensors that a store can hold as a matrix; files that are missing are left out."""
         there = {file for file in set(self.files.values()) if self.folder.has(file)}
         tensors = (self._tensor(name) for name, file in self.files.items() if file in there)
         return [tensor for tensor in tensors if tensor.is_matrix]
 
     def kind(self, name: str) -> str:
-        """Return the dtype of a tensor that the checkpoint has."""
+        """Return the safetensors dtype of a tensor."""
         return self._tensor(name).kind
 
     def _tensor(self, name: str) -> Tensor:
@@ -164,7 +186,7 @@ class Listing:
 
 
 def describe(tensors: list[Tensor]) -> str:
-    """Name tensors and their shapes in one line, the largest first and a few of them at most."""
+    """List tensors with their shapes in one line, the largest first, a few at most."""
     ordered = sorted(tensors, key=lambda tensor: (-math.prod(tensor.shape), tensor.tensor))
     named = [
         f"{shorten(tensor.tensor)} ({' x '.join(map(str, tensor.shape))} {tensor.kind})" for tensor in ordered[:_SHOWN]
@@ -175,8 +197,8 @@ def describe(tensors: list[Tensor]) -> str:
 def list_folder(folder: Folder) -> Listing:
     """List a model folder: `model.safetensors`, else the files that `model.safetensors.index.json` names.
 
-    Raises InputError where there is neither, where the index is not one or names a file outside the folder, and as
-    `read_header`.
+    Raises InputError if there is neither, if the index is broken or names a file outside the folder, and as
+    `read_header` does.
     """
     if folder.has(_SINGLE):
         header = read_header(folder.open(_SINGLE))
@@ -187,9 +209,9 @@ def list_folder(folder: Folder) -> Listing:
 
 
 def read_index(folder: Folder, file: str, ending: str) -> dict[str, str]:
-    """Read an index of shards: the file of each tensor, all of them files of the folder with that ending.
+    """Read an index of shards, and return the file of each tensor by the tensor's name.
 
-    Raises InputError where it is none, or names another file.
+    Raises InputError if the file is not an index, or names a file outside the folder or with another ending.
     """
     index = folder.open(file)
     weight_map = read_json(index, what := f"an index of {ending} files", _MAX_HEADER).get("weight_map")
@@ -208,8 +230,8 @@ def read_index(folder: Folder, file: str, ending: str) -> dict[str, str]:
 def read_header(source: ByteSource) -> dict[str, Tensor]:
     """Read and check the header of a safetensors file, and return its tensors by name.
 
-    Refused with InputError: whatever the safetensors library refuses, a name that stands twice, and fields that the
-    format does not have.
+    Raises InputError for every header that the safetensors library refuses, and also for a name that occurs twice and
+    for a field that the format does not have.
     """
     start = source.read(0, min(source.size, _FIRST_READ))
     length = _header_length(source, start)
@@ -302,7 +324,7 @@ def _tensor(source: ByteSource, name: str, entry: Any, data: int) -> Tensor:
 
 
 def _check_cover(file: str, tensors: dict[str, Tensor], entries: dict[str, Any], size: int) -> None:
-    """Refuse tensors that do not cover the file's `size` data bytes exactly once."""
+    """Raise InputError if the tensors do not cover the `size` data bytes of the file exactly once."""
     position = 0
     for name in sorted(tensors, key=lambda name: entries[name]["data_offsets"]):
         begin, end = entries[name]["data_offsets"]

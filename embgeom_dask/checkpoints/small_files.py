@@ -1,4 +1,4 @@
-"""The small files of a checkpoint that say what it is, in JSON or YAML: of any content, read within bounds."""
+"""Read the small JSON and YAML files of a checkpoint. They may hold anything: size and depth are limited."""
 
 from __future__ import annotations
 
@@ -21,15 +21,28 @@ _MOST_CARD = 1 << 20
 _MOST_DEPTH = 16
 _MOST_LICENSE = 200
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", re.DOTALL)
-_NULLS = ("~", "null", "Null", "NULL")  # where they are not quoted
+_NULLS = ("~", "null", "Null", "NULL")  # YAML for no value, if not in quotes
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_json(source: ByteSource, what: str, most: int) -> dict[str, Any]:
-    """Read a JSON object of `most` bytes at most, with or without a byte order mark.
+    """Read a JSON object, with or without a byte order mark.
 
-    NaN and Infinity, which configs hold, are read, also as transformers writes them: `{"__float__": "NaN"}`. Raises
-    InputError where it is something else; `what` says in the message what it should be.
+    NaN and Infinity, which configs contain, are accepted; also as transformers writes them: `{"__float__": "NaN"}`.
+
+    Parameters
+    ----------
+    source : ByteSource
+        The file.
+    what : str
+        What the file should be, for the message of the error.
+    most : int
+        The largest size in bytes.
+
+    Raises
+    ------
+    InputError
+        If the file is larger, or is not a JSON object.
     """
     try:
         if source.size > most:
@@ -43,16 +56,16 @@ def read_json(source: ByteSource, what: str, most: int) -> dict[str, Any]:
 
 
 def _not_finite(read: dict[str, Any]) -> Any:
-    """The number that transformers writes as such an object; any other object as it is."""
+    """Return the number that a `{"__float__": ...}` object stands for; any other object as it is."""
     named = read.get("__float__") if len(read) == 1 else None
     return float(named) if named in ("Infinity", "-Infinity", "NaN") else read
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Read the `config.json` of a model folder: empty where there is none.
+    """Read the `config.json` of a model folder; return an empty dict if there is none.
 
-    Raises InputError where it cannot be read, is no JSON object, or has `architectures` or a `model_type` that are no
-    names.
+    Raises InputError if it cannot be read, is not a JSON object, or if its `architectures` is not a list of strings or
+    its `model_type` is not a string.
     """
     path = directory / "config.json"
     try:
@@ -73,14 +86,14 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def class_name(config: dict[str, Any]) -> str:
-    """The first of the classes that a config names; "" where it names none."""
+    """Return the first model class that a config names; "" if it names none."""
     return next(iter(config.get("architectures") or ()), "")
 
 
 def read_license(path: Path) -> str:
-    """Return the licence that a model card states (its `license_name`, else its `license`); "" where it states none.
+    """Return the licence that a model card states (its `license_name`, else its `license`); "" if it states none.
 
-    Its YAML is looked through without building what it describes: aliases of aliases can describe more than fits in
+    The YAML is read as a stream of events, without building objects: aliases of aliases can describe more than fits in
     memory, and nested lists more than the stack holds.
     """
     try:
@@ -88,16 +101,17 @@ def read_license(path: Path) -> str:
         text = source.read(0, min(source.size, _MOST_CARD)).decode("utf-8-sig", "replace")
         front = _FRONT_MATTER.match(text)
         fields = _texts(front[1], ("license_name", "license")) if front else {}
-    except (InputError, yaml.YAMLError):  # no card, or none that can be read
+    except (InputError, yaml.YAMLError):  # no card, or one that cannot be read
         return ""
     return next((", ".join(found)[:_MOST_LICENSE] for found in fields.values() if found), "")
 
 
 @contextmanager
 def without_marks(directory: Path) -> Iterator[Path]:
-    """Yield a folder whose JSON files have no byte order mark, for libraries that do not skip it.
+    """Yield a folder whose JSON files have no byte order mark, for libraries that fail on the mark.
 
-    It is `directory` itself, or a temporary one: links to its files, and copies of those that have the mark.
+    It is `directory` itself if no file has the mark. Otherwise it is a temporary folder of links to the files, and of
+    copies of those with the mark.
     """
     marked = [path for path in directory.glob("*.json") if path.is_file() and _begins(path, BOM_UTF8)]
     if not marked:
@@ -119,7 +133,7 @@ def _begins(path: Path, start: bytes) -> bool:
 
 
 def _texts(text: str, names: tuple[str, ...]) -> dict[str, list[str]]:
-    """The scalars that some keys of a YAML mapping have as their values, or as the items of these."""
+    """Return the values of some keys of a YAML mapping: of each the scalar, or the scalars of the list."""
     found: dict[str, list[str]] = {name: [] for name in names}
     depth, nodes, key = 0, 0, ""
     for event in yaml.parse(text, Loader=_YAML):
@@ -129,7 +143,7 @@ def _texts(text: str, names: tuple[str, ...]) -> dict[str, list[str]]:
         starts = isinstance(event, yaml.CollectionStartEvent)
         if depth == 1 and (starts or isinstance(event, yaml.NodeEvent)):
             nodes += 1
-            if nodes % 2:  # keys and values take turns
+            if nodes % 2:  # keys and values alternate
                 key = scalar
             elif key in found:
                 found[key] = [scalar] if scalar else []

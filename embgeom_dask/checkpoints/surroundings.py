@@ -1,4 +1,4 @@
-"""What lies around the weights of a checkpoint: the folders that name it, and its tokenizer, which may lie apart."""
+"""Find the name of a checkpoint and its tokenizer from the folders around its weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from embgeom_dask.checkpoints.labels import has_vocabulary
 from embgeom_dask.errors import InputError, shorten
 
-_OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # what the hub allows as the name of an organisation
-_PLACES = re.compile(  # folders that say where a checkpoint lies, not whose or which it is
+_OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # an organisation, as the hub allows it
+_PLACES = re.compile(  # names of folders that are neither an organisation nor a model
     "cache|checkpoints?|content|data|desktop|dist-packages|documents|downloads|export|final|hf|home|hub|huggingface"
     "|latest|llms?|main|media|mnt|models?|opt|outputs?|root|runs|scratch|shared|site-packages|snapshots?|src|srv"
     "|temp|tmp|users|var|weights|work|workspace",
@@ -18,7 +18,7 @@ _PLACES = re.compile(  # folders that say where a checkpoint lies, not whose or 
 )
 _MODULE = re.compile(r"\d_[A-Z]\w*")  # sentence-transformers: 0_Transformer
 _ENCODER = re.compile(r"text_encoder(_\d)?")  # diffusers, beside tokenizer and tokenizer_2
-_STEP = re.compile(r"(checkpoint-|step)\d+")  # of a training, in a folder with the tokenizer
+_STEP = re.compile(r"(checkpoint-|step)\d+")  # a step of a training run, in a folder with the tokenizer
 _GIVEN = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
@@ -27,11 +27,27 @@ _TOKENIZER_FILES = (
 
 
 def find_tokenizer(path: Path, given: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of the tokenizer of a checkpoint at `path`, a folder or a file: `given`, else where it lies.
+    """Find the folder of a checkpoint's tokenizer.
 
-    That is the folder itself; beside it, for a text encoder of diffusers; above it, for a module of
-    sentence-transformers and for a step of a training; `path` where there is none. Raises InputError where there is
-    none in `given`.
+    It is the checkpoint's own folder; or the folder beside it, for a text encoder of diffusers; or the folder above it,
+    for a module of sentence-transformers and for a step of a training run.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint: a folder or a file.
+    given : path, optional
+        The tokenizer that the user gives: its folder, or a file in it.
+
+    Returns
+    -------
+    Path
+        The folder; `path` if there is no tokenizer.
+
+    Raises
+    ------
+    InputError
+        If there is no tokenizer in `given`.
     """
     if given is not None:
         folder = Path(given)
@@ -58,10 +74,11 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def find_name(path: Path) -> tuple[str, str]:
-    """Return a checkpoint's name (`organisation/name` where its folders tell) and revision ("" where they do not).
+    """Return the name of a checkpoint and its revision, as the folders above it tell.
 
-    A file with a tokenizer is named after its folder, a text encoder of diffusers after its pipeline and itself, a
-    module of sentence-transformers after its model.
+    The name is `organisation/name` or `name`; the revision is the commit in the hub's cache, else "". A file beside a
+    tokenizer is named after its folder, a text encoder of diffusers after its pipeline and itself, a module of
+    sentence-transformers after its model.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow the hub cache's links)
     if path.is_file():
@@ -81,7 +98,7 @@ def find_name(path: Path) -> tuple[str, str]:
 
 
 def check_name(name: str) -> str:
-    """Return the name that a user gives a model. Raises InputError where it is no `organisation/name` and no `name`."""
+    """Return the name that a user gives a model. Raises InputError if it is not `organisation/name` or `name`."""
     if not _GIVEN.fullmatch(name):
         raise InputError(
             f"{shorten(name)} names no model: give `name` as ORGANISATION/NAME, of letters, digits, -, _ and ."

@@ -1,4 +1,4 @@
-"""Files of tensors that torch pickled (`pytorch_model.bin`, `.pt`, `.ckpt`), read without running what they say."""
+"""Read files of tensors that torch pickled (`pytorch_model.bin`, `.pt`, `.ckpt`), without running their code."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _SINGLE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 @dataclass(frozen=True)
 class TorchTensor(Tensor):
-    """A tensor of a file that torch maps into memory; `values` is the mapped tensor."""
+    """A tensor of a file that torch maps into memory: `values` is the mapped torch.Tensor."""
 
     values: Any
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes of its values that no storage has: `expand` shows one row as any number of them."""
+        """Bytes of the values that no storage has: `torch.Tensor.expand` repeats one row without storing it again."""
         size = math.prod(self.shape) * int(self.values.element_size())
         return max(0, size - int(self.values.untyped_storage().nbytes()))
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows start..stop-1. Raises EmbgeomError where the file changed since it was opened."""
+        """Return rows start..stop-1: (stop - start, columns). Raises EmbgeomError if the file has changed since."""
         self.source.read(0, 1)
         return from_torch(self.values[start:stop])
 
     def integers(self) -> np.ndarray:
-        """Return a vector of integers or bools as int64, (n,). Raises as that of a safetensors file."""
+        """Return a vector of integers or bools, (n,) int64. Raises as `Tensor.integers` does."""
         if self.values.ndim != 1 or self.values.is_floating_point() or self.values.is_complex():
             raise InputError(
                 f"{self.tensor} in {self.source.name} is {self.kind} {list(self.shape)}, no list of integers"
@@ -53,7 +53,7 @@ class TorchTensor(Tensor):
 def list_local(folder: LocalFolder) -> Listing:
     """List the tensors of a model folder: its safetensors files, else `pytorch_model.bin` or the shards of its index.
 
-    Raises InputError as `list_folder` and `read_torch_file`.
+    Raises InputError as `list_folder` and `read_torch_file` do.
     """
     torch_only = not any(folder.has(f"model.safetensors{end}") for end in ("", ".index.json"))
     if not torch_only or not (folder.has(_SINGLE) or folder.has(_INDEX)):
@@ -67,10 +67,11 @@ def list_local(folder: LocalFolder) -> Listing:
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """Map a file of tensors, and return them by name: `state_dict.wte.weight` where they are in a dict in a dict.
+    """Map a file of tensors into memory, and return them by name.
 
-    One tensor alone is named by the file. A file of the format before torch 1.6 is read into memory. Raises InputError
-    where it holds anything else than tensors and plain values (nothing of it is run then), is compressed or is broken.
+    A tensor of a nested dict is named by its path, `state_dict.wte.weight`; a single tensor is named after the file. A
+    file written before torch 1.6 is not mapped but read. Raises InputError if the file holds anything but tensors and
+    plain values (no code of it is run), is compressed or is broken.
     """
     import torch
 
@@ -84,7 +85,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # whatever a broken file leads to
+    except Exception as error:  # for a broken file, torch raises any type
         raise InputError(f"{path} is not a file of tensors alone, nothing of it was run: {_reason(error)}") from error
     if isinstance(values, torch.Tensor):
         values = {path.stem: values}
@@ -98,7 +99,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """Why torch does not read a file, without its advice to read it all the same."""
+    """Return why torch refuses a file, without its advice to load it unsafely."""
     said = str(error)
     if needed := _CLASS.search(said):
         return f"it needs the class or function {needed[1]}: save the tensors, model.state_dict(), and convert these"
@@ -106,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 
 def _tensors(values: dict[Any, Any]) -> dict[str, Any]:
-    """The tensors of a dict and of the dicts in it, each of which is looked at once; lists are not looked into."""
+    """Return the tensors of a dict and of the dicts inside it, by path; each dict is visited once, lists never."""
     import torch
 
     found: dict[str, Any] = {}
