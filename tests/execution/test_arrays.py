@@ -110,22 +110,21 @@ def test_chains_of_operations_are_taken_by_their_values(store: str, steps: list[
             assert strings.tolist() == array["token"].to_numpy().tolist()
 
 
-@pytest.mark.parametrize(
-    ("change", "ids"),
-    {
-        "relabelled": (lambda m: m[10:20].assign_coords(token_id=range(100, 110)), range(100, 110)),
-        "one column many times": (lambda m: m.isel(hidden=[0] * 5), range(23)),
-        "a row twice": (lambda m: m[[5, 5, 7]], [5, 5, 7]),
-        "centred": (lambda m: m - m.mean("token_id"), range(23)),
-        "backwards": (lambda m: m[::-1], range(22, -1, -1)),
-        "numpy": (lambda m: m.values, range(23)),
-        "dask": (lambda m: m.chunk(token_id=5, hidden=3).data, range(23)),
-        "torch": (lambda m: torch.from_numpy(m.values).to(torch.bfloat16), range(23)),
-        "pandas": (lambda m: pd.DataFrame(m.values, index=np.arange(23) + 7), range(7, 30)),
-        "big-endian": (lambda m: m.values.astype(">f4"), range(23)),
-    }.values(),
-    ids=str,
-)
+CHANGES = {
+    "relabelled": (lambda m: m[10:20].assign_coords(token_id=range(100, 110)), range(100, 110)),
+    "one column many times": (lambda m: m.isel(hidden=[0] * 5), range(23)),
+    "a row twice": (lambda m: m[[5, 5, 7]], [5, 5, 7]),
+    "centred": (lambda m: m - m.mean("token_id"), range(23)),
+    "backwards": (lambda m: m[::-1], range(22, -1, -1)),
+    "numpy": (lambda m: m.values, range(23)),
+    "dask": (lambda m: m.chunk(token_id=5, hidden=3).data, range(23)),
+    "torch": (lambda m: torch.from_numpy(m.values).to(torch.bfloat16), range(23)),
+    "pandas": (lambda m: pd.DataFrame(m.values, index=np.arange(23) + 7), range(7, 30)),
+    "big-endian": (lambda m: m.values.astype(">f4"), range(23)),
+}
+
+
+@pytest.mark.parametrize(("change", "ids"), CHANGES.values(), ids=CHANGES)
 def test_a_scan_compares_the_rows_given(
     store: str, folder: Path, client: Client, change: Callable[[xr.DataArray], Any], ids: Any
 ) -> None:

@@ -30,26 +30,25 @@ def matrix(tmp_path: Path) -> xr.DataArray:
     return model_stores.open_model(store).output_embedding
 
 
-@pytest.mark.parametrize(
-    ("select", "ids"),
-    {
-        "whole": (lambda m: m, range(40)),
-        "range": (lambda m: m[10:20], range(10, 20)),
-        "ids": (lambda m: m.sel(token_id=[3, 4, 39]), [3, 4, 39]),
-        "positions": (lambda m: m.isel(token_id=[7, 8, 30, 31]), [7, 8, 30, 31]),
-        "mask": (lambda m: m[np.arange(40) % 3 == 0], range(0, 40, 3)),
-        "selected twice": (lambda m: m[10:30][5:9], range(15, 19)),
-        "rechunked": (lambda m: m.chunk(token_id=7, hidden_output=2), range(40)),
-        "loaded": (lambda m: m[5:9].load(), range(5, 9)),
-        "renamed": (lambda m: m[5:9].rename("mine"), range(5, 9)),
-        "without strings": (lambda m: m[5:9].drop_vars(["token", "text"]), range(5, 9)),
-        "identical row under the other's label": (
-            lambda m: m[[30]].assign_coords(token_id=[31]).drop_vars("token").drop_vars("text"),
-            [31],
-        ),
-    }.values(),
-    ids=str,
-)
+SELECTIONS = {
+    "whole": (lambda m: m, range(40)),
+    "range": (lambda m: m[10:20], range(10, 20)),
+    "ids": (lambda m: m.sel(token_id=[3, 4, 39]), [3, 4, 39]),
+    "positions": (lambda m: m.isel(token_id=[7, 8, 30, 31]), [7, 8, 30, 31]),
+    "mask": (lambda m: m[np.arange(40) % 3 == 0], range(0, 40, 3)),
+    "selected twice": (lambda m: m[10:30][5:9], range(15, 19)),
+    "rechunked": (lambda m: m.chunk(token_id=7, hidden_output=2), range(40)),
+    "loaded": (lambda m: m[5:9].load(), range(5, 9)),
+    "renamed": (lambda m: m[5:9].rename("mine"), range(5, 9)),
+    "without strings": (lambda m: m[5:9].drop_vars(["token", "text"]), range(5, 9)),
+    "identical row under the other's label": (
+        lambda m: m[[30]].assign_coords(token_id=[31]).drop_vars("token").drop_vars("text"),
+        [31],
+    ),
+}
+
+
+@pytest.mark.parametrize(("select", "ids"), SELECTIONS.values(), ids=SELECTIONS)
 def test_rows_that_are_those_of_their_labels(matrix: xr.DataArray, select, ids) -> None:
     stored = find_rows(select(matrix))
     assert stored is not None
@@ -57,35 +56,34 @@ def test_rows_that_are_those_of_their_labels(matrix: xr.DataArray, select, ids) 
     assert stored[1].tolist() == list(ids)
 
 
-@pytest.mark.parametrize(
-    "change",
-    {
-        "backwards": lambda m: m[::-1],
-        "in another order": lambda m: m.sel(token_id=[4, 3, 39]),
-        "relabelled": lambda m: m[10:20].assign_coords(token_id=np.arange(10)),
-        "whole, relabelled": lambda m: m.assign_coords(token_id=np.arange(40)[::-1]),
-        "reordered under the labels": lambda m: m[::-1].assign_coords(token_id=np.arange(40)),
-        "under other strings": lambda m: m.assign_coords(token=("token_id", [f"x{i}" for i in range(40)])),
-        "label dropped before": lambda m: m.drop_vars("token_id")[10:20],
-        "label dropped after": lambda m: m[10:20].drop_vars("token_id"),
-        "labels that are no ids": lambda m: m[:3].assign_coords(token_id=[0.0, 1.0, 2.0]),
-        "labels past the end": lambda m: m[:2].assign_coords(token_id=[0, 40]),
-        "repeated": lambda m: m[[5, 5, 6, 5]],
-        "columns repeated": lambda m: m[:, [0, 0, 2, 3, 4, 5]],
-        "columns left out": lambda m: m[:, :5],
-        "columns in another order": lambda m: m[:, ::-1],
-        "one value changed": lambda m: xr.where(m.token_id == 39, -m, m).assign_attrs(m.attrs),
-        "the sign of a zero": lambda m: xr.where(m == 0, -m, m).assign_attrs(m.attrs),
-        "another type": lambda m: m.astype("f8"),
-        "16 bits where more are stored": lambda m: m.astype("f2"),
-        "transposed": lambda m: m.T,
-        "computed": lambda m: m - m[0],
-        "assigned to": lambda m: _assigned(m),
-        "of no store": lambda m: xr.DataArray(np.ones((3, 2))),
-        "of a store that is gone": lambda m: m.assign_attrs(store="nowhere.zarr"),
-    }.values(),
-    ids=str,
-)
+CHANGES = {
+    "backwards": lambda m: m[::-1],
+    "in another order": lambda m: m.sel(token_id=[4, 3, 39]),
+    "relabelled": lambda m: m[10:20].assign_coords(token_id=np.arange(10)),
+    "whole, relabelled": lambda m: m.assign_coords(token_id=np.arange(40)[::-1]),
+    "reordered under the labels": lambda m: m[::-1].assign_coords(token_id=np.arange(40)),
+    "under other strings": lambda m: m.assign_coords(token=("token_id", [f"x{i}" for i in range(40)])),
+    "label dropped before": lambda m: m.drop_vars("token_id")[10:20],
+    "label dropped after": lambda m: m[10:20].drop_vars("token_id"),
+    "labels that are no ids": lambda m: m[:3].assign_coords(token_id=[0.0, 1.0, 2.0]),
+    "labels past the end": lambda m: m[:2].assign_coords(token_id=[0, 40]),
+    "repeated": lambda m: m[[5, 5, 6, 5]],
+    "columns repeated": lambda m: m[:, [0, 0, 2, 3, 4, 5]],
+    "columns left out": lambda m: m[:, :5],
+    "columns in another order": lambda m: m[:, ::-1],
+    "one value changed": lambda m: xr.where(m.token_id == 39, -m, m).assign_attrs(m.attrs),
+    "the sign of a zero": lambda m: xr.where(m == 0, -m, m).assign_attrs(m.attrs),
+    "another type": lambda m: m.astype("f8"),
+    "16 bits where more are stored": lambda m: m.astype("f2"),
+    "transposed": lambda m: m.T,
+    "computed": lambda m: m - m[0],
+    "assigned to": lambda m: _assigned(m),
+    "of no store": lambda m: xr.DataArray(np.ones((3, 2))),
+    "of a store that is gone": lambda m: m.assign_attrs(store="nowhere.zarr"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_rows_that_are_not_those_of_their_labels(matrix: xr.DataArray, change) -> None:
     assert find_rows(change(matrix)) is None
 
