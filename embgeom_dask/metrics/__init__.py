@@ -1,4 +1,8 @@
-"""The metrics, by scipy's names: what a tile computes for each, and the bound that makes it a safe filter."""
+"""The metrics, by scipy's names.
+
+A metric says what a tile computes for a pair, how far that may be from the pair's value (the bounds of the filter), and
+how the value is computed exactly (the recheck). `docs/design.md`, "How a pair is decided", has the inequalities.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (Euclidean(), Co
 
 
 def find_metric(name: str) -> Metric:
-    """Return the metric of that name, or raise InputError naming those that exist."""
+    """Return the metric of that name. Raises InputError, which lists the metrics, if there is none."""
     if name not in METRICS:
         raise InputError(f"no metric {name!r}: choose one of {', '.join(METRICS)}")
     return METRICS[name]

@@ -1,4 +1,8 @@
-"""What a metric is to the engine: a cheap bound of every pair, and the exact answer for the few that matter."""
+"""The interface of a metric: cheap bounds for every pair, and the exact answer for the few pairs that need it.
+
+Shapes: a block has b rows of d columns; a tile has m rows and n columns; p pairs are given by their indices i and j,
+(p,) each, into rows x (m, d) and y (n, d). u is the unit roundoff, 2^-53 in float64.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,16 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Norms:
-    """`norm` (b,) float64 of rows as the metric needs it.
+    """What the bounds of a tile need to know of each point.
 
-    Where points are other than their rows, `error` (b,) float64 is how far each is from its row in the L2 norm, with
-    what sums of products add: a product errs by at most the one point times the error of the other, and the reverse.
+    Attributes
+    ----------
+    norm : numpy.ndarray of float64, (b,)
+        The squared length for euclidean; of the other metrics' points the norms are not used.
+    error : numpy.ndarray of float64, (b,), optional
+        An upper bound of |x - p|, the L2 distance of each row x from its point p, with the errors of sums of products
+        included; None if points equal their rows. For points p, q of rows x, y with errors e, f:
+        |x.y - p.q| <= e |y| + |p| f.
     """
 
     norm: Array
@@ -31,17 +41,17 @@ class Norms:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of memory."""
         return self.norm.nbytes + (0 if self.error is None else self.error.nbytes)
 
     def take(self, rows: slice | Array) -> Norms:
-        """Those of some of the rows."""
+        """Return the norms of some of the rows."""
         return Norms(self.norm[rows], None if self.error is None else self.error[rows])
 
 
 @dataclass(frozen=True)
 class Points:
-    """Rows made ready for tiles: `values` (b, d) float32 or float64, and their norms."""
+    """The points of a block: `values` (b, d), float32 or float64, and their norms."""
 
     values: Array
     norms: Norms
@@ -49,10 +59,16 @@ class Points:
 
 @dataclass(frozen=True)
 class Precision:
-    """How a product was made: of `int32`, `bfloat16`, `float32` or `float64`, summed in `dtype`, on a `cpu` or not.
+    """How a product was computed, from which the bound of its error follows.
 
-    A product of bfloat16 points is exact in float32; its sums are rounded to bfloat16 at the end. One of int8 points is
-    exact in int32; it is rounded to float32 where it is used.
+    Attributes
+    ----------
+    element : {"int32", "bfloat16", "float32", "float64"}
+        The dtype of the product. `int32`: points are int8, and the product is exact; it is rounded to float32 when it
+        is used. `bfloat16`: points are bfloat16, products of two numbers are exact in float32, sums are float32, and
+        the final sum is rounded to bfloat16.
+    cpu : bool
+        Whether it was computed on a CPU. Other devices may truncate where a CPU rounds.
     """
 
     element: str
@@ -60,107 +76,108 @@ class Precision:
 
     @property
     def dtype(self) -> Any:
-        """The numpy dtype of sums and bounds."""
+        """The numpy dtype of sums and bounds: float64 or float32."""
         return np.float64 if self.element == "float64" else np.float32
 
     @property
     def unit(self) -> float:
-        """The unit roundoff of the sums."""
+        """The unit roundoff u of `dtype`: 2^-53 or 2^-24."""
         return float(np.finfo(self.dtype).eps) / 2
 
     @property
     def tiny(self) -> float:
-        """More than elements that underflow can add to a pair, where no point's norm is above 2^10."""
+        """An upper bound of what underflow changes in a value, for points of norms up to 2^10."""
         return 2.0**-900 if self.element == "float64" else 2.0**-100
 
     @property
     def rounding(self) -> float:
-        """What the last rounding may change, relative to the rounded element."""
+        """An upper bound of the error of the final rounding to bfloat16, relative to the rounded product; else 0."""
         return 2.0**-8 * (1 + 2.0**-6) if self.element == "bfloat16" else 0.0
 
 
 class Metric(ABC):
-    """A distance between rows. Pairs are ordered by a *value* that grows with the distance.
+    """A distance between rows.
 
-    Rows come as stored, in float64; *points* are rows shifted by `centre` and multiplied by `scale`, a power of two
-    that brings them into the unit ball, and the values of points are those of the rows times `unit(scale)`.
+    Pairs are ordered by a *value* that grows with the distance. Products take *points*: p = scale (x - centre), where
+    `scale` is a power of two that brings all points into the unit ball. The value of two points is `unit(scale)` times
+    the value of their rows.
     """
 
     name: str
     root: bool = False
-    """Whether the distance is the square root of the value."""
+    """The distance is the square root of the value."""
     shifts: bool = False
-    """Whether a centre may be subtracted from all rows."""
+    """The distance does not change if a centre is subtracted from all rows."""
     as_stored: bool = False
-    """Whether rows can be points as they are stored."""
+    """Rows can be points without shift and scale, in the dtype that they are stored in."""
     quantizes: bool = False
-    """Whether points can be the rows rounded to 8-bit integers."""
+    """Points can be rows rounded to 8-bit integers."""
     undefined_for_zero_rows: bool = False
-    """Whether a row of zeros has no distance to any other: these are left out."""
+    """A row of zeros has no distance to any row: such rows are left out."""
     prunes_by_norm: bool = True
-    """Whether rows near the centre can be ruled out as members of farthest pairs: |x - y| <= |x| + |y|."""
+    """By |x - y| <= |x| + |y|, rows near the centre can be ruled out as members of the farthest pairs."""
     prunes_by_extent: bool = False
-    """Whether the extremes of the columns tell which rows can be members of farthest pairs."""
+    """The extremes of the columns tell which rows can be members of the farthest pairs."""
 
     @abstractmethod
     def unit(self, scale: float) -> float:
-        """What a value is multiplied by when the rows are multiplied by `scale`."""
+        """Return the factor of a value when the rows are multiplied by `scale`."""
 
     @abstractmethod
     def radius(self, one: Array, two: Array, largest: Array) -> Array:
-        """The distance (b,) of rows from the centre, from their L1, squared L2 and L-infinity norm about it."""
+        """Return the distance from the centre (b,), from the L1, squared L2 and L-infinity norm (b,) of x - centre."""
 
     @abstractmethod
     def points(self, values: Array, dtype: Any) -> Points:
-        """Make points of shifted and scaled float64 rows (b, d), in `dtype`: float32 or float64.
+        """Make points in `dtype`, float32 or float64, from rows (b, d) float64 that are shifted and scaled already.
 
         Points of float64 may share the memory of the rows.
         """
 
     @abstractmethod
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-        """The product (m, n) of the points of two blocks, on their device; on a CPU it may lie in `workspace`."""
+        """Multiply the points of two blocks, (m, n), on their device. On a CPU the result may lie in `workspace`."""
 
     @abstractmethod
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
-        """Lower and upper bound of the values of all pairs, from the norms of two blocks of points."""
+        """Return the lower and the upper bound of the values of all pairs; `width` is d."""
 
     @abstractmethod
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
-        """The values (p,) in plain float64 of pairs of rows, stored in any float dtype (as `as_numba` gives them)."""
+        """Return the values (p,) of pairs, in plain float64, of rows as `as_numba` gives them."""
 
     @abstractmethod
     def direct_slack(self, values: Array, width: int) -> Array:
-        """A bound (p,) of the error of `direct`."""
+        """Return a bound (p,) of the error of the values (p,) that `direct` gave; `width` is d."""
 
     @abstractmethod
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
-        """The distances (p,) float64 of pairs of rows, and whether each is sure to be correctly rounded: (p,) bool."""
+        """Return the distances (p,) float64 of pairs, and whether each is certainly correctly rounded, (p,) bool."""
 
     @abstractmethod
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
-        """The values of pairs of rows in double-double, and whether they are exact."""
+        """Return the values of pairs in double-double (high and low, (p,) float64), and whether each is exact."""
 
     @abstractmethod
     def key_slack(self, values: Array, width: int) -> Array:
-        """A bound (p,) of the error of keys that are not exact."""
+        """Return a bound (p,) of the error of `keys` that are not exact; `width` is d."""
 
     @abstractmethod
     def order(self, x: Array, y: Array) -> Fraction:
-        """A number that grows with the distance of two rows (d,), float64, without any error."""
+        """Return a rational number, without any error, that grows with the distance of two rows (d,) float64."""
 
     @abstractmethod
     def order_of(self, distance: Fraction) -> Fraction:
-        """The same number for pairs at exactly `distance`; below 0 it ascends too."""
+        """Return the `order` of pairs at exactly `distance`; it increases for negative distances too."""
 
     @abstractmethod
     def near(self, order: Fraction) -> float:
-        """The distance of pairs whose `order` this is, but for a few roundings."""
+        """Return the distance of pairs with this `order`, with the error of a few roundings."""
 
     def distance(self, values: Array) -> Array:
-        """Distances of values."""
+        """Return the distances of values."""
         return np.sqrt(values) if self.root else values
 
     def bound(self, largest: float) -> float:
-        """A bound of every distance, where `largest` is the sum of the two largest radii."""
+        """Return a bound of every distance; `largest` is the sum of the two largest distances from the centre."""
         return largest

@@ -1,4 +1,4 @@
-"""Cosine distance, from one matrix product of unit vectors."""
+"""Cosine distance: 1 - x.y / (|x| |y|), from one matrix product of unit vectors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from embgeom_dask.metrics.workspace import Workspace
 Array = NDArray[Any]
 
 _SMALLEST = 2.0**-1000
+"""A squared length that replaces those of rows of zeros, which would be divided by."""
 
 
 class Cosine(Metric):
-    """One minus the cosine of the angle between two rows; rows of zeros have none and must be left out.
+    """1 - x.y / (|x| |y|); rows of zeros have no direction and must be left out.
 
-    Points are unit vectors. Values are distances; by differences they are |x/|x| - y/|y||^2 / 2.
+    Points are unit vectors, values are distances. The identity 1 - x.y / (|x| |y|) = |x/|x| - y/|y||^2 / 2 gives values
+    of nearly parallel rows without cancellation.
     """
 
     name = "cosine"
@@ -36,27 +38,27 @@ class Cosine(Metric):
     prunes_by_norm = False
 
     def unit(self, scale: float) -> float:  # noqa: ARG002
-        """1: no distance changes when rows are scaled."""
+        """Return 1: scaling rows does not change the distance."""
         return 1.0
 
     def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
-        """The L2 norm; distances are bounded by 2 all the same."""
+        """Return the L2 norm; it bounds no cosine distance (see `bound`)."""
         return np.asarray(np.sqrt(two))
 
     def bound(self, largest: float) -> float:  # noqa: ARG002
-        """2, for opposite rows."""
+        """Return 2, the distance of opposite rows."""
         return 2.0
 
     def points(self, values: Array, dtype: Any) -> Points:
-        """Unit vectors; their norms are not needed."""
+        """Return unit vectors; their norms are 1."""
         return Points(_unit(values).astype(dtype), Norms(np.ones(len(values))))
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-        """The matrix product."""
+        """Return the matrix product."""
         return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
-        """1 - x.y; the points were normalised in float64, which errs by (d + 4) u of float64."""
+        """Bound 1 - p.q; normalising the rows in float64 erred by at most (d + 4) u for each point, u = 2^-53."""
         error = product_error(width, precision) + 2 * (width + 4) * UNIT
 
         def bound(sign: int) -> LinearBound:
@@ -67,19 +69,27 @@ class Cosine(Metric):
         return bound(-1), bound(1)
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
-        """Half the squared difference of the unit vectors."""
+        """Return |x/|x| - y/|y||^2 / 2."""
         lengths = [np.maximum(norms(rows)[:, 1], _SMALLEST) for rows in (x, y)]
         values: Array = 0.5 * squared_differences(x, y, i, j, *(1 / np.sqrt(length) for length in lengths))
         return values
 
     def direct_slack(self, values: Array, width: int) -> Array:
-        """Each unit vector is off by at most e = (d / 2 + 6) u; 2 sqrt(2 v) e + 4 e^2 + (d + 8) u v."""
+        """Return 2 sqrt(2 v) e + 4 e^2 + (d + 8) u v for a value v.
+
+        Each unit vector is off by at most e = (d / 2 + 6) u, so that their difference, of length sqrt(2 v), is off by
+        at most 2 e, and half its square by 2 sqrt(2 v) e + 2 e^2. Summing the squares adds (d + 8) u v.
+        """
         error = (0.5 * width + 6) * UNIT
         slack: Array = 2 * np.sqrt(2 * values) * error + 4 * error**2 + (width + 8) * UNIT * values
         return slack
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
-        """1 - x.y / sqrt(x.x y.y) in two words; of three sums each errs by its part, and twenty operations more."""
+        """Return 1 - x.y / sqrt(x.x y.y) and whether it is settled.
+
+        Relative to |x| |y|, x.y errs by at most s = `dot_slack`, and the square root of x.x y.y by s / 2 + s / 2; the
+        operations after these add less than 200 u^2.
+        """
         dot, parts = dots(x, y, i, j), []
         for rows, places in ((x, i), (y, j)):
             used, place = np.unique(places, return_inverse=True)
@@ -88,7 +98,7 @@ class Cosine(Metric):
         return high, are_settled(high, low, 2 * dot_slack(x.shape[1]) + 200 * UNIT**2)
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
-        """1 - x.y / sqrt(x.x y.y); exact where rows are orthogonal or parallel, 0 only where they are parallel."""
+        """Return 1 - x.y / sqrt(x.x y.y); exact if rows are orthogonal or parallel, and 0 only if they are parallel."""
         dot = dot_keys(x, y, i, j)
         mine, other = np.arange(len(x)), np.arange(len(y))
         squares = dot_keys(x, x, mine, mine), dot_keys(y, y, other, other)
@@ -102,30 +112,30 @@ class Cosine(Metric):
         return high, low, exact
 
     def key_slack(self, values: Array, width: int) -> Array:
-        """Absolute: three double-double sums of d terms each, relative to |x| |y|, and twenty operations more."""
+        """Return an absolute bound: three double-double sums of d terms, and about twenty operations after them."""
         return np.full_like(values, (12.0 * (width + 1) ** 2 + 200) * UNIT**2)
 
     def order(self, x: Array, y: Array) -> Fraction:
-        """Minus the signed square of the cosine."""
+        """Return -c |c| for the cosine c of the angle."""
         a, b, _ = integers(x, y)
         dot = sum(p * q for p, q in zip(a, b, strict=True))
         return Fraction(-dot * abs(dot), sum(p * p for p in a) * sum(q * q for q in b))
 
     def order_of(self, distance: Fraction) -> Fraction:
-        """Minus the signed square of the cosine."""
+        """Return -c |c| for c = 1 - distance."""
         return (distance - 1) * abs(distance - 1)
 
     def near(self, order: Fraction) -> float:
-        """1 - cos; of acute angles (1 - cos^2) / (1 + cos), without cancellation."""
+        """Return 1 - c; for c > 0 as (1 - c^2) / (1 + c), without cancellation."""
         return float(1 + order) / (1 + sqrt(-order)) if order < 0 else 1 + sqrt(order)
 
     def distance(self, values: Array) -> Array:
-        """The values; a key of parallel rows may be a hair below zero before it is found to be zero."""
+        """Return the values; one of parallel rows that is not exact may be slightly negative, and becomes 0."""
         return np.maximum(values, 0.0)
 
 
 def _unit(values: Array) -> Array:
-    """Rows (b, d) of length 1; each is first scaled by a power of two of its own, so that no square underflows."""
+    """Return rows (b, d) of length 1. Each is first multiplied by a power of two, so that no square underflows."""
     exponent = np.frexp(np.abs(values).max(axis=1, keepdims=True))[1]
     scaled: Array = np.ldexp(values, -exponent)
     scaled /= np.sqrt(np.einsum("ij,ij->i", scaled, scaled, dtype=np.float64))[:, None]

@@ -1,4 +1,4 @@
-"""Chebyshev and cityblock distance: no product gives them, so tiles compare the rows element by element."""
+"""Chebyshev and cityblock distance: no matrix product gives them, so tiles compute differences (torch.cdist)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Array = NDArray[Any]
 
 
 class _Differences(Metric):
-    """Values are distances; points are exact, so that errors are relative to the value."""
+    """Values are distances. Points are exact, so that the error of a value is relative to the value."""
 
     def unit(self, scale: float) -> float:
-        """`scale`."""
+        """Return `scale`."""
         return scale
 
     def points(self, values: Array, dtype: Any) -> Points:
-        """The rows as they are; no norms are needed."""
+        """Return the rows as they are; norms are not needed."""
         return Points(values.astype(dtype, copy=False), Norms(np.zeros(len(values))))
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
-        """The product within (d + 8) u of itself."""
+        """Bound the values: they are the product, which errs by at most (d + 8) u of itself."""
         error = (width + 8) * precision.unit
 
         def bound(sign: int) -> LinearBound:
@@ -48,89 +48,89 @@ class _Differences(Metric):
         return bound(-1), bound(1)
 
     def order_of(self, distance: Fraction) -> Fraction:
-        """The distance in units of 2^-1074."""
+        """Return the distance in units of 2^-1074."""
         return distance * 2**1074
 
     def near(self, order: Fraction) -> float:
-        """The distance, rounded."""
+        """Return the distance, rounded once."""
         return order.numerator / (order.denominator << 1074)
 
 
 class Chebyshev(_Differences):
-    """The L-infinity distance: the largest |x - y|."""
+    """The L-infinity distance: max_k |x_k - y_k|."""
 
     name = "chebyshev"
     prunes_by_extent = True
 
     def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
-        """The L-infinity norm."""
+        """Return the L-infinity norm."""
         return largest
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:  # noqa: ARG002
-        """The distances of the points."""
+        """Return the distances (m, n) of the points."""
         return torch.cdist(rows, columns, p=float("inf"))
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
-        """The largest |x - y|."""
+        """Return max_k |x_k - y_k|, in float64."""
         return largest_differences(x, y, i, j)
 
     def direct_slack(self, values: Array, width: int) -> Array:  # noqa: ARG002
-        """One rounded difference."""
+        """Return 2 u v: one difference was rounded."""
         return 2 * UNIT * values
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
-        """The largest of the rounded differences, which is the largest rounded."""
+        """Return the largest rounded difference: rounding keeps order, so it is the rounded largest difference."""
         return largest_differences(x, y, i, j), np.ones(i.size, np.bool_)
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
-        """The largest |x - y|, always exact."""
+        """Return max_k |x_k - y_k| in double-double, which is always exact."""
         return largest_difference_keys(x, y, i, j)
 
     def key_slack(self, values: Array, width: int) -> Array:  # noqa: ARG002
-        """None."""
+        """Return 0: keys are exact."""
         return np.zeros_like(values)
 
     def order(self, x: Array, y: Array) -> Fraction:
-        """The distance in units of 2^-1074."""
+        """Return the distance in units of 2^-1074, exactly."""
         a, b, unit = integers(x, y)
         return Fraction(max(abs(p - q) for p, q in zip(a, b, strict=True)) << unit + 1074)
 
 
 class Cityblock(_Differences):
-    """The L1 distance: the sum of |x - y|."""
+    """The L1 distance: sum_k |x_k - y_k|."""
 
     name = "cityblock"
 
     def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
-        """The L1 norm."""
+        """Return the L1 norm."""
         return one
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:  # noqa: ARG002
-        """The distances of the points."""
+        """Return the distances (m, n) of the points."""
         return torch.cdist(rows, columns, p=1.0)
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
-        """Sum |x - y|."""
+        """Return sum_k |x_k - y_k|, in float64."""
         return absolute_differences(x, y, i, j)
 
     def direct_slack(self, values: Array, width: int) -> Array:
-        """d u in any order of summation, and the difference."""
+        """Return (d + 4) u v: the sum errs by d u in any order, each difference by u."""
         return (width + 4) * UNIT * values
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
-        """See `correct_rounding.cityblock`."""
+        """Return what `kernels.correct_rounding.cityblock` computes."""
         found: tuple[Array, Array] = correct_rounding.cityblock(x, y, i, j)
         return found
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
-        """Sum |x - y|."""
+        """Return sum_k |x_k - y_k| in double-double."""
         return absolute_difference_keys(x, y, i, j)
 
     def key_slack(self, values: Array, width: int) -> Array:
-        """Of d terms each loses at most 3 d u^2 of the sum."""
+        """Return 4 (d + 1)^2 u^2 v: each of d terms loses at most 3 d u^2 of the sum."""
         return 4.0 * (width + 1) ** 2 * UNIT**2 * values
 
     def order(self, x: Array, y: Array) -> Fraction:
-        """The distance in units of 2^-1074."""
+        """Return the distance in units of 2^-1074, exactly."""
         a, b, unit = integers(x, y)
         return Fraction(sum(abs(p - q) for p, q in zip(a, b, strict=True)) << unit + 1074)

@@ -1,4 +1,4 @@
-"""Euclidean distance, from one matrix product."""
+"""Euclidean distance: |x - y|^2 = |x|^2 + |y|^2 - 2 x.y, from one matrix product."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 
 class Euclidean(Metric):
-    """The L2 distance; the value is its square: |x|^2 + |y|^2 - 2 x.y in tiles, the sum of (x - y)^2 elsewhere."""
+    """The L2 distance. The value is its square: |x|^2 + |y|^2 - 2 x.y in tiles, sum_k (x_k - y_k)^2 elsewhere."""
 
     name = "euclidean"
     root = True
@@ -31,26 +31,27 @@ class Euclidean(Metric):
     quantizes = True
 
     def unit(self, scale: float) -> float:
-        """The square of `scale`."""
+        """Return scale^2."""
         return scale**2
 
     def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
-        """The L2 norm."""
+        """Return the L2 norm."""
         return np.asarray(np.sqrt(two))
 
     def points(self, values: Array, dtype: Any) -> Points:
-        """The rows as they are; norms are squared."""
+        """Return the rows as they are, with their squared norms."""
         points = values.astype(dtype, copy=False)
         return Points(points, Norms(squared_norm(points)))
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-        """The matrix product."""
+        """Return the matrix product."""
         return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
-        """As |x| |y| is at most half the sum of the squared norms, each norm carries its part of the error.
+        """Bound |x|^2 + |y|^2 - 2 p.q, where p.q errs by at most c |x| |y|, c = `product_error`.
 
-        Points that are off add what `_moved` says, that of their sums with it.
+        As 2 |x| |y| <= |x|^2 + |y|^2, the bounds are (1 -+ c) |x|^2 + (1 -+ c) |y|^2 - 2 p.q. If points are not their
+        rows, `_moved` bounds what that changes; the errors of the sums are part of it, so that c is taken for d = 0.
         """
         error = product_error(width if rows.error is None else 0, precision)
         sides, moved = (rows, columns), _moved(rows, columns)
@@ -65,45 +66,51 @@ class Euclidean(Metric):
         return bound(-1), bound(1)
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
-        """Sum (x - y)^2."""
+        """Return sum_k (x_k - y_k)^2, in float64."""
         return squared_differences(x, y, i, j, np.ones(len(x)), np.ones(len(y)))
 
     def direct_slack(self, values: Array, width: int) -> Array:
-        """(d + 3) u in any order of summation: the sum (Jeannerod and Rump), the difference and its square."""
+        """Return (d + 8) u v: the sum errs by d u in any order (Jeannerod and Rump), differences and squares by 3 u."""
         return (width + 8) * UNIT * values
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
-        """See `correct_rounding.euclidean`."""
+        """Return what `kernels.correct_rounding.euclidean` computes."""
         found: tuple[Array, Array] = correct_rounding.euclidean(x, y, i, j)
         return found
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
-        """Sum (x - y)^2."""
+        """Return sum_k (x_k - y_k)^2 in double-double."""
         return squared_difference_keys(x, y, i, j)
 
     def key_slack(self, values: Array, width: int) -> Array:
-        """Of d terms each loses at most 3 d u^2 of the sum."""
+        """Return 4 (d + 1)^2 u^2 v: each of d terms loses at most 3 d u^2 of the sum."""
         return 4.0 * (width + 1) ** 2 * UNIT**2 * values
 
     def order(self, x: Array, y: Array) -> Fraction:
-        """The squared distance in units of 2^-2148."""
+        """Return the squared distance in units of 2^-2148, exactly."""
         a, b, unit = integers(x, y)
         return Fraction(sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) << 2 * unit + 2148)
 
     def order_of(self, distance: Fraction) -> Fraction:
-        """The square in units of 2^-2148, with the sign of `distance`."""
+        """Return distance |distance| in units of 2^-2148."""
         return distance * abs(distance) * 2**2148
 
     def near(self, order: Fraction) -> float:
-        """The square root, of 64 more bits than an integer has."""
+        """Return the square root, computed to 64 more bits than its integer part in units of 2^-1074."""
         return isqrt(int(order) << 128) / (1 << 1074 + 64)
 
 
 def _moved(rows: Norms, columns: Norms) -> tuple[Array | float, Array | float]:
-    """What errors of the points can add to a value: a part of each row (m,) and a part of each column (n,).
+    """Bound 2 |x.y - p.q| for points p, q off by e, f from rows x, y, by a part of each row and a part of each column.
 
-    With points p, q off by e, f from x, y: |x.y - p.q| <= e |y| + |p| f. Of e and f the median of a block meets the
-    other side's own length, what is above it the largest. 2^-20 of it is for the rounding of the sum of terms.
+    The bound e_i |y_j| + |p_i| f_j is a product of a row's and a column's number, but a linear bound is a sum. With the
+    medians e', f' of a block's errors, e_i |y_j| <= e' |y_j| + max(e_i - e', 0) max_j |y_j|, and the same for f_j. The
+    factor 1 + 2^-20 covers the rounding of the sum of terms.
+
+    Returns
+    -------
+    row, column : numpy.ndarray of float64, (m,) and (n,)
+        0.0 for both if points equal their rows.
     """
     if rows.error is None or columns.error is None or not rows.error.size or not columns.error.size:
         return 0.0, 0.0
@@ -115,6 +122,6 @@ def _moved(rows: Norms, columns: Norms) -> tuple[Array | float, Array | float]:
 
 
 def squared_norm(values: Array) -> Array:
-    """The squared L2 norm (b,) float64 of rows (b, d)."""
+    """Return the squared L2 norm (b,) float64 of rows (b, d), summed in float64."""
     out: Array = np.einsum("ij,ij->i", values, values, dtype=np.float64)
     return out

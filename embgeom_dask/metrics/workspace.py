@@ -1,4 +1,4 @@
-"""Memory for products, so that each does not ask the system for its own."""
+"""Memory that is used again for one product after the other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 class Workspace:
-    """Memory on the CPU that the products of one thread take in turn: each once nobody holds the one before.
+    """Memory on the CPU for the products of one thread.
 
-    The first pages of fresh memory cost about as much as a product that fills them. A product that is still held when
-    the next one is made keeps its memory, and the next one takes other memory.
+    A product takes the memory of the one before it, unless something still refers to that one: then it gets memory of
+    its own. Used again, memory saves time: the first touch of fresh pages costs about as much as the product itself.
 
     Examples
     --------
@@ -26,7 +26,7 @@ class Workspace:
         self._last: dict[torch.dtype, tuple[torch.Tensor, ref[torch.Tensor]]] = {}
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-        """Memory for a product (rows, columns)."""
+        """Return an uninitialised tensor (rows, columns) of `dtype`."""
         size = rows * columns
         memory = self._free(dtype)
         if memory is None or memory.numel() < size:
