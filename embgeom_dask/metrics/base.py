@@ -124,7 +124,7 @@ class Metric(ABC):
         """Return the factor of a value when the rows are multiplied by `scale`."""
 
     @abstractmethod
-    def radius(self, one: Array, two: Array, largest: Array) -> Array:
+    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:
         """Return the distance from the centre (b,), from the L1, squared L2 and L-infinity norm (b,) of x - centre."""
 
     @abstractmethod

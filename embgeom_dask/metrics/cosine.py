@@ -41,9 +41,9 @@ class Cosine(Metric):
         """Return 1: scaling rows does not change the distance."""
         return 1.0
 
-    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
+    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
         """Return the L2 norm; it bounds no cosine distance (see `bound`)."""
-        return np.asarray(np.sqrt(two))
+        return np.asarray(np.sqrt(l2_squared))
 
     def bound(self, largest: float) -> float:  # noqa: ARG002
         """Return 2, the distance of opposite rows."""

@@ -62,9 +62,9 @@ class Chebyshev(_Differences):
     name = "chebyshev"
     prunes_by_extent = True
 
-    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
+    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
         """Return the L-infinity norm."""
-        return largest
+        return linf
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:  # noqa: ARG002
         """Return the distances (m, n) of the points."""
@@ -101,9 +101,9 @@ class Cityblock(_Differences):
 
     name = "cityblock"
 
-    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
+    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
         """Return the L1 norm."""
-        return one
+        return l1
 
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:  # noqa: ARG002
         """Return the distances (m, n) of the points."""

@@ -34,9 +34,9 @@ class Euclidean(Metric):
         """Return scale^2."""
         return scale**2
 
-    def radius(self, one: Array, two: Array, largest: Array) -> Array:  # noqa: ARG002
+    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
         """Return the L2 norm."""
-        return np.asarray(np.sqrt(two))
+        return np.asarray(np.sqrt(l2_squared))
 
     def points(self, values: Array, dtype: Any) -> Points:
         """Return the rows as they are, with their squared norms."""

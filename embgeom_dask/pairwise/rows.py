@@ -30,12 +30,12 @@ _PIECE = 1 << 20
 class RowSummary:
     """What one pass over some rows finds.
 
-    `digest` (rows, 16) uint8 of the bits; `radius` (rows,) float64, the metric's distance from the centre; `unfit`
+    `digest` (rows, 16) uint8 of the bits; `distance_from_centre` (rows,) float64, by the metric; `unfit`
     (rows,) uint8, what keeps a row from being compared; and `zero` (rows,) bool, where all values are 0.
     """
 
     digest: Array
-    radius: Array
+    distance_from_centre: Array
     unfit: Array
     zero: Array
 
@@ -91,11 +91,11 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: 
     """
     with devices.session(torch.device("cpu")):
         rows = matrix.take(token_id)
-        one, two, largest = norms(rows, centre).T
+        l1, l2_squared, linf = norms(rows, centre).T
         alike = rows if matrix.dtype == dtype else rows.astype(dtype)
         names = digest(alike)
         zero = (names == digest(np.zeros_like(alike[:1]))).all(axis=1)
-        return RowSummary(names, METRICS[metric].radius(one, two, largest), unfit(rows), zero)
+        return RowSummary(names, METRICS[metric].distance_from_centre(l1, l2_squared, linf), unfit(rows), zero)
 
 
 def digest(rows: Array) -> Array:
@@ -171,7 +171,10 @@ def duplicates_of(first: Array, second: Array) -> Array:
 def join(parts: list[RowSummary]) -> RowSummary:
     """The facts of several parts, one after the other."""
     return RowSummary(
-        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("digest", "radius", "unfit", "zero"))
+        *(
+            np.concatenate([getattr(part, field) for part in parts])
+            for field in ("digest", "distance_from_centre", "unfit", "zero")
+        )
     )
 
 
