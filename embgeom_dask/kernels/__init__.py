@@ -1,4 +1,4 @@
-"""Loops over tiles and rows: numba on the CPU, torch's own operations on every other device. Arrays in, arrays out."""
+"""Loops over tiles and rows: numba on the CPU, torch operations on other devices. Arrays in, arrays out."""
 
 from embgeom_dask.kernels import cache
 

@@ -1,4 +1,4 @@
-"""Bounds that are linear in a product, for all pairs of a tile or picked ones, and rounding that keeps them bounds."""
+"""Bounds that are linear in the product of a tile, and rounding that does not break a bound."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LinearBound:
-    """A bound of each pair of a tile: row[i] + column[j] + factor * p + bend * |p|, where p is the product's element.
+    """A bound of the value of each pair of a tile: row[i] + column[j] + factor P[i, j] + abs_factor |P[i, j]|.
 
-    `row` (m,) and `column` (n,) have the dtype that the sum is evaluated in; its rounding is part of the bound.
+    P (m, n) is the product of the tile. `row` (m,) and `column` (n,) have the dtype that the sum is evaluated in; the
+    bound allows for the rounding of that sum.
     """
 
     row: Array
@@ -25,23 +26,23 @@ class LinearBound:
     abs_factor: float = 0.0
 
     def times(self, unit: float) -> LinearBound:
-        """The bound of the values times `unit`; no part is off by more than 2 u of itself."""
+        """Return the bound of the values times `unit`; each term errs by at most 2 u of itself."""
         kind = self.row.dtype.type
         return LinearBound(self.row * kind(unit), self.column * kind(unit), self.factor * unit, self.abs_factor * unit)
 
     def __neg__(self) -> LinearBound:
-        """The bound of the negated values."""
+        """Return the bound of the negated values; a lower bound becomes an upper one."""
         return LinearBound(-self.row, -self.column, -self.factor, -self.abs_factor)
 
 
 def round_up(values: Array, dtype: Any) -> Array:
-    """Convert to `dtype` without going below any value."""
+    """Convert `values` to the float type `dtype`, rounding up."""
     out = values.astype(dtype)
     return np.where(out < values, np.nextafter(out, dtype(np.inf)), out)
 
 
 def upper_bounds(product: torch.Tensor, low: LinearBound, high: LinearBound, i: Array, j: Array, least: Array) -> Array:
-    """The upper bounds (p,) float64 of pairs whose lower bounds are `least`."""
+    """Return the upper bounds (p,) float64 of pairs i, j (p,) int64 of a tile, whose lower bounds are `least` (p,)."""
     gap = (high.row - low.row)[i].astype(np.float64) + (high.column - low.column)[j]
     if (high.factor, high.abs_factor) != (low.factor, low.abs_factor):
         picked = product[torch.from_numpy(i), torch.from_numpy(j)]

@@ -1,4 +1,4 @@
-"""Where compiled passes are kept for the next process: decided before the first of them is defined."""
+"""Choose the folder where numba caches compiled functions, before the first one is defined."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from embgeom_dask import private_apis, progress
 
 
 def settle() -> None:
-    """Let numba keep what it compiles where it can write: else a private temporary folder, else nowhere.
+    """Let numba cache where it can write; if it cannot, in a private temporary folder; else not at all.
 
-    Numba looks for a folder when a function is defined, beside its file and in the home folder, and fails without one.
+    When a function is defined, numba looks for a folder beside its file and in the home folder; if it can write to
+    neither, the definition fails.
     """
     if _can_keep():
         return
@@ -37,7 +38,7 @@ def _can_keep() -> bool:
 
 
 def _temporary_folder() -> str | None:
-    """A folder of this user alone: numba runs the code that it finds there."""
+    """Return a folder that only this user can write to (numba runs the code that it finds there), or None."""
     try:
         folder = Path(tempfile.gettempdir(), f"embgeom-numba-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)

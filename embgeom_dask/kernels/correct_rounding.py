@@ -1,9 +1,10 @@
-"""Distances correctly rounded: the float64 number nearest to the true one, ties to even.
+"""Correctly rounded distances: the float64 number nearest to the true distance, ties to even.
 
-The compiled sums keep two words in each of `_LANES` lanes, added up by halves: they err by a known small multiple of
-2^-77, or not at all, so that all but a few pairs in a million pass the rounding test. What those are rounded to is told
-by the rational numbers between which a float64 number is the nearest. The functions take rows x (m, d) and y (n, d) as
-`as_numba` gives them, and pairs by index, i and j (p,); they are faster where pairs of one i come one after the other.
+A compiled sum has `_LANES` partial sums of two float64 numbers each, which are then added in pairs. Its error is at
+most a small known multiple of 2^-77, relative, or 0. So all but a few pairs in a million are *settled*: every number
+within the error is rounded to the same float64. The others are compared with the rational boundaries between float64
+numbers. The functions take rows x (m, d) and y (n, d) as `as_numba` gives them, and pairs i and j (p,); consecutive
+pairs with the same i are faster.
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ Array = NDArray[Any]
 
 _LANES = 64
 _SPLIT = 134217729.0
+"""2^27 + 1: Dekker's constant, which splits a float64 number into two halves."""
 _LEAST = 2.0**-900
-"""Sums of squares below may have lost parts of terms to underflow."""
+"""A smaller sum of squares may have lost parts of its terms by underflow."""
 
 
 def last_below(cut: Array, closed: Array) -> Array:
-    """The largest reported distance (c,) float64 that lies below each cut (c,): the cut itself where it is `closed`."""
+    """Return the largest float64 (c,) below each cut (c,), or the cut itself if it is `closed` (c,) bool."""
     return np.where(closed, cut, np.nextafter(cut, -np.inf))
 
 
 def is_even(distance: Array) -> Array:
-    """Whether a number halfway between each float64 number (c,) and another is rounded to it."""
+    """Whether the number halfway between each float64 number (c,) and the next is rounded to it: its last bit is 0."""
     even: Array = distance.view(np.int64) & 1 == 0
     return even
 
 
 def half_step(distance: Array) -> Array:
-    """Half of how far the next float64 number above is: exact, but for the subnormal numbers."""
+    """Return half of the gap to the next larger float64 number; exact except for subnormal numbers."""
     return (np.nextafter(distance, np.inf) - distance) / 2
 
 
 def upper_boundary(distance: float) -> tuple[Fraction, bool]:
-    """The largest number that is not rounded above the float64 `distance`, and whether it is rounded to it."""
+    """Return the boundary above which a number is rounded to more than `distance`; whether it is rounded to that."""
     above = np.nextafter(distance, np.inf)
     exact_above = Fraction(2) ** 1024 if np.isinf(above) else Fraction(float(above))
     return (Fraction(distance) + exact_above) / 2, bool(is_even(np.array(distance)))
@@ -52,16 +54,16 @@ def upper_boundary(distance: float) -> tuple[Fraction, bool]:
 
 @numba.njit(nogil=True, cache=True)
 def is_settled(nearest: float, rest: float, error: float) -> bool:  # pragma: no cover (compiled)
-    """Whether all numbers within `error` of nearest + rest are rounded to `nearest`; false of NaN.
+    """Whether every number within `error` of nearest + rest is rounded to `nearest`; False for NaN.
 
-    An `error` other than 0 must be at least 2^-104 of `nearest`: more than the roundings here.
+    An `error` other than 0 must be at least 2^-104 of `nearest`, which is more than the rounding errors of this test.
     """
     return nearest + (rest + error) == nearest and nearest + (rest - error) == nearest
 
 
 @numba.njit(nogil=True, cache=True)
 def _halve(lanes: Array) -> None:  # pragma: no cover (compiled)
-    """Add up lanes (2 or 3, `_LANES`) into the first: numbers, their errors, and what is lost where there are three."""
+    """Add the lanes (2 or 3, `_LANES`) into lane 0: sums, their errors and, if there are 3 rows, what was lost."""
     half = _LANES
     while half > 1:
         half //= 2
@@ -91,10 +93,10 @@ def _add_squares(a: Array, b: Array, sums: Array, errors: Array) -> None:  # pra
 
 @numba.njit(nogil=True, cache=True)
 def euclidean(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # pragma: no cover (compiled)
-    """The L2 distances (p,) float64, and whether they are settled: (p,) bool.
+    """Return the L2 distances (p,) float64, and whether each is settled, (p,) bool.
 
-    Of the sum of squares S, of n terms a lane, at most (n + 16) (2^-24 + (n + 16) u) u S is lost, u = 2^-53: the square
-    of the upper half of a difference is exact, and all else is below 2^-24 of it or an error of the sum.
+    The sum of squares S errs by at most (n + 16) (2^-24 + (n + 16) u) u S, for n terms a lane and u = 2^-53: the square
+    of the upper half of a difference is exact; everything else is less than 2^-24 of it, or an error of the sum.
     """
     out, settled = np.empty(i.size), np.empty(i.size, np.bool_)
     width = x.shape[1]
@@ -145,7 +147,7 @@ def _add_differences(a: Array, b: Array, sums: Array, errors: Array, losses: Arr
 
 @numba.njit(nogil=True, cache=True)
 def cityblock(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # pragma: no cover (compiled)
-    """The L1 distances (p,) float64, and whether they are settled: (p,) bool."""
+    """Return the L1 distances (p,) float64, and whether each is settled, (p,) bool."""
     out, settled = np.empty(i.size), np.empty(i.size, np.bool_)
     lanes = np.empty((3, _LANES))
     for p in range(i.size):
@@ -173,7 +175,7 @@ def _add_products(a: Array, b: Array, sums: Array, errors: Array) -> None:  # pr
 
 @numba.njit(nogil=True, cache=True)
 def dots(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # pragma: no cover (compiled)
-    """Sum x[i] y[j] in two words, high and low (p,) float64: within `dot_slack` times |x[i]| |y[j]|."""
+    """Return sum_k x[i, k] y[j, k] as high + low, (p,) float64 each; the error is at most `dot_slack` |x[i]| |y[j]|."""
     high, low = np.empty(i.size), np.empty(i.size)
     width = x.shape[1]
     a, last, lanes = np.empty(width), -1, np.empty((2, _LANES))
@@ -195,13 +197,13 @@ def dots(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # prag
 
 
 def dot_slack(width: int) -> float:
-    """What `dots` may lose: of n terms a lane (n + 16)^2 u^2, u = 2^-53."""
+    """Return the bound of the relative error of `dots`: (n + 16)^2 u^2 for n terms a lane, u = 2^-53."""
     return float((width // _LANES + 17) ** 2 * UNIT**2)
 
 
 @numba.njit(nogil=True, cache=True)
 def are_settled(high: Array, low: Array, error: float) -> Array:  # pragma: no cover (compiled)
-    """Whether all numbers within `error` of high + low (p,) are rounded to `high`: (p,) bool."""
+    """Return `is_settled` of pairs of `high` and `low` (p,), with one `error`: (p,) bool."""
     settled = np.empty(high.size, np.bool_)
     for p in range(high.size):
         settled[p] = is_settled(high[p], low[p], error)

@@ -1,9 +1,10 @@
-"""Sums of differences and of products of float64 rows, plain and in double-double, compiled for the CPU.
+"""Sums of differences and products of pairs of rows, in float64 and in double-double, compiled for the CPU.
 
-Error-free transformations of Knuth (sum) and Dekker (product); every device gets the same bits because all of this runs
-on the CPU. The functions take rows x (m, d) and y (n, d), float64, and pairs by index, i and j (p,). Double-double ones
-return `high` and `low` (p,) float64, `high` the float64 nearest to their sum, and `exact` (p,) bool: nothing was
-rounded, so equal values have equal parts.
+Double-double numbers are made by error-free sums (Knuth, The Art of Computer Programming 2, 4.2.2) and products
+(Dekker, Numer. Math. 18, 1971). These functions run on the CPU whatever the device of a scan, so that every device
+gives the same bits. They take rows x (m, d) and y (n, d) as `as_numba` gives them, and pairs i and j (p,). Those in
+double-double return `high` and `low` (p,) float64, where `high` is the float64 nearest to high + low, and `exact` (p,)
+bool: no operation was rounded, so that equal values have equal parts.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ Array = NDArray[Any]
 Keys = tuple[Array, Array, Array]
 
 UNIT = 2.0**-53
+"""The unit roundoff u of float64."""
+
 _SPLIT = 134217729.0
+"""2^27 + 1: Dekker's constant, which splits a float64 number into two halves."""
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def squared_differences(
     x: Array, y: Array, i: Array, j: Array, scale_x: Array, scale_y: Array
 ) -> Array:  # pragma: no cover (compiled)
-    """Sum (scale_x[i] x[i] - scale_y[j] y[j])^2 in some order: (p,) float64. Scales are (m,) and (n,) float64.
+    """Return sum_k (scale_x[i] x[i, k] - scale_y[j] y[j, k])^2, (p,) float64; scales are (m,) and (n,) float64.
 
-    Faster where pairs of one i come one after the other.
+    The order of summation is the compiler's. Consecutive pairs with the same i are faster.
     """
     out = np.empty(i.size)
     a, last = np.empty(x.shape[1]), -1
@@ -51,7 +55,7 @@ def squared_differences(
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def absolute_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
-    """Sum |x[i] - y[j]| in some order: (p,) float64."""
+    """Return sum_k |x[i, k] - y[j, k]|, (p,) float64, in the compiler's order of summation."""
     out = np.empty(i.size)
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
@@ -64,7 +68,7 @@ def absolute_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pr
 
 @numba.njit(nogil=True, cache=True)
 def largest_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
-    """The largest |x[i] - y[j]|: (p,) float64."""
+    """Return max_k |x[i, k] - y[j, k]|, (p,) float64."""
     out = np.empty(i.size)
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
@@ -77,7 +81,7 @@ def largest_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pra
 
 @numba.njit(nogil=True, cache=True)
 def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
-    """The rounded sum of two numbers and its error."""
+    """Return the rounded sum of two numbers and its rounding error, which is exact (Knuth)."""
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
@@ -85,7 +89,7 @@ def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (com
 
 @numba.njit(nogil=True, cache=True)
 def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
-    """The rounded product of two numbers and its error."""
+    """Return the rounded product of two numbers and its rounding error, which is exact (Dekker)."""
     q = a * b
     c = _SPLIT * a
     a_high = c - (c - a)
@@ -98,7 +102,7 @@ def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover 
 
 @numba.njit(nogil=True, cache=True)
 def _sum(terms: Array, work: Array) -> tuple[float, float, bool]:  # pragma: no cover (compiled)
-    """Add up the columns of `terms` (3, d): numbers, their errors, and what was lost; by halves, in vector loops."""
+    """Add the columns of `terms` (3, d), numbers, their errors and what was lost; in pairs: loops vectorise."""
     count = terms.shape[1]
     source, target = terms, work
     while count > 1:
@@ -120,7 +124,7 @@ def _sum(terms: Array, work: Array) -> tuple[float, float, bool]:  # pragma: no 
 
 @numba.njit(nogil=True, cache=True)
 def squared_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
-    """Sum (x[i] - y[j])^2 in double-double."""
+    """Return sum_k (x[i, k] - y[j, k])^2 in double-double."""
     high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
     terms, work = np.empty((3, x.shape[1])), np.empty((3, x.shape[1]))
     for p in range(i.size):
@@ -137,7 +141,7 @@ def squared_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # 
 
 @numba.njit(nogil=True, cache=True)
 def absolute_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
-    """Sum |x[i] - y[j]| in double-double."""
+    """Return sum_k |x[i, k] - y[j, k]| in double-double."""
     high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
     terms, work = np.zeros((3, x.shape[1])), np.empty((3, x.shape[1]))
     for p in range(i.size):
@@ -154,7 +158,7 @@ def absolute_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  #
 
 @numba.njit(nogil=True, cache=True)
 def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
-    """Sum x[i] y[j] in double-double."""
+    """Return sum_k x[i, k] y[j, k] in double-double."""
     high, low, exact = np.empty(i.size), np.empty(i.size), np.empty(i.size, np.bool_)
     terms, work = np.empty((3, x.shape[1])), np.empty((3, x.shape[1]))
     for p in range(i.size):
@@ -168,7 +172,7 @@ def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cove
 
 @numba.njit(nogil=True, cache=True)
 def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cover (compiled)
-    """The largest |x[i] - y[j]| in double-double; always exact."""
+    """Return max_k |x[i, k] - y[j, k]| in double-double, which is always exact."""
     high, low = np.zeros(i.size), np.zeros(i.size)
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
@@ -182,7 +186,7 @@ def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # 
 
 
 def integers(x: Array, y: Array) -> tuple[list[int], list[int], int]:
-    """Two rows (d,) float64 without error: integers, and the power of two, at least -1074, that is their unit."""
+    """Return two rows (d,) float64 as integers times 2^unit, without error; `unit` is at least -1074."""
     both = np.stack([x, y])
     mantissa, exponent = np.frexp(both)
     whole = np.ldexp(mantissa, 53).astype(np.int64)
@@ -204,7 +208,7 @@ def _times(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float
 def one_minus_ratio(
     dot: Array, dot_low: Array, xx: Array, xx_low: Array, yy: Array, yy_low: Array
 ) -> tuple[Array, Array]:  # pragma: no cover (compiled)
-    """1 - dot / sqrt(xx yy) in double-double, by one Newton step from the float64 quotient."""
+    """Return 1 - dot / sqrt(xx yy) in double-double: one Newton step from the float64 roots and quotient."""
     high, low = np.empty(dot.size), np.empty(dot.size)
     for p in range(dot.size):
         scale_x, scale_y = np.sqrt(xx[p]), np.sqrt(yy[p])

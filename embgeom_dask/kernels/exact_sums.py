@@ -1,4 +1,4 @@
-"""Sums of columns without error, in any order: integers that hold every bit of values within 2^+-400."""
+"""Exact sums of columns: integers that hold every bit of values from 2^-400 to 2^400, in any order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _FIRST, _LIMBS = 19, 28
 into three limbs of 32 bits. Values from 2^-400 to 2^400 reach into the limbs 19 to 46."""
 
 _STRIP = 512
-"""Columns summed together: their sums stay in a core's cache."""
+"""Columns that are summed together, so that their limbs stay in the cache of a core."""
 
 
 class ColumnSums(NamedTuple):
-    """The exact sum of column k of some rows is that of limbs[k, l] 2^(32 (first + l) - 1074): limbs (d, l) int64.
+    """The exact sums of columns: of column k it is sum_l limbs[k, l] 2^(32 (first + l) - 1074).
 
-    A value adds less than 2^32 to a limb: limbs of up to 2^31 rows can be added.
+    `limbs` (d, l) is int64. A value adds less than 2^32 to a limb, so that 2^31 rows can be added without overflow.
     """
 
     limbs: Array
@@ -33,23 +33,23 @@ class ColumnSums(NamedTuple):
 
     @classmethod
     def none(cls, width: int) -> ColumnSums:
-        """The sums of no rows."""
+        """Return the sums of no rows, of `width` columns."""
         return cls(np.zeros((width, _LIMBS), np.int64))
 
     def add(self, other: ColumnSums) -> None:
-        """Add the sums of other rows, of which no limb lies outside these."""
+        """Add the sums of other rows in place; `self` must have all limbs of `other`."""
         start = other.first - self.first
         self.limbs[:, start : start + other.limbs.shape[1]] += other.limbs
 
     def mean(self, count: int) -> Rationals:
-        """The mean of `count` rows that these are the sums of."""
+        """Return the mean row, exactly; these are the sums of `count` rows."""
         return Rationals(list(map(_whole, self.limbs.tolist())), count, 32 * self.first - 1074)
 
 
 def column_sums(stored: Array, keep: Array) -> ColumnSums:
-    """Add up those rows (n, d), of any float dtype, that `keep` (n,) bool names; their values are 0 or within 2^+-400.
+    """Add the rows (n, d), of any float dtype, where `keep` (n,) bool is true.
 
-    Limbs that are 0 in all columns are left out.
+    Their values must be 0 or from 2^-400 to 2^400 in size. Limbs that are 0 in all columns are left out.
     """
     rows = as_numba(stored)
     limbs = np.concatenate(share_out(lambda start, stop: _add_up(rows, keep, start, stop), rows.shape[1]))

@@ -1,4 +1,4 @@
-"""The pass over a product tile that keeps each row's nearest, and the table of their bounds."""
+"""The pass over a product tile that finds candidates for the nearest of each row, and keeps a table of their bounds."""
 
 from __future__ import annotations
 
@@ -29,22 +29,33 @@ def nearest(
     diagonal: bool,
     duplicate_of: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Find the pairs that may be among the nearest of their row, or column, and tighten what the next must not exceed.
+    """Find the pairs that may be among the k nearest of their row, or of their column, and lower the limits.
 
     Parameters
     ----------
-    product : (m, n) bfloat16, float32 or float64
-    terms : lower and upper bound of the values
-    best : (all, k) float64, the smallest upper bounds of every row, ascending; updated in place
-    limit : (all,) float64, what a pair must not exceed to be among the k of a row; updated in place
-    rows, columns : (m,) and (n,) int64, positions; those of the rows are their places in `best` and `limit`
-    mutual : those of the columns too: a pair counts for both
-    diagonal : the tile lies on the diagonal of the pair matrix: only pairs whose row comes before their column
-    twin : (m,) int64, the position of a column that each row is not paired with, -1 for none
+    product : torch.Tensor, (m, n)
+        int32, bfloat16, float32 or float64.
+    terms : tuple of LinearBound
+        The lower and the upper bound of the values.
+    best : numpy.ndarray of float64, (all, k)
+        The k smallest upper bounds of every row, ascending; updated in place.
+    limit : numpy.ndarray of float64, (all,)
+        The lower bound that a pair must not exceed to be among the k nearest of a row; updated in place.
+    rows, columns : numpy.ndarray of int64, (m,) and (n,)
+        Positions. Those of the rows index `best` and `limit`.
+    symmetric : bool
+        Whether positions of columns index `best` and `limit` too: a pair counts for its row and for its column.
+    diagonal : bool
+        Whether the tile is on the diagonal of the pair matrix: only pairs whose row is before their column.
+    duplicate_of : numpy.ndarray of int64, (m,), optional
+        The position of a column that each row is not paired with, -1 for none.
 
     Returns
     -------
-    i, j (p,) int64 and their lower bound (p,) float64
+    i, j : numpy.ndarray of int64, (p,)
+        The pairs, by their indices in the tile.
+    bound : numpy.ndarray of float64, (p,)
+        Their lower bounds.
     """
     skip = np.full(rows.size, -1) if duplicate_of is None else duplicate_of
     work = _on_cpu if product.device.type == "cpu" else _on_device
@@ -52,9 +63,9 @@ def nearest(
 
 
 def limits_of(limit: Array, rows: Array, columns: Array, dtype: Any, *, symmetric: bool) -> tuple[Array, Array]:
-    """The limits (m,) and (n,) of a tile, rounded up to `dtype`; those of columns are -inf unless `symmetric`.
+    """Return the limits of a tile's rows (m,) and columns (n,), rounded up to `dtype`.
 
-    `limit` (all,) float64 and the positions `rows` (m,) and `columns` (n,) are those of `nearest`.
+    Those of columns are -inf unless `symmetric`. `limit`, `rows` and `columns` are as in `nearest`.
     """
     none = np.full(columns.size, -np.inf, dtype)
     return round_up(limit[rows], dtype), round_up(limit[columns], dtype) if symmetric else none
@@ -102,7 +113,7 @@ def _on_device(
 
 
 def tighten(best: Array, limit: Array, first: Array, second: Array | None, most: Array) -> None:
-    """Insert the upper bounds `most` (p,) of pairs among the k smallest of the rows `first`, and `second` if given."""
+    """Insert upper bounds `most` (p,) of pairs into `best` of the rows `first` (p,) and, if given, `second` (p,)."""
     _tighten(best, limit, first, most)
     if second is not None:
         _tighten(best, limit, second, most)
@@ -127,7 +138,7 @@ def _tighten(best: Array, limit: Array, rows: Array, most: Array) -> None:  # pr
 
 @numba.njit(nogil=True, cache=True)
 def _lower(limits: Array, place: int, most: float) -> Any:  # pragma: no cover (compiled)
-    """Lower one of the limits to `most`, rounded up; returns it."""
+    """Lower a limit to `most`, rounded up to the dtype of `limits`, and return it."""
     limits[place] = most
     if limits[place] < most:
         limits[place] = np.nextafter(limits[place], limits.dtype.type(np.inf))

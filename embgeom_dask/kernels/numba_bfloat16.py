@@ -1,4 +1,4 @@
-"""bfloat16 inside numba, which has no such type: bits as uint16, widened to float32 where they are read."""
+"""Read bfloat16 in numba, which has no such type: arrays hold the bits as uint16, `value` widens them to float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def as_numba(array: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
-    """The array as numba reads it: bfloat16 as its bits (uint16), float16 widened to float32, others as they are."""
+    """Return an array that numba can read: bfloat16 as its bits (uint16), float16 as float32, others as they are."""
     if isinstance(array, torch.Tensor):
         array = array.view(torch.uint16).numpy() if array.dtype == torch.bfloat16 else array.numpy()
     if array.dtype.name == "bfloat16":
@@ -22,14 +22,14 @@ def as_numba(array: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
 
 
 def as_float(array: NDArray[Any]) -> NDArray[Any]:
-    """The float64 numbers that an array of `as_numba` stands for."""
+    """Return the float64 numbers that an array of `as_numba` stands for."""
     if array.dtype == np.uint16:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float64)
 
 
 def value(element: Any) -> Any:
-    """The number that an element of `as_numba` stands for, an int32 rounded to float32; called inside numba."""
+    """Return the number that an element of `as_numba` stands for (int32: rounded to float32); only within numba."""
     raise TypeError(f"{element!r} is read outside numba")
 
 

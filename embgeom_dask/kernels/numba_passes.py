@@ -1,4 +1,4 @@
-"""Numba passes over a product tile, the rows shared out among the cores of this task."""
+"""The passes over a product tile in numba, for the CPU; the rows are shared out among the cores of the task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embgeom_dask.kernels.parallel import share_out
 Array = NDArray[Any]
 
 STRIP = 64
-"""Columns of a tile that a pass looks at together."""
+"""Columns of a tile that a pass reads together."""
 
 
 def select(
@@ -29,7 +29,7 @@ def select(
 ) -> tuple[Array, Array, Array]:
     """See `embgeom_dask.kernels.passes.select`.
 
-    In one thread: after a product torch's own threads keep the cores busy for longer than this takes.
+    It runs in one thread: after a matrix product, torch's threads keep spinning for longer than this pass takes.
     """
     p = as_numba(product)
     kind = terms.row.dtype.type
@@ -45,11 +45,11 @@ def select(
 def may_hit(
     strip: Array, column: Array, column_limit: Array, row: Any, row_limit: Any, factor: Any, abs_factor: Any
 ) -> bool:  # pragma: no cover (compiled)
-    """Whether a bound in a strip of one row of a tile is at most a limit of its own, or NaN; true of a short strip."""
+    """Whether some bound in a strip of a row is at most a limit, or NaN; True for a strip shorter than `STRIP`."""
     if strip.size < STRIP:
         return True
     misses = 0
-    for k in range(STRIP):  # a vector loop: of fixed length, without branches, no index below 0
+    for k in range(STRIP):  # vectorised: fixed length, no branches, no index below 0
         p = value(strip[k])
         bound = row + column[k] + factor * p + abs_factor * abs(p)
         misses += (bound > row_limit) & (bound > column_limit[k])
@@ -170,7 +170,7 @@ def _bin_pairs(
 
 @numba.njit(nogil=True, cache=True)
 def _add_up(distance: Array, weight: Array, quantum: float, half: int, sums: Array) -> None:  # pragma: no cover
-    """Add distances, and parts of their squares, to the sums (4,) of a row."""
+    """Add weighted distances, and the parts of their squares (see `Bins`), to the sums (4,) of a row."""
     mask = (1 << half) - 1
     linear, square_high, cross, square_low = 0, 0, 0, 0
     for k in range(distance.size):  # a vector loop
@@ -188,7 +188,7 @@ def _add_up(distance: Array, weight: Array, quantum: float, half: int, sums: Arr
 
 @numba.njit(nogil=True, cache=True)
 def _search(lower: Array, sought: float, within: Array) -> int:  # pragma: no cover (compiled)
-    """The last bin, of those from within[0] to within[1], whose lower end is at most `sought`."""
+    """Return the last bin from within[0] to within[1] whose lower end is at most `sought`."""
     b, most = int(within[0]), int(within[1])
     while b < most:
         middle = (b + most + 1) // 2
@@ -248,7 +248,7 @@ def _count_within(
         for strip in range(i + 1 if diagonal else 0, product.shape[1], STRIP):
             size = min(STRIP, product.shape[1] - strip)
             beyond = True
-            for k in range(size):  # no branches: these loops are vector ones
+            for k in range(size):  # vectorised, as the loops below: no branches
                 p = value(product[i, strip + k])
                 low[k] = low_row[i] + low_column[strip + k] + low_factor * p + low_bend * abs(p)
                 beyond &= low[k] > far

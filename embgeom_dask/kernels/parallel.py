@@ -1,4 +1,4 @@
-"""Work of one task shared out among the cores that it may use."""
+"""Share out the work of one task among the cores that it may use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def share_out(work: Callable[[int, int], Any], size: int, least: int = 64) -> list[Any]:
-    """Call `work(start, stop)` over range(size) in one part a thread of torch's; results in order.
+    """Call `work(start, stop)` for the parts of range(size), in as many threads as torch uses; return the results.
 
-    A part is not smaller than `least`. `work` must release the GIL to run side by side. Work that is a part itself is
-    not shared out again: its parts would wait for threads that all wait for parts.
+    A part has at least `least` elements, unless there is one part only; results are in the order of the parts. `work`
+    should release the GIL, else its parts do not run at the same time. Inside a part, work is not shared out again: its
+    parts would wait for threads that wait for them.
     """
     parts = max(1, min(torch.get_num_threads(), size // least))
     if parts == 1 or current_thread().name.startswith(_THREADS):

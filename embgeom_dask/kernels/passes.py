@@ -1,4 +1,4 @@
-"""The passes over a product tile: numba on the CPU, torch's own operations on every other device."""
+"""The passes over a product tile: numba on the CPU, torch operations on other devices."""
 
 from __future__ import annotations
 
@@ -24,13 +24,21 @@ def select(
 
     Parameters
     ----------
-    product : (m, n) int32, bfloat16, float32 or float64
-    terms : the bound; its arrays, `row_limit` (m,) and `column_limit` (n,) have one dtype, float32 or float64
-    diagonal : the tile lies on the diagonal of the pair matrix: only pairs with i < j
+    product : torch.Tensor, (m, n)
+        int32, bfloat16, float32 or float64.
+    terms : LinearBound
+        The bound; its arrays and the limits have one dtype, float32 or float64.
+    row_limit, column_limit : numpy.ndarray, (m,) and (n,)
+        The limit of each row and of each column.
+    diagonal : bool
+        Whether the tile is on the diagonal of the pair matrix: only pairs with i < j.
 
     Returns
     -------
-    i, j (p,) int64, ordered by i then j, and their bound (p,) of the dtype of the terms
+    i, j : numpy.ndarray of int64, (p,)
+        The pairs, ordered by i, then j.
+    bound : numpy.ndarray, (p,)
+        Their bounds, in the dtype of the terms.
     """
     work = numba_passes.select if product.device.type == "cpu" else torch_passes.select
     return work(product, terms, row_limit, column_limit, diagonal)
@@ -44,17 +52,28 @@ def bin_pairs(
     *,
     diagonal: bool,
 ) -> tuple[Array, Array, Array, Array]:
-    """Count the pairs in bins and sum their distances, but for those that the float64 product cannot decide.
+    """Count the pairs in bins and sum their distances, except for pairs that the product cannot decide.
 
     Parameters
     ----------
-    product : (m, n) float64
-    terms : lower and upper bound of the values
-    weights : (m,) and (n,) int64, how many tokens share each row
+    product : torch.Tensor of float64, (m, n)
+    terms : tuple of LinearBound
+        The lower and the upper bound of the values.
+    weights : tuple of numpy.ndarray of int64, (m,) and (n,)
+        How many tokens share each row, and each column.
+    bins : Bins
+        The bins, and the fixed point of the sums.
+    diagonal : bool
+        Whether the tile is on the diagonal of the pair matrix: only pairs with i < j.
 
     Returns
     -------
-    counts (bins,) int64, sums (m, 4) int64 (per row, see `Bins`), and i, j (p,) int64 of the pairs left undecided
+    counts : numpy.ndarray of int64, (bins,)
+        Pairs of tokens in each bin.
+    sums : numpy.ndarray of int64, (m, 4)
+        The sums of each row, weighed by the columns: of t, a^2, a b and b^2 (see `Bins`).
+    i, j : numpy.ndarray of int64, (p,)
+        The pairs left undecided, which are in neither counts nor sums.
     """
     work = numba_passes.bin_pairs if product.device.type == "cpu" else torch_passes.bin_pairs
     return work(product, terms, weights, bins, diagonal)
@@ -69,20 +88,28 @@ def count_within(
     *,
     diagonal: bool,
 ) -> tuple[Array, Array, Array, Array]:
-    """Count the pairs within each of several radii, but for those that the product cannot decide for all of them.
+    """Count the pairs within each of several radii, except for pairs that the product cannot decide for all radii.
 
     Parameters
     ----------
-    product : (m, n) float32 or float64
-    terms : lower and upper bound of the values
-    weights : (m,) and (n,) int64, how many tokens share each row
-    inside, outside : (r,) of the product's dtype, ascending: a pair with an upper bound of at most inside[k] is within
-        radius k for certain, one with a lower bound above outside[k] is not
+    product : torch.Tensor, (m, n)
+        float32 or float64.
+    terms : tuple of LinearBound
+        The lower and the upper bound of the values.
+    weights : tuple of numpy.ndarray of int64, (m,) and (n,)
+        How many tokens share each row, and each column.
+    inside, outside : numpy.ndarray, (r,)
+        In the dtype of the terms, ascending. A pair with an upper bound of at most inside[k] is certainly within radius
+        k; one with a lower bound above outside[k] is certainly not.
+    diagonal : bool
+        Whether the tile is on the diagonal of the pair matrix: only pairs with i < j.
 
     Returns
     -------
-    row counts (m, r) and column counts (n, r) int64, weighed by the other side, and i, j (p,) int64 of the pairs left
-    undecided, ordered by i then j
+    row_count, column_count : numpy.ndarray of int64, (m, r) and (n, r)
+        Tokens of the other side within each radius.
+    i, j : numpy.ndarray of int64, (p,)
+        The pairs left undecided, ordered by i, then j; they are in neither count.
     """
     work = numba_passes.count_within if product.device.type == "cpu" else torch_passes.count_within
     return work(product, terms, weights, inside, outside, diagonal)

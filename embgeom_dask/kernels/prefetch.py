@@ -1,4 +1,4 @@
-"""Rows asked for ahead of their use: of pairs picked here and there, no processor foresees the next."""
+"""Software prefetch: candidate pairs are random access, which hardware cannot predict."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numba import types
 from numba.extending import intrinsic
 
 _LINE = 64
-"""Bytes that come at once."""
+"""Bytes of a cache line."""
 
 
 @intrinsic
 def _fetch(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
-    """Ask for the bytes at an address to come near, not as near as what is worked on."""
+    """Prefetch the cache line at an address, for reading, into the second level of the cache."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -30,7 +30,7 @@ def _fetch(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
 
 @numba.njit(nogil=True, inline="always")
 def fetch_next(x: Any, y: Any, i: Any, j: Any, p: int) -> None:  # pragma: no cover (compiled)
-    """Ask for the rows x[i] and y[j] of the pair after `p`."""
+    """Prefetch the rows x[i] and y[j] of the pair after pair `p`."""
     if p + 1 == i.size:
         return
     _fetch_row(y, j[p + 1])

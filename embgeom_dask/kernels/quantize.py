@@ -1,4 +1,4 @@
-"""8-bit integer points: rows multiplied by one orthogonal matrix and rounded to integers."""
+"""Points of 8-bit integers: rows are multiplied by one orthogonal matrix, then rounded."""
 
 from __future__ import annotations
 
@@ -14,19 +14,30 @@ from embgeom_dask.kernels.parallel import share_out
 Array = NDArray[Any]
 
 _NARROW = 8
-"""The transform of a row adds and subtracts runs of at least so many values: vectors."""
+"""The transform adds and subtracts runs of at least so many values, which fill a vector register."""
 
 
 def quantize(stored: Array, centre: Array, scale: float) -> tuple[Array, Array]:
-    """Round rows (b, d), minus `centre` and times `scale`, to integers from -127 to 127, turned to fill these.
+    """Transform rows by one orthogonal map and round them to integers from -127 to 127.
 
-    The turn is one orthogonal map for all rows of a width, a Hadamard transform after a change of signs: a few large
-    values of a row become many of like size, which leaves scalar products what they were.
+    The map is a Hadamard transform after a change of signs, the same for all rows of a width. It spreads a few large
+    values of a row over many values of similar size, so that rounding loses less; scalar products do not change.
+
+    Parameters
+    ----------
+    stored : numpy.ndarray, (b, d)
+        Rows, of any float dtype.
+    centre : numpy.ndarray of float64, (d,)
+        What is subtracted from each row first.
+    scale : float
+        What the difference is multiplied by.
 
     Returns
     -------
-    points (b, d) int8, and how far each may be from its row, turned, in the L2 norm: (b,) float64. Each addition of the
-    transform is within u of its result, u = 2^-24, and the sum of the squared errors within d u of itself.
+    points : numpy.ndarray of int8, (b, d)
+    error : numpy.ndarray of float64, (b,)
+        An upper bound of the L2 distance of each point from its transformed row. It allows for the float32 arithmetic,
+        u = 2^-24: each addition of the transform errs by u of its result, the sum of d squared errors by d u of itself.
     """
     rows, signs, share = as_numba(stored), _signs(stored.shape[1]), scale / np.sqrt(_turned(stored.shape[1]))
     found = share_out(lambda start, stop: _quantize(rows[start:stop], centre, signs, share), len(rows))
@@ -36,18 +47,18 @@ def quantize(stored: Array, centre: Array, scale: float) -> tuple[Array, Array]:
 
 
 def peaks(stored: Array, centre: Array, scale: float) -> Array:
-    """The largest absolute value (b,) float64 of each row as `quantize` has it before it rounds."""
+    """Return the largest absolute value of each row before `quantize` rounds it, (b,) float64."""
     rows, signs, share = as_numba(stored), _signs(stored.shape[1]), scale / np.sqrt(_turned(stored.shape[1]))
     return np.concatenate(share_out(lambda start, stop: _peaks(rows[start:stop], centre, signs, share), len(rows)))
 
 
 def _signs(width: int) -> Array:
-    """Signs (d,) float64, always the same."""
+    """Return signs (d,) float64, the same for the same width."""
     return np.random.default_rng(0).choice([-1.0, 1.0], width)
 
 
 def _turned(width: int) -> int:
-    """How many values the transform of a row mixes with each other."""
+    """Return how many values of a row the transform combines into each."""
     count = 1
     while width % (2 * count) == 0 and width // (2 * count) >= _NARROW:
         count *= 2

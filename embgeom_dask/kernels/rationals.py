@@ -1,4 +1,4 @@
-"""Numbers without error, as integers over one denominator, and the float64 nearest to what is made of them."""
+"""Rational vectors with one denominator, and the float64 numbers nearest to their norms, means and products."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 _ROOT_BITS = 64
-"""Of a square root so many bits are found, and whether more would follow: float64 keeps 53."""
+"""Bits of a square root that are computed, with a flag for more bits; float64 keeps 53."""
 
 
 @dataclass(frozen=True)
 class Rationals:
-    """The numbers `numerators[k]` 2^`exponent` / `denominator`: the components of a vector, or a sample."""
+    """The numbers numerators[k] 2^exponent / denominator: the components of a vector, or a sample."""
 
     numerators: list[int]
     denominator: int
@@ -27,7 +27,7 @@ class Rationals:
 
     @classmethod
     def of(cls, values: Array) -> Rationals:
-        """Finite float64 values (n,), as they are."""
+        """Return finite float64 values (n,) without error."""
         fraction, exponent = np.frexp(values)
         whole = np.ldexp(fraction, 53).astype(np.int64)
         least = int(exponent.min(initial=0, where=whole != 0))
@@ -36,32 +36,32 @@ class Rationals:
         return cls(numerators, 1, least - 53)
 
     def nearest(self) -> Array:
-        """The nearest float64 numbers (n,)."""
+        """Return the nearest float64 numbers (n,)."""
         return np.array([nearest(number, self.denominator, self.exponent) for number in self.numerators])
 
     @cached_property
     def l1(self) -> float:
-        """The L1 norm."""
+        """The float64 nearest to the L1 norm."""
         return nearest(sum(map(abs, self.numerators)), self.denominator, self.exponent)
 
     @cached_property
     def l2(self) -> float:
-        """The L2 norm."""
+        """The float64 nearest to the L2 norm."""
         return nearest_root(self._squares, self.denominator**2, 2 * self.exponent)
 
     @cached_property
     def linf(self) -> float:
-        """The L-infinity norm."""
+        """The float64 nearest to the L-infinity norm."""
         return nearest(max(map(abs, self.numerators)), self.denominator, self.exponent)
 
     @cached_property
     def mean(self) -> float:
-        """The mean."""
+        """The float64 nearest to the mean."""
         return nearest(sum(self.numerators), len(self.numerators) * self.denominator, self.exponent)
 
     @cached_property
     def sample_std(self) -> float:
-        """The sample's standard deviation, NaN for one number."""
+        """The float64 nearest to the sample standard deviation (n - 1); NaN for one number."""
         count = len(self.numerators)
         if count == 1:
             return nan
@@ -69,7 +69,7 @@ class Rationals:
         return nearest_root(squares, count * (count - 1) * self.denominator**2, 2 * self.exponent)
 
     def minus(self, other: Rationals) -> Rationals:
-        """The difference from a vector of as many components."""
+        """Return the difference self - other, exactly."""
         exponent = min(self.exponent, other.exponent)
         mine, theirs = (
             shared << (each.exponent - exponent)
@@ -79,7 +79,7 @@ class Rationals:
         return Rationals(numerators, self.denominator * other.denominator, exponent)
 
     def dot(self, other: Rationals) -> Fraction:
-        """The scalar product with a vector of as many components."""
+        """Return the scalar product, exactly."""
         products = sum(a * b for a, b in zip(self.numerators, other.numerators, strict=True))
         scale = Fraction(2) ** (self.exponent + other.exponent)
         return scale * Fraction(products, self.denominator * other.denominator)
@@ -90,12 +90,12 @@ class Rationals:
 
 
 def nearest(numerator: int, denominator: int, exponent: int = 0) -> float:
-    """The float64 nearest to `numerator` 2^`exponent` / `denominator`: Python divides integers with one rounding."""
+    """Return the float64 nearest to numerator 2^exponent / denominator: Python divides integers with one rounding."""
     return (numerator << max(exponent, 0)) / (denominator << max(-exponent, 0))
 
 
 def nearest_root(numerator: int, denominator: int, exponent: int = 0) -> float:
-    """The float64 nearest to the square root of `numerator` 2^`exponent` / `denominator`, none of them negative."""
+    """Return the float64 nearest to sqrt(numerator 2^exponent / denominator), which must not be negative."""
     shift = 2 * _ROOT_BITS - numerator.bit_length() + denominator.bit_length()
     shift += (shift - exponent) % 2
     square, rest = divmod(numerator << max(shift, 0), denominator << max(-shift, 0))

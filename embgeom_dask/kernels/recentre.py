@@ -1,4 +1,4 @@
-"""Points taken about another centre and rounded to bfloat16 again."""
+"""Subtract another centre from bfloat16 points, and round them to bfloat16 again."""
 
 from __future__ import annotations
 
@@ -16,15 +16,27 @@ Array = NDArray[Any]
 
 
 def recentre(points: torch.Tensor, centre: torch.Tensor) -> tuple[torch.Tensor, Array, Array]:
-    """Subtract `centre` (d,) bfloat16 from points (b, d) bfloat16 and round again: (b, d) bfloat16, on their device.
+    """Subtract a centre from points and round again, on their device.
 
-    Also returns the squared L2 norms of the differences, and how far each is from its rounded point: (b,) float64 each.
+    Parameters
+    ----------
+    points : torch.Tensor of bfloat16, (b, d)
+    centre : torch.Tensor of bfloat16, (d,)
+
+    Returns
+    -------
+    rounded : torch.Tensor of bfloat16, (b, d)
+        The differences, rounded.
+    norm : numpy.ndarray of float64, (b,)
+        The squared L2 norms of the differences before rounding.
+    error : numpy.ndarray of float64, (b,)
+        An upper bound of the L2 distance of each difference from its rounded point.
     """
     return (recentre_on_cpu if points.device.type == "cpu" else recentre_on_device)(points, centre)
 
 
 def recentre_on_device(points: torch.Tensor, centre: torch.Tensor) -> tuple[torch.Tensor, Array, Array]:
-    """See `recentre`; on a device with float64."""
+    """See `recentre`; for a device that has float64."""
     differences = points.double() - centre.double()
     rounded = differences.float().to(points.dtype)
     sums = differences.square().sum(1), (differences - rounded.double()).square().sum(1)

@@ -1,4 +1,4 @@
-"""Which rows cannot be computed with: those with NaN, infinity, or values far from 1."""
+"""Find rows that cannot be computed with: those with NaN, infinity, or values far from 1."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from embgeom_dask.kernels.parallel import share_out
 Array = NDArray[Any]
 
 NOT_FINITE, FAR = 1, 2
-"""A row holds NaN or infinity; it holds a value other than 0 that is not from SMALLEST to LARGEST."""
+"""NOT_FINITE: a row has NaN or infinity. FAR: it has a value other than 0 outside SMALLEST to LARGEST in size."""
 
 SMALLEST, LARGEST = 2.0**-400, 2.0**400
-"""Squares of values in this range, and the errors of their squares, are float64 numbers."""
+"""Squares of values in this range, and the rounding errors of the squares, neither overflow nor underflow."""
 
 
 def unfit(stored: Array) -> Array:
-    """What keeps a row (n, d), of any float dtype, from being computed with: (n,) uint8, NOT_FINITE, FAR or 0."""
+    """Return why each row (n, d), of any float dtype, cannot be computed with: (n,) uint8, NOT_FINITE, FAR or 0."""
     rows = as_numba(stored)
     return np.concatenate(share_out(lambda start, stop: _unfit(rows[start:stop]), len(rows)))
 

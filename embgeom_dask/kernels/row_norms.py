@@ -1,4 +1,4 @@
-"""L2 norms of rows, and distances from a point: the nearest float64 numbers, whatever the order of summation."""
+"""Norms of rows and distances from a point; those in L2 as the nearest float64 numbers, in any order of summation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from embgeom_dask.kernels.rationals import Rationals
 Array = NDArray[Any]
 
 _LANES = 32
-"""Sums kept side by side, which the processor adds to at once."""
+"""Partial sums of a row, which the processor adds to with one vector instruction."""
 
 _SLACK = 4.0
-"""Times the square of (the additions of a sum) u: more than a sum in double-double loses, relative to itself."""
+"""A sum of n additions in double-double errs by less than _SLACK (n u)^2 of itself."""
 
 
 def norms(stored: Array, centre: Array | None = None) -> Array:
-    """The L1, squared L2 and L-infinity norm (b, 3) float64 of rows (b, d) of any float dtype, minus `centre` (d,).
+    """Return the L1, squared L2 and L-infinity norm, (b, 3) float64, of rows (b, d) minus `centre` (d,) float64.
 
-    Sums are float64, in some order: within (d + 3) u of themselves, u = 2^-53.
+    Rows have any float dtype. Sums are float64, in any order: they err by at most (d + 3) u of themselves, u = 2^-53.
     """
     rows = as_numba(stored)
     origin = np.zeros(rows.shape[1]) if centre is None else centre
@@ -49,7 +49,7 @@ def _three_norms(rows: Array, centre: Array) -> Array:  # pragma: no cover (comp
 
 
 def nearest_norms(stored: Array) -> Array:
-    """The float64 nearest to the L2 norm of each row (n, d), of any float dtype; its values are 0 or within 2^+-400."""
+    """Return the float64 nearest to the L2 norm of each row (n, d), (n,); values are 0 or from 2^-400 to 2^400."""
     rows = as_numba(stored)
     found = share_out(lambda start, stop: _norms(rows[start:stop], None, None), len(rows))
     roots, decided = _roots(found, rows.shape[1], 0.0, 0.0)
@@ -59,14 +59,14 @@ def nearest_norms(stored: Array) -> Array:
 
 
 def nearest_distances(stored: Array, point: Rationals) -> Array:
-    """The float64 nearest to the L2 distance of each row (n, d), of any float dtype, from `point`, of d components.
+    """Return the float64 nearest to the L2 distance of each row (n, d) from a point of d components, (n,).
 
-    All values are 0 or within 2^+-400.
+    Rows have any float dtype; values are 0 or from 2^-400 to 2^400 in size.
     """
     rows, high = as_numba(stored), point.nearest()
     low = point.minus(Rationals.of(high)).nearest()
     found = share_out(lambda start, stop: _norms(rows[start:stop], high, low), len(rows))
-    # `low` is off by u |low|, and its subtraction by no more than that and u^2 of the distance
+    # `low` errs by u |low|; subtracting it errs by at most as much, and by u^2 of the distance
     off = 4 * UNIT**2 * float(np.linalg.norm(high)) if low.any() else 0.0
     roots, decided = _roots(found, rows.shape[1], off, 2.0**-1060)
     for i in np.flatnonzero(~decided).tolist():
@@ -75,10 +75,10 @@ def nearest_distances(stored: Array, point: Rationals) -> Array:
 
 
 def _roots(found: list[tuple[Array, Array]], width: int, off: float, least: float) -> tuple[Array, Array]:
-    """The square roots (n,) of sums of `width` squares, and whether they are the nearest float64 numbers.
+    """Return the square roots (n,) of sums of `width` squares, and whether each is certainly the nearest float64.
 
-    Each sum is in double-double, `least` the most that a square loses where it underflows, and what is to be the root
-    of a sum is off by `off` and a little of itself.
+    `found` has the sums in double-double, in parts. A square loses at most `least` by underflow, and the true root may
+    differ from the root of the sum by `off`.
     """
     high, low = (np.concatenate(part) for part in zip(*found, strict=True))
     additions = -(-width // _LANES) + 2 * _LANES
@@ -86,7 +86,7 @@ def _roots(found: list[tuple[Array, Array]], width: int, off: float, least: floa
 
 
 def _square(number: float) -> tuple[float, float]:
-    """The square of a number and its rounding error; called inside numba."""
+    """Return the square of a number and its rounding error; only within numba."""
     raise TypeError(f"{number!r} is squared outside numba")
 
 
@@ -103,7 +103,7 @@ def _square_of(number: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True)
 def _norms(rows: Array, high: Any, low: Any) -> tuple[Array, Array]:  # pragma: no cover (compiled)
-    """The sum of the squares of each row, less high + low (d,) where these are given, in double-double: (n,) each."""
+    """Return the sum of squares of each row, minus high + low (d,) if these are given, in double-double: (n,) twice."""
     sums, rests = np.empty(rows.shape[0]), np.empty(rows.shape[0])
     total, rest = np.empty(_LANES), np.empty(_LANES)
     for i in range(rows.shape[0]):

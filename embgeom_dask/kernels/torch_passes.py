@@ -1,7 +1,7 @@
-"""The same passes in torch's own operations, for tiles on a cuda or mps device.
+"""The passes over a product tile in torch operations, for cuda and mps devices.
 
-A pass is one function of tensors, which cuda compiles into few kernels. What it needs goes to the device in one copy a
-dtype, and the pairs that it finds come back in one.
+A pass is one function of tensors, which torch.compile turns into few kernels on cuda. Its arguments are copied to the
+device in one transfer a dtype, and its results come back in one, because each transfer costs a round trip.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _count(
 
 
 def bounds(product: Tensor, terms: LinearBound) -> Tensor:
-    """The bound (m, n) of every pair of a product, on its device."""
+    """Return the bound (m, n) of every pair of a product, on its device."""
     return _bound(product, *_put(product.device, *_parts(terms)))
 
 
@@ -155,23 +155,23 @@ def _bound(product: Tensor, row: Tensor, column: Tensor, factors: Tensor) -> Ten
 
 
 def _parts(terms: LinearBound) -> tuple[Array, Array, Array]:
-    """The rows and columns of a bound, and its two factors."""
+    """Return the row and column terms of a bound, and its two factors (2,), in one dtype."""
     return terms.row, terms.column, np.array([terms.factor, terms.abs_factor], terms.row.dtype)
 
 
 def _put(device: torch.device, *arrays: Array) -> tuple[Tensor, ...]:
-    """Arrays (n,) of one dtype on the device."""
+    """Copy arrays (n,) of one dtype to the device, in one transfer."""
     joined = torch.from_numpy(np.concatenate(arrays)).to(device, non_blocking=device.type == "cuda")
     return torch.split(joined, [array.size for array in arrays])
 
 
 def _places(mask: Tensor) -> Tensor:
-    """Where a mask (m, n) is true: (p,) int64, i * n + j, ascending."""
+    """Return the flat indices i * n + j where a mask (m, n) is true, (p,) int64, ascending."""
     return mask.reshape(-1).nonzero().reshape(-1)
 
 
 def _fetch(*tensors: Tensor) -> list[Array]:
-    """Tensors (n,) on the host, those of the widest dtype first."""
+    """Copy tensors (n,) to the host in one transfer; those of the widest dtype must come first (alignment)."""
     joined = torch.cat([tensor.view(torch.uint8) for tensor in tensors]).cpu().numpy()
     ends = np.cumsum([tensor.nbytes for tensor in tensors])
     dtypes = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
@@ -179,7 +179,7 @@ def _fetch(*tensors: Tensor) -> list[Array]:
 
 
 def _run(work: Callable[..., Any], product: Tensor, *given: Any) -> Any:
-    """Do a pass, compiled where the device is cuda and torch can."""
+    """Run a pass, compiled if the device is cuda and torch.compile succeeds."""
     if product.device.type != "cuda" or work in _not_compiled:
         return work(product, *given)
     try:
@@ -195,7 +195,7 @@ def _run(work: Callable[..., Any], product: Tensor, *given: Any) -> Any:
 
 @cache
 def compiled(work: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """A pass compiled for tiles of any size."""
+    """Return a pass compiled for tiles of any size."""
     return torch.compile(work, dynamic=True, fullgraph=True, **options)
 
 
