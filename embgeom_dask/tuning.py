@@ -152,6 +152,9 @@ READ_WHOLE = 1.125
 EXPORT_BYTES = 32 << 20
 """Rows that an export reads at a time."""
 
+LOADED_BYTES = 64 << 20
+"""A variable of up to so many bytes is loaded when its result is opened; a larger one is read when it is used."""
+
 COMPARED_BYTES = 8 << 20
 """Rows of an array, or of a checkpoint, that are compared with a store at a time."""
 

@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from embgeom_dask import progress, versions
+from embgeom_dask import progress, tuning, versions
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import model_stores, paths, replacement, result_names
 from embgeom_dask.storage.model_stores import Matrix
@@ -27,8 +27,6 @@ TABLE = "table.zarr"
 _ORDER = "variables"
 """The attribute of a saved result that lists its variables in the order of the result: zarr has none."""
 
-_SMALL = 64 << 20
-"""Bytes up to which a variable of a result that is opened is loaded; a larger one is read when it is used."""
 _STRING = 64
 """About the bytes of a string in memory."""
 
@@ -249,7 +247,7 @@ def _opened(path: PathLike, group: zarr.Group) -> xr.Dataset:
 def _in_memory(variable: xr.Variable) -> xr.Variable:
     """A variable, loaded where it is small."""
     itemsize = _STRING if variable.dtype.kind == "T" else variable.dtype.itemsize
-    return variable.load() if variable.size * itemsize <= _SMALL else variable
+    return variable.load() if variable.size * itemsize <= tuning.LOADED_BYTES else variable
 
 
 def _result_group(path: PathLike) -> zarr.Group:

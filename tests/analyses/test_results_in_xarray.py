@@ -13,7 +13,7 @@ from distributed import Client
 from scipy.spatial.distance import pdist
 
 import embgeom_dask as eg
-from embgeom_dask.storage import results
+from embgeom_dask import tuning
 from embgeom_dask.testing import make_store
 
 mpl.use("Agg")
@@ -66,8 +66,8 @@ def _asked(scan: xr.Dataset) -> dict[str, Any]:
     return {**kept, "within": scan["radius"].values, "pairs_within": 1.0}
 
 
-def test_large_variables_are_read_when_used(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "_SMALL", 300)
+@tuning.override(LOADED_BYTES=300)
+def test_large_variables_are_read_when_used(made: Made) -> None:
     opened = eg.open_result(made.outs[0])
     assert opened["neighbor_distance"].chunks is not None
     assert opened["farthest_distance"].chunks is None

@@ -83,6 +83,7 @@ def test_a_config_whose_names_are_none_is_refused(tmp_path: Path, config: dict[s
     assert model_stores.open_model(convert.convert(source, tmp_path, **keys)).attrs["architecture"] == ""
 
 
+@pytest.mark.filterwarnings("ignore::embgeom_dask.errors.EmbgeomWarning")  # of a class that transformers has not
 @settings(ANY, max_examples=12)
 @given(st.sampled_from(sorted(LLAMA)) | st.sampled_from(["tie_word_embeddings", "rope_parameters", "dtype"]), JSON)
 def test_a_field_of_any_shape_is_used_or_refused_in_one_line(tmp_path: Path, field: str, value: Any) -> None:
