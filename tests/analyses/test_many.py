@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
@@ -245,13 +246,14 @@ def test_a_slow_store_holds_up_no_other(tmp_path: Path, client: Client) -> None:
 
 def test_models_share_the_memory_of_a_process(tmp_path: Path, client: Client) -> None:
     stores = stores_in(tmp_path)
-    how: dict[str, Any] = {"nearest": 1, "client": client, "memory_limit": "64GiB", "dry_run": True}
+    how: dict[str, Any] = {"nearest": 1, "client": client, "memory_limit": "4GiB", "dry_run": True}
     alone = eg.scan(stores[0], **how).attrs["plan"]
     together = [each.attrs["plan"] for each in nodes(eg.scan(stores, **how))]
-    assert alone["memory_allowed"] == 64 << 30
+    assert alone["memory_allowed"] == 4 << 30
     assert len(together) == 3
-    for plan in together:  # what the process holds already is the same memory for all of them
-        assert plan["memory_allowed"] < (64 << 30) * 0.7
+    held = psutil.Process().memory_info().rss  # already, which is the same memory for all of them
+    for plan in together:  # at least two share what is left
+        assert plan["memory_allowed"] < held + ((4 << 30) - held) / 2 * 1.1
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
