@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 class EmbgeomError(Exception):
     """A failure while running. The command line prints the message as one line and exits with 1.
 
-    Whatever URL the message names, it holds no credentials.
+    Parameters
+    ----------
+    message : str
+        What failed, where, and what to do; credentials in URLs are removed.
 
     Examples
     --------
@@ -31,6 +34,11 @@ class EmbgeomError(Exception):
 
 class InputError(EmbgeomError, ValueError):
     """Wrong usage or input, found before anything was written. The command line exits with 2.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, where, and what to do; credentials in URLs are removed.
 
     Examples
     --------
@@ -73,7 +81,14 @@ class AbortRun(EmbgeomError):
 
 
 class SomeFailed(EmbgeomError):
-    """Of many models some failed. `results` are those of the others, in order.
+    """Some of several models failed.
+
+    Parameters
+    ----------
+    message : str
+        How many failed, and why.
+    results : sequence of xarray.Dataset
+        The results of the others, in order.
 
     Examples
     --------

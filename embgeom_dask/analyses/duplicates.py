@@ -36,34 +36,48 @@ def duplicates(
 ) -> xr.Dataset:
     """Find the groups of identical rows of one matrix of each store, or of an array.
 
-    `data` is the path of a store, any array that `scan` takes, or a list of these.
+    Two rows are identical if all their bits are, with -0 equal to +0; rows with NaN or infinity too. Rows are compared
+    by a cryptographic digest. A group has at least two members.
 
-    Rows are identical where all their bits are, with -0 as +0; a row with NaN or infinity is no exception. They are
-    told by a cryptographic digest. A group has two members or more. Counts, ids and indices are int64:
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    out : path, optional
+        Where to save the result. If the same result is there already, it is opened instead of computed again. With
+        several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them together as
+        `table.zarr`.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
 
-    - `unique_count (model)`, the different rows; `removed_count`, `vocab_size` less `unique_count`; `group_count`;
-      `member_count`, the tokens in groups; `vocab_size`; the coordinates `revision`, `matrix` (the stored array);
-    - `group_model (group)`, the model's place in `model`; `group_population (group)`. Groups come model by model, the
-      largest first, equal ones by lowest token id;
-    - `member_token_id (member)`, `member_group (member)`, the group's place in `group`, and the coordinate
-      `member_token (member)`. Members come group by group, by token id;
-    - of one model alone, `token_to_group (token_id)`: each token's group, -1 where its row is unique.
+    Returns
+    -------
+    xarray.Dataset
+        Counts, ids and indices are int64.
 
-    The result is saved at `out`; where the same result is there already, it is opened instead. With several stores
-    `out` is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
-
-    `client` is a dask client, a cluster or an address; by default the client that is active, or else a cluster in this
-    process. With `progress` a bar shows rate and time left, and a note dask's dashboard; default in a notebook.
+        - `unique_count (model)`, the number of different rows; `removed_count`, `vocab_size` minus `unique_count`;
+          `group_count`; `member_count`, the number of tokens in groups; `vocab_size`; the coordinates `revision` and
+          `matrix`, the name of the stored array.
+        - `group_model (group)`, the index of the group's model; `group_population (group)`. Groups are ordered by
+          model, then by size, the largest first, then by lowest token id.
+        - `member_token_id (member)`; `member_group (member)`, the index of the member's group; the coordinate
+          `member_token (member)`. Members are ordered by group, then by token id.
+        - `token_to_group (token_id)`, for one model only: the group of each token, -1 if its row is unique.
 
     Raises
     ------
     InputError
-        where there is no store or no such matrix, a float64 row holds a value under 2^-400 or over 2^400 in size, which
-        no command takes, or something else is at `out`.
+        If there is no store or no such matrix, if a float64 row has a value below 2^-400 or above 2^400 in size, or if
+        something else is at `out`.
     EmbgeomError
-        where a store cannot be read.
+        If a store cannot be read.
     SomeFailed
-        where some of several stores failed, once the others are done; its `results` are theirs.
+        If some of several stores failed, after the others are done; its `results` are those of the others.
 
     Examples
     --------

@@ -47,8 +47,13 @@ def neighbors(
         `euclidean`, `cosine`, `chebyshev` or `cityblock`.
     out : path, optional
         Where to save the result; the same result there is opened instead of computed again.
-    device, client, progress
-        As `scan` takes them.
+    device : {"auto", "cpu", "cuda", "mps"}
+        What products are computed on, on each worker.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
 
     Returns
     -------
@@ -60,7 +65,7 @@ def neighbors(
     Raises
     ------
     InputError
-        as `scan`, and where a token is not there, or could be several.
+        As `scan` does, and if a name is not that of a token, or is that of several.
 
     Examples
     --------

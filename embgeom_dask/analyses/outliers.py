@@ -46,36 +46,51 @@ def outliers(
 ) -> xr.Dataset:
     """Find the two tokens of a selection that are farthest apart, and where they lie as seen from its centroid.
 
-    `data` is the path of a store, or any array that `scan` takes; `tokens` are token ids of its rows.
+    A and B are the farthest pair, where A has the lower token id; C is the centroid. Distances are euclidean.
+    Distances, norms, the centroid and every mean are the float64 numbers nearest to the true ones, which are those of
+    the stored values and of their exact mean.
 
-    A and B are the farthest pair, A the lower token id; C is the centroid: that of the safetensors file that `tokens`
-    names where it has one (attribute `centroid_source` = "file"), else the mean row of the selection ("mean"). Lengths
-    are euclidean, and all of them, the centroid and every mean are the float64 numbers nearest to the true ones: those
-    of the stored values and of their true mean, which `centroid` is the nearest to. The dimensions are `side` (A, B),
-    `vertex` (A, B, C), `segment` (AB, BC, CA) and `hidden`:
+    Parameters
+    ----------
+    data : path or array
+        A store, or any array that `scan` takes.
+    tokens : selection
+        The tokens to compare, as `scan` takes them; at least two. If it is a safetensors file with a centroid, that one
+        is C; else C is the mean row of the selection.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    out : path, optional
+        Where to save the result. If the same result is there already, it is opened instead of computed again.
+    device : {"auto", "cpu", "cuda", "mps"}
+        What products are computed on, on each worker.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
 
-    - `farthest_distance`, `farthest_token_id (side)`, `farthest_token (side)`;
-    - `norm (side)`, from the origin; `centroid_distance (side)`; `norm_ratio (side)`, the quotient of the norm and
-      `centroid_norm` (NaN where the centroid is zero);
-    - `segment_length (segment)`, `angle_law_of_cosines (vertex)` and `angle_dot_product (vertex)` in degrees (see
-      `triangle`);
-    - `outlier_token_id`, `outlier_token`: of A and B the one that is truly farther from the centroid, A where neither
-      is;
-    - `norm_min`, `norm_max`, `norm_median`, `norm_mean`, and `centroid_distance_min` ... `centroid_distance_mean`:
-      over the selection, means those of the numbers reported; `token_count`;
-    - `centroid (hidden)`, `centroid_norm`.
+    Returns
+    -------
+    xarray.Dataset
+        Its dimensions are `side` (A, B), `vertex` (A, B, C), `segment` (AB, BC, CA) and `hidden`. The attribute
+        `centroid_source` is "file" or "mean".
 
-    The result is saved at `out`; where the same result is there already, it is opened instead.
-
-    `client` is a dask client, a cluster or an address; by default the client that is active, or else a cluster in this
-    process. With `progress` a bar shows rate and time left, and a note dask's dashboard; default in a notebook.
+        - `farthest_distance`, `farthest_token_id (side)`, `farthest_token (side)`.
+        - `norm (side)`, the distance from the origin; `centroid_distance (side)`; `norm_ratio (side)`, the norm divided
+          by `centroid_norm` (NaN if the centroid is zero).
+        - `segment_length (segment)`; `angle_law_of_cosines (vertex)` and `angle_dot_product (vertex)`, in degrees.
+        - `outlier_token_id`, `outlier_token`: the one of A and B that is farther from the centroid in exact arithmetic,
+          or A if neither is.
+        - `norm_min`, `norm_max`, `norm_median`, `norm_mean`, and `centroid_distance_min` to `centroid_distance_mean`,
+          over the selection; a mean is that of the numbers reported; `token_count`.
+        - `centroid (hidden)`, `centroid_norm`.
 
     Raises
     ------
     InputError
-        where the store, the matrix or the selection cannot be used, the selection has fewer than two tokens, its
-        file's centroid has another width than the matrix, or a row or that centroid holds NaN, infinity, or a float64
-        value under 2^-400 or over 2^400 in size.
+        If the store, the matrix or the selection cannot be used, if the selection has fewer than two tokens, if the
+        centroid of its file does not have the width of the matrix, or if a row or that centroid has NaN, infinity, or a
+        float64 value below 2^-400 or above 2^400 in size.
 
     Examples
     --------

@@ -49,36 +49,49 @@ def survey(
 ) -> xr.Dataset:
     """Describe the centroid and the row norms of one matrix of each store, or of an array, as a Dataset over `model`.
 
-    `data` is the path of a store, any array that `scan` takes, or a list of these.
+    All numbers are float64, computed on the CPU, and correctly rounded: the centroid and its statistics are the float64
+    numbers nearest to those of the exact mean of the stored values; the norm of a row is the nearest to its exact norm;
+    statistics of norms are the nearest to those of these numbers. So no bit depends on chunks, workers or threads.
 
-    All is float64, computed on the cpu, and correctly rounded: the centroid and what describes it are the float64
-    numbers nearest to those of the true mean of the stored values, the norm of a row is the nearest to its true norm,
-    and what describes the norms the nearest to what is true of these. So nothing depends on chunks, workers or threads.
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    out : path, optional
+        Where to save the result. If the same result is there already, it is opened instead of computed again. With
+        several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them together as
+        `table.zarr`.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
 
-    - `centroid (model, hidden)`, the mean row; padded with NaN where the models differ in width;
-    - `centroid_l1`, `centroid_l2`, `centroid_linf`: its norms; `centroid_mean`, `centroid_std`, `centroid_min`,
-      `centroid_max`: of its components;
-    - `norm_mean`, `norm_median`, `norm_std`, `norm_min`, `norm_max`: of the L2 norms of the rows;
-    - `centroid_ratio`: the quotient `centroid_l2` / `norm_mean`, NaN where all rows are zero;
-    - `vocab_size`, `hidden_size` (int64), `dtype` (str), `tied` (bool), and the coordinates `revision` and
-      `matrix`, the stored array.
+    Returns
+    -------
+    xarray.Dataset
+        - `centroid (model, hidden)`, the mean row; padded with NaN if the models differ in width.
+        - `centroid_l1`, `centroid_l2`, `centroid_linf`, its norms; `centroid_mean`, `centroid_std`, `centroid_min`,
+          `centroid_max`, of its components.
+        - `norm_mean`, `norm_median`, `norm_std`, `norm_min`, `norm_max`, of the L2 norms of the rows.
+        - `centroid_ratio`, `centroid_l2` divided by `norm_mean`; NaN if all rows are zero.
+        - `vocab_size`, `hidden_size` (int64), `dtype` (str), `tied` (bool), and the coordinates `revision` and
+          `matrix`, the name of the stored array.
 
-    A standard deviation is the sample's (n - 1; NaN for n = 1), a median the mean of the two middle values. The
-    result is saved at `out`; where the same result is there already, it is opened instead. With several stores `out` is
-    a folder: each model is saved as `<organisation>--<name>.zarr`, all of them as `table.zarr`.
-
-    `client` is a dask client, a cluster or an address; by default the client that is active, or else a cluster in this
-    process. With `progress` a bar shows rate and time left, and a note dask's dashboard; default in a notebook.
+        A standard deviation is that of the sample (n - 1; NaN for n = 1); a median of an even number of values is the
+        mean of the middle two.
 
     Raises
     ------
     InputError
-        where there is no store or no such matrix, a row holds NaN, infinity, or a float64 value under 2^-400 or over
-        2^400 in size, or something else is at `out`.
+        If there is no store or no such matrix, if a row has NaN, infinity, or a float64 value below 2^-400 or above
+        2^400 in size, or if something else is at `out`.
     EmbgeomError
-        where a store cannot be read.
+        If a store cannot be read.
     SomeFailed
-        where some of several stores failed, once the others are done; its `results` are theirs.
+        If some of several stores failed, after the others are done; its `results` are those of the others.
 
     Examples
     --------

@@ -276,20 +276,25 @@ def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
 
 
 def status(out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Say how far the scan is whose result will be `out`; it may run, or have died.
+    """Report the progress of a scan, whether it is running or has died.
+
+    Parameters
+    ----------
+    out : path
+        Where the scan saves its result.
 
     Returns
     -------
     dict
-        `result`; `state`: `finished` or `begun`; `panels_done` and `panels_total`, of the passes known so far, and
-        `passes` with `pass`, `done` and `total` of each; `panels_per_second` of the last hundred commits and
-        `seconds_left` at that rate (None where it is not known); `last_commit` (ISO 8601); `failures` with `pass`,
-        `panel` and `cause`; `resume`, the command line that goes on, None where the scan was begun from Python.
+        `result`, the path; `state`, "finished" or "begun"; `panels_done` and `panels_total` of the passes known so far;
+        `passes`, a list of `pass`, `done` and `total`; `panels_per_second` over the last hundred commits and
+        `seconds_left` at that rate, None if not known; `last_commit` (ISO 8601); `failures`, a list of `pass`, `panel`
+        and `cause`; `resume`, the command that continues the scan, None if it was started from Python.
 
     Raises
     ------
     InputError
-        where no scan has begun.
+        If no scan has begun there.
 
     Examples
     --------

@@ -26,19 +26,33 @@ def export(
     role: Role | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Write a matrix of a store to a `.safetensors` file, as the tensor `W` (V, d), and return the file's path.
+    """Write a matrix of a store to a `.safetensors` file, as the tensor `W` of shape (V, d).
 
-    The bytes are those of the checkpoint, the metadata names the model, the matrix and its SHA-256. `convert` reads the
-    file again. It is written aside, and moved into place when it is complete. `role` is `input` or `output` (the
-    default, or `input` where there is no output matrix).
+    The bytes are those of the checkpoint; the metadata names the model, the matrix and its SHA-256. `convert` can read
+    the file again. It is written under another name and moved into place when it is complete.
+
+    Parameters
+    ----------
+    store : path or URL
+        The store.
+    output : path
+        The file: its name ends in `.safetensors`, and its folder exists.
+    role : {"input", "output"}, optional
+        The matrix to write; by default output, or input if the store has no output matrix.
+    overwrite : bool
+        Whether to replace a file that exists.
+
+    Returns
+    -------
+    str
+        The path of the file.
 
     Raises
     ------
     InputError
-        Where there is no such store or matrix, where `output` is no `.safetensors` file in a folder that exists, or
-        where it exists and `overwrite` is not given.
+        If there is no such store or matrix, if `output` is not such a file, or if it exists and `overwrite` is False.
     EmbgeomError
-        Where the store is damaged or the file cannot be written; nothing is left behind.
+        If the store is damaged or the file cannot be written; nothing is left behind.
 
     Examples
     --------

@@ -33,9 +33,22 @@ COLUMNS: dict[str, Any] = {
 def list_models(stores: PathLike = "stores") -> xr.Dataset:
     """Describe every model's store in the folder `stores`, as a Dataset over `model`, sorted by name.
 
-    Variables: store (path), dtype, vocab_size, hidden_size, tied, matrices, revision, and bytes (on disk). The widths
-    and dtype are those of the matrix that commands take by default. The attribute `broken` says of each store that is
-    damaged, of another layout, or cannot be read, what is wrong. Raises InputError where there is no such folder.
+    Parameters
+    ----------
+    stores : path or URL
+        The folder.
+
+    Returns
+    -------
+    xarray.Dataset
+        `store` (its path), `dtype`, `vocab_size`, `hidden_size`, `tied`, `matrices`, `revision` and `bytes` (on disk),
+        each over `model`. Sizes and dtype are those of the matrix that commands take by default. The attribute `broken`
+        says what is wrong with each store that is damaged, has another layout or cannot be read.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder.
 
     Examples
     --------

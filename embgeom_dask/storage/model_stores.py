@@ -144,18 +144,31 @@ def _check_same(matrix: Matrix, attrs: Mapping[str, Any]) -> None:
 def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     """Open a model's store: its matrices as dask arrays with one dask chunk a zarr chunk, and its token labels.
 
-    Matrices of bfloat16 and float16 come as float32, which holds each of their values: numpy, and so xarray, would sum
-    them in 16 bits. With `raw` they come as stored; their attribute `dtype` names that type in either case.
+    Rows are checked against the SHA-256 of their chunk when they are read.
 
-    The attributes of the model are strings and numbers, `decision` is JSON; `tied` is 0 or 1.
+    Parameters
+    ----------
+    store : path or URL
+        The store.
+    raw : bool
+        Whether matrices have the dtype that they are stored in. By default, matrices of bfloat16 and float16 become
+        float32, which holds all their values, because numpy, and so xarray, would sum them in 16 bits.
 
-    Each matrix has the attributes `store`, `model`, `revision` and `matrix`, the name of the stored array. Of a tied
-    store both names give its one matrix. Rows are checked against the SHA-256 of their chunk as they are read.
+    Returns
+    -------
+    xarray.Dataset
+        `input_embedding` and `output_embedding`, those that the store has, over `(token_id, hidden)`. If their widths
+        differ, the output has the dimension `hidden_output`; if one has fewer rows, or other tokens, it has a dimension
+        of its own in place of `token_id`. Both are one matrix if the store is tied. The labels `token`, `text` and so
+        on are coordinates over `token_id`.
+
+        Each matrix has the attributes `store`, `model`, `revision`, `matrix` (the name of the stored array) and `dtype`
+        (as stored). The attributes of the Dataset are strings and numbers; `decision` is JSON, `tied` is 0 or 1.
 
     Raises
     ------
     InputError
-        where `store` is not a model's store, or is damaged.
+        If `store` is not a model's store, or is damaged.
 
     Examples
     --------

@@ -171,17 +171,26 @@ def _storable(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def open_result(path: PathLike) -> Any:
-    """Open a saved result as what the command gave: small arrays in memory, large ones read when used.
+    """Open a saved result.
 
-    A folder of results of several stores is an `xarray.DataTree` of the scans with their table in the root, or the
-    table of surveys or duplicates.
+    Parameters
+    ----------
+    path : path or URL
+        Where the result was saved: the `out` of a command.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataTree
+        What the command returned. Arrays of up to 64 MiB are loaded, larger ones are read when they are used. A folder
+        of scans of several stores gives a DataTree, with their table in the root; a folder of surveys or duplicates
+        gives their table.
 
     Raises
     ------
     InputError
-        where there is no result at `path`.
+        If there is no result at `path`.
     EmbgeomError
-        where it is damaged.
+        If the result is damaged.
 
     Examples
     --------

@@ -62,7 +62,7 @@ def make_store(
     tied: bool = False,
     revision: str = "",
 ) -> str:
-    """Write a model's store from one or two numpy matrices, over what is there, and return its path.
+    """Write a model's store from one or two numpy matrices, replacing a store that is there.
 
     Parameters
     ----------
@@ -76,6 +76,11 @@ def make_store(
         What the store says it was made from.
     tied : bool
         Whether the store says that its one matrix is both.
+
+    Returns
+    -------
+    str
+        The path of the store.
 
     Examples
     --------
@@ -99,7 +104,7 @@ def make_checkpoint(
     config: Mapping[str, Any] | None = None,
     shards: int = 1,
 ) -> str:
-    """Write a Hugging Face model folder and return its path.
+    """Write a Hugging Face model folder.
 
     Parameters
     ----------
@@ -110,7 +115,12 @@ def make_checkpoint(
     config : mapping, optional
         The contents of `config.json`.
     shards : int
-        Into how many files the tensors go in turn, with their index where there are several.
+        The number of files that the tensors are written to in turn; several files get an index.
+
+    Returns
+    -------
+    str
+        The path of the folder.
 
     Examples
     --------

@@ -318,7 +318,12 @@ def _path_of(descriptor: int) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder.
+    """Remove a file, a link, or a folder with all that is in it.
+
+    Parameters
+    ----------
+    path : Path
+        What is removed.
 
     Examples
     --------
