@@ -17,6 +17,7 @@ import xarray as xr
 from distributed import Client
 
 from embgeom_dask import tuning
+from embgeom_dask.analyses.radii import check_one_store
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -217,6 +218,7 @@ def _scan_each(
 ) -> xr.DataTree:
     how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client")}
     how |= {"device": settings.pop("device", "auto"), "out": settings.pop("out", None)}
+    check_one_store(settings.get("within"), settings.get("pairs_within"))
     names = node_names(stores, how["role"])
     if settings.get("dry_run"):
         how["out"] = None

@@ -18,6 +18,7 @@ from distributed import Client
 
 from embgeom_dask.analyses.many import for_each
 from embgeom_dask.analyses.quantiles import find as find_quantiles
+from embgeom_dask.analyses.radii import parse_radii
 from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
@@ -29,7 +30,7 @@ from embgeom_dask.execution.passes import run_pass
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.planning import Resources, make_plan
 from embgeom_dask.execution.resume import result_or_journal
-from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_count, parse_number, parse_numbers
+from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_count, parse_numbers
 from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
@@ -103,7 +104,9 @@ def scan(
     exact_quantiles : also find the quantiles themselves, by a second pass over the pairs in those bins
     within : radii; counts, for each of them, the pairs reported at that distance at most, and those of every row. A
         reported distance is rounded to float64: the pair that a radius was taken from is within it. Text may be like
-        `0.5,2^-14,2ulp@0.037`: two units in the last place that the value 0.037 has in bfloat16.
+        `0.5,2^-14,2ulp@0.037`: two units in the last place that the value 0.037 has in bfloat16. `2ulp` takes the
+        largest absolute value of the rows that `tokens` or an array selects, in their stored type (of two matrices,
+        the one with fewer bits); a note says what it is.
     pairs_within : a radius; lists every pair reported at that distance at most
     max_pairs : the most pairs that `pairs_within` may list; default 10 million
     distinct : leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbours of a token then
@@ -177,13 +180,14 @@ def scan(
         histogram_edges=parse_numbers("histogram_edges", histogram_edges, in_order=True),
         quantiles=parse_numbers("quantiles", quantiles, largest=1.0),
         exact_quantiles=exact_quantiles,
-        within=parse_numbers("within", within),
-        pairs_within=parse_number("pairs_within", pairs_within),
         max_pairs=MAX_PAIRS if max_pairs is None else max_pairs,
         distinct=distinct,
+        **parse_radii(within, pairs_within),
     )
     with showing(progress), _sides(data, role, tokens, against, client) as sides:
-        spec = replace(spec, tokens=sides[0].selection, against=sides[-1].selection if against is not None else None)
+        rows: dict[str, Any] = {"tokens": sides[0].selection}
+        rows["against"] = sides[-1].selection if against is not None else None
+        spec = replace(spec, **rows, **parse_radii(within, pairs_within, sides))
         matrices = [given.matrix for given in sides]
         attrs = results.provenance("scan", matrices, [], 0.0, spec.as_dict())
         with result_or_journal(out, attrs, dry_run=dry_run) as (done, journal):

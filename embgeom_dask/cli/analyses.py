@@ -87,10 +87,11 @@ def scan(
         bool, typer.Option("--exact-quantiles", help="Also the values of --quantiles, by a second pass.")
     ] = False,
     within: Annotated[
-        str | None, typer.Option(metavar="R,R...", help="Count pairs within each radius, and of each token.")
+        str | None,
+        typer.Option(metavar="R,R...", help="Count pairs within each radius, and of each token: 0.5, 2^-14, 2ulp."),
     ] = None,
     pairs_within: Annotated[
-        str | None, typer.Option(metavar="R", help="List the pairs within a radius, with their distances.")
+        str | None, typer.Option(metavar="R", help="List the pairs within a radius: 0.5, 2^-14, 2ulp.")
     ] = None,
     max_pairs: Annotated[
         int | None,

@@ -126,16 +126,19 @@ def parse_count(name: str, given: Any) -> Any:
 
 
 _POWER = re.compile(r"(\d+(?:\.\d*)?)(?:\^|\*\*)([-+]?\d{1,4})")
-_ULP = re.compile(r"(\d+(?:\.\d*)?) ?ulps?@([-+]?\d*\.?\d*(?:e[-+]?\d+)?)")
+_ULP = re.compile(r"(\d+(?:\.\d*)?) ?ulps?")
+_ULP_AT = re.compile(rf"{_ULP.pattern}@([-+]?\d*\.?\d*(?:e[-+]?\d+)?)")
+PRECISION = {"bfloat16": (8, -126), "float16": (11, -14), "float32": (24, -126), "float64": (53, -1022)}
+"""Of each type that a matrix has, the bits of a value and the least exponent."""
 
 
 def parse_numbers(
-    name: str, given: Numbers | None, *, largest: float = inf, in_order: bool = False
+    name: str, given: Numbers | None, *, largest: float = inf, in_order: bool = False, ulp: Fraction | None = None
 ) -> tuple[float, ...] | None:
     """Read different numbers from 0 to `largest`: one, several, or text with commas between them; they come ascending.
 
-    Text may be a power, `2^-14`, a hexadecimal float, `0x1p-14`, or `2ulp@0.037`: so many units in the last place of
-    that value in bfloat16.
+    Text may be a power, `2^-14`, a hexadecimal float, `0x1p-14`, `2ulp@0.037`: so many units in the last place of that
+    value in bfloat16, or `2ulp`: so many of `ulp`, where there is one.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def parse_numbers(
         return None
     parts = given.split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
     try:
-        numbers = tuple(_number(part) for part in parts)
+        numbers = tuple(_number(part, ulp) for part in parts)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise InputError(
             f"`{name}` {given}: give numbers, with commas between them: 0.5, 2^-14, or 2ulp@0.037 for two units in the "
@@ -167,15 +170,21 @@ def parse_numbers(
     return ascending
 
 
-def parse_number(name: str, given: float | str | None) -> float | None:
-    """Read one number, 0 or more."""
-    numbers = parse_numbers(name, given) or (None,)
+def parse_number(name: str, given: float | str | None, ulp: Fraction | None = None) -> float | None:
+    """Read one number, 0 or more, as `parse_numbers`."""
+    numbers = parse_numbers(name, given, ulp=ulp) or (None,)
     if len(numbers) > 1:
         raise InputError(f"`{name}` {given}: give one number")
     return numbers[0]
 
 
-def _number(given: Any) -> float:
+def counts_ulps(given: object) -> bool:
+    """Whether numbers as `parse_numbers` takes them count in units in the last place of no value: `2ulp`."""
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else []
+    return any(isinstance(part, str) and _ULP.fullmatch(part.strip().lower()) for part in parts)
+
+
+def _number(given: Any, ulp: Fraction | None) -> float:
     if isinstance(given, bool | np.bool_):
         raise TypeError(f"{given} is no number")
     if not isinstance(given, str):
@@ -183,12 +192,15 @@ def _number(given: Any) -> float:
     text = given.strip().lower()
     if power := _POWER.fullmatch(text):
         return float(Fraction(power[1]) ** int(power[2]))
-    if units := _ULP.fullmatch(text):
-        return float(Fraction(units[1]) * _unit_in_last_place(float(units[2])))
+    if units := _ULP_AT.fullmatch(text):
+        return float(Fraction(units[1]) * unit_in_last_place(float(units[2])))
+    if ulp is not None and (units := _ULP.fullmatch(text)):
+        return float(Fraction(units[1]) * ulp)
     return float.fromhex(text) if text.startswith("0x") else float(given) + 0.0
 
 
-def _unit_in_last_place(value: float) -> Fraction:
-    """That of a value in bfloat16, which has 8 bits: 2^(E - 134) for the biased exponent E, of 1 at least."""
-    exponent = frexp(value)[1] - 1 if value else -126
-    return Fraction(2) ** (max(exponent, -126) - 7)
+def unit_in_last_place(value: float, dtype: str = "bfloat16") -> Fraction:
+    """That of a value in a type; in bfloat16 2^(E - 134) for the biased exponent E, of 1 at least."""
+    bits, least = PRECISION[dtype]
+    exponent = frexp(value)[1] - 1 if value else least
+    return Fraction(2) ** (max(exponent, least) - bits + 1)
