@@ -14,7 +14,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.spec import parse_count
-from embgeom_dask.storage import result_names, results
+from embgeom_dask.storage import fill, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -81,7 +81,7 @@ def neighbors(
         raise InputError("`k`: give the number of neighbors")
     with given_rows(data, role, client, whole=True) as given:
         matrix, ids = given.matrix, in_order(tokens, given.vocab_size, given.labels)
-        settings = {"tokens": results.digest(ids), "k": count, "metric": metric}
+        settings = {"tokens": fill.sha256(ids), "k": count, "metric": metric}
         attrs = results.provenance("neighbors", [matrix], [], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done

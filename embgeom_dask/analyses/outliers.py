@@ -27,7 +27,7 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage import fill, model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -105,8 +105,8 @@ def outliers(
         source = given.matrix
         model_stores.check_labels(source)
         cluster, chosen = _read(tokens, given)
-        of_file = "" if cluster.centroid is None else results.digest(cluster.centroid)
-        settings = {"tokens": results.digest(chosen.ids), "centroid": of_file}
+        of_file = "" if cluster.centroid is None else fill.sha256(cluster.centroid)
+        settings = {"tokens": fill.sha256(chosen.ids), "centroid": of_file}
         attrs = results.provenance("outliers", [source], [], 0.0, settings)
         attrs["centroid_source"] = "file" if of_file else "mean"
         if out is not None and (done := results.existing(out, attrs)) is not None:

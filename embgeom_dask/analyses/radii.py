@@ -12,7 +12,6 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.execution.map_rows import parts_of
 from embgeom_dask.execution.spec import (
-    PRECISION,
     Numbers,
     counts_ulps,
     parse_number,
@@ -68,7 +67,7 @@ def _unit(name: str, sides: Sequence[Given]) -> Fraction:
             f"`{name}`: the values of a whole matrix have many units in the last place; select rows with `tokens`, or "
             "say at which value, 2ulp@0.037"
         )
-    dtype = min((given.matrix.dtype for given in sides), key=lambda each: PRECISION[each][0])
+    dtype = max((given.matrix.dtype for given in sides), key=lambda each: unit_in_last_place(1.0, each))
     largest = max(map(_largest, selected))
     unit = unit_in_last_place(largest, dtype)
     note(f"1ulp is {float(unit)!r}, for the rows' largest absolute value {largest:.6g} in {dtype}")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from embgeom_dask import progress
 from embgeom_dask.bfloat16 import from_torch
 from embgeom_dask.errors import InputError
-from embgeom_dask.storage import model_stores, results
+from embgeom_dask.storage import fill, model_stores
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
@@ -69,7 +69,7 @@ class Given:
     def selection(self) -> str | None:
         """What tells these rows and their ids from others; None for a whole matrix by its own ids."""
         whole = self.token_id is None and self.rows.size == self.matrix.vocab_size
-        return None if whole else results.digest(self.ids)
+        return None if whole else fill.sha256(self.ids)
 
     def labels(self) -> xr.Dataset:
         """The token ids and strings of the rows: the coordinates `token_id`, `token`, `text` and `has_token`."""

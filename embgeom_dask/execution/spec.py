@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from itertools import pairwise
 from math import frexp, inf, isfinite
-from typing import Any
+from typing import Any, cast
 
+import ml_dtypes
 import numpy as np
 
 from embgeom_dask import tuning
@@ -128,8 +129,6 @@ def parse_count(name: str, given: Any) -> Any:
 _POWER = re.compile(r"(\d+(?:\.\d*)?)(?:\^|\*\*)([-+]?\d{1,4})")
 _ULP = re.compile(r"(\d+(?:\.\d*)?) ?ulps?")
 _ULP_AT = re.compile(rf"{_ULP.pattern}@([-+]?\d*\.?\d*(?:e[-+]?\d+)?)")
-PRECISION = {"bfloat16": (8, -126), "float16": (11, -14), "float32": (24, -126), "float64": (53, -1022)}
-"""Of each type that a matrix has, the bits of a value and the least exponent."""
 
 
 def parse_numbers(
@@ -201,6 +200,7 @@ def _number(given: Any, ulp: Fraction | None) -> float:
 
 def unit_in_last_place(value: float, dtype: str = "bfloat16") -> Fraction:
     """That of a value in a type; in bfloat16 2^(E - 134) for the biased exponent E, of 1 at least."""
-    bits, least = PRECISION[dtype]
+    facts = cast(Any, ml_dtypes).finfo(dtype)
+    bits, least = int(facts.nmant), int(facts.minexp)
     exponent = frexp(value)[1] - 1 if value else least
-    return Fraction(2) ** (max(exponent, least) - bits + 1)
+    return Fraction(2) ** (max(exponent, least) - bits)

@@ -93,9 +93,9 @@ def fill(
     return digest.hexdigest(), chunk_digests
 
 
-def sha256(rows: np.ndarray) -> str:
-    """The SHA-256, in hexadecimal, of the bytes of C-contiguous rows."""
-    return hashlib.sha256(cast(Any, rows.view(np.uint8).data)).hexdigest()
+def sha256(values: np.ndarray) -> str:
+    """The SHA-256, in hexadecimal, of the bytes of an array in C order; they are copied where they lie otherwise."""
+    return hashlib.sha256(cast(Any, np.ascontiguousarray(values).view(np.uint8).data)).hexdigest()
 
 
 def _read(

@@ -48,11 +48,6 @@ def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str,
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def digest(values: np.ndarray) -> str:
-    """The sha256 of the bytes of an array, for `settings` that are arrays: ids of tokens, a centroid."""
-    return hashlib.sha256(values.tobytes()).hexdigest()
-
-
 def provenance(
     command: str,
     matrices: Sequence[Matrix],
