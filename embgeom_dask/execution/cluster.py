@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
@@ -218,6 +219,8 @@ def dashboard(client: Client) -> str:
 
 async def _leave(dask_worker: Worker) -> None:
     """Close a worker without waiting for the panel that it computes."""
+    if dask_worker.nanny:  # a process of its own ends with it, and its connections break in any order
+        logging.disable()
     await dask_worker.close(executor_wait=False)
 
 
