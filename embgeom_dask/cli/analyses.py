@@ -25,7 +25,7 @@ def survey(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Describe the centroid and the norms of every row, for any number of models."""
+    """Describe the centroid and the norms of one or many models."""
     _ask_of_models("survey", stores, role, out, scheduler, as_json)
 
 
@@ -36,7 +36,7 @@ def duplicates(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Find the groups of identical rows: how many, how large and whose, for any number of models."""
+    """Find the groups of identical rows of one or many models."""
     _ask_of_models("duplicates", stores, role, out, scheduler, as_json)
 
 
@@ -110,7 +110,10 @@ def scan(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare every pair of tokens, or each with each of another matrix, exactly; keep what is asked for."""
+    """Compare all pairs of tokens exactly, and keep what is asked.
+
+    With --against each token of one matrix is compared with each of the other.
+    """
     stores = find_stores(stores)
     other = None if against is None else find_other(against)
     from embgeom_dask.analyses import many
@@ -184,7 +187,7 @@ def outliers(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Find the two tokens of a selection that are farthest apart, and their triangle with its centroid."""
+    """Find the farthest two of some tokens, and their centroid."""
     store = find_store(store)
     from embgeom_dask.cli import text
 

@@ -14,6 +14,7 @@ import typer
 from embgeom_dask import streams
 from embgeom_dask.cli.analyses import duplicates, neighbors, outliers, scan, survey
 from embgeom_dask.cli.answers import as_options, print_answer
+from embgeom_dask.cli.commands import Command
 from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.model_stores import convert, export, list_stores
@@ -41,7 +42,7 @@ def _options(
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say which devices, how much memory and which versions are here."""
+    """Say which devices, memory and versions are here."""
     from embgeom_dask import devices
     from embgeom_dask.cli import text
 
@@ -49,11 +50,12 @@ def doctor(as_json: Json = False) -> None:
     print_answer(found if as_json else text.doctor_text(found))
 
 
-app.command(epilog=examples("convert"))(convert)
-app.command(epilog=examples("export"))(export)
-app.command("list", epilog=examples("list"))(list_stores)
-for _command in (survey, duplicates, scan, neighbors, outliers, show, status, to_parquet, to_csv, to_netcdf, doctor):
-    app.command(epilog=examples(_command.__name__.replace("_", "-")))(_command)
+for _command in (
+    *(convert, export, list_stores, survey, duplicates, scan, neighbors, outliers),
+    *(show, status, to_parquet, to_csv, to_netcdf, doctor),
+):
+    _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")
+    app.command(_name, cls=Command, epilog=examples(_name))(_command)
 
 
 def run() -> None:

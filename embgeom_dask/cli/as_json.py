@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -38,7 +36,7 @@ def json_pieces(value: Any) -> Iterator[str]:
             yield ", " if place else ""
             yield from json_pieces(part)
         yield "]"
-    elif isinstance(value, np.ndarray) and value.ndim and value.size > _VALUES:
+    elif getattr(value, "ndim", 0) and value.size > _VALUES:  # an array: the help of a command needs no numpy
         step = max(1, _VALUES * len(value) // value.size)
         for start in range(0, len(value), step):
             yield ", " if start else "["

@@ -34,7 +34,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read the embedding matrices and the token labels of checkpoints into stores."""
+    """Store the embedding matrices and token labels of checkpoints."""
     from embgeom_dask.checkpoints.convert import convert_each, read_decision, read_sources
 
     wanted = list(dict.fromkeys([*(sources or []), *(read_sources(from_file) if from_file else [])]))
@@ -60,7 +60,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a matrix back to a safetensors file, byte for byte, as the tensor W."""
+    """Write a matrix as a safetensors file, byte for byte.
+
+    The tensor is called W.
+    """
     path = eg.export(find_store(store), output, role=role, overwrite=overwrite)
     print_answer({"file": path} if as_json else path)
 

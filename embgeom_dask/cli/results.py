@@ -35,7 +35,7 @@ def show(
     result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a command was given as --out.")],
     as_json: Json = False,
 ) -> None:
-    """Print a saved result again, or the table of a folder of results."""
+    """Print a saved result again, or the table of a folder."""
     from embgeom_dask.cli import text
 
     print_result(open_table(result).load(), text.result_text, as_json)
@@ -45,7 +45,7 @@ def status(
     result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a scan was given as --out.")],
     as_json: Json = False,
 ) -> None:
-    """Say how far a scan is that runs or has died, and the command that goes on."""
+    """Say how far a scan is, and which command goes on."""
     from embgeom_dask.cli import text
 
     found = eg.status(result)

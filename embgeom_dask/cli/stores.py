@@ -18,11 +18,15 @@ def find_store(given: str) -> str:
     InputError
         where nothing is there.
     """
-    if "://" in given or _may_be_there(given):
+    if "://" in given:
         return given
     named = os.path.join(_FOLDER, f"{given.replace('/', '--')}.zarr")  # noqa: PTH118
-    if _may_be_there(named):
-        return named
+    for path in (given, named):  # first what is a store: a checkpoint's folder may have the same name
+        if _may_be_there(os.path.join(path, "zarr.json")):  # noqa: PTH118
+            return path
+    for path in (given, named):
+        if _may_be_there(path):
+            return path
     raise InputError(NO_STORE.format(given))
 
 

@@ -36,8 +36,9 @@ _ENDLESS = 1 << 20
 def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None) -> str:
     """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right.
 
-    Columns that do not fit `width` follow in further tables, each with the first column again; text that does not fit
-    its column goes on below. The default is the width of the terminal, and none where there is none.
+    Columns that do not fit `width` follow in further tables, each with the first column again, under the words "more
+    columns"; text that does not fit its column goes on below. The default is the width of the terminal, and none where
+    there is none.
     """
     rows = [list(row) for row in rows]
     if width is None:
@@ -47,7 +48,8 @@ def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | Non
     cells = [[shown(name), *(_cell(row[column]) for row in rows)] for column, name in enumerate(header)]
     widths = [max(map(cell_len, column)) for column in cells]
     if sum(widths) + _GAP * (len(widths) - 1) > width:
-        widths = [wide if number else min(wide, width // 3) for wide, number in zip(widths, right, strict=True)]
+        most = [width // 2] + [width // 3] * (len(widths) - 1)  # half for what names the row
+        widths = [wide if number else min(wide, top) for wide, number, top in zip(widths, right, most, strict=True)]
     tables: list[list[int]] = [[]]
     for column in range(len(header)):
         together = [*tables[-1], column]
@@ -55,7 +57,8 @@ def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | Non
             together = [0, column]
             tables.append(together)
         tables[-1] = together
-    return "\n\n".join(_draw([(cells[each], right[each]) for each in some], width) for some in tables)
+    drawn = [_draw([(cells[each], right[each]) for each in some], width) for some in tables]
+    return "\n\nmore columns:\n".join(drawn)
 
 
 def _draw(columns: Sequence[tuple[list[str], bool]], width: int) -> str:

@@ -11,11 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+import typer
 import xarray as xr
 
 import embgeom_dask
 from embgeom_dask import devices, testing, tuning
 from embgeom_dask.cli import app
+from embgeom_dask.cli.answers import as_options
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.metrics import METRICS
 
@@ -367,12 +369,25 @@ def test_memory_that_is_not_there_is_one_line_that_says_what_helps(run, monkeypa
 def test_help_loads_none_of_the_heavy_packages():
     code = (
         "import sys; from embgeom_dask.cli import app; app.main(['scan', '--help'])\n"
-        "heavy = {'torch', 'dask', 'xarray', 'zarr', 'transformers', 'numba', 'pandas'}\n"
+        "heavy = {'torch', 'dask', 'xarray', 'zarr', 'transformers', 'numba', 'numpy', 'pandas'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--histogram" in done.stdout
+
+
+def test_help_is_what_one_types_and_cuts_nothing(run):
+    _, out, _ = run("--help")
+    assert "..." not in out.partition("Commands:")[2]
+    _, out, _ = run("neighbors", "--help")
+    assert out.startswith("Usage: embgeom neighbors [OPTIONS] STORE TOKEN...\n")
+    assert "  STORE  A store: " in out
+
+
+def test_messages_name_the_options():
+    said = as_options("give one as `client`, or no `tile`", typer.main.get_command(app.app))
+    assert said == "give one as --scheduler, or no --tile"
 
 
 def test_list_loads_neither_xarray_nor_dask(tmp_path):
@@ -395,6 +410,7 @@ def test_a_store_that_is_not_there_is_refused_before_heavy_packages_are_loaded(c
 
 def test_a_store_may_be_given_by_the_name_that_list_prints(run):
     model = testing.make_store("stores/org--b.zarr", output=rows(), model="org/b")
+    Path("org/b").mkdir(parents=True)  # the checkpoint that it was made of
     by_name, by_path = (run("survey", store, "--json") for store in ("org/b", model))
     assert (by_name[0], json.loads(by_name[1])["norm_max"]) == (0, json.loads(by_path[1])["norm_max"])
     code, out, _ = run("scan", "org/b", "--against", "org/b:output", "--nearest", "2", "--json")

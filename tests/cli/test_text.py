@@ -47,6 +47,8 @@ def test_columns_that_a_terminal_is_too_narrow_for_follow_with_the_first_again()
     assert all(words.count(f"{value:.9g}") == 6 for value in numbers[0])  # its own and in each row of several
     assert words.count("model") == len(said.split("\n\n"))
     assert all(words.count(name) == 1 for name in header[1:])
+    assert said.count("more columns:") == len(said.split("\n\n")) - 1
+    assert all(name in said for name in names)  # whole: a name takes half a line
 
 
 def test_a_table_without_rows_is_its_header():
