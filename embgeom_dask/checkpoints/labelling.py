@@ -79,11 +79,12 @@ def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[
         warnings.append(f"{past} tokens of the tokenizer have no row: their ids are past the last of {rows} rows")
     found = token_labels(tokenizer, ids)
     own = {
-        name: _of_rows(found, tokens, matrices[name].shape[0])
+        name: _with_padding(_of_rows(found, tokens, matrices[name].shape[0]))
         for name, (tokens, _) in numbered.items()
         if name != longest and (tokens is not None or numbered[longest][0] is not None)
     }
-    return Labels(_of_rows(found, numbered[longest][0], rows), described, own, tuple(warnings))
+    shared = _with_padding(_of_rows(found, numbered[longest][0], rows))
+    return Labels(shared, described, own, tuple(warnings))
 
 
 def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset:
@@ -96,6 +97,18 @@ def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset
         for name, kind in LABELS.items()
     }
     return xr.Dataset(coords={"token_id": np.arange(rows), **found})
+
+
+def _with_padding(labels: xr.Dataset) -> xr.Dataset:
+    """Name each row without a token `[PAD<row>]`, as GGUF files do: pandas selects only among labels that differ.
+
+    Where no row has a token, nothing is known of them, and none is named.
+    """
+    has = labels["has_token"].to_numpy()
+    if not has.any():
+        return labels
+    padding = np.array([f"[PAD{row}]" for row in range(has.size)], np.object_)
+    return labels.assign_coords(token=("token_id", np.where(has, labels["token"], padding)))
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def strings(values: np.ndarray) -> np.ndarray:
 
 
 def empty_label(name: str) -> str | bool:
-    """What a row without a token has as its label of that name."""
+    """The label of that name where there is none."""
     return "" if LABELS[name] is np.object_ else False
 
 

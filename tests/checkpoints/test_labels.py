@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+import xarray as xr
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from embgeom_dask import duplicates, scan
@@ -148,6 +149,22 @@ def labelled(tmp_path: Path, tokenizer: Tokenizer, rows: int) -> list[tuple[str,
     )
 
 
+def test_tokens_of_a_padded_vocabulary_are_selected_by_a_list(tmp_path: Path) -> None:
+    """Pandas selects by a list only where labels differ, those of rows without a token too."""
+    source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(12, 8)}, LLAMA)
+    words(source, 8)
+    store = convert.convert(source, tmp_path / "stores")
+    wanted = ["w5", "w2", "[PAD9]"]
+    matrix = model_stores.open_model(store).input_embedding.set_xindex("token")
+    assert matrix.sel(token=wanted).token_id.values.tolist() == [5, 2, 9]
+    found = scan(store, neighbors=3).set_xindex("token").sel(token=wanted)
+    assert found.token_id.values.tolist() == [5, 2, 9]
+    stored = xr.open_zarr(store).input_embedding.set_xindex("token")
+    assert stored.sel(token=wanted).token_id.values.tolist() == [5, 2, 9]
+    part = scan(matrix[4:].drop_indexes("token"), neighbors=3).set_xindex("token")
+    assert part.sel(token=["w5", "[PAD9]"]).token_id.values.tolist() == [5, 9]
+
+
 def test_sentencepiece_pieces_keep_their_leading_space(tmp_path: Path) -> None:
     pieces = ["<unk>", "A", "▁the", "the", "▁", "<0xE2>", "▁▁", "A▁B"]
     tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], byte_fallback=True))
@@ -156,7 +173,10 @@ def test_sentencepiece_pieces_keep_their_leading_space(tmp_path: Path) -> None:
     )
     found = labelled(tmp_path, tokenizer, 10)
     texts = ["<unk>", "A", " the", "the", " ", "\ufffd", "  ", "A B"]
-    assert found == [*((piece, text, True) for piece, text in zip(pieces, texts, strict=True)), *[("", "", False)] * 2]
+    assert found == [
+        *((piece, text, True) for piece, text in zip(pieces, texts, strict=True)),
+        *((f"[PAD{i}]", "", False) for i in (8, 9)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +275,7 @@ def test_byte_level_pieces_and_rows_without_a_token(tmp_path: Path) -> None:
     found = labelled(tmp_path, tokenizer, 12)
     texts = {0: "a", 1: " the", 2: "\ufffd", 3: "\n", 6: "<|end|>", 9: "A"}
     names = {i: piece for piece, i in [*vocabulary.items(), ("<|end|>", 6)]}
-    assert found == [(names[i], texts[i], True) if i in texts else ("", "", False) for i in range(12)]
+    assert found == [(names[i], texts[i], True) if i in texts else (f"[PAD{i}]", "", False) for i in range(12)]
 
 
 def test_without_a_tokenizer_there_are_no_labels(tmp_path: Path) -> None:
@@ -352,7 +372,7 @@ def test_rows_of_a_static_vocabulary_have_the_tokens_that_mapping_says(tmp_path:
     with pytest.warns(EmbgeomWarning, match="2 of 5 rows stand for several tokens each"):
         store = convert.convert(source, tmp_path / "stores")
     found = model_stores.labels(store)
-    assert found.token.values.tolist() == ["w1", "w4", "", "w2", "w0"]
+    assert found.token.values.tolist() == ["w1", "w4", "[PAD2]", "w2", "w0"]
     assert found.has_token.values.tolist() == [True, True, False, True, True]
     quantised = {"model_type": "model2vec", "vocabulary_quantization": 5}
     source = make_checkpoint(tmp_path / "n", {"embeddings": random(5, 8)}, quantised)
