@@ -162,8 +162,10 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
         of its own in place of `token_id`. Both are one matrix if the store is tied. The labels `token`, `text` and so
         on are coordinates over `token_id`.
 
-        Each matrix has the attributes `store`, `model`, `revision`, `matrix` (the name of the stored array) and `dtype`
-        (as stored). The attributes of the Dataset are strings and numbers; `decision` is JSON, `tied` is 0 or 1.
+        Each matrix has the attributes `model`, `revision`, `matrix` (the name of the stored array) and `source_tensor`,
+        which hold of what is computed from it, too: xarray keeps attributes in arithmetic. Its `encoding`, which xarray
+        drops there, has `store`, `sha256` and `stored_dtype`. The attributes of the Dataset are strings and numbers;
+        `decision` is JSON, `tied` is 0 or 1.
 
     Raises
     ------
@@ -189,9 +191,9 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
             matrix = matrix_of(metadata, role)
             name, stored = f"{role}_embedding", dataset[matrix.name]
             dataset[name] = stored.copy(data=lazy_rows(matrix, matrix.dtype if raw else computing_dtype(matrix)))
-            own = {key: stored.attrs[key] for key in ("source_tensor", "dtype", "sha256")}
-            whose = {"store": matrix.store, "model": matrix.model, "revision": matrix.revision, "matrix": matrix.name}
-            dataset[name].attrs = {**own, **whose}
+            dataset[name].attrs = {"source_tensor": stored.attrs["source_tensor"], "model": matrix.model}
+            dataset[name].attrs |= {"revision": matrix.revision, "matrix": matrix.name}
+            dataset[name].encoding = {"store": matrix.store, "sha256": matrix.sha256, "stored_dtype": matrix.dtype}
     return cast("xr.Dataset", dataset)
 
 

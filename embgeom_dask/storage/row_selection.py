@@ -18,11 +18,11 @@ from embgeom_dask.storage.model_stores import MATRICES, Matrix, Role
 def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray] | None:
     """Return the stored matrix whose rows `array` (rows, columns) holds, and their token ids (rows,) int64, ascending.
 
-    They are those of the matrix that the attributes `store` and `matrix` name where token ids ascend, every label is
-    the one stored, and each row has the bits of the row that is stored under its id. The rows are read once to tell,
-    but for the very dask array that `open_model` gave. None: the rows or labels are others.
+    They are those of the matrix that the attribute `matrix` and, in the encoding, `store` name where token ids ascend,
+    every label is the one stored, and each row has the bits of the row that is stored under its id. The rows are read
+    once to tell, but for the very dask array that `open_model` gave. None: the rows or labels are others.
     """
-    name, store = array.attrs.get("matrix"), array.attrs.get("store")
+    name, store = array.attrs.get("matrix"), array.encoding.get("store")
     if not isinstance(store, str) or name not in MATRICES:
         return None
     try:

@@ -151,7 +151,7 @@ def test_open_model_is_lazy_and_labelled(small: tuple[str, np.ndarray]) -> None:
     store, _ = small
     model = model_stores.open_model(store)
     assert model.output_embedding.chunks == ((4_096,) * 4 + (3_616,), (1_024,))
-    assert model.output_embedding.attrs["store"] == store
+    assert model.output_embedding.encoding["store"] == store
     assert model.output_embedding.attrs["model"] == "test/model"
     assert str(model.output_embedding[5].token.item()) == "t5"
 
@@ -170,7 +170,38 @@ def test_values_compute_as_float64_does(dtype: np.dtype[Any], tmp_path: Path) ->
     np.testing.assert_allclose(values - values.mean("token_id"), expected - expected.mean(0), atol=1e-5)
     np.testing.assert_allclose(xr.dot(values, values, dim="token_id"), (expected**2).sum(0), rtol=1e-5)
     assert model_stores.open_model(store, raw=True).output_embedding.dtype == dtype
-    assert values.attrs["dtype"] == dtype.name
+    assert values.encoding["stored_dtype"] == dtype.name
+
+
+def test_what_is_computed_from_a_matrix_is_not_called_that_matrix(tmp_path: Path) -> None:
+    """Xarray keeps attributes in arithmetic: they say what the values come from, and not whose bytes they are."""
+    matrices = [
+        model_stores.open_model(make_store(tmp_path / f"{name}.zarr", np.ones((3, 2)), model=name)).output_embedding
+        for name in ("base", "tuned")
+    ]
+    base, tuned = matrices
+    kept = {"model": "base", "revision": "", "matrix": "output_embedding", "source_tensor": "output_embedding"}
+    with xr.set_options(keep_attrs=True):
+        for derived in (base - base.mean("token_id"), base * 2, base.where(base > 0), np.sqrt(base), base.astype("f4")):
+            assert derived.attrs == kept
+            assert "store" not in derived.encoding
+        assert "model" not in (tuned - base).attrs
+    assert base[1:].encoding["sha256"] == model_stores.find_matrix(tmp_path / "base.zarr").sha256
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.dtype("float16")])
+def test_a_matrix_of_16_bits_is_saved_by_xarray_as_it_is_in_memory(dtype: np.dtype[Any], tmp_path: Path) -> None:
+    """Not rounded to what the store has: it may be computed in place, and netCDF has no such types."""
+    store = make_store(tmp_path / "m.zarr", output=np.ones((3, 2), dtype))
+    model = model_stores.open_model(store).load()
+    model["output_embedding"] += 2**-20
+    model.to_zarr(tmp_path / "saved.zarr", zarr_format=3, consolidated=False)
+    model.to_netcdf(tmp_path / "saved.nc", engine="netcdf4")
+    for saved in (
+        xr.open_zarr(tmp_path / "saved.zarr", consolidated=False),
+        xr.open_dataset(tmp_path / "saved.nc", engine="netcdf4"),
+    ):
+        np.testing.assert_array_equal(saved["output_embedding"], model["output_embedding"])
 
 
 def test_labels_in_the_order_asked(tmp_path: Path) -> None:
