@@ -293,7 +293,8 @@ def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
         for label, (name, side) in sides.items()
     }
     kept = {name: scans[0].coords[name] for name in ("radius", "quantile") if scans and name in scans[0].coords}
-    return result_names.complete(xr.Dataset(columns, {**labels, **kept}, attrs=joined(scans, "scan")))
+    dataset = xr.Dataset(columns, {**labels, **kept}, attrs=joined(scans, "scan"))
+    return result_names.complete(dataset.set_coords([name for name in columns if name in scans[0].coords]))
 
 
 def _first(values: xr.DataArray) -> Any:

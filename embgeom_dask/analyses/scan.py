@@ -138,10 +138,11 @@ def scan(
         `bin_edge (edge)`, `histogram_below`, `histogram_above`, `distance_mean`, `distance_std`, `distance_min`,
         `distance_max`, `pair_count`; `quantile_lower`, `quantile_upper` and `quantile_distance (quantile)`;
         `within_count (radius)`, and `within_degree (token_id, radius)` without the token itself; `pair_radius`,
-        `pair_distance (pair)` and `pair_token_id (pair, side)`, in order of the ids; `left_out_token_id (left_out)`
-        where rows were left out, `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is
-        the matrix `against`, if any. Ties go to the lowest ids; of an array, to the first rows. Where there are fewer
-        pairs than asked for, all of them are given.
+        `pair_distance (pair)` and `pair_token_id (pair, side)`, in order of the ids; `token_id`, the rows
+        compared, with neighbors, `within_degree` and the pairs of one matrix; `left_out_token_id (left_out)` where
+        rows were left out, `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is the
+        matrix `against`, if any. Ties go to the lowest ids; of an array, to the first rows. Where there are fewer pairs
+        than asked for, all of them are given.
 
         The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
         were decided in float64, in double-double and in rational numbers.
@@ -246,7 +247,7 @@ def _labelled(
     certificate = plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}
     attrs |= {"devices": sorted(found.devices), "certificate": json.dumps(certificate)}
     dataset = xr.Dataset(variables, attrs=attrs)
-    if "token_id" in dataset.dims:
+    if "token_id" in dataset.dims or ("pair" in dataset.dims and plan.symmetric):  # a graph has all rows compared
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
     dataset = results.with_tokens(dataset, [given.matrix for given in sides])
     dataset = results.with_ids(dataset, [given.token_id for given in sides])

@@ -198,8 +198,8 @@ def scans_text(dataset: xr.Dataset) -> str:
         dataset["against"] = ("model", _models(dataset, "against", "against_revision"))
     dataset = dataset.drop_vars(["revision", "against_revision"], errors="ignore")
     names = [name for name in ("model", "matrix", "against") if name in dataset.coords]
-    names += [str(name) for name, variable in dataset.data_vars.items() if variable.dims[:1] == ("model",)]
-    names += [str(name) for name in dataset.coords if name not in names and dataset[name].dims[:1] == ("model",)]
+    of_models = [str(name) for name, variable in dataset.variables.items() if variable.dims[:1] == ("model",)]
+    names += [name for name in of_models if name not in names]
     columns = [dataset[name].to_numpy().tolist() for name in names]
     columns = [[" ".join(map(_cell, each)) if isinstance(each, list) else each for each in some] for some in columns]
     return align(names, zip(*columns, strict=True))

@@ -30,11 +30,13 @@ class Report:
     def to_frame(self, name: str) -> pd.DataFrame:
         """A tidy table of the result.
 
-        `farthest`, `nearest`, `pairs`: `rank` (not of `pairs`), `distance`, `token_id_a`, `token_a`, `token_id_b`,
-        `token_b`. `neighbors`: `token_id`, `token`, `rank`, `neighbor_token_id`, `neighbor_token`, `distance`.
-        `duplicates`: `model`, `group`, `group_population`, `token_id`, `token`. `histogram`, `within`, `degrees`,
-        `quantiles`, `survey`, `centroid`: columns named as the variables. Columns of strings are absent where the
-        matrix has no tokens; a list of neighbors that is short has fewer lines.
+        `scan`, `survey`, `duplicates`, `outliers`, as the command: what the result has one of, a line for each model,
+        like the mean of all distances. `farthest`, `nearest`, `pairs`: `rank` (not of `pairs`), `distance`,
+        `token_id_a`, `token_a`, `token_id_b`, `token_b`. `neighbors`: `token_id`, `token`, `rank`, `neighbor_token_id`,
+        `neighbor_token`, `distance`. `groups` of identical rows: `model`, `group`, `group_population`; `members`: these
+        and `token_id`, `token`. `histogram`, `within`, `degrees`, `quantiles`, `left_out`, `against_left_out`,
+        `centroid`, `token_to_group`, and of outliers `sides`, `segments`, `vertices`: columns named as the variables.
+        A list of neighbors that is short has fewer lines.
 
         Raises
         ------
@@ -43,19 +45,18 @@ class Report:
         """
         return tables.frame(self._result, name)
 
-    def to_csr(self, name: Literal["neighbors", "pairs"] = "neighbors", vocab_size: int | None = None) -> csr_array:
-        """Distances as a `scipy.sparse.csr_array` (V, V), rows and columns in the order of `token_id`.
+    def to_csr(self, name: Literal["neighbors", "pairs"] = "neighbors") -> csr_array:
+        """Distances as a `scipy.sparse.csr_array` (n, n) of the n rows compared, in the order of `token_id`.
 
         `neighbors`: row i holds the neighbors of token i. `pairs`: both (i, j) and (j, i). Tokens themselves are out;
-        identical rows are explicit zeros. Each row is nearest first, as scikit-learn wants it. `vocab_size` is V where
-        the result has no `token_id`.
+        identical rows are explicit zeros. Each row is nearest first, as scikit-learn wants it.
 
         Raises
         ------
         InputError
             where the result has no such distances, or compares two matrices.
         """
-        return graphs.csr(self._result, name, vocab_size)
+        return graphs.csr(self._result, name)
 
     def to_umap(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """What umap-learn takes as `precomputed_knn`: positions and distances (V, k + 1).

@@ -35,7 +35,8 @@ def netcdf(result: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool 
 def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> None:
     """Write a line for each token: see the accessor."""
     pyarrow, writer = load("pyarrow"), load("pyarrow.parquet")
-    if "token_id" not in result.dims or "model" in result.dims:
+    of_tokens = any("token_id" in variable.dims for variable in result.data_vars.values())
+    if not of_tokens or "model" in result.dims:
         raise InputError("this result has no line for each token of one model: scan with neighbors=K or within=R")
     columns = {name: result[name].to_numpy() for name in ("token_id", "token", "text") if name in result.variables}
     for name, variable in result.data_vars.items():

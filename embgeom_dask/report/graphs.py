@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-def csr(result: xr.Dataset, name: Literal["neighbors", "pairs"], vocab_size: int | None) -> csr_array:
-    """Distances of tokens, (V, V): line and column are positions in the result's `token_id`. See the accessor."""
+def csr(result: xr.Dataset, name: Literal["neighbors", "pairs"]) -> csr_array:
+    """Distances of tokens, (n, n): line and column are positions in the result's `token_id`. See the accessor."""
     sparse = load("scipy.sparse")
     if name not in ("neighbors", "pairs"):
         raise InputError(f"a graph is of neighbors or of pairs, not of {name!r}")
     _check(result, "neighbor_distance" if name == "neighbors" else "pair_distance")
+    size = result.sizes["token_id"]
     if name == "neighbors":
         column, distance = _neighbors(result)
         line, filled = np.indices(column.shape)[0], column >= 0
         line, column, distance = line[filled], column[filled], distance[filled]
-        size = len(result["token_id"])
     else:
-        size, pair = _size(result, vocab_size), result["pair_token_id"].to_numpy()
-        first, second = (_positions(result, pair[:, side], size) for side in (0, 1))
+        pair = result["pair_token_id"].to_numpy()
+        first, second = (_positions(result, pair[:, side]) for side in (0, 1))
         line, column = np.concatenate([first, second]), np.concatenate([second, first])
         distance = np.tile(result["pair_distance"].to_numpy(), 2)
     order = np.lexsort((column, distance, line))
@@ -53,6 +53,8 @@ def _check(result: xr.Dataset, name: str) -> None:
         raise InputError(f"this result has no {name}: scan with {asked}")
     if "against" in result.coords or "model" in result[name].dims:
         raise InputError("a graph joins the tokens of one matrix: this result compares two, or is of several models")
+    if "token_id" not in result.coords:
+        raise InputError("this result has lost its `token_id`, the rows compared: take the whole result, not a part")
 
 
 def _neighbors(result: xr.Dataset) -> tuple[Array, Array]:
@@ -60,21 +62,14 @@ def _neighbors(result: xr.Dataset) -> tuple[Array, Array]:
     distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
     column = np.full(ids.shape, -1)
     filled = ids >= 0
-    column[filled] = _positions(result, ids[filled], len(result["token_id"]))
+    column[filled] = _positions(result, ids[filled])
     return column, distance
 
 
-def _size(result: xr.Dataset, vocab_size: int | None) -> int:
-    if "token_id" in result.coords:
-        return len(result["token_id"])
-    if vocab_size is None:
-        raise InputError("this result does not say how many tokens there are: give `vocab_size`")
-    return vocab_size
-
-
-def _positions(result: xr.Dataset, ids: Array, size: int) -> Array:
-    """The positions of token ids along `token_id`, or the ids where the result has no such coordinate."""
-    known = result["token_id"].to_numpy() if "token_id" in result.coords else np.arange(size)
+def _positions(result: xr.Dataset, ids: Array) -> Array:
+    """The positions of token ids along `token_id`."""
+    known = result["token_id"].to_numpy()
+    size = known.size
     order = np.argsort(known, kind="stable")
     ordered = known[order]
     if (ordered[1:] == ordered[:-1]).any():

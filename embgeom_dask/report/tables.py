@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import xarray as xr
@@ -21,10 +20,21 @@ _OF_A_TABLE = {
     "degrees": ("within_degree", ("token_id", "token", "radius", "within_degree")),
     "quantiles": ("quantile_lower", ("quantile", "quantile_lower", "quantile_upper", "quantile_distance")),
     "centroid": ("centroid", ("hidden", "centroid")),
+    "token_to_group": ("token_to_group", ("token_id", "token_to_group")),
+    "left_out": ("left_out_token_id", ("left_out_token_id", "left_out_token")),
+    "against_left_out": ("against_left_out_token_id", ("against_left_out_token_id", "against_left_out_token")),
+    "segments": ("segment_length", ("segment", "segment_length")),
+    "vertices": ("angle_dot_product", ("vertex", "angle_law_of_cosines", "angle_dot_product")),
+    "sides": (
+        "centroid_distance",
+        ("side", "farthest_token_id", "farthest_token", "norm", "centroid_distance", "norm_ratio"),
+    ),
 }
 """Of each plain table the variable that has its dimensions, and its columns."""
 
 _PAIRS = {"farthest": "farthest", "nearest": "nearest", "pairs": "pair"}
+_OF_GROUPS = ("groups", "members")
+_WHOSE = ("model", "revision", "matrix", "against", "against_revision")
 
 
 def names(result: xr.Dataset) -> list[str]:
@@ -32,9 +42,10 @@ def names(result: xr.Dataset) -> list[str]:
     found = [name for name, stem in _PAIRS.items() if {f"{stem}_distance", f"{stem}_token_id"} <= set(result)]
     found += ["neighbors"] if "neighbor_distance" in result else []
     found += [name for name, (variable, _) in _OF_A_TABLE.items() if variable in result]
+    found += [*_OF_GROUPS] if "member_group" in result else []
     command = result.attrs.get("command")
-    found += [command] if command in ("survey", "duplicates") else []
-    return sorted(found)
+    found += [command] if command is not None and _numbers(result) else []
+    return sorted(set(found))
 
 
 def frame(result: xr.Dataset, name: str) -> pd.DataFrame:
@@ -50,15 +61,16 @@ def frame(result: xr.Dataset, name: str) -> pd.DataFrame:
         raise InputError(f"this result has no table {name!r}: it has {there}")
     if name in _PAIRS:
         return _pairs(result, _PAIRS[name])
+    if name == "neighbors":
+        return _neighbors(result)
+    if name in _OF_GROUPS:
+        return _of_groups(result, name)
     if name in _OF_A_TABLE:
         variable, columns = _OF_A_TABLE[name]
-        return _tidy(result[variable], {each: result[each] for each in columns if each in result.variables})
-    tables: dict[str, Callable[[xr.Dataset], pd.DataFrame]] = {
-        "neighbors": _neighbors,
-        "survey": _survey,
-        "duplicates": _members,
-    }
-    return tables[name](result)
+    else:
+        columns = tuple(_numbers(result))
+        variable, columns = columns[0], (*(each for each in _WHOSE if each in result.coords), *columns)
+    return _tidy(result[variable], {each: result[each] for each in columns if each in result.variables})
 
 
 def _tidy(main: xr.DataArray, columns: dict[str, xr.DataArray]) -> pd.DataFrame:
@@ -99,21 +111,22 @@ def _neighbors(result: xr.Dataset) -> pd.DataFrame:
     return _without_missing(_tidy(result["neighbor_distance"], columns))
 
 
-def _survey(result: xr.Dataset) -> pd.DataFrame:
-    main = result["centroid_l2"]
-    columns = {str(name): each for name, each in result.variables.items() if each.dims == main.dims and name != "model"}
-    return _tidy(main, {name: result[name] for name in columns})
+def _numbers(result: xr.Dataset) -> list[str]:
+    """What a result has one of, or one for each model."""
+    dims = {"model"} & set(result.dims)
+    return [str(name) for name, each in result.variables.items() if set(each.dims) == dims and name not in _WHOSE]
 
 
-def _members(result: xr.Dataset) -> pd.DataFrame:
-    """A line for each token that has identical others."""
-    group = result["member_group"]
+def _of_groups(result: xr.Dataset, name: str) -> pd.DataFrame:
+    """A line for each group of identical rows, or for each token in one."""
+    group = result["member_group"] if name == "members" else result["group"]
     of_group = result["group_model"].isel(group=group)
     columns = {
         "model": result["model"].isel(model=of_group) if result["model"].dims else result["model"],
         "group": group,
         "group_population": result["group_population"].isel(group=group),
-        "token_id": result["member_token_id"],
     }
-    columns |= {"token": result["member_token"]} if "member_token" in result.variables else {}
+    if name == "members":
+        members = {"token_id": "member_token_id", "token": "member_token"}
+        columns |= {column: result[each] for column, each in members.items() if each in result.variables}
     return _tidy(group, columns)

@@ -71,7 +71,7 @@ def test_table_of_neighbors_has_a_line_each(made: Made) -> None:
 def test_tables_of_counts(made: Made) -> None:
     scan, report = made.scan, made.scan.embgeom
     assert report.tables == sorted(
-        ["farthest", "nearest", "pairs", "neighbors", "histogram", "within", "degrees", "quantiles"]
+        ["farthest", "nearest", "pairs", "neighbors", "histogram", "within", "degrees", "quantiles", "scan"]
     )
     bins = report.to_frame("histogram")
     assert [*bins] == ["bin_left", "bin_right", "bin_center", "histogram_count", "histogram_cdf"]
@@ -94,10 +94,74 @@ def test_tables_of_models(made: Made, tmp_path: Path) -> None:
     assert table["centroid_l2"].tolist() == survey["centroid_l2"].values.tolist()
     centroid = survey.isel(model=[0]).embgeom.to_frame("centroid")
     assert centroid["centroid"].tolist() == survey["centroid"].values[0].tolist()
-    members = eg.duplicates([made.store, other]).embgeom.to_frame("duplicates")
+    report = eg.duplicates([made.store, other]).embgeom
+    assert report.tables == ["duplicates", "groups", "members"]
+    members = report.to_frame("members")
     assert members["model"].tolist() == ["org/m"] * 3 + ["org/n"] * 3
     assert members["token_id"].tolist() == [3, 7, 21, 1, 2, 3]
     assert members["group_population"].tolist() == [3] * 6
+    assert report.to_frame("groups")["model"].tolist() == ["org/m", "org/n"]
+    counts = report.to_frame("duplicates")
+    assert counts[["model", "matrix", "vocab_size", "unique_count", "member_count"]].to_numpy().tolist() == [
+        ["org/m", "output_embedding", 40, 38, 3],
+        ["org/n", "output_embedding", 4, 2, 3],
+    ]
+
+
+def test_what_a_result_has_one_of_is_a_line(made: Made) -> None:
+    table = made.scan.embgeom.to_frame("scan")
+    assert len(table) == 1
+    assert table["model"].tolist() == ["org/m"]
+    true = cdist(made.rows, made.rows)[np.triu_indices(40, 1)]
+    assert table["pair_count"].tolist() == [780]
+    assert table["distance_mean"].item() == pytest.approx(true.mean(), rel=1e-12)
+    assert table["distance_std"].item() == pytest.approx(true.std(ddof=1), rel=1e-12)
+    outliers = eg.outliers(made.store, "0:10")
+    line = outliers.embgeom.to_frame("outliers")
+    assert line["token_count"].tolist() == [10]
+    assert line["outlier_token"].tolist() == [TOKENS[line["outlier_token_id"].item()]]
+    assert (
+        outliers.embgeom.to_frame("sides")["farthest_token_id"].tolist()
+        == outliers["farthest_token_id"].values.tolist()
+    )
+
+
+COLUMNS = {
+    "farthest_distance": "distance",
+    "farthest_token_id": "token_id_a",
+    "nearest_distance": "distance",
+    "nearest_token_id": "token_id_a",
+    "pair_distance": "distance",
+    "pair_token_id": "token_id_a",
+    "neighbor_distance": "distance",
+    "member_token_id": "token_id",
+    "member_group": "group",
+    "group_model": "model",
+    "bin_edge": "bin_left",
+}
+"""The columns of tables that have other names than the variables they hold."""
+
+
+def test_every_variable_of_every_result_is_in_a_table(made: Made, client: Client) -> None:
+    zeros = make_store(made.out.parent / "z.zarr", output=np.vstack([np.zeros((1, 4)), made.rows]), model="org/z")
+    asked = {"metric": "cosine", "farthest": 1, "neighbors": 2, "histogram": 4, "pairs_within": 0.1, "client": client}
+    results = {
+        "scan": made.scan,
+        "cosine": eg.scan(zeros, quantiles=0.5, exact_quantiles=True, **asked),
+        "two": eg.scan(zeros, against=zeros, **asked),
+        "root": eg.scan([made.store, zeros], within=1, nearest=1, common_edges=True, histogram=4).to_dataset(),
+        "survey": eg.survey([made.store, zeros], client=client),
+        "one survey": eg.survey(zeros, client=client),
+        "duplicates": eg.duplicates(made.store, client=client),
+        "outliers": eg.outliers(made.store, "0:10", client=client),
+        "neighbors": eg.neighbors(made.store, ["w1", "w2"], k=3, client=client),
+    }
+    for name, result in results.items():
+        tables = [result.embgeom.to_frame(each) for each in result.embgeom.tables]
+        columns = {column for table in tables for column in table}
+        missing = [str(each) for each in result.data_vars if COLUMNS.get(str(each), each) not in columns]
+        assert (name, missing) == (name, [])
+        assert all(len(table) for table in tables)
 
 
 def test_a_table_that_is_not_there_is_refused_with_those_that_are(made: Made) -> None:
@@ -120,7 +184,7 @@ def test_neighbors_are_a_sparse_matrix(made: Made) -> None:
     assert KNeighborsTransformer(n_neighbors=4, metric="precomputed").fit_transform(graph).shape == (40, 40)
 
 
-def test_pairs_within_are_a_graph(made: Made) -> None:
+def test_pairs_within_are_a_graph(made: Made, client: Client) -> None:
     graph = made.scan.embgeom.to_csr("pairs")
     true = cdist(made.rows, made.rows)
     near = (true <= RADIUS) & ~np.eye(40, dtype=bool)
@@ -131,10 +195,13 @@ def test_pairs_within_are_a_graph(made: Made) -> None:
     assert csgraph.connected_components(graph)[0] == csgraph.connected_components(near)[0]
     labels = DBSCAN(eps=RADIUS, min_samples=3, metric="precomputed").fit_predict(graph)
     np.testing.assert_array_equal(labels, DBSCAN(eps=RADIUS, min_samples=3).fit_predict(made.rows))
-    alone = made.scan.drop_dims(["token_id"])
-    with pytest.raises(eg.InputError, match="give `vocab_size`"):
-        alone.embgeom.to_csr("pairs")
-    assert (alone.embgeom.to_csr("pairs", 40) != graph).nnz == 0
+    alone = eg.scan(made.store, pairs_within=RADIUS, client=client)
+    assert [*alone.data_vars] == ["pair_radius", "pair_distance", "pair_token_id"]
+    assert (alone.embgeom.to_csr("pairs") != graph).nnz == 0
+    selected = eg.scan(made.store, tokens="10:30", pairs_within=RADIUS, client=client)
+    assert (selected.embgeom.to_csr("pairs") != graph[10:30, 10:30]).nnz == 0
+    with pytest.raises(eg.InputError, match="has lost its `token_id`"):
+        alone.drop_dims("token_id").embgeom.to_csr("pairs")
 
 
 def test_a_selection_is_a_graph_of_its_rows(made: Made, client: Client) -> None:
@@ -182,6 +249,9 @@ def test_parquet_holds_a_row_a_token(made: Made, tmp_path: Path) -> None:
     assert [*frame["neighbors"][0]["ids"]] == made.scan["neighbor_token_id"].values[0].tolist()
     with pytest.raises(eg.InputError, match="exists: `overwrite` replaces it"):
         made.scan.embgeom.to_parquet(tmp_path / "m.parquet")
+    pairs = made.scan[["pair_distance", "pair_token_id"]]
+    with pytest.raises(eg.InputError, match="no line for each token"):
+        pairs.embgeom.to_parquet(tmp_path / "p.parquet")
     with pytest.raises(eg.InputError, match="no line for each token"):
         eg.survey(made.store).embgeom.to_parquet(tmp_path / "s.parquet")
     assert [each.name for each in tmp_path.iterdir()] == ["m.parquet"]
