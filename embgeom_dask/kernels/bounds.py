@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +11,16 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class LinearBound:
+class LinearBound(NamedTuple):
     """A bound of the value of each pair of a tile: row[i] + column[j] + factor P[i, j] + abs_factor |P[i, j]|.
 
-    P (m, n) is the product of the tile. `row` (m,) and `column` (n,) have the dtype that the sum is evaluated in; the
-    bound allows for the rounding of that sum.
+    P (m, n) is the product of the tile. The bound allows for the rounding of this sum.
+
+    Attributes
+    ----------
+    row, column : numpy.ndarray, (m,) and (n,)
+        float32 or float64: the dtype that the sum is evaluated in.
+    factor, abs_factor : float
     """
 
     row: Array
@@ -30,9 +33,42 @@ class LinearBound:
         kind = self.row.dtype.type
         return LinearBound(self.row * kind(unit), self.column * kind(unit), self.factor * unit, self.abs_factor * unit)
 
+    def in_one_dtype(self) -> LinearBound:
+        """Return the bound with its factors in the dtype of its terms, as compiled passes evaluate it."""
+        kind = self.row.dtype.type
+        return self._replace(factor=kind(self.factor), abs_factor=kind(self.abs_factor))
+
     def __neg__(self) -> LinearBound:
         """Return the bound of the negated values; a lower bound becomes an upper one."""
         return LinearBound(-self.row, -self.column, -self.factor, -self.abs_factor)
+
+
+class Limits(NamedTuple):
+    """The largest bounds that pairs of a tile may have to be found: of a pair i, j the larger of row[i] and column[j].
+
+    Attributes
+    ----------
+    row, column : numpy.ndarray, (m,) and (n,)
+        In the dtype of the bound.
+    """
+
+    row: Array
+    column: Array
+
+
+class BoundedPairs(NamedTuple):
+    """Pairs of a tile, with one bound of the value of each.
+
+    Attributes
+    ----------
+    i, j : numpy.ndarray of int64, (p,)
+        The pairs, by their row and their column in the tile.
+    bound : numpy.ndarray, (p,)
+    """
+
+    i: Array
+    j: Array
+    bound: Array
 
 
 def round_up(values: Array, dtype: Any) -> Array:

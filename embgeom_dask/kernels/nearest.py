@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -10,11 +10,26 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import torch_passes
-from embgeom_dask.kernels.bounds import LinearBound, round_up, upper_bounds
+from embgeom_dask.kernels.bounds import BoundedPairs, Limits, LinearBound, round_up, upper_bounds
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
-from embgeom_dask.kernels.numba_passes import STRIP, may_hit
+from embgeom_dask.kernels.numba_passes import STRIP, may_hit, room_for
 
 Array = NDArray[Any]
+
+
+class Positions(NamedTuple):
+    """The positions of a tile's rows and columns among all distinct rows.
+
+    Attributes
+    ----------
+    rows, columns : numpy.ndarray of int64, (m,) and (n,)
+    duplicate_of : numpy.ndarray of int64, (m,)
+        The position of a column that each row is not paired with, -1 for none.
+    """
+
+    rows: Array
+    columns: Array
+    duplicate_of: Array
 
 
 def nearest(
@@ -28,7 +43,7 @@ def nearest(
     symmetric: bool,
     diagonal: bool,
     duplicate_of: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> BoundedPairs:
     """Find the pairs that may be among the k nearest of their row, or of their column, and lower the limits.
 
     Parameters
@@ -52,23 +67,21 @@ def nearest(
 
     Returns
     -------
-    i, j : numpy.ndarray of int64, (p,)
-        The pairs, by their indices in the tile.
-    bound : numpy.ndarray of float64, (p,)
-        Their lower bounds.
+    BoundedPairs
+        The pairs and their lower bounds, float64.
     """
-    skip = np.full(rows.size, -1) if duplicate_of is None else duplicate_of
+    positions = Positions(rows, columns, np.full(rows.size, -1) if duplicate_of is None else duplicate_of)
     work = _on_cpu if product.device.type == "cpu" else _on_device
-    return work(product, terms, best, limit, (rows, columns, skip), symmetric, diagonal)
+    return work(product, terms, best, limit, positions, symmetric, diagonal)
 
 
-def limits_of(limit: Array, rows: Array, columns: Array, dtype: Any, *, symmetric: bool) -> tuple[Array, Array]:
+def limits_of(limit: Array, rows: Array, columns: Array, dtype: Any, *, symmetric: bool) -> Limits:
     """Return the limits of a tile's rows (m,) and columns (n,), rounded up to `dtype`.
 
     Those of columns are -inf unless `symmetric`. `limit`, `rows` and `columns` are as in `nearest`.
     """
     none = np.full(columns.size, -np.inf, dtype)
-    return round_up(limit[rows], dtype), round_up(limit[columns], dtype) if symmetric else none
+    return Limits(round_up(limit[rows], dtype), round_up(limit[columns], dtype) if symmetric else none)
 
 
 def _on_cpu(
@@ -76,21 +89,16 @@ def _on_cpu(
     terms: tuple[LinearBound, LinearBound],
     best: Array,
     limit: Array,
-    places: tuple[Array, Array, Array],
+    positions: Positions,
     symmetric: bool,
     diagonal: bool,
-) -> tuple[Array, Array, Array]:
-    low, high = terms
-    p, kind = as_numba(product), low.row.dtype.type
-    out = np.empty(p.size, np.int32), np.empty(p.size, np.int32), np.empty(p.size, kind)
-    factors = tuple(kind(each) for each in (low.factor, low.abs_factor, high.factor, high.abs_factor))
-    bounds, limits = (
-        (low.row, low.column, high.row, high.column),
-        limits_of(limit, *places[:2], kind, symmetric=symmetric),
-    )
-    count = _nearest(p, bounds, factors, limits, places, best, limit, symmetric, diagonal, out)
+) -> BoundedPairs:
+    p, (low, high) = as_numba(product), (bound.in_one_dtype() for bound in terms)
+    limits = limits_of(limit, positions.rows, positions.columns, low.row.dtype.type, symmetric=symmetric)
+    out = room_for(p.size, low.row.dtype)
+    count = _nearest(p, low, high, limits, positions, best, limit, symmetric, diagonal, out)
     i, j, least = (column[:count] for column in out)
-    return i.astype(np.int64), j.astype(np.int64), least.astype(np.float64)
+    return BoundedPairs(i.astype(np.int64), j.astype(np.int64), least.astype(np.float64))
 
 
 def _on_device(
@@ -98,18 +106,18 @@ def _on_device(
     terms: tuple[LinearBound, LinearBound],
     best: Array,
     limit: Array,
-    places: tuple[Array, Array, Array],
+    positions: Positions,
     symmetric: bool,
     diagonal: bool,
-) -> tuple[Array, Array, Array]:
+) -> BoundedPairs:
     low, high = terms
-    rows, columns, skip = places
+    rows, columns, duplicate_of = positions
     limits = limits_of(limit, rows, columns, low.row.dtype.type, symmetric=symmetric)
     i, j, bound = torch_passes.select(product, low, *limits, diagonal=False)
-    keep = (skip[i] != columns[j]) & ((rows[i] < columns[j]) | (not diagonal))
+    keep = (duplicate_of[i] != columns[j]) & ((rows[i] < columns[j]) | (not diagonal))
     i, j, least = i[keep], j[keep], bound[keep].astype(np.float64)
     tighten(best, limit, rows[i], columns[j] if symmetric else None, upper_bounds(product, low, high, i, j, least))
-    return i, j, least
+    return BoundedPairs(i, j, least)
 
 
 def tighten(best: Array, limit: Array, first: Array, second: Array | None, most: Array) -> None:
@@ -137,51 +145,43 @@ def _tighten(best: Array, limit: Array, rows: Array, most: Array) -> None:  # pr
 
 
 @numba.njit(nogil=True, cache=True)
-def _lower(limits: Array, place: int, most: float) -> Any:  # pragma: no cover (compiled)
-    """Lower a limit to `most`, rounded up to the dtype of `limits`, and return it."""
-    limits[place] = most
-    if limits[place] < most:
-        limits[place] = np.nextafter(limits[place], limits.dtype.type(np.inf))
-    return limits[place]
+def _lower(limits: Array, k: int, most: float) -> None:  # pragma: no cover (compiled)
+    """Lower limit k to `most`, rounded up to the dtype of `limits`."""
+    limits[k] = most
+    if limits[k] < most:
+        limits[k] = np.nextafter(limits[k], limits.dtype.type(np.inf))
 
 
 @numba.njit(nogil=True, cache=True)
 def _nearest(
     product: Array,
-    bounds: Any,
-    factors: Any,
-    limits: Any,
-    places: Any,
+    low: LinearBound,
+    high: LinearBound,
+    limits: Limits,
+    positions: Positions,
     best: Array,
     limit: Array,
     symmetric: bool,
     diagonal: bool,
-    out: Any,
+    out: BoundedPairs,
 ) -> int:  # pragma: no cover (compiled)
-    low_row, low_column, high_row, high_column = bounds
-    factor, abs_factor, high_factor, high_bend = factors
-    row_limit, column_limit = limits
-    rows, columns, skip = places
-    out_i, out_j, out_least = out
+    rows, columns, duplicate_of = positions
     count, width = 0, product.shape[1]
     for i in range(product.shape[0]):
-        r, row_most = low_row[i], row_limit[i]
         for strip in range(0, width, STRIP):
-            stop = min(strip + STRIP, width)
-            near = product[i, strip:stop], low_column[strip:stop], column_limit[strip:stop]
-            if may_hit(*near, r, row_most, factor, abs_factor):
-                for j in range(strip, stop):
-                    if columns[j] == skip[i] or (diagonal and columns[j] <= rows[i]):
+            if may_hit(product, low, limits, i, strip):
+                for j in range(strip, min(strip + STRIP, width)):
+                    if columns[j] == duplicate_of[i] or (diagonal and columns[j] <= rows[i]):
                         continue
                     p = value(product[i, j])
-                    least = r + low_column[j] + factor * p + abs_factor * abs(p)
-                    if not (least > row_most and least > column_limit[j]):
-                        upper = high_row[i] + high_column[j] + high_factor * p + high_bend * abs(p)
-                        _insert(best, limit, rows[i], upper)
-                        row_most = _lower(row_limit, i, limit[rows[i]])
+                    least = low.row[i] + low.column[j] + low.factor * p + low.abs_factor * abs(p)
+                    if not (least > limits.row[i] and least > limits.column[j]):
+                        most = high.row[i] + high.column[j] + high.factor * p + high.abs_factor * abs(p)
+                        _insert(best, limit, rows[i], most)
+                        _lower(limits.row, i, limit[rows[i]])
                         if symmetric:
-                            _insert(best, limit, columns[j], upper)
-                            _lower(column_limit, j, limit[columns[j]])
-                        out_i[count], out_j[count], out_least[count] = i, j, least
+                            _insert(best, limit, columns[j], most)
+                            _lower(limits.column, j, limit[columns[j]])
+                        out.i[count], out.j[count], out.bound[count] = i, j, least
                         count += 1
     return count

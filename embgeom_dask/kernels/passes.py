@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import numba_passes, torch_passes
-from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.bounds import LinearBound
+from embgeom_dask.kernels.bounds import BoundedPairs, LinearBound
+from embgeom_dask.kernels.counts import BinCounts, Bins, WithinCounts
 from embgeom_dask.kernels.nearest import limits_of, nearest, tighten
 
 Array = NDArray[Any]
@@ -19,7 +19,7 @@ __all__ = ["Bins", "bin_pairs", "count_within", "limits_of", "nearest", "select"
 
 def select(
     product: torch.Tensor, terms: LinearBound, row_limit: Array, column_limit: Array, *, diagonal: bool
-) -> tuple[Array, Array, Array]:
+) -> BoundedPairs:
     """Find the pairs whose bound is at most the larger of their two limits, or NaN.
 
     Parameters
@@ -35,10 +35,8 @@ def select(
 
     Returns
     -------
-    i, j : numpy.ndarray of int64, (p,)
-        The pairs, ordered by i, then j.
-    bound : numpy.ndarray, (p,)
-        Their bounds, in the dtype of the terms.
+    BoundedPairs
+        The pairs, ordered by i, then j, and their bounds in the dtype of the terms.
     """
     work = numba_passes.select if product.device.type == "cpu" else torch_passes.select
     return work(product, terms, row_limit, column_limit, diagonal)
@@ -51,7 +49,7 @@ def bin_pairs(
     bins: Bins,
     *,
     diagonal: bool,
-) -> tuple[Array, Array, Array, Array]:
+) -> BinCounts:
     """Count the pairs in bins and sum their distances, except for pairs that the product cannot decide.
 
     Parameters
@@ -68,12 +66,8 @@ def bin_pairs(
 
     Returns
     -------
-    counts : numpy.ndarray of int64, (bins,)
-        Pairs of tokens in each bin.
-    sums : numpy.ndarray of int64, (m, 4)
-        The sums of each row, weighed by the columns: of t, a^2, a b and b^2 (see `Bins`).
-    i, j : numpy.ndarray of int64, (p,)
-        The pairs left undecided, which are in neither counts nor sums.
+    BinCounts
+        The counts, the sums, and the pairs left undecided.
     """
     work = numba_passes.bin_pairs if product.device.type == "cpu" else torch_passes.bin_pairs
     return work(product, terms, weights, bins, diagonal)
@@ -87,7 +81,7 @@ def count_within(
     outside: Array,
     *,
     diagonal: bool,
-) -> tuple[Array, Array, Array, Array]:
+) -> WithinCounts:
     """Count the pairs within each of several radii, except for pairs that the product cannot decide for all radii.
 
     Parameters
@@ -106,10 +100,8 @@ def count_within(
 
     Returns
     -------
-    row_count, column_count : numpy.ndarray of int64, (m, r) and (n, r)
-        Tokens of the other side within each radius.
-    i, j : numpy.ndarray of int64, (p,)
-        The pairs left undecided, ordered by i, then j; they are in neither count.
+    WithinCounts
+        The counts of rows and of columns, and the pairs left undecided.
     """
     work = numba_passes.count_within if product.device.type == "cpu" else torch_passes.count_within
     return work(product, terms, weights, inside, outside, diagonal)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,41 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.errors import EmbgeomWarning
-from embgeom_dask.kernels.bins import Bins
-from embgeom_dask.kernels.bounds import LinearBound
+from embgeom_dask.kernels.bounds import BoundedPairs, LinearBound
+from embgeom_dask.kernels.counts import BinCounts, Bins, WithinCounts
 
 Array = NDArray[Any]
 Tensor = torch.Tensor
+
+
+class _DeviceBound(NamedTuple):
+    """A `LinearBound` on a device, with its two factors in one tensor (2,)."""
+
+    row: Tensor
+    column: Tensor
+    factors: Tensor
+
+
+class _DeviceBins(NamedTuple):
+    """`Bins` on a device, without the table.
+
+    Attributes
+    ----------
+    numbers : torch.Tensor of float64, (5,)
+        `first`, `per_unit`, `digits`, `least` and `quantum`.
+    lower, upper : torch.Tensor of float64, (bins,)
+    root : bool
+    equal : bool
+        Whether the table is empty: cell c is bin c + 1.
+    half : int
+    """
+
+    numbers: Tensor
+    lower: Tensor
+    upper: Tensor
+    root: bool
+    equal: bool
+    half: int
 
 
 def select(
@@ -30,21 +60,19 @@ def select(
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
-) -> tuple[Array, Array, Array]:
+) -> BoundedPairs:
     """See `embgeom_dask.kernels.passes.select`."""
-    row, column, factors, limit, other_limit = _put(product.device, *_parts(terms), row_limit, column_limit)
-    hit = _run(_hits, product, row, column, factors, limit, other_limit, diagonal)
-    place = _places(hit)
+    *parts, limit, other_limit = _put(product.device, *_parts(terms), row_limit, column_limit)
+    row, column, factors = bound = _DeviceBound(*parts)
+    place = _places(_run(_hits, product, bound, limit, other_limit, diagonal))
     i, j = place // product.shape[1], place % product.shape[1]
     p = product.reshape(-1)[place].to(row.dtype)
-    found, bound = _fetch(place, row[i] + column[j] + factors[0] * p + factors[1] * p.abs())
-    return *np.divmod(found, product.shape[1]), bound
+    found, least = _fetch(place, row[i] + column[j] + factors[0] * p + factors[1] * p.abs())
+    return BoundedPairs(*np.divmod(found, product.shape[1]), least)
 
 
-def _hits(
-    product: Tensor, row: Tensor, column: Tensor, factors: Tensor, limit: Tensor, other_limit: Tensor, diagonal: bool
-) -> Tensor:
-    hit = ~(_bound(product, row, column, factors) > torch.maximum(limit[:, None], other_limit))
+def _hits(product: Tensor, bound: _DeviceBound, row_limit: Tensor, column_limit: Tensor, diagonal: bool) -> Tensor:
+    hit = ~(_evaluate(product, bound) > torch.maximum(row_limit[:, None], column_limit))
     return hit.triu(1) if diagonal else hit
 
 
@@ -54,39 +82,31 @@ def bin_pairs(
     weights: tuple[Array, Array],
     bins: Bins,
     diagonal: bool,
-) -> tuple[Array, Array, Array, Array]:
+) -> BinCounts:
     """See `embgeom_dask.kernels.passes.bin_pairs`."""
-    numbers = np.array([bins.first, bins.per_unit, bins.digits, bins.least, bins.quantum])
-    bounds = [part for bound in terms for part in _parts(bound)]
-    given = *_put(product.device, *bounds, numbers, bins.lower, bins.upper), *_put(product.device, *weights)
-    counts, sums, undecided = _run(_bin, product, *given, bins.root, len(bins.table) == 0, bins.half, diagonal)
+    scalars = np.array([bins.first, bins.per_unit, bins.digits, bins.least, bins.quantum])
+    low, high = map(_parts, terms)
+    *parts, numbers, lower, upper = _put(product.device, *low, *high, scalars, bins.lower, bins.upper)
+    bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
+    there = _DeviceBins(numbers, lower, upper, bins.root, equal=len(bins.table) == 0, half=bins.half)
+    counts, sums, undecided = _run(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
     count, total, place = _fetch(counts, sums.reshape(-1), _places(undecided))
-    return count, total.reshape(-1, 4), *np.divmod(place, product.shape[1])
+    return BinCounts(count, total.reshape(-1, 4), *np.divmod(place, product.shape[1]))
 
 
 def _bin(
     product: Tensor,
-    low_row: Tensor,
-    low_column: Tensor,
-    low_factors: Tensor,
-    high_row: Tensor,
-    high_column: Tensor,
-    high_factors: Tensor,
-    numbers: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    row_weight: Tensor,
-    column_weight: Tensor,
-    root: bool,
-    equal: bool,
-    half: int,
+    terms: tuple[_DeviceBound, _DeviceBound],
+    bins: _DeviceBins,
+    weights: tuple[Tensor, Tensor],
     diagonal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    first, per_unit, digits, least, quantum = numbers.unbind()
-    low, high = _bound(product, low_row, low_column, low_factors), _bound(product, high_row, high_column, high_factors)
+    first, per_unit, digits, least, quantum = bins.numbers.unbind()
+    lower, upper, half, (row_weight, column_weight) = bins.lower, bins.upper, bins.half, weights
+    low, high = _evaluate(product, terms[0]), _evaluate(product, terms[1])
     value = (0.5 * (low + high)).nan_to_num(0).clamp(min=0)
-    distance = value.sqrt() if root else value
-    if equal:
+    distance = value.sqrt() if bins.root else value
+    if bins.equal:
         index = ((distance - first) * per_unit + 1).clamp(0, lower.numel() - 1).long()
     else:
         index = torch.searchsorted(lower, value, right=True) - 1
@@ -109,31 +129,27 @@ def count_within(
     inside: Array,
     outside: Array,
     diagonal: bool,
-) -> tuple[Array, Array, Array, Array]:
+) -> WithinCounts:
     """See `embgeom_dask.kernels.passes.count_within`."""
-    bounds = [part for bound in terms for part in _parts(bound)]
-    given = *_put(product.device, *bounds, inside, outside), *_put(product.device, *weights)
-    rows, columns, unsure = _run(_count, product, *given, diagonal)
+    low, high = map(_parts, terms)
+    *parts, near, far = _put(product.device, *low, *high, inside, outside)
+    bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
+    rows, columns, unsure = _run(_count, product, bounds, near, far, _put(product.device, *weights), diagonal)
     row_count, column_count, place = _fetch(rows.reshape(-1), columns.reshape(-1), _places(unsure))
     counts = row_count.reshape(inside.size, -1).T, column_count.reshape(inside.size, -1).T
-    return *counts, *np.divmod(place, product.shape[1])
+    return WithinCounts(*counts, *np.divmod(place, product.shape[1]))
 
 
 def _count(
     product: Tensor,
-    low_row: Tensor,
-    low_column: Tensor,
-    low_factors: Tensor,
-    high_row: Tensor,
-    high_column: Tensor,
-    high_factors: Tensor,
+    terms: tuple[_DeviceBound, _DeviceBound],
     inside: Tensor,
     outside: Tensor,
-    row_weight: Tensor,
-    column_weight: Tensor,
+    weights: tuple[Tensor, Tensor],
     diagonal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    low, high = _bound(product, low_row, low_column, low_factors), _bound(product, high_row, high_column, high_factors)
+    row_weight, column_weight = weights
+    low, high = _evaluate(product, terms[0]), _evaluate(product, terms[1])
     sure = torch.ones_like(low, dtype=torch.bool)
     for near, far in zip(inside.unbind(), outside.unbind(), strict=True):
         sure = sure & ((low > far) | (high <= near))
@@ -146,12 +162,12 @@ def _count(
 
 def bounds(product: Tensor, terms: LinearBound) -> Tensor:
     """Return the bound (m, n) of every pair of a product, on its device."""
-    return _bound(product, *_put(product.device, *_parts(terms)))
+    return _evaluate(product, _DeviceBound(*_put(product.device, *_parts(terms))))
 
 
-def _bound(product: Tensor, row: Tensor, column: Tensor, factors: Tensor) -> Tensor:
-    p = product.to(row.dtype)
-    return row[:, None] + column + factors[0] * p + factors[1] * p.abs()
+def _evaluate(product: Tensor, bound: _DeviceBound) -> Tensor:
+    p = product.to(bound.row.dtype)
+    return bound.row[:, None] + bound.column + bound.factors[0] * p + bound.factors[1] * p.abs()
 
 
 def _parts(terms: LinearBound) -> tuple[Array, Array, Array]:

@@ -41,10 +41,10 @@ def test_a_bound_of_nan_rules_no_pair_out(passes: ModuleType, dtype: type) -> No
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_bound_of_nan_rules_no_neighbor_out(on_device: bool, symmetric: bool) -> None:
     best, limit = np.full((ROWS + COLUMNS, 2), 0.25), np.full(ROWS + COLUMNS, 0.25)
-    places = np.arange(ROWS), np.arange(ROWS, ROWS + COLUMNS), np.full(ROWS, -1)
+    positions = nearest.Positions(np.arange(ROWS), np.arange(ROWS, ROWS + COLUMNS), np.full(ROWS, -1))
     terms = bound(-0.1, np.float32), bound(0.1, np.float32)
     work = nearest._on_device if on_device else nearest._on_cpu
-    i, j, _ = work(product_with_nan(np.float32), terms, best, limit, places, symmetric, False)
+    i, j, _ = work(product_with_nan(np.float32), terms, best, limit, positions, symmetric, False)
     np.testing.assert_array_equal(np.stack([i, j], 1), WHERE)
     assert (best == 0.25).all()
     assert (limit == 0.25).all()

@@ -378,7 +378,7 @@ def test_both_passes_keep_the_nearest_of_every_row(seed: int, n: int, k: int, si
     duplicate_of[duplicate_of >= 0] += columns[0]
     best, limit = np.full((2 * n, k), np.inf), np.full(2 * n, np.inf)
     work = nearest._on_device if on_device else nearest._on_cpu
-    i, j, least = work(product, (low, high), best, limit, (rows, columns, duplicate_of), True, own)
+    i, j, least = work(product, (low, high), best, limit, nearest.Positions(rows, columns, duplicate_of), True, own)
     assert allowed[i, j].all()
     assert (least <= true[i, j]).all()
     assert len(set(zip(i.tolist(), j.tolist(), strict=True))) == i.size

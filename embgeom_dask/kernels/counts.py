@@ -1,15 +1,15 @@
-"""The bins of a histogram pass, in units of the points."""
+"""What passes count pairs in, in units of the points, and the counts that they find."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
 
-@dataclass(frozen=True)
-class Bins:
+
+class Bins(NamedTuple):
     """The bins that a pass counts pairs in, and the fixed point that it sums distances in.
 
     The first bin is below all edges, the last above all. A distance is summed as the integer t = rint(distance *
@@ -36,13 +36,49 @@ class Bins:
         The number of bits of b.
     """
 
-    lower: NDArray[Any]
-    upper: NDArray[Any]
+    lower: Array
+    upper: Array
     root: bool
     first: float
     per_unit: float
-    table: NDArray[Any]
+    table: Array
     digits: float
     least: float
     quantum: float
     half: int
+
+
+class BinCounts(NamedTuple):
+    """The pairs of a tile in bins, except for those left undecided, which are in neither counts nor sums.
+
+    Attributes
+    ----------
+    counts : numpy.ndarray of int64, (bins,)
+        Pairs of tokens in each bin.
+    sums : numpy.ndarray of int64, (m, 4)
+        The sums of each row, weighed by the columns: of t, a^2, a b and b^2 (see `Bins`).
+    i, j : numpy.ndarray of int64, (p,)
+        The pairs left undecided.
+    """
+
+    counts: Array
+    sums: Array
+    i: Array
+    j: Array
+
+
+class WithinCounts(NamedTuple):
+    """The pairs of a tile within each of r radii, except for those left undecided, which are in neither count.
+
+    Attributes
+    ----------
+    row_count, column_count : numpy.ndarray of int64, (m, r) and (n, r)
+        Tokens of the other side within each radius.
+    i, j : numpy.ndarray of int64, (p,)
+        The pairs left undecided, ordered by i, then j.
+    """
+
+    row_count: Array
+    column_count: Array
+    i: Array
+    j: Array
