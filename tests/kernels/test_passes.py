@@ -300,6 +300,7 @@ def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndar
     assert fast[2].size == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_passes_compile_as_a_whole_and_find_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fused(work: Callable[..., Any], *given: Any) -> Any:
