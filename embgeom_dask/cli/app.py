@@ -19,6 +19,7 @@ from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.options import Json, Version
+from embgeom_dask.cli.plots import plot
 from embgeom_dask.cli.results import show, status
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.redaction import redact
@@ -52,7 +53,7 @@ def doctor(as_json: Json = False) -> None:
 
 for _command in (
     *(convert, export, list_stores, survey, duplicates, scan, neighbors, outliers),
-    *(show, status, to_parquet, to_csv, to_netcdf, doctor),
+    *(show, status, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")
     app.command(_name, cls=Command, epilog=examples(_name))(_command)

@@ -16,6 +16,7 @@ _EXAMPLES = {
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
+    "plot": ("embgeom plot scan.zarr --heatmap -o neighbors.png",),
     "to-parquet": ("embgeom to-parquet scan.zarr -o scan.parquet",),
     "to-csv": ("embgeom to-csv scan.zarr farthest -o farthest.csv",),
     "to-netcdf": ("embgeom to-netcdf scan.zarr -o scan.nc",),

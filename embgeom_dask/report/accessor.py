@@ -1,4 +1,4 @@
-"""The accessor `embgeom` of results: what they are to pandas, scipy, UMAP and in files."""
+"""The accessor `embgeom` of results: what they are to pandas, scipy, UMAP, matplotlib and in files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.report import files, graphs, tables
+from embgeom_dask.report.plots import Plots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,11 @@ class Report:
     def tables(self) -> list[str]:
         """The names of the tables that this result has."""
         return tables.names(self._result)
+
+    @property
+    def plot(self) -> Plots:
+        """The plots of this result: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`."""
+        return Plots(self._result)
 
     def to_frame(self, name: str) -> pd.DataFrame:
         """A tidy table of the result.
@@ -99,3 +105,16 @@ class Report:
             where the file cannot be written; nothing is left behind.
         """
         files.csv(self._result, path, name, overwrite=overwrite)
+
+
+@xr.register_datatree_accessor("embgeom")
+class ReportOfTree:
+    """Results of several models as plots on shared axes."""
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self._tree = tree
+
+    @property
+    def plot(self) -> Plots:
+        """The plots of these results: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`."""
+        return Plots(self._tree)

@@ -1,4 +1,4 @@
-"""Libraries that come with the extra `notebook`, loaded when first used."""
+"""Libraries that come with an extra, `notebook` or `plot`, loaded when first used."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from embgeom_dask.errors import InputError
 
 
-def load(module: str) -> Any:
+def load(module: str, extra: str = "notebook") -> Any:
     """The module, or an InputError that says how to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        raise InputError(f"{package} is not installed: pip install 'embgeom-dask[notebook]'") from error
+        raise InputError(f"{package} is not installed: pip install 'embgeom-dask[{extra}]'") from error

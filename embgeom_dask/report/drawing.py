@@ -1,0 +1,304 @@
+"""What each plot draws: the numbers of a result, as they are, on axes of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from embgeom_dask.errors import InputError
+from embgeom_dask.escaping import shown
+from embgeom_dask.report import series
+from embgeom_dask.report.extras import load
+from embgeom_dask.report.series import Result, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOR = "steelblue"
+COLORS = "inferno"
+DPI = 200
+_NAMED_TICKS = 40
+"""The most tokens that an axis names by their strings; more than that cannot be read."""
+
+_PIXELS = 1000
+"""About the lines of pixels of a figure: where there are more lines of numbers, each pixel is the mean of several."""
+
+_MATRIX_TOKENS = 4096
+"""The most tokens whose distances a heat map shows: (tokens, tokens) float64, 128 MiB."""
+
+_NO_HISTOGRAM = "has no histogram: give scan `histogram`"
+_RANKED = {
+    "groups": "group_population",
+    "farthest": "farthest_distance",
+    "nearest": "nearest_distance",
+    "neighbors": "neighbor_distance",
+    "degrees": "within_degree",
+}
+"""Of each rank plot the variable that it shows."""
+
+_NO_RANKS = (
+    "has nothing that is ranked: give scan `farthest`, `nearest`, `neighbors` or `within`, "
+    "or take the result of duplicates"
+)
+_MAPPED = {"neighbors": "neighbor_distance", "pairs": "pair_distance"}
+_NO_MAP = "has nothing for a heat map: give scan `neighbors` or `pairs_within`"
+
+
+class Line(NamedTuple):
+    """A line to draw: `label`, and y (n,) against x (n,)."""
+
+    label: str
+    x: NDArray[Any]
+    y: NDArray[Any]
+
+
+def new_axes(ax: Axes | None) -> Axes:
+    """The axes given, or those of a new figure of pyplot."""
+    if ax is not None:
+        return ax
+    pyplot = load("matplotlib.pyplot", "plot")
+    return pyplot.figure(dpi=DPI, layout="constrained").add_subplot()  # type: ignore[no-any-return]
+
+
+def histogram(result: Result, ax: Axes | None, *, log: bool, density: bool | None) -> Axes:
+    """Pairs in each bin; see the accessor."""
+    load("matplotlib", "plot")
+    found = series.of_models(result, "histogram_count", _NO_HISTOGRAM)
+    density = len(found) > 1 if density is None else density
+    ax = new_axes(ax)
+    for (label, each), color in zip(found, _colors(len(found)), strict=True):
+        count, edges = each["histogram_count"].to_numpy(), each["bin_edge"].to_numpy()
+        height = count / float(each["pair_count"]) / np.diff(edges) if density else count
+        ax.stairs(height, edges, fill=len(found) == 1, color=color, label=shown(label))
+    ax.set_ylabel("share of pairs per unit of distance" if density else "pairs")
+    _finish_distances(ax, found)
+    if log:
+        ax.set_yscale("log")
+    elif ax.get_yscale() == "linear":
+        ax.set_ylim(bottom=0)
+    return ax
+
+
+def cdf(result: Result, ax: Axes | None) -> Axes:
+    """The share of pairs up to each distance; see the accessor."""
+    load("matplotlib", "plot")
+    found = series.of_models(result, "histogram_cdf", _NO_HISTOGRAM)
+    ax = new_axes(ax)
+    for (label, each), color in zip(found, _colors(len(found)), strict=True):
+        below = float(each["histogram_below"] / each["pair_count"])
+        share = np.concatenate([[below], each["histogram_cdf"].to_numpy()])
+        ax.plot(each["bin_edge"].to_numpy(), share, color=color, label=shown(label))
+        if "quantile_lower" in each:
+            _mark_quantiles(ax, each, color)
+    ax.set_ylabel("share of pairs up to the distance")
+    ax.set_ylim(0, 1.02)
+    _finish_distances(ax, found)
+    return ax
+
+
+def _mark_quantiles(ax: Axes, result: xr.Dataset, color: Any) -> None:
+    """The quantiles: points where they are known, else between which distances each of them lies."""
+    share = result["quantile"].to_numpy()
+    if "quantile_distance" in result:
+        ax.plot(result["quantile_distance"].to_numpy(), share, "o", color=color, markersize=4)
+    else:
+        lower, upper = result["quantile_lower"].to_numpy(), result["quantile_upper"].to_numpy()
+        ax.hlines(share, lower, upper, colors=[color], linewidths=4)
+
+
+def _finish_distances(ax: Axes, found: Sequence[Series]) -> None:
+    """Name the axis of distances, and say how many pairs lie outside the bins."""
+    outside = sum(int(each[name]) for _, each in found for name in ("histogram_below", "histogram_above"))
+    left_out = f" ({outside:,} pairs outside the bins)" if outside else ""
+    metrics = {series.metric_of(each) for _, each in found}
+    ax.set_xlabel((metrics.pop() if len(metrics) == 1 else "distance") + left_out)
+    if {series.scale_of(each) for _, each in found} == {"log"}:
+        ax.set_xscale("log")
+    _name_models(ax, found)
+
+
+def norms(result: Result, ax: Axes | None) -> Axes:
+    """The spread of the L2 norms of each model's rows; see the accessor."""
+    load("matplotlib", "plot")
+    found = series.of_models(result, "norm_median", "has no norms of models: take the result of survey")
+    ax = new_axes(ax)
+    low, high, mean, deviation, median = (
+        np.array([float(each[f"norm_{name}"]) for _, each in found]) for name in ("min", "max", "mean", "std", "median")
+    )
+    place = np.arange(len(found))
+    ax.hlines(place, low, high, colors=COLOR, linewidths=1.5, label="smallest to largest")
+    ax.hlines(place, mean - deviation, mean + deviation, colors=COLOR, linewidths=7, alpha=0.5, label="mean ± std")
+    ax.plot(mean, place, "o", color=COLOR, label="mean")
+    ax.plot(median, place, "|", color="black", markersize=14, label="median")
+    ax.set_yticks(place, [shown(label) for label, _ in found], parse_math=False)
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set_xlabel("L2 norm of rows")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, fontsize="small")
+    return ax
+
+
+def ranks(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
+    """Values against their ranks; see the accessor."""
+    load("matplotlib", "plot")
+    of = _chosen(result, of, _RANKED, _NO_RANKS)
+    found = series.of_models(result, _RANKED[of], f"has no {of}")
+    lines = [line for each in found for line in _ranked(each, of)]
+    ax = new_axes(ax)
+    for line, color in zip(lines, _colors(len(lines)), strict=True):
+        ax.plot(line.x, line.y, ".-", color=color, label=shown(line.label))
+    metric = series.metric_of(found[0].result)
+    if of == "neighbors":
+        for (_, each), color in zip(found, _colors(len(found)), strict=True):
+            low, high = (_over_tokens(_neighbor_distances(each), how) for how in ("min", "max"))
+            ax.fill_between(each["neighbor"].to_numpy(), low, high, color=color, alpha=0.2, linewidth=0)
+        metric = f"{metric}: median, smallest to largest"
+    if of in ("groups", "degrees"):
+        ax.set_xscale("log")
+        ax.set_yscale("log", nonpositive="mask")
+    else:
+        ax.xaxis.set_major_locator(load("matplotlib.ticker", "plot").MaxNLocator(integer=True))
+    ax.set_xlabel({"groups": "rank of the group", "degrees": "rank of the token"}.get(of, "rank"))
+    ax.set_ylabel({"groups": "tokens in the group", "degrees": "tokens within the radius"}.get(of, metric))
+    _name_models(ax, found, lines)
+    return ax
+
+
+def _ranked(each: Series, of: str) -> list[Line]:
+    """The lines of a rank plot of one model."""
+    label, result = each
+    if of == "groups":
+        return [_descending(label, result["group_population"].to_numpy())]
+    if of == "degrees":
+        radii = result["radius"].to_numpy().tolist()
+        degree = result["within_degree"].transpose("radius", "token_id").to_numpy()
+        named = [f"{label}, radius {radius:g}" if label else f"radius {radius:g}" for radius in radii]
+        return [_descending(name, values) for name, values in zip(named, degree, strict=True)]
+    if of == "neighbors":
+        return [Line(label, result["neighbor"].to_numpy(), _over_tokens(_neighbor_distances(result), "median"))]
+    return [Line(label, result[of].to_numpy(), result[f"{of}_distance"].to_numpy())]
+
+
+def _neighbor_distances(result: xr.Dataset) -> NDArray[np.float64]:
+    """Distances of neighbors, (tokens, ranks)."""
+    return cast(NDArray[np.float64], result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy())
+
+
+def _over_tokens(distance: NDArray[np.float64], how: str) -> NDArray[np.float64]:
+    """The least, median or greatest distance at each rank; a list that is short has no part in it."""
+    there = np.ma.masked_invalid(distance)
+    return cast(NDArray[np.float64], getattr(np.ma, how)(there, axis=0).filled(np.nan))
+
+
+def _descending(label: str, values: NDArray[Any]) -> Line:
+    return Line(label, np.arange(1, values.size + 1), np.sort(values)[::-1])
+
+
+def heatmap(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
+    """Distances as colours; see the accessor."""
+    load("matplotlib", "plot")
+    of = _chosen(result, of, _MAPPED, _NO_MAP)
+    one = series.one_model(result, _MAPPED[of], f"has no {of}")
+    if of == "neighbors":
+        down, across, values = _neighbor_cells(one)
+    else:
+        down, across, values = _pair_cells(one)
+    ax = new_axes(ax)
+    colors = load("matplotlib", "plot").colormaps[COLORS].with_extremes(bad="lightgrey")
+    smooth = "antialiased" if max(values.shape) > _PIXELS else "nearest"
+    image = ax.imshow(values, cmap=colors, aspect="auto" if of == "neighbors" else "equal", interpolation=smooth)
+    for axis, ticks in ((ax.yaxis, down), (ax.xaxis, across)):
+        ticks.put_on(axis)
+    ax.set_ylabel("token")
+    ax.set_xlabel("rank of the neighbor" if of == "neighbors" else "token")
+    bar = ax.get_figure(root=True).colorbar(image, ax=ax)  # type: ignore[union-attr]
+    bar.set_label(series.metric_of(one))
+    ax.set_title(shown(series.title_of(one)), parse_math=False)
+    return ax
+
+
+class Ticks(NamedTuple):
+    """The places of an axis: the number of each, (n,) int64, and its string where there are few."""
+
+    numbers: NDArray[np.int64]
+    names: list[str] | None
+
+    def put_on(self, axis: Any) -> None:
+        """Name the places: all of them where there are strings, else those that matplotlib chooses."""
+        if self.names is not None:
+            how = {"rotation": 90 if axis.axis_name == "x" else 0, "fontsize": "small", "parse_math": False}
+            axis.set_ticks(range(len(self.names)), self.names, **how)
+            return
+        ticker = load("matplotlib.ticker", "plot")
+        axis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axis.set_major_formatter(ticker.FuncFormatter(self._number))
+
+    def _number(self, place: float, _: int | None = None) -> str:
+        at = round(place)
+        return str(self.numbers[at]) if at == place and 0 <= at < self.numbers.size else ""
+
+
+def _neighbor_cells(result: xr.Dataset) -> tuple[Ticks, Ticks, NDArray[Any]]:
+    """Tokens down, ranks across."""
+    ids = result["token_id"].to_numpy()
+    names = dict(zip(ids.tolist(), result["token"].to_numpy().tolist(), strict=True)) if "token" in result else {}
+    return _ticks(ids, names), Ticks(result["neighbor"].to_numpy(), None), _neighbor_distances(result)
+
+
+def _pair_cells(result: xr.Dataset) -> tuple[Ticks, Ticks, NDArray[Any]]:
+    """Tokens of pairs down and across: all of them on both where pairs are of one matrix."""
+    pair = result["pair_token_id"].transpose("pair", "side").to_numpy()
+    token = result["pair_token"].transpose("pair", "side").to_numpy() if "pair_token" in result else None
+    against = "against" in result.coords
+    sides = [pair[:, 0], pair[:, 1]] if against else [pair.ravel()] * 2
+    ids = [np.unique(side) for side in sides]
+    if (most := max(map(len, ids))) > _MATRIX_TOKENS:
+        raise InputError(f"a heat map shows up to {_MATRIX_TOKENS:,} tokens, the pairs are of {most:,}: scan `tokens`")
+    values = np.full((ids[0].size, ids[1].size), np.nan)
+    row, column = (np.searchsorted(known, pair[:, side]) for side, known in enumerate(ids))
+    values[row, column] = result["pair_distance"].to_numpy()
+    if not against:
+        values[column, row] = values[row, column]
+        np.fill_diagonal(values, 0)
+    ticks = []
+    for side, known in enumerate(ids):
+        of_side = slice(side, side + 1) if against else slice(None)
+        names = {} if token is None else dict(zip(pair[:, of_side].flat, token[:, of_side].flat, strict=True))
+        ticks.append(_ticks(known, names))
+    return ticks[0], ticks[1], values
+
+
+def _ticks(ids: NDArray[np.int64], names: dict[int, str]) -> Ticks:
+    if ids.size > _NAMED_TICKS:
+        return Ticks(ids, None)
+    return Ticks(ids, [shown(names.get(int(each), each)) for each in ids])
+
+
+def _chosen(result: Result, of: str | None, known: dict[str, str], none: str) -> str:
+    """What to draw: what is asked for, or the first that there is."""
+    there = [name for name, variable in known.items() if series.has(result, variable)]
+    if of is not None and of not in known:
+        raise InputError(f"`of` is one of {', '.join(known)}, not {of!r}")
+    if not there or of not in (None, *there):
+        said = f"has no {of}: it has {', '.join(there)}" if there else none
+        raise InputError(f"this result {said}")
+    return of or there[0]
+
+
+def _colors(count: int) -> list[Any]:
+    """The users' colours: steelblue for one, of several the range of inferno that shows on white."""
+    if count == 1:
+        return [COLOR]
+    return [*load("matplotlib", "plot").colormaps[COLORS](np.linspace(0.1, 0.8, count))]
+
+
+def _name_models(ax: Axes, found: Sequence[Series], lines: Sequence[Line] = ()) -> None:
+    """Say whose the numbers are: a legend for several, a title for one."""
+    if len(found) == 1:
+        ax.set_title(shown(series.title_of(found[0].result)), parse_math=False)
+    if max(len(found), len(lines)) > 1:
+        for text in ax.legend().get_texts():
+            text.set_parse_math(False)

@@ -1,0 +1,179 @@
+"""Results as figures: `result.embgeom.plot`, and files of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from embgeom_dask.errors import InputError
+from embgeom_dask.report import drawing
+from embgeom_dask.report.extras import load
+from embgeom_dask.report.series import Result
+from embgeom_dask.storage import replacement
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ENDINGS = (".pdf", ".png", ".svg")
+"""The formats of figures, by the ending of their files."""
+
+_UNDATED = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
+"""Of each format the metadata that leaves out when it was written: one result is one file, byte for byte."""
+
+
+class Plots:
+    """A result, or a tree of those of several models, as plots of matplotlib.
+
+    Each draws on the axes given, or on those of a new figure of 200 dpi, and returns them. Several models share axes
+    and have a legend. `pip install 'embgeom-dask[plot]'` brings matplotlib.
+    """
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def histogram(self, ax: Axes | None = None, *, log: bool = False, density: bool | None = None) -> Axes:
+        """Draw how many pairs are at which distance: the bins of `scan`.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+        log : bool
+            Whether the axis of pairs is logarithmic.
+        density : bool, optional
+            Whether to divide counts by the number of pairs and by the width of the bin, so that models and bins
+            compare; by default where there are several models.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result has no histogram, or matplotlib is not installed.
+        """
+        return drawing.histogram(self._result, ax, log=log, density=density)
+
+    def cdf(self, ax: Axes | None = None) -> Axes:
+        """Draw the share of pairs up to each distance, exact at the edges of bins, with the quantiles of the result.
+
+        A quantile is a point where it is known (`exact_quantiles`), else a bar from edge to edge of where it lies.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result has no histogram, or matplotlib is not installed.
+        """
+        return drawing.cdf(self._result, ax)
+
+    def norms(self, ax: Axes | None = None) -> Axes:
+        """Draw the spread of the row norms of each model of a survey: least, greatest, mean, deviation, median.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result is not one of `survey`, or matplotlib is not installed.
+        """
+        return drawing.norms(self._result, ax)
+
+    def ranks(
+        self,
+        ax: Axes | None = None,
+        *,
+        of: Literal["groups", "farthest", "nearest", "neighbors", "degrees"] | None = None,
+    ) -> Axes:
+        """Draw values against their ranks.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+        of : str, optional
+            `groups`, the sizes of groups of identical rows, largest first; `farthest` or `nearest`, the distances of
+            those pairs; `neighbors`, the median over all tokens of the distance of the k-th neighbor, with least and
+            greatest as a band; `degrees`, how many tokens lie within each radius of a token, most first. By default the
+            first of these that the result has.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result has none of these, or not the one asked for, or matplotlib is not installed.
+        """
+        return drawing.ranks(self._result, ax, of=of)
+
+    def heatmap(self, ax: Axes | None = None, *, of: Literal["neighbors", "pairs"] | None = None) -> Axes:
+        """Draw distances as colours, of one model.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+        of : str, optional
+            `neighbors`, a line for each token, from the nearest to the k-th neighbor; `pairs`, the distance of each
+            pair of the tokens that are in a pair within the radius, grey where it is larger than the radius. By default
+            the first of these that the result has.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result has none of these, or not the one asked for, is of several models, or has pairs of more than
+            4,096 tokens, or matplotlib is not installed.
+        """
+        return drawing.heatmap(self._result, ax, of=of)
+
+
+def write(
+    result: Result, draw: Callable[[Plots, Axes], object], path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write a figure of 200 dpi, in the format that the file's name ends with: png, svg or pdf.
+
+    `draw` is given the plots of the result and the axes.
+
+    Raises
+    ------
+    InputError
+        where the name has another ending, the result lacks what is drawn, or a file is there and `overwrite` is not
+        given.
+    EmbgeomError
+        where it cannot be written; nothing is left behind.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        raise InputError(f"{path} ends with no format of figures: {', '.join(ENDINGS)}")
+    matplotlib = load("matplotlib", "plot")
+    figure = load("matplotlib.figure", "plot").Figure(dpi=drawing.DPI, layout="constrained")
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "embgeom"}),
+        replacement.new_file(Path(path), overwrite=overwrite) as file,
+    ):
+        draw(Plots(result), figure.add_subplot())
+        figure.savefig(file, format=ending[1:], dpi=drawing.DPI, metadata=_UNDATED[ending])

@@ -1,0 +1,108 @@
+"""What a plot is drawn of: the models of a result, each with its name; one that lacks what is asked for is refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+from embgeom_dask.errors import InputError
+
+Result = xr.Dataset | xr.DataTree
+
+
+class Series(NamedTuple):
+    """A result of one model, and what a legend calls it."""
+
+    label: str
+    result: xr.Dataset
+
+
+def of_models(result: Result, name: str, missing: str) -> list[Series]:
+    """The models of a result or of a tree of them, each with the variable `name`.
+
+    Raises
+    ------
+    InputError
+        where the result, or a node of the tree, has no `name`: it says `missing`.
+    """
+    if isinstance(result, xr.Dataset):
+        return _labelled([(None, each) for each in _split(_checked(result, name, "this result", missing), name)])
+    nodes = [node for node in result.subtree if node.data_vars and not (node is result and result.children)]
+    if not nodes:
+        raise InputError(f"this tree of results {missing}")
+    found = [(str(node.name or ""), _checked(node.to_dataset(), name, str(node.path), missing)) for node in nodes]
+    return _labelled([(path, each) for path, dataset in found for each in _split(dataset, name)])
+
+
+def one_model(result: Result, name: str, missing: str) -> xr.Dataset:
+    """The one model of a result; InputError where there are several, or it has no `name`."""
+    found = of_models(result, name, missing)
+    if len(found) > 1:
+        labels = ", ".join(each.label for each in found)
+        raise InputError(f"this plot is of one model, and the result is of {len(found)} ({labels}): choose one of them")
+    return found[0].result
+
+
+def has(result: Result, name: str) -> bool:
+    """Whether a result, or any node of a tree, has a variable."""
+    nodes: Sequence[Any] = [result] if isinstance(result, xr.Dataset) else [*result.subtree]
+    return any(name in node.data_vars for node in nodes)
+
+
+def metric_of(result: xr.Dataset) -> str:
+    """The metric of a scan, as in "euclidean distance"; "distance" where the result does not say."""
+    try:
+        return f"{json.loads(result.attrs['settings'])['metric']} distance"
+    except (KeyError, TypeError, ValueError):
+        return "distance"
+
+
+def scale_of(result: xr.Dataset) -> str:
+    """The scale on which the bins of a histogram are equal: `linear` or `log`."""
+    try:
+        return "log" if json.loads(result.attrs["settings"])["histogram_scale"] == "log" else "linear"
+    except (KeyError, TypeError, ValueError):
+        return "linear"
+
+
+def title_of(result: xr.Dataset) -> str:
+    """Whose a result is: the model, its matrix, and what it is compared against."""
+    said = {name: str(result[name].values) for name in ("model", "matrix", "against") if _is_scalar(result, name)}
+    title = ", ".join(said[name] for name in ("model", "matrix") if said.get(name))
+    return f"{title} against {said['against']}" if "against" in said else title
+
+
+def _checked(result: xr.Dataset, name: str, where: str, missing: str) -> xr.Dataset:
+    if name not in result.data_vars:
+        raise InputError(f"{where} {missing}")
+    return result
+
+
+def _split(result: xr.Dataset, name: str) -> list[xr.Dataset]:
+    """A table of several models as a result of each; groups of identical rows are those of a model each."""
+    places = range(result.sizes.get("model", 0))
+    if "model" in result[name].dims:
+        return [result.isel(model=place) for place in places]
+    if "group_model" in result:
+        return [result.isel(model=place, group=result["group_model"].to_numpy() == place) for place in places]
+    return [result]
+
+
+def _labelled(found: Sequence[tuple[str | None, xr.Dataset]]) -> list[Series]:
+    """Each by its model, and its revision or the name of its node where models share a name."""
+    models = [str(each["model"].values) if _is_scalar(each, "model") else path or "" for path, each in found]
+    counts = Counter(models)
+    series = []
+    for model, (path, each) in zip(models, found, strict=True):
+        other = str(each["revision"].values) if _is_scalar(each, "revision") else ""
+        told = f"{model}@{other}" if other else path or model
+        series.append(Series(told if counts[model] > 1 else model, each))
+    return series
+
+
+def _is_scalar(result: xr.Dataset, name: str) -> bool:
+    return name in result.coords and not result[name].dims
