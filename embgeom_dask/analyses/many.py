@@ -205,6 +205,7 @@ def for_each(scan: Callable[..., xr.Dataset]) -> Callable[..., Any]:
 
     @wraps(scan)
     def scan_any(data: Data | Iterable[Data], **settings: Any) -> xr.Dataset | xr.DataTree:
+        settings = {name: list(each) if isinstance(each, Iterator) else each for name, each in settings.items()}
         if is_one(data):
             return scan(data, **settings)
         common_edges = settings.pop("common_edges", False)
@@ -218,7 +219,8 @@ def _scan_each(
 ) -> xr.DataTree:
     how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client")}
     how |= {"device": settings.pop("device", "auto"), "out": settings.pop("out", None)}
-    check_one_store(settings.get("within"), settings.get("pairs_within"))
+    if len(stores) > 1:
+        check_one_store(settings.get("within"), settings.get("pairs_within"))
     names = node_names(stores, how["role"])
     if settings.get("dry_run"):
         how["out"] = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, shorten
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.execution.map_rows import parts_of
 from embgeom_dask.execution.spec import (
@@ -55,7 +55,8 @@ def check_one_store(within: Numbers | None, pairs_within: float | str | None) ->
     for name, given in (("within", within), ("pairs_within", pairs_within)):
         if counts_ulps(given):
             raise InputError(
-                f"`{name}` {given}: of several stores each would have another radius; say at which value, 2ulp@0.037"
+                f"`{name}` {shorten(given)}: of several stores each would have another radius; say at which value, "
+                "2ulp@0.037"
             )
 
 

@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 
 from embgeom_dask import tuning
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, shorten
 
-Numbers = str | float | Iterable[float]
+Numbers = str | float | Iterable[float | str]
 
 MAX_PAIRS = 10_000_000
 MOST_BINS = 10_000_000
@@ -146,13 +146,14 @@ def parse_numbers(
     """
     if given is None:
         return None
-    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
+    parts = _parts(given)
     try:
         numbers = tuple(_number(part, ulp) for part in parts)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        shown = parts if isinstance(given, Iterable) and not isinstance(given, str) else given
         raise InputError(
-            f"`{name}` {given}: give numbers, with commas between them: 0.5, 2^-14, or 2ulp@0.037 for two units in the "
-            "last place of that value in bfloat16"
+            f"`{name}` {shorten(shown)}: give numbers, with commas between them: 0.5, 2^-14, or 2ulp@0.037 for two "
+            "units in the last place of that value in bfloat16"
         ) from error
     if not numbers:
         raise InputError(f"`{name}`: give one number at least")
@@ -173,14 +174,22 @@ def parse_number(name: str, given: float | str | None, ulp: Fraction | None = No
     """Read one number, 0 or more, as `parse_numbers`."""
     numbers = parse_numbers(name, given, ulp=ulp) or (None,)
     if len(numbers) > 1:
-        raise InputError(f"`{name}` {given}: give one number")
+        raise InputError(f"`{name}` {shorten(given)}: give one number")
     return numbers[0]
 
 
 def counts_ulps(given: object) -> bool:
     """Whether numbers as `parse_numbers` takes them count in units in the last place of no value: `2ulp`."""
-    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else []
-    return any(isinstance(part, str) and _ULP.fullmatch(part.strip().lower()) for part in parts)
+    return any(isinstance(part, str) and _ULP.fullmatch(part.strip().lower()) for part in _parts(given))
+
+
+def _parts(given: object) -> list[Any]:
+    """Each of the numbers given: one, text with commas, a list or set, an array of any library."""
+    if isinstance(given, str):
+        return given.split(",")
+    if hasattr(given, "__array__"):
+        return np.asarray(given).ravel().tolist()
+    return list(given) if isinstance(given, Iterable) else [given]
 
 
 def _number(given: Any, ulp: Fraction | None) -> float:

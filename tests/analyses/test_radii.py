@@ -7,7 +7,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+import xarray as xr
 from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +63,45 @@ def test_ulps_are_those_of_the_rows_selected(cluster: tuple[str, float], client:
     assert eg.scan(array, within=["2ulp"], **how)["within_count"].item() == 9
     against = eg.scan(store, tokens="2:8", against=store, within=["2ulp", 1], **how)
     assert against["radius"].values.tolist() == [2 * unit, 1.0]
+
+
+def test_radii_come_in_whatever_holds_them(cluster: tuple[str, float], client: Client) -> None:
+    store, unit = cluster
+    how: dict[str, Any] = {"metric": "chebyshev", "client": client}
+    for each in (
+        {"1ulp", "2ulp"},
+        (f"{n}ulp" for n in (1, 2)),
+        np.array(["1ulp", "2ulp"]),
+        np.array(["1ulp", "2ulp"], object),
+        xr.DataArray(["1ulp", "2ulp"]),
+        pd.Series(["1ulp", "2ulp"]),
+        xr.DataArray([unit, 2 * unit]),
+        torch.tensor([unit, 2 * unit]),
+        map(float, (unit, 2 * unit)),
+    ):
+        found = eg.scan(store, tokens=iter(range(2, 8)), within=each, **how)
+        assert found["radius"].values.tolist() == [unit, 2 * unit]
+        assert found["within_count"].values.tolist() == [5, 9]
+    one = eg.scan(store, tokens="2:8", nearest=1, **how)["nearest_distance"]
+    assert eg.scan(store, tokens="2:8", within=one[0], pairs_within=one, **how)["pair_radius"].item() == unit
+    with pytest.raises(InputError, match=r"^`within` \['a', 'b'\]: give numbers[^\n]*$"):
+        eg.scan(store, within=xr.DataArray(["a", "b"]))
+
+
+def test_a_list_of_one_store_is_one_store(cluster: tuple[str, float], client: Client) -> None:
+    store, unit = cluster
+    how: dict[str, Any] = {"metric": "chebyshev", "tokens": "2:8", "client": client}
+    tree = eg.scan([store], within="2ulp", **how)
+    assert tree["org--m"]["radius"].item() == 2 * unit
+    assert tree["org--m"].to_dataset().equals(eg.scan(store, within="2ulp", **how))
+
+
+def test_what_is_read_once_is_for_every_store(cluster: tuple[str, float], tmp_path: Path, client: Client) -> None:
+    other = make_store(tmp_path / "n.zarr", np.eye(9), model="org/n")
+    asked: dict[str, Any] = {"tokens": "0:9", "within": iter([1.0, 2.0]), "quantiles": iter([0.5]), "client": client}
+    tree = eg.scan([cluster[0], other], **asked)
+    assert [each["radius"].values.tolist() for each in tree.children.values()] == [[1.0, 2.0]] * 2
+    assert tree["quantile_lower"].shape == (2, 1)
 
 
 def test_of_two_matrices_the_type_with_fewer_bits_counts(tmp_path: Path, client: Client) -> None:
