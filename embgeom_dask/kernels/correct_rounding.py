@@ -1,10 +1,9 @@
 """Correctly rounded distances: the float64 number nearest to the true distance, ties to even.
 
-A compiled sum has `_LANES` partial sums of two float64 numbers each, which are then added in pairs. Its error is at
-most a small known multiple of 2^-77, relative, or 0. So all but a few pairs in a million are *settled*: every number
-within the error is rounded to the same float64. The others are compared with the rational boundaries between float64
-numbers. The functions take rows x (m, d) and y (n, d) as `as_numba` gives them, and pairs i and j (p,); consecutive
-pairs with the same i are faster.
+The error of a compiled sum (`double_double_sums`) is at most a small known multiple of 2^-77, relative, or 0. So all
+but a few pairs in a million are *settled*: every number within the error is rounded to the same float64. The others are
+compared with the rational boundaries between float64 numbers. The functions take rows x (m, d) and y (n, d) as
+`as_numba` gives them, and pairs i and j (p,); consecutive pairs with the same i are faster.
 """
 
 from __future__ import annotations
@@ -16,15 +15,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
+from embgeom_dask.kernels.double_double import SPLIT, UNIT, two_product, two_sum
+from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lane, root_of
 from embgeom_dask.kernels.numba_bfloat16 import value
 from embgeom_dask.kernels.prefetch import fetch_next
 
 Array = NDArray[Any]
 
-_LANES = 64
-_SPLIT = 134217729.0
-"""2^27 + 1: Dekker's constant, which splits a float64 number into two halves."""
 _LEAST = 2.0**-900
 """A smaller sum of squares may have lost parts of its terms by underflow."""
 
@@ -62,33 +59,13 @@ def is_settled(nearest: float, rest: float, error: float) -> bool:  # pragma: no
 
 
 @numba.njit(nogil=True, cache=True)
-def _halve(lanes: Array) -> None:  # pragma: no cover (compiled)
-    """Add the lanes (2 or 3, `_LANES`) into lane 0: sums, their errors and, if there are 3 rows, what was lost."""
-    half = _LANES
-    while half > 1:
-        half //= 2
-        one, other = lanes[:, :half], lanes[:, half : 2 * half]
-        if lanes.shape[0] == 2:
-            for k in range(half):
-                one[0, k], below = two_sum(one[0, k], other[0, k])
-                one[1, k] += other[1, k] + below
-        else:
-            for k in range(half):
-                one[0, k], below = two_sum(one[0, k], other[0, k])
-                rest, lost = two_sum(one[1, k], other[1, k])
-                one[1, k], lost_too = two_sum(rest, below)
-                one[2, k] += other[2, k] + abs(lost) + abs(lost_too)
-
-
-@numba.njit(nogil=True, cache=True)
 def _add_squares(a: Array, b: Array, sums: Array, errors: Array) -> None:  # pragma: no cover (compiled)
     for k in range(b.size):  # a vector loop
         t, e = two_sum(a[k], -np.float64(value(b[k])))
-        c = _SPLIT * t
+        c = SPLIT * t
         t_high = c - (c - t)
         t_low = t - t_high
-        sums[k], below = two_sum(sums[k], t_high * t_high)
-        errors[k] += below + (t_low * (2.0 * t_high + t_low) + 2.0 * t * e)
+        add_to_lane(sums, errors, k, t_high * t_high, t_low * (2.0 * t_high + t_low) + 2.0 * t * e)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -100,8 +77,8 @@ def euclidean(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  #
     """
     out, settled = np.empty(i.size), np.empty(i.size, np.bool_)
     width = x.shape[1]
-    a, last, lanes = np.empty(width), -1, np.empty((2, _LANES))
-    n = width // _LANES + 17.0
+    a, last, lanes = np.empty(width), -1, np.empty((2, LANES))
+    n = width // LANES + 17.0
     slack = 0.5 * n * (2.0**-24 + n * UNIT) * UNIT + 32.0 * UNIT * UNIT
     for p in range(i.size):
         fetch_next(x, y, i, j, p)
@@ -112,17 +89,15 @@ def euclidean(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  #
                 a[k] = np.float64(value(row[k]))
         b = y[j[p]]
         lanes[:] = 0.0
-        for start in range(0, width, _LANES):
-            part = b[start : start + _LANES]
-            _add_squares(a[start : start + _LANES], part, lanes[0, : part.size], lanes[1, : part.size])
-        _halve(lanes)
-        high, low = two_sum(lanes[0, 0], lanes[1, 0])
+        for start in range(0, width, LANES):
+            part = b[start : start + LANES]
+            _add_squares(a[start : start + LANES], part, lanes[0, : part.size], lanes[1, : part.size])
+        high, low = add_lanes(lanes)
         if high == 0.0:
             out[p], settled[p] = 0.0, _are_equal(a, b)
             continue
-        root = np.sqrt(high)
-        square, below = two_product(root, root)
-        out[p], rest = two_sum(root, (((high - square) - below) + low) / (2.0 * root))
+        root, step = root_of(high, low)
+        out[p], rest = two_sum(root, step)
         settled[p] = high > _LEAST and is_settled(out[p], rest, slack * root)
     return out, settled
 
@@ -149,16 +124,15 @@ def _add_differences(a: Array, b: Array, sums: Array, errors: Array, losses: Arr
 def cityblock(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # pragma: no cover (compiled)
     """Return the L1 distances (p,) float64, and whether each is settled, (p,) bool."""
     out, settled = np.empty(i.size), np.empty(i.size, np.bool_)
-    lanes = np.empty((3, _LANES))
+    lanes = np.empty((3, LANES))
     for p in range(i.size):
         a, b = x[i[p]], y[j[p]]
         lanes[:] = 0.0
-        for start in range(0, a.size, _LANES):
-            part = b[start : start + _LANES]
+        for start in range(0, a.size, LANES):
+            part = b[start : start + LANES]
             one, two, three = lanes[0, : part.size], lanes[1, : part.size], lanes[2, : part.size]
-            _add_differences(a[start : start + _LANES], part, one, two, three)
-        _halve(lanes)
-        out[p], rest = two_sum(lanes[0, 0], lanes[1, 0])
+            _add_differences(a[start : start + LANES], part, one, two, three)
+        out[p], rest = add_lanes(lanes)
         lost = lanes[2, 0]
         error = 2.0 * lost + 4.0 * UNIT * UNIT * out[p] if lost > 0.0 else 0.0
         settled[p] = is_settled(out[p], rest, error)
@@ -169,16 +143,15 @@ def cityblock(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  #
 def _add_products(a: Array, b: Array, sums: Array, errors: Array) -> None:  # pragma: no cover (compiled)
     for k in range(b.size):  # a vector loop
         q, r = two_product(a[k], np.float64(value(b[k])))
-        sums[k], below = two_sum(sums[k], q)
-        errors[k] += below + r
+        add_to_lane(sums, errors, k, q, r)
 
 
 @numba.njit(nogil=True, cache=True)
 def dots(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # pragma: no cover (compiled)
-    """Return sum_k x[i, k] y[j, k] as high + low, (p,) float64 each; the error is at most `dot_slack` |x[i]| |y[j]|."""
+    """Return sum_k x[i, k] y[j, k] as high + low, (p,) float64 each; the error is at most `sum_slack` |x[i]| |y[j]|."""
     high, low = np.empty(i.size), np.empty(i.size)
     width = x.shape[1]
-    a, last, lanes = np.empty(width), -1, np.empty((2, _LANES))
+    a, last, lanes = np.empty(width), -1, np.empty((2, LANES))
     for p in range(i.size):
         fetch_next(x, y, i, j, p)
         if i[p] != last:
@@ -188,17 +161,11 @@ def dots(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # prag
                 a[k] = np.float64(value(row[k]))
         b = y[j[p]]
         lanes[:] = 0.0
-        for start in range(0, width, _LANES):
-            part = b[start : start + _LANES]
-            _add_products(a[start : start + _LANES], part, lanes[0, : part.size], lanes[1, : part.size])
-        _halve(lanes)
-        high[p], low[p] = two_sum(lanes[0, 0], lanes[1, 0])
+        for start in range(0, width, LANES):
+            part = b[start : start + LANES]
+            _add_products(a[start : start + LANES], part, lanes[0, : part.size], lanes[1, : part.size])
+        high[p], low[p] = add_lanes(lanes)
     return high, low
-
-
-def dot_slack(width: int) -> float:
-    """Return the bound of the relative error of `dots`: (n + 16)^2 u^2 for n terms a lane, u = 2^-53."""
-    return float((width // _LANES + 17) ** 2 * UNIT**2)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -24,7 +24,7 @@ Keys = tuple[Array, Array, Array]
 UNIT = 2.0**-53
 """The unit roundoff u of float64."""
 
-_SPLIT = 134217729.0
+SPLIT = 134217729.0
 """2^27 + 1: Dekker's constant, which splits a float64 number into two halves."""
 
 
@@ -91,10 +91,10 @@ def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (com
 def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
     """Return the rounded product of two numbers and its rounding error, which is exact (Dekker)."""
     q = a * b
-    c = _SPLIT * a
+    c = SPLIT * a
     a_high = c - (c - a)
     a_low = a - a_high
-    c = _SPLIT * b
+    c = SPLIT * b
     b_high = c - (c - b)
     b_low = b - b_high
     return q, ((a_high * b_high - q) + a_high * b_low + a_low * b_high) + a_low * b_low

@@ -11,17 +11,12 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels.correct_rounding import is_settled
 from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
+from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lane, root_of, sum_slack
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba, value
 from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.rationals import Rationals
 
 Array = NDArray[Any]
-
-_LANES = 32
-"""Partial sums of a row, which the processor adds to with one vector instruction."""
-
-_SLACK = 4.0
-"""A sum of n additions in double-double errs by less than _SLACK (n u)^2 of itself."""
 
 
 def norms(stored: Array, centre: Array | None = None) -> Array:
@@ -77,12 +72,12 @@ def nearest_distances(stored: Array, point: Rationals) -> Array:
 def _roots(found: list[tuple[Array, Array]], width: int, off: float, least: float) -> tuple[Array, Array]:
     """Return the square roots (n,) of sums of `width` squares, and whether each is certainly the nearest float64.
 
-    `found` has the sums in double-double, in parts. A square loses at most `least` by underflow, and the true root may
-    differ from the root of the sum by `off`.
+    `found` has the sums in double-double, in parts. A sum errs by at most 4 `sum_slack` of itself: n additions of
+    squares by less than 4 (n u)^2. A square loses at most `least` by underflow, and the true root may differ from the
+    root of the sum by `off`.
     """
     high, low = (np.concatenate(part) for part in zip(*found, strict=True))
-    additions = -(-width // _LANES) + 2 * _LANES
-    return _nearest_roots(high, low, _SLACK * (additions * UNIT) ** 2, off, width * least)
+    return _nearest_roots(high, low, 4 * sum_slack(width), off, width * least)
 
 
 def _square(number: float) -> tuple[float, float]:
@@ -105,11 +100,12 @@ def _square_of(number: Any) -> Any:
 def _norms(rows: Array, high: Any, low: Any) -> tuple[Array, Array]:  # pragma: no cover (compiled)
     """Return the sum of squares of each row, minus high + low (d,) if these are given, in double-double: (n,) twice."""
     sums, rests = np.empty(rows.shape[0]), np.empty(rows.shape[0])
-    total, rest = np.empty(_LANES), np.empty(_LANES)
+    lanes = np.empty((2, LANES))
+    total, rest = lanes[0], lanes[1]
     for i in range(rows.shape[0]):
-        total[:], rest[:] = 0.0, 0.0
-        for start in range(0, rows.shape[1], _LANES):
-            for lane in range(min(_LANES, rows.shape[1] - start)):
+        lanes[:] = 0.0
+        for start in range(0, rows.shape[1], LANES):
+            for lane in range(min(LANES, rows.shape[1] - start)):
                 k = start + lane
                 if high is None:
                     square, error = _square(value(rows[i, k]))
@@ -118,12 +114,8 @@ def _norms(rows: Array, high: Any, low: Any) -> tuple[Array, Array]:  # pragma: 
                     t, e = two_sum(t, e - low[k])
                     square, error = two_product(t, t)
                     error += 2.0 * t * e
-                total[lane], lost = two_sum(total[lane], square)
-                rest[lane] += lost + error
-        sums[i], rests[i] = 0.0, 0.0
-        for lane in range(_LANES):
-            sums[i], lost = two_sum(sums[i], total[lane])
-            rests[i] += lost + rest[lane]
+                add_to_lane(total, rest, lane, square, error)
+        sums[i], rests[i] = add_lanes(lanes)
     return sums, rests
 
 
@@ -133,12 +125,10 @@ def _nearest_roots(
 ) -> tuple[Array, Array]:  # pragma: no cover (compiled)
     roots, decided = np.empty(high.size), np.empty(high.size, np.bool_)
     for i in range(high.size):
-        root = np.sqrt(high[i])
-        if root == 0.0:
+        if high[i] == 0.0:
             roots[i], decided[i] = 0.0, low[i] == 0.0 and least == 0.0
             continue
-        square, error = two_product(root, root)
-        step = ((high[i] - square) - error + low[i]) / (2.0 * root)
+        root, step = root_of(high[i], low[i])
         slack = (relative * high[i] + least) / root + off + 16.0 * UNIT * abs(step) + step * step / root
         roots[i], rest = two_sum(root, step)
         decided[i] = is_settled(roots[i], rest, slack)

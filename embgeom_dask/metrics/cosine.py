@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import LinearBound
-from embgeom_dask.kernels.correct_rounding import are_settled, dot_slack, dots
+from embgeom_dask.kernels.correct_rounding import are_settled, dots
 from embgeom_dask.kernels.double_double import UNIT, Keys, dot_keys, integers, one_minus_ratio, squared_differences
+from embgeom_dask.kernels.double_double_sums import sum_slack
 from embgeom_dask.kernels.numba_bfloat16 import as_float
 from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import matrix_product
@@ -87,7 +88,7 @@ class Cosine(Metric):
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
         """Return 1 - x.y / sqrt(x.x y.y) and whether it is settled.
 
-        Relative to |x| |y|, x.y errs by at most s = `dot_slack`, and the square root of x.x y.y by s / 2 + s / 2; the
+        Relative to |x| |y|, x.y errs by at most s = `sum_slack`, and the square root of x.x y.y by s / 2 + s / 2; the
         operations after these add less than 200 u^2.
         """
         dot, parts = dots(x, y, i, j), []
@@ -95,7 +96,7 @@ class Cosine(Metric):
             used, place = np.unique(places, return_inverse=True)
             parts += [part[place] for part in dots(rows, rows, used, used)]
         high, low = one_minus_ratio(*dot, *parts)
-        return high, are_settled(high, low, 2 * dot_slack(x.shape[1]) + 200 * UNIT**2)
+        return high, are_settled(high, low, 2 * sum_slack(x.shape[1]) + 200 * UNIT**2)
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """Return 1 - x.y / sqrt(x.x y.y); exact if rows are orthogonal or parallel, and 0 only if they are parallel."""
