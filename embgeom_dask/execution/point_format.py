@@ -28,12 +28,12 @@ def choose_point_format(
     settings: ScanSpec,
     dtypes: set[str],
     centre: Array,
-    radii: list[Array],
+    distance_from_centre: list[Array],
     samples: list[Array],
     fastest: list[str],
     element: str | None,
 ) -> PointFormat:
-    """The form of the points of a scan; `radii` (all,) from `centre` are of the rows of each side.
+    """The form of the points of a scan; `distance_from_centre` (all,) is that of the rows of each side.
 
     `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
 
@@ -44,7 +44,7 @@ def choose_point_format(
     """
     if element == "int8" and "int8" not in fastest:
         element = None
-    every, width = np.concatenate(radii), centre.size
+    every, width = np.concatenate(distance_from_centre), centre.size
     largest = float(every.max())
     plain = element if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
     point_format = PointFormat(settings.metric, plain, centre, 1.0 if plain == "bfloat16" else _into_unit_ball(largest))
@@ -57,15 +57,18 @@ def choose_point_format(
         length = max(float(np.quantile(every, tuning.USUAL)), largest / tuning.USUAL_RANGE)
         scale = _filling(length, tuning.UNCLIPPED_USUAL, samples[0], centre)
     rounded = PointFormat(settings.metric, "int8", centre, scale, point_format if settings.neighbors else None)
-    if settings.neighbors and not asked and not _filters_well(rounded, samples, settings.neighbors, radii[-1].size):
+    count = distance_from_centre[-1].size
+    if settings.neighbors and not asked and not _filters_well(rounded, samples, settings.neighbors, count):
         return point_format
     return rounded
 
 
-def point_formats_instead(point_format: PointFormat, dtypes: set[str], radii: list[Array]) -> tuple[PointFormat, ...]:
+def point_formats_instead(
+    point_format: PointFormat, dtypes: set[str], distance_from_centre: list[Array]
+) -> tuple[PointFormat, ...]:
     """What points are, in this order, where a process does not multiply those of `point_format` rightly."""
     elements = {"float64": (), "float32": ("float64",)}.get(point_format.element, ("float32", "float64"))
-    scale = _into_unit_ball(float(np.concatenate(radii).max()))
+    scale = _into_unit_ball(float(np.concatenate(distance_from_centre).max()))
     few = {"float64"} if "float64" in dtypes else {"float32", "float64"}
     return tuple(
         PointFormat(point_format.metric, element, point_format.centre, scale) for element in elements if element in few
@@ -78,19 +81,19 @@ def _can_round(settings: ScanSpec, width: int) -> bool:
     return wanted and METRICS[settings.metric].quantizes and width in _WIDTHS
 
 
-def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, radius: float, fastest: list[str]) -> str:
+def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, fastest: list[str]) -> str:
     if settings.double or "float64" in dtypes:
         return "float64"
     offset = float(np.linalg.norm(centre))
-    near_origin = offset <= radius and 2.0**-10 <= offset + radius <= 2.0**10
+    near_origin = offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10
     as_stored = dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored
     fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
     return next(name for name in fastest if name in fit)
 
 
-def _into_unit_ball(radius: float) -> float:
-    """What rows of up to this radius are multiplied by: a power of two that brings them into the unit ball."""
-    return float(2.0 ** -np.ceil(np.log2(radius * (1 + 1e-9)))) if radius > 0 else 1.0
+def _into_unit_ball(largest: float) -> float:
+    """The power of two that brings rows into the unit ball, of which none is farther than `largest` from the centre."""
+    return float(2.0 ** -np.ceil(np.log2(largest * (1 + 1e-9)))) if largest > 0 else 1.0
 
 
 def _filling(length: float, share: float, some: Array, centre: Array) -> float:

@@ -49,17 +49,17 @@ class BlockSource:
         start = index * self.tile
         positions = np.arange(start, min(start + self.tile, self.rows.token_id.size))
         stored = rows = self.matrix.take(self.rows.token_id[positions])
-        radius = np.zeros(positions.size)
+        away = np.zeros(positions.size)
         if self.sorted_by_norm:
-            radius = self.point_format.radius(stored)
-            order = np.argsort(-radius)
-            positions, rows, radius = positions[order], stored[order], radius[order]
+            away = self.point_format.distance_from_centre(stored)
+            order = np.argsort(-away)
+            positions, rows, away = positions[order], stored[order], away[order]
         point_format = self.instead or self.point_format
         return Block(
             positions,
             stored,
             *point_format.points(rows),
-            radius,
+            away,
             start,
             point_format,
             self.point_format.unit / point_format.unit,
@@ -72,15 +72,15 @@ class Block:
 
     `positions` (b,) int64; `stored` (all, d) in the stored dtype, in order of position from `start` on, on the host
     alone; `points` (b, d), the rows at `positions` as the metric's tiles take them; `norms` (b,), the metric's norms of
-    the points; `radius` (b,) float64, where the rows are ranked by it, a bound of the distance of the points from the
-    centre; `point_format` is that of the points, and `unit` turns values of these points into those of the scan's.
+    the points; `distance_from_centre` (b,) float64, where the rows are sorted by it, a bound of that of the points;
+    `point_format` is that of the points, and `unit` turns values of these points into those of the scan's.
     """
 
     positions: Array
     stored: Array
     points: torch.Tensor
     norms: Norms
-    radius: Array
+    distance_from_centre: Array
     start: int = 0
     point_format: PointFormat | None = None
     unit: float = 1.0
@@ -94,13 +94,15 @@ class Block:
     def nbytes(self) -> int:
         """Bytes held on host and device."""
         shared = self.points.device.type == "cpu" and self.points.data_ptr() == self.stored.ctypes.data
-        return int(self.stored.nbytes + (0 if shared else self.points.nbytes) + self.norms.nbytes + self.radius.nbytes)
+        of_points = (0 if shared else self.points.nbytes) + self.norms.nbytes + self.distance_from_centre.nbytes
+        return int(self.stored.nbytes + of_points)
 
     def take(self, rows: slice | Array) -> Block:
         """Some rows of the block, for a tile of their own; a slice copies nothing."""
         points = self.points[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
-        positions, radius = self.positions[rows], self.radius[rows]
-        return replace(self, positions=positions, points=points, norms=self.norms.take(rows), radius=radius)
+        positions, away = self.positions[rows], self.distance_from_centre[rows]
+        norms = self.norms.take(rows)
+        return replace(self, positions=positions, points=points, norms=norms, distance_from_centre=away)
 
     def on(self, device: torch.device) -> Block:
         """The block with its points on a device, without the rows as stored."""

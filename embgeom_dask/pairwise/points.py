@@ -53,7 +53,7 @@ class PointFormat:
     def _metric(self) -> Metric:
         return METRICS[self.metric]
 
-    def radius(self, rows: Array) -> Array:
+    def distance_from_centre(self, rows: Array) -> Array:
         """A bound (b,) float64 of the distance of each row's point from the centre, of rows (b, d) as stored."""
         bound: Array = self._metric.distance_from_centre(*norms(rows, self.centre).T) * self.scale * (1 + 1e-9)
         return bound

@@ -179,7 +179,10 @@ def join(parts: list[RowSummary]) -> RowSummary:
 
 
 def distance_bound(metric: Metric, largest: list[float]) -> float:
-    """A bound of every distance between rows of these radii, rounded up to three digits; 1 where all are 0."""
+    """A bound of every distance, rounded up to three digits, or 1 where all are 0.
+
+    `largest` are the two largest distances from the centre.
+    """
     bound = metric.bound(sum(largest) * (1 + 1e-9))
     if not bound > 0:
         return 1.0

@@ -53,11 +53,12 @@ def parts_sorted_by_norm(
     while start < rows.size:
         value = reach()
         distance = float(metric.distance(np.array(max(value, 0.0)))) * (1 - 1e-9)
-        count = int(np.searchsorted(-columns.radius, rows.radius[start] - distance, side="right"))
+        away, other_away = rows.distance_from_centre, columns.distance_from_centre
+        count = int(np.searchsorted(-other_away, away[start] - distance, side="right"))
         first = start if diagonal else 0
         if count <= first:
             return
-        whole = value > 0 and rows.radius[-1] + columns.radius[-1] >= distance
+        whole = value > 0 and away[-1] + other_away[-1] >= distance
         stop = rows.size if whole else start + tuning.SORTED_PART_ROWS
         part, other = rows.take(slice(start, stop)), columns.take(slice(first, count))
         yield Tile(metric, part, other, diagonal, workspace)

@@ -48,10 +48,10 @@ def crowded(count: int) -> np.ndarray:
 def choose(*sides: np.ndarray, fastest: list[str] = INT8_FIRST, element: str | None = None, **kept: int) -> list[str]:
     """The element that is chosen for the rows of one side or two, and the one behind it."""
     centre = sides[0][:512].astype(float).mean(axis=0)
-    radii = [np.linalg.norm(rows.astype(float) - centre, axis=1) for rows in sides]
+    away = [np.linalg.norm(rows.astype(float) - centre, axis=1) for rows in sides]
     dtypes, samples = {rows.dtype.name for rows in sides}, [rows[:512] for rows in sides]
     point_format = choose_point_format(
-        ScanSpec(metric="euclidean", **kept), dtypes, centre, radii, samples, fastest, element
+        ScanSpec(metric="euclidean", **kept), dtypes, centre, away, samples, fastest, element
     )
     return [point_format.element] + ([point_format.unrounded.element] if point_format.unrounded else [])
 
@@ -94,10 +94,10 @@ def test_rows_of_any_length_have_a_scale() -> None:
 def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarray, repeat: int) -> None:
     rows = np.tile(rows, (1, repeat))
     centre = rows.astype(float).mean(axis=0)
-    radii = np.linalg.norm(rows.astype(float) - centre, axis=1)
+    away = np.linalg.norm(rows.astype(float) - centre, axis=1)
     asked = ScanSpec(metric="euclidean", neighbors=1)
-    point_format = choose_point_format(asked, {rows.dtype.name}, centre, [radii], [rows], INT8_FIRST, "int8")
-    block = Block(np.arange(100, 100 + len(rows)), rows, *point_format.points(rows), radii, 100, point_format)
+    point_format = choose_point_format(asked, {rows.dtype.name}, centre, [away], [rows], INT8_FIRST, "int8")
+    block = Block(np.arange(100, 100 + len(rows)), rows, *point_format.points(rows), away, 100, point_format)
     tile = Tile(METRICS["euclidean"], block.take(np.arange(0, len(rows), 2)), block, diagonal=False)
     x, y = (np.longdouble(rows[side.positions - 100].astype(float)) for side in (tile.rows, tile.columns))
     true = ((x[:, None] - y) ** 2).sum(-1) * np.longdouble(point_format.unit)

@@ -77,8 +77,8 @@ def test_rows_rounded_to_integers_are_within_what_is_said(rows: np.ndarray, repe
     width = rows.shape[1]
     centre = rows.astype(float).mean(axis=0)
     values = rows.astype(float) - centre
-    radius = np.linalg.norm(values, axis=1).max()
-    scale = 127 * fill / radius if radius > 0 else 1.0
+    largest = np.linalg.norm(values, axis=1).max()
+    scale = 127 * fill / largest if largest > 0 else 1.0
     points, error = quantize(rows, centre, scale)
     assert points.dtype == np.int8
     assert points.min() >= -127

@@ -38,9 +38,9 @@ def test_the_farthest_alone_are_those_of_scipy(metric: str, against: bool, clien
 def test_parts_hold_all_pairs_that_reach_and_leave_most_others_out(diagonal: bool) -> None:
     rows = rows_of_all_lengths(600)
     form = PointFormat("euclidean", "float64", np.zeros(16), 1.0)
-    radius = form.radius(rows)
-    order = np.argsort(-radius)
-    block = Block(order, rows, *form.points(rows[order]), radius[order], point_format=form)
+    away = form.distance_from_centre(rows)
+    order = np.argsort(-away)
+    block = Block(order, rows, *form.points(rows[order]), away[order], point_format=form)
     square = cdist(rows.astype(float), rows.astype(float), "sqeuclidean")
     reach = float(np.quantile(square, 0.99))
     held = np.zeros(square.shape, np.bool_)
