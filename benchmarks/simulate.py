@@ -35,6 +35,7 @@ from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.planning import Resources, make_plan
 from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.pairwise.blocks import BlockCache
+from embgeom_dask.pairwise.exact import Pairs
 from embgeom_dask.storage import model_stores, results
 from embgeom_dask.testing import make_store
 
@@ -66,14 +67,13 @@ def wait_panel(seconds: float, plan: bytes, panel: Panel, hints: bytes, journal:
     start = time.time()
     time.sleep(seconds)
     chance = np.random.default_rng([panel.row, panel.start])
-    state = {
-        "first": np.full(KEPT, panel.row),
-        "second": np.arange(panel.stop, panel.stop + KEPT),
-        "high": chance.random(KEPT),
-        "low": np.zeros(KEPT),
-        "exact": np.ones(KEPT, np.bool_),
-        "limit": np.array(np.inf),
-    }
+    state = Pairs(
+        first=np.full(KEPT, panel.row),
+        second=np.arange(panel.stop, panel.stop + KEPT),
+        high=chance.random(KEPT),
+        low=np.zeros(KEPT),
+        exact=np.ones(KEPT, np.bool_),
+    )
     work = PanelStats(start, time.time(), "", 0, 0)
     found = PanelResult({"farthest": state}, {"cpu"}, Counter(float64=KEPT), {"cpu float32"}, work)
     journal.commit(panel, found)

@@ -12,26 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask import tuning
-from embgeom_dask.execution.panel_result import PanelResult
+from embgeom_dask.execution.panel_result import PassResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.reductions import Histogram, OrderStatistics, Thresholds
-from embgeom_dask.reductions.base import State
 
 Array = NDArray[Any]
-Run = Callable[[Plan], PanelResult]
+Run = Callable[[Plan], PassResult]
 
 
 def find(
-    plan: Plan, exact: Exact, state: State, quantiles: Sequence[float], pairs: int, largest: float, run: Run | None
+    plan: Plan, exact: Exact, found: PassResult, quantiles: Sequence[float], pairs: int, largest: float, run: Run | None
 ) -> dict[str, tuple[tuple[str, ...], Array]]:
     """Name `quantile`, `quantile_lower` and `quantile_upper`, and `quantile_distance` where `run` is given.
 
-    `state` is that of the plan's histogram, `pairs` the number of all pairs of tokens, and `largest` the largest
-    distance. `run` makes a pass over all tiles.
+    `found` is what the pass of `plan` found, with a histogram, `pairs` the number of all pairs of tokens, and `largest`
+    the largest distance. `run` makes a pass over all tiles.
     """
     histogram = cast(Histogram, plan.reductions["histogram"])
-    count = histogram.counts(state)
+    count = found.state(histogram).count
     identical = pairs - int(count.sum())
     ranks = np.array([rank(quantile, pairs) for quantile in quantiles])
     limits, distances = np.full((ranks.size, 2), np.nan), np.full(ranks.size, np.nan)
@@ -77,7 +76,7 @@ def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, larges
             break
         histogram = replace(histogram, edges=Thresholds.at(plan.metric, edges, closed=False))
         found = run(replace(plan, reductions={"histogram": histogram}))
-        count = histogram.counts(found.states["histogram"])
+        count = found.state(histogram).count
     below = np.cumsum(count)
     gaps = below[bins] - np.cumsum(count[bins])
     local = np.where(ranks > 0, ranks - gaps[np.searchsorted(below[bins], np.maximum(ranks, 1))], 0)
@@ -85,7 +84,7 @@ def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, larges
     classes = tuple(np.searchsorted(ends, bins).tolist())
     statistics = OrderStatistics(histogram.edges.take(ends), classes, local, histogram.weights)
     found = run(replace(plan, reductions={"quantiles": statistics}))
-    return statistics.finalize(found.states["quantiles"], plan.rows, exact)["quantile_distance"][1]
+    return statistics.finalize(found.state(statistics), plan.rows, exact)["quantile_distance"][1]
 
 
 def _divided(intervals: Array) -> Array:

@@ -25,7 +25,7 @@ from embgeom_dask.execution import workers
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.memory import parse_limit
-from embgeom_dask.execution.panel_result import PanelResult
+from embgeom_dask.execution.panel_result import PassResult
 from embgeom_dask.execution.passes import run_pass
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.planning import Resources, make_plan
@@ -239,7 +239,7 @@ def _cluster(
 def _labelled(
     variables: dict[str, Any],
     plan: Plan,
-    found: PanelResult,
+    found: PassResult,
     attrs: dict[str, Any],
     sides: Sequence[Given],
 ) -> xr.Dataset:
@@ -289,14 +289,14 @@ def _check_widths(first: Matrix, second: Matrix) -> None:
 
 
 def _finalize(
-    plan: Plan, found: PanelResult, spec: ScanSpec, run: Callable[[Plan, str], PanelResult], blocks: BlockCache
+    plan: Plan, found: PassResult, spec: ScanSpec, run: Callable[[Plan, str], PassResult], blocks: BlockCache
 ) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
 
     Exact quantiles take more passes, which add to what `found` says of devices and counts.
     """
 
-    def again(changed: Plan) -> PanelResult:
+    def again(changed: Plan) -> PassResult:
         made = run(changed, "quantiles")
         found.devices |= made.devices
         found.counts.update(made.counts)
@@ -305,8 +305,8 @@ def _finalize(
 
     exact, sides = plan.exact(BlockReader(blocks)), plan.rows
     variables: dict[str, Any] = {}
-    for name, reduction in plan.reductions.items():
-        variables |= reduction.finalize(found.states[name], sides, exact)
+    for reduction in plan.reductions.values():
+        variables |= reduction.finalize(found.state(reduction), sides, exact)
     if spec.summed:
         for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
             distance = variables[f"{extreme}_distance"][1]
@@ -322,7 +322,7 @@ def _finalize(
     if spec.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
         more = again if spec.exact_quantiles else None
-        variables |= find_quantiles(plan, exact, found.states["histogram"], spec.quantiles, pairs, largest, more)
+        variables |= find_quantiles(plan, exact, found, spec.quantiles, pairs, largest, more)
     if spec.summed and not spec.binned:
         for name in ("histogram_count", "histogram_below", "histogram_above", "bin_edge"):
             del variables[name]

@@ -23,13 +23,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fsspec import AbstractFileSystem
 
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
@@ -38,6 +36,7 @@ from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.monitor import is_interrupted
 from embgeom_dask.execution.panel_result import LARGEST_BYTES, PanelResult
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
+from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.storage import paths, records, replacement, results, transactions
 
 _PASS = re.compile(r"[a-z]+-[0-9a-f]{16}")
@@ -50,9 +49,13 @@ _COLUMNS = ("pass", "panel", "start", "end", "worker", "read_bytes", "peak_bytes
 
 @dataclass(frozen=True)
 class Pass:
-    """The committed panels of one pass over the tiles, in the folder `url`. Small enough to travel."""
+    """The committed panels of one pass over the tiles, in the folder `url`. Small enough to travel.
+
+    `state_types` are the classes of a panel's states, by the names of the reductions.
+    """
 
     url: str
+    state_types: Mapping[str, type[NamedArrays]]
 
     def names(self) -> set[str]:
         """The names of what is there."""
@@ -64,7 +67,7 @@ class Pass:
         """What a committed panel found; None where it is not committed, or is damaged."""
         path = f"{self.url}/{panel.name}"
         try:
-            return PanelResult.from_bytes(records.read(path, largest=LARGEST_BYTES))
+            return PanelResult.from_bytes(records.read(path, largest=LARGEST_BYTES), self.state_types)
         except FileNotFoundError:
             return None
         except Exception as error:  # file systems raise what they like
@@ -164,13 +167,14 @@ class Journal:
 
     def open_pass(self, plan: Plan, what: str) -> Pass:
         """The pass that `plan` makes: the same plan finds the same panels again."""
-        name = f"{what}-{_digest(plan)[:16]}"
+        name = f"{what}-{plan.digest[:16]}"
         if self.read_json(f"{name}/pass.json") is None:
             if not paths.is_url(self.url):
                 with paths.explained(f"write {self.url}/{name}"):
                     transactions.make_folder(Path(self.url, name))
             self._write_json(f"{name}/pass.json", {"panels": sum(1 for _ in plan.grid.panels())})
-        return Pass(f"{self.url}/{name}")
+        state_types = {each: reduction.state_type for each, reduction in plan.reductions.items()}
+        return Pass(f"{self.url}/{name}", state_types)
 
     def note(self, what: str, panel: Panel, found: PanelResult) -> None:
         """Keep the line of a panel for the history."""
@@ -370,31 +374,3 @@ def _put(url: str, content: bytes) -> None:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _digest(plan: Plan) -> str:
-    """The sha256 of all that decides what a panel's state says: rows, metric, tiles and reductions.
-
-    What a device computes with (element, centre, scale) is left out: it decides no state's meaning.
-    """
-    found = sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, np.ndarray):
-            found.update(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
-        elif is_dataclass(value):
-            add([type(value).__name__, *((field.name, getattr(value, field.name)) for field in fields(value))])
-        elif isinstance(value, dict):
-            add(list(value.items()))
-        elif isinstance(value, list | tuple):
-            found.update(f"{len(value)}[".encode())
-            for each in value:
-                add(each)
-        else:
-            found.update(f"{value!r};".encode())
-
-    sides = [
-        (side.matrix.name, side.matrix.sha256, side.rows, side.point_format.metric, side.tile) for side in plan.sides
-    ]
-    add([sides, plan.symmetric, plan.grid.run, plan.reductions])
-    return found.hexdigest()

@@ -11,13 +11,13 @@ from embgeom_dask import progress
 from embgeom_dask.errors import AbortRun
 from embgeom_dask.execution.journal import Journal
 from embgeom_dask.execution.monitor import Monitor, interruptible
-from embgeom_dask.execution.panel_result import PanelResult
+from embgeom_dask.execution.panel_result import PassResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.runner import execute
 from embgeom_dask.pairwise.blocks import BlockCache
 
 
-def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal: Journal | None) -> PanelResult:
+def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal: Journal | None) -> PassResult:
     """Compute all tiles of `plan` on the workers of `client`, in the pass called `what`.
 
     This process reads rows through `blocks`. Where there is a journal it keeps the panels, and a first Ctrl-C lets

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
+
+import numpy as np
 
 from embgeom_dask import tuning
 from embgeom_dask.execution.grid import Grid
@@ -14,7 +17,7 @@ from embgeom_dask.pairwise.blocks import BlockReader, BlockSource
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import Sides
-from embgeom_dask.reductions import Histogram, Reduction
+from embgeom_dask.reductions import Histogram, Reductions
 from embgeom_dask.units import bytes_text
 
 ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
@@ -29,7 +32,7 @@ class Plan:
     """
 
     sides: tuple[BlockSource, BlockSource]
-    reductions: dict[str, Reduction]
+    reductions: Reductions
     device: str
     memory: Memory
     point_formats_instead: tuple[PointFormat, ...] = ()
@@ -89,6 +92,35 @@ class Plan:
         tile = self.sides[0].tile
         run = tuning.PANEL_TILES if tile <= max(tuning.TILES) else tuning.LONG_PANEL_TILES
         return Grid(first, second, tile, run, self.symmetric)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all that decides what a panel's state says: rows, metric, tiles and reductions.
+
+        What a device computes with (element, centre, scale) is left out: it decides no state's meaning.
+        """
+        found = sha256()
+
+        def add(value: Any) -> None:
+            if isinstance(value, np.ndarray):
+                found.update(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
+            elif is_dataclass(value):
+                add([type(value).__name__, *((field.name, getattr(value, field.name)) for field in fields(value))])
+            elif isinstance(value, dict):
+                add(list(value.items()))
+            elif isinstance(value, list | tuple):
+                found.update(f"{len(value)}[".encode())
+                for each in value:
+                    add(each)
+            else:
+                found.update(f"{value!r};".encode())
+
+        sides = [
+            (side.matrix.name, side.matrix.sha256, side.rows, side.point_format.metric, side.tile)
+            for side in self.sides
+        ]
+        add([sides, self.symmetric, self.grid.run, self.reductions])
+        return found.hexdigest()
 
     def certificate(self, products: set[str]) -> dict[str, Any]:
         """What `products`, like "cpu int8", were made of, and the bound of their error that filtered pairs, relative

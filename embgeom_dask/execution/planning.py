@@ -37,7 +37,7 @@ from embgeom_dask.reductions import (
     Histogram,
     Neighbors,
     PairsWithin,
-    Reduction,
+    Reductions,
     Thresholds,
     Within,
 )
@@ -165,11 +165,11 @@ def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, reso
     )
 
 
-def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> dict[str, Reduction]:
+def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
     """What is kept of the distances, with what that requires."""
     metric, rows, duplicate_of = METRICS[spec.metric], inspected.rows, inspected.duplicate_of
     largest = np.sort(np.concatenate(inspected.distance_from_centre))[-2:].tolist()
-    reductions: dict[str, Reduction] = {}
+    reductions: Reductions = {}
     required = Histogram.requires if spec.summed else ()
     symmetric, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
     if spec.farthest or "farthest" in required:
@@ -194,7 +194,7 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> dict[str, Reduc
 def fit_memory(
     client: Client,
     inspected: InspectedRows,
-    reductions: dict[str, Reduction],
+    reductions: Reductions,
     point_format: PointFormat,
     spec: ScanSpec,
     resources: Resources,

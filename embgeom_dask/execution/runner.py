@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from distributed import Client, Future, KilledWorker, get_worker
@@ -19,15 +19,20 @@ from embgeom_dask.execution import callbacks, memory, products, worker, workers
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.monitor import Monitor
-from embgeom_dask.execution.panel_result import PanelResult, PanelStats, State
+from embgeom_dask.execution.panel_result import PanelResult, PanelStats, PassResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.worker_state import WorkerState, state_of
 from embgeom_dask.metrics import Workspace
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.traversal import traverse
+from embgeom_dask.reductions.base import Array, MergedState
 from embgeom_dask.storage import model_stores
+
+Hints: TypeAlias = dict[str, Array | None]
+"""What panels need not keep, by the name of the reduction; nothing before any was merged."""
 
 
 def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | None) -> PanelResult:
@@ -56,7 +61,7 @@ def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | 
     return found
 
 
-def _compute(plan: Plan, panel: Panel, hints: dict[str, Any], state: WorkerState, reader: BlockReader) -> PanelResult:
+def _compute(plan: Plan, panel: Panel, hints: Hints, state: WorkerState, reader: BlockReader) -> PanelResult:
     point_format, device = _points(plan)
     with devices.session(device):
 
@@ -70,13 +75,13 @@ def _compute(plan: Plan, panel: Panel, hints: dict[str, Any], state: WorkerState
 def _compute_on(
     plan: Plan,
     panels: Iterable[Panel],
-    hints: dict[str, Any],
+    hints: Hints,
     device: torch.device,
     reader: BlockReader,
     workspace: Workspace,
 ) -> PanelResult:
     exact = plan.exact(reader)
-    states = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
+    states: dict[str, object] = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
     reach = partial(_reach, plan, states, exact) if plan.sides[0].sorted_by_norm else None
     for panel in panels:
         rows = reader.block(plan.sides[0], panel.row, device)
@@ -86,9 +91,9 @@ def _compute_on(
             for tile in traverse(plan.metric, rows, columns, workspace, diagonal=diagonal, reach=reach):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
-    states = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
+    found = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
     point_format = plan.sides[0].instead or plan.sides[0].point_format
-    return PanelResult(states, {str(device)}, exact.counts, {f"{device.type} {point_format.element}"})
+    return PanelResult(found, {str(device)}, exact.counts, {f"{device.type} {point_format.element}"})
 
 
 def _check_unchanged(plan: Plan) -> None:
@@ -100,7 +105,7 @@ def _check_unchanged(plan: Plan) -> None:
             raise AbortRun(str(error)) from error
 
 
-def _reach(plan: Plan, states: dict[str, State], exact: Exact) -> float:
+def _reach(plan: Plan, states: dict[str, object], exact: Exact) -> float:
     """The least value, in units of the points, of a pair that any reduction needs."""
     return min(reduction.reach(states[name], exact) for name, reduction in plan.reductions.items())
 
@@ -125,7 +130,7 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
     )
 
 
-def execute(plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, journal: Pass | None = None) -> PanelResult:
+def execute(plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, journal: Pass | None = None) -> PassResult:
     """Run every panel of `plan` that `journal` does not have, and merge what they find.
 
     One tile of every row block goes first: these tell the others how little they need to keep. This process reads rows
@@ -140,35 +145,36 @@ def execute(plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, jour
         where `watch` was interrupted, once the panels are done that were submitted.
     """
     exact = plan.exact(BlockReader(blocks))
-    merged = {name: reduction.finish(reduction.empty(), exact) for name, reduction in plan.reductions.items()}
-    total = PanelResult(merged, set(), exact.counts, set())
+    total = PassResult({}, set(), exact.counts, set())
     run = _Run(client, plan, watch, journal)
     for panels in (plan.grid.first, plan.grid.rest):
-        run.renew(merged, exact)
-        collected, size = [merged], 0
+        run.renew(total.states, exact)
+        collected, size = list[dict[str, NamedArrays]](), 0
         for found in run.found(panels):
             total.devices |= found.devices
             total.products |= found.products
             total.counts.update(found.counts)
             collected.append(found.states)
             size += _size(found.states)
-            if size >= tuning.MERGE_SHARE * _size(merged):
-                merged = _merge(plan, collected, exact)
-                collected, size = [merged], 0
-                run.renew(merged, exact)
-        merged = _merge(plan, collected, exact)
+            if size >= tuning.MERGE_SHARE * _size(total.states):
+                total.states = _merge(plan, total.states, collected, exact)
+                collected, size = [], 0
+                run.renew(total.states, exact)
+        total.states = _merge(plan, total.states, collected, exact)
     run.check()
-    total.states = merged
     return total
 
 
-def _size(states: dict[str, State]) -> int:
-    return sum(column.nbytes for state in states.values() for column in state.values())
+def _size(states: Mapping[str, NamedArrays | MergedState]) -> int:
+    return sum(state.nbytes for state in states.values())
 
 
-def _merge(plan: Plan, found: list[dict[str, State]], exact: Exact) -> dict[str, State]:
+def _merge(
+    plan: Plan, merged: dict[str, MergedState], found: list[dict[str, NamedArrays]], exact: Exact
+) -> dict[str, MergedState]:
     return {
-        name: reduction.merge([states[name] for states in found], exact) for name, reduction in plan.reductions.items()
+        name: reduction.merge(merged.get(name), [states[name] for states in found], exact)
+        for name, reduction in plan.reductions.items()
     }
 
 
@@ -187,9 +193,9 @@ class _Run:
         self._told = b""
         self._failed: dict[Panel, BaseException] = {}
 
-    def renew(self, merged: dict[str, State], exact: Exact) -> None:
+    def renew(self, merged: dict[str, MergedState], exact: Exact) -> None:
         """Tell the panels submitted from now on what was found: kept on the cluster."""
-        hints = {name: reduction.hint(merged[name], exact) for name, reduction in self._plan.reductions.items()}
+        hints: Hints = {name: self._plan.reductions[name].hint(state, exact) for name, state in merged.items()}
         if (told := pickle.dumps(hints)) != self._told:
             self._hints, self._told = self._client.submit(bytes, told, pure=False), told
 

@@ -22,11 +22,23 @@ from embgeom_dask.kernels.correct_rounding import upper_boundary
 from embgeom_dask.kernels.numba_bfloat16 import as_numba
 from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.metrics import Metric
+from embgeom_dask.pairwise.tables import Table
 
 Array = NDArray[Any]
-Pairs = dict[str, Array]
-"""Pairs of rows and the keys of their values: `first`, `second` (int64 positions), `high` + `low` (float64), `exact`
-(bool). Where a matrix is compared with itself, first < second."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(Table):
+    """Pairs of rows (p,) and the keys of their values: positions `first` and `second`, `high` + `low`, `exact`.
+
+    Where a matrix is compared with itself, first < second.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    high: NDArray[np.float64]
+    low: NDArray[np.float64]
+    exact: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -40,22 +52,6 @@ class Rows:
         """The rows at `positions` (p,), float64 (p, d)."""
         found = [self.block(position // self.tile)[position % self.tile] for position in positions.tolist()]
         return np.array(found).astype(np.float64)
-
-
-def empty_pairs() -> Pairs:
-    """No pairs."""
-    dtypes = {"first": np.int64, "second": np.int64, "high": np.float64, "low": np.float64, "exact": np.bool_}
-    return {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
-
-
-def concat_pairs(tables: list[Pairs]) -> Pairs:
-    """Append the tables to each other."""
-    return {name: np.concatenate([table[name] for table in tables]) for name in empty_pairs()}
-
-
-def take_pairs(pairs: Pairs, index: Array | slice) -> Pairs:
-    """Select pairs by position, mask or slice."""
-    return {name: column[index] for name, column in pairs.items()}
 
 
 @dataclass(frozen=True)
@@ -85,19 +81,18 @@ class Exact:
 
     def keys(self, first: Array, second: Array) -> Pairs:
         """The pairs with their keys."""
-        pairs = {name: np.empty(first.size, column.dtype) for name, column in empty_pairs().items()}
-        pairs["first"], pairs["second"] = first, second
+        high, low, exact = np.empty(first.size), np.empty(first.size), np.empty(first.size, np.bool_)
         self.counts["double_double"] += first.size
         for part, x, y, i, j in self._gather(first, second):
             found = share_out(lambda a, b: self.metric.keys(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
-            for name, columns in zip(("high", "low", "exact"), zip(*found, strict=True), strict=True):
-                pairs[name][part] = np.concatenate(columns)
-        return pairs
+            for column, parts in zip((high, low, exact), zip(*found, strict=True), strict=True):
+                column[part] = np.concatenate(parts)
+        return Pairs(first, second, high, low, exact)
 
-    def order(self, pairs: Pairs) -> list[Fraction]:
+    def order(self, first: Array, second: Array) -> list[Fraction]:
         """The rational number of each pair that grows with its distance."""
-        self.counts["rational"] += pairs["first"].size
-        rows = zip(self.first[pairs["first"]], self.second[pairs["second"]], strict=True)
+        self.counts["rational"] += first.size
+        rows = zip(self.first[first], self.second[second], strict=True)
         return [self.metric.order(x, y) for x, y in rows]
 
     def sort(self, pairs: Pairs, *, descending: bool = False) -> tuple[Pairs, Array]:
@@ -105,10 +100,14 @@ class Exact:
 
         Returns the ordered pairs and their rank (p,) int64: it starts at 0, and equal distances share one.
         """
+        index, rank = self.argsort(pairs, descending=descending)
+        return pairs.take(index), rank
+
+    def argsort(self, pairs: Pairs, *, descending: bool = False) -> tuple[Array, Array]:
+        """The index (p,) that puts pairs in the order of `sort`, and their rank (p,) in that order."""
         sign = -1.0 if descending else 1.0
-        order = np.lexsort((pairs["second"], pairs["first"], sign * pairs["low"], sign * pairs["high"]))
-        ordered = take_pairs(pairs, order)
-        high, low, exact = ordered["high"], ordered["low"], ordered["exact"]
+        index = np.lexsort((pairs.second, pairs.first, sign * pairs.low, sign * pairs.high))
+        high, low, exact = pairs.high[index], pairs.low[index], pairs.exact[index]
         new = (np.diff(high) != 0) | (np.diff(low) != 0)
         slack = self.metric.key_slack(np.abs(high), self.width)
         close = np.abs(np.diff(high) + np.diff(low)) <= slack[1:] + slack[:-1]
@@ -117,20 +116,17 @@ class Exact:
             bounds = np.flatnonzero(np.concatenate([[True], ~close, [True]]))
             for start, stop in pairwise(bounds.tolist()):
                 if doubtful[start : stop - 1].any():
-                    self._sort_run(ordered, new, start, stop, descending)
-        rank = np.concatenate([[0], np.cumsum(new)]) if high.size else np.empty(0, np.int64)
-        return ordered, rank.astype(np.int64)
+                    run = index[start:stop]
+                    order, differs = self._argsort_exactly(pairs.first[run], pairs.second[run], descending)
+                    index[start:stop], new[start : stop - 1] = run[order], differs
+        return index, _ranks(new, index.size)
 
-    def _sort_run(self, ordered: Pairs, new: Array, start: int, stop: int, descending: bool) -> None:
-        """Order the pairs of ordered[start:stop] without error, in place; mark where the value changes in `new`."""
-        run = {name: column[start:stop].copy() for name, column in ordered.items()}
-        values = self.order(run)
-        first, second = run["first"].tolist(), run["second"].tolist()
+    def _argsort_exactly(self, first: Array, second: Array, descending: bool) -> tuple[list[int], list[bool]]:
+        """The order of some pairs (p,) without error, and where the distance changes in it (p - 1,)."""
+        values, places = self.order(first, second), (first.tolist(), second.tolist())
         sign = -1 if descending else 1
-        order = sorted(range(stop - start), key=lambda p: (sign * values[p], first[p], second[p]))
-        for name, column in ordered.items():
-            column[start:stop] = run[name][order]
-        new[start : stop - 1] = [values[a] != values[b] for a, b in pairwise(order)]
+        order = sorted(range(len(values)), key=lambda p: (sign * values[p], places[0][p], places[1][p]))
+        return order, [values[a] != values[b] for a, b in pairwise(order)]
 
     def rank(self, first: Array, second: Array, values: Array) -> tuple[Array, Array]:
         """Order pairs whose plain float64 values are known: index (p,) and rank (p,), as `sort` gives it.
@@ -143,14 +139,11 @@ class Exact:
         alone = np.concatenate([[True], new]) & np.concatenate([new, [True]])
         (close,) = np.nonzero(~alone)
         if close.size:
-            pairs = self.keys(first[order[close]], second[order[close]])
-            pairs["index"] = order[close]
-            ordered, rank = self.sort(pairs)
-            order[close] = ordered["index"]
+            index, rank = self.argsort(self.keys(first[order[close]], second[order[close]]))
+            order[close] = order[close][index]
             beside = np.diff(close) == 1
             new[close[:-1][beside]] |= (np.diff(rank) != 0)[beside]
-        ranks = np.concatenate([[0], np.cumsum(new)]) if order.size else np.empty(0, np.int64)
-        return order, ranks.astype(np.int64)
+        return order, _ranks(new, order.size)
 
     def distances(self, first: Array, second: Array) -> Array:
         """Distances (p,) float64 as they are reported: correctly rounded, so that ties are equal and none falls."""
@@ -161,7 +154,7 @@ class Exact:
             for column, parts in zip((out, settled), zip(*found, strict=True), strict=True):
                 column[order[part]] = np.concatenate(parts)
         (unsettled,) = np.nonzero(~settled)
-        numbers = self.order({"first": first[unsettled], "second": second[unsettled]})
+        numbers = self.order(first[unsettled], second[unsettled])
         out[unsettled] = [nearest_float(self.metric, number) for number in numbers]
         return out
 
@@ -169,7 +162,7 @@ class Exact:
         """Which pairs (p,), of those reported at `distance` (p,), are at distance 0 before it is rounded."""
         equal: Array = distance == 0
         keys = self.keys(first[equal], second[equal])
-        equal[equal] = keys["exact"] & (keys["high"] == 0)
+        equal[equal] = keys.exact & (keys.high == 0)
         return equal
 
     def _gather(self, first: Array, second: Array) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
@@ -181,6 +174,11 @@ class Exact:
                 i, j = first[part], second[part]
                 x, y = self.first.block(int(i[0]) // self.first.tile), self.second.block(int(j[0]) // self.second.tile)
                 yield part, as_numba(x), as_numba(y), i % self.first.tile, j % self.second.tile
+
+
+def _ranks(new: Array, size: int) -> Array:
+    """The rank of each of `size` ordered pairs, from 0; `new` (size - 1,) says where it grows."""
+    return np.concatenate([[0], np.cumsum(new)]).astype(np.int64) if size else np.empty(0, np.int64)
 
 
 def is_at_most(metric: Metric, order: Fraction, distance: float) -> bool:

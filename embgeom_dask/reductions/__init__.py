@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embgeom_dask.reductions.base import Reduction
+from embgeom_dask.reductions.base import Reduction, Reductions
 from embgeom_dask.reductions.extremes import Extreme
 from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
@@ -11,4 +11,14 @@ from embgeom_dask.reductions.pairs_within import PairsWithin
 from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.within import Within
 
-__all__ = ["Extreme", "Histogram", "Neighbors", "OrderStatistics", "PairsWithin", "Reduction", "Thresholds", "Within"]
+__all__ = [
+    "Extreme",
+    "Histogram",
+    "Neighbors",
+    "OrderStatistics",
+    "PairsWithin",
+    "Reduction",
+    "Reductions",
+    "Thresholds",
+    "Within",
+]

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.rows import Sides
+from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
 
 Array = NDArray[Any]
-State = dict[str, Array]
-"""Plain numpy arrays by name, which each reduction describes; a journal keeps them as safetensors."""
 
 Variables = dict[str, tuple[tuple[str, ...], Array]]
 """Variables of a result by name: dimensions and values."""
 
 
-class Reduction(Protocol):
+class MergedState(Protocol):
+    """What `merge` makes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays: panels are merged when theirs come to some part of these."""
+
+
+Running = TypeVar("Running")
+Finished = TypeVar("Finished", bound=NamedArrays)
+Merged = TypeVar("Merged", bound=MergedState)
+
+
+class Reduction(Protocol[Running, Finished, Merged]):
     """What is kept of the distances: an immutable specification with functions on states.
 
-    A panel's state is made by `empty`, grows by `update`, once for each tile, and leaves the worker by `finish`; the
-    client joins panels by `merge`, and names the result by `finalize`. No result depends on the order of tiles or
-    panels, on how they are grouped, or on hints.
+    A panel's state is made by `empty`, grows by `update`, once for each tile: it is *Running*. By `finish` it leaves
+    the worker, *Finished*: arrays alone, which a journal keeps. The client joins panels by `merge`, which makes the
+    *Merged* state of them, and names the result by `finalize`. No result depends on the order of tiles or panels, on
+    how they are grouped, or on hints.
     """
 
     @property
@@ -33,6 +46,10 @@ class Reduction(Protocol):
     @property
     def nbytes(self) -> int:
         """The most bytes that its states take on a worker or on the client: the plan counts them."""
+
+    @property
+    def state_type(self) -> type[Finished]:
+        """The class of the states that leave a worker: a journal reads them as no other."""
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -52,26 +69,29 @@ class Reduction(Protocol):
         """Whether `reach` grows, so that blocks sorted by their distance from the centre let tiles be skipped."""
         return False
 
-    def empty(self, hint: Array | None = None) -> State:
+    def empty(self, hint: Array | None = None) -> Running:
         """The state of no pairs. `hint`, of other panels, may make it drop pairs that no result needs."""
 
-    def update(self, state: State, tile: Tile, exact: Exact) -> State:
+    def update(self, state: Running, tile: Tile, exact: Exact) -> Running:
         """The state with the pairs of a tile added; may change the arrays of `state`, which is not used again."""
 
-    def reach(self, state: State, exact: Exact) -> float:  # noqa: ARG002
+    def reach(self, state: Running, exact: Exact) -> float:  # noqa: ARG002
         """The least value, in units of the points, of a pair that can still change a panel's state."""
         return float("-inf")
 
-    def finish(self, state: State, exact: Exact) -> State:  # noqa: ARG002
+    def finish(self, state: Running, exact: Exact) -> Finished:
         """What leaves the worker, after the last tile."""
-        return state
 
-    def merge(self, states: list[State], exact: Exact) -> State:
-        """One state of several: finished ones, the first of which may come from `merge` itself."""
+    def merge(self, merged: Merged | None, found: list[Finished], exact: Exact) -> Merged:
+        """What was merged before, if anything was, and what more panels found; changes neither."""
 
-    def hint(self, state: State, exact: Exact) -> Array | None:  # noqa: ARG002
+    def hint(self, state: Merged, exact: Exact) -> Array | None:  # noqa: ARG002
         """What later panels need not keep, seen from a merged state; None: every pair counts."""
         return None
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:
+    def finalize(self, state: Merged, sides: Sides, exact: Exact) -> Variables:
         """The variables of the result, of tokens, from the merged state of distinct rows."""
+
+
+Reductions: TypeAlias = dict[str, Reduction[Any, Any, Any]]
+"""The reductions of a plan by name: what each of them makes, only it takes."""

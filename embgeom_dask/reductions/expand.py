@@ -23,13 +23,14 @@ Array = NDArray[Any]
 
 
 def expand_pairs(
-    ordered: Pairs, rank: Array, sides: Sides, k: int, identical: bool, *, farthest: bool
+    ordered: Pairs, distance: Array, rank: Array, sides: Sides, k: int, identical: bool, *, farthest: bool
 ) -> tuple[Array, Array]:
     """The best `k` pairs of tokens, from the best k pairs of distinct rows.
 
     Parameters
     ----------
-    ordered : pairs (p,) with their keys and, as `distance`, what is reported of them; best first
+    ordered : pairs (p,) with their keys, best first
+    distance : (p,) float64, as it is reported
     rank : (p,) int64, ascending; equal distances share one
     identical : whether tokens of one row are pairs too, at distance 0
     farthest : whether the best pairs are the farthest
@@ -40,21 +41,21 @@ def expand_pairs(
     the lower id comes first
     """
     zeros = _identical_pairs(sides.first, k) if identical and sides.symmetric else np.empty((0, 2), np.int64)
-    is_zero = (ordered["high"] == 0) & ordered["exact"]  # a distance other than 0 may be reported as 0
+    is_zero = (ordered.high == 0) & ordered.exact  # a distance other than 0 may be reported as 0
     ties: list[tuple[float, Array]] = []  # each distance with its pairs of tokens
     starts, count = np.flatnonzero(np.diff(rank, prepend=-1)).tolist(), 0
     for start, stop in pairwise([*starts, rank.size]):
         if count >= k:
             break
-        tied = _tied_pairs(ordered["first"][start:stop], ordered["second"][start:stop], sides, k)
+        tied = _tied_pairs(ordered.first[start:stop], ordered.second[start:stop], sides, k)
         if is_zero[start]:
             tied, zeros = np.concatenate([tied, zeros]), zeros[:0]
-        ties.append((float(ordered["distance"][start]), tied))
+        ties.append((float(distance[start]), tied))
         count += len(tied)
     ties.insert(len(ties) if farthest else 0, (0.0, zeros))
     token_id = np.concatenate([tied[lexical_order(*tied.T)] for _, tied in ties])
-    distance = np.concatenate([np.full(len(tied), value) for value, tied in ties])
-    return token_id[:k], distance[:k]
+    of_pairs = np.concatenate([np.full(len(tied), value) for value, tied in ties])
+    return token_id[:k], of_pairs[:k]
 
 
 def expand_neighbors(

@@ -16,8 +16,9 @@ from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.passes import Bins, bin_pairs
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.rows import Sides
+from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions.base import Reduction, State, Variables
+from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
@@ -36,19 +37,32 @@ def bin_edges(bins: int, top: float, scale: str) -> Array:
     return np.linspace(0.0, top, bins + 1) if scale == "linear" else np.geomspace(1e-6 * top, top, bins + 1)
 
 
+@dataclass(frozen=True, eq=False)
+class BinnedSums(NamedArrays):
+    """The pairs of tokens with different rows in bins, and the sums of their distances.
+
+    `count` (bins + 2,) is how many there are, with those below and above all bins; `total` and `square` (52,) are the
+    sums of the distances and of their squares in fixed point, as limbs of 40 bits. Integers add up to the same sums in
+    any order.
+    """
+
+    count: NDArray[np.int64]
+    total: NDArray[np.int64]
+    square: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
-class Histogram(Reduction):
+class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
     """Counts of all pairs of tokens in bins, and the sums of their distances.
 
     `edges` are the thresholds between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either
-    side, is how many tokens share each row. State: `count` (bins + 2,) int64, with the pairs below and above all bins;
-    `total` and `square` (52,) int64, the sums of the distances and of their squares in fixed point, as limbs of 40
-    bits. Integers add up to the same sums in any order.
+    side, is how many tokens share each row.
     """
 
     edges: Thresholds
     weights: tuple[Array, Array]
     name = "histogram"
+    state_type = BinnedSums
     requires = ("farthest", "nearest")
 
     @cached_property
@@ -61,12 +75,12 @@ class Histogram(Reduction):
         """Bytes of its states, on worker and client, and of its edges."""
         return 8 * 8 * self.edges.distance.size
 
-    def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
+    def empty(self, hint: Array | None = None) -> BinnedSums:  # noqa: ARG002
         """Zeros."""
         limbs = np.zeros(_LIMBS, np.int64)
-        return {"count": np.zeros(self.edges.distance.size + 1, np.int64), "total": limbs, "square": limbs}
+        return BinnedSums(np.zeros(self.edges.distance.size + 1, np.int64), limbs, limbs)
 
-    def update(self, state: State, tile: Tile, exact: Exact) -> State:
+    def update(self, state: BinnedSums, tile: Tile, exact: Exact) -> BinnedSums:
         """Add the pairs of a tile."""
         bins = self._in_points(exact)
         weights = self.weights[0][tile.rows.positions], self.weights[1][tile.columns.positions]
@@ -83,22 +97,29 @@ class Histogram(Reduction):
             for w, x in zip(weight.tolist(), map(int, t.tolist()), strict=True):
                 total += w * x
                 square += w * x * x
-        found = {"count": counts, "total": _limbs(total), "square": _limbs(square)}
-        return self.merge([state, found], exact)
+        return self.merge(state, [BinnedSums(counts, _limbs(total), _limbs(square))], exact)
 
-    def merge(self, states: list[State], exact: Exact) -> State:  # noqa: ARG002
-        """Add the states of several panels."""
-        return {name: np.sum([state[name] for state in states], axis=0) for name in ("count", "total", "square")}
+    def finish(self, state: BinnedSums, exact: Exact) -> BinnedSums:  # noqa: ARG002
+        """All of it."""
+        return state
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:
+    def merge(self, merged: BinnedSums | None, found: list[BinnedSums], exact: Exact) -> BinnedSums:  # noqa: ARG002
+        """Add up."""
+        added = [self.empty() if merged is None else merged, *found]
+        count, total, square = (
+            np.sum(arrays, axis=0) for arrays in zip(*(each.arrays().values() for each in added), strict=True)
+        )
+        return BinnedSums(count, total, square)
+
+    def finalize(self, state: BinnedSums, sides: Sides, exact: Exact) -> Variables:
         """Name counts, edges, `distance_mean`, `distance_std` (n - 1) and `pair_count`, identical tokens included."""
-        tokens, count, weights = sides.first.members.size, state["count"], sides.first.weights
+        tokens, count, weights = sides.first.members.size, state.count, sides.first.weights
         pairs = tokens * sides.second.members.size
         if sides.symmetric:
             pairs = tokens * (tokens - 1) // 2
             count = self.with_zeros(count, int((weights * (weights - 1) // 2).sum()))
         unit = Fraction(1, 1 << self.bits - 1 + _FINE) / Fraction(_length(exact))
-        total, square = _number(state["total"]), _number(state["square"])
+        total, square = _number(state.total), _number(state.square)
         mean = float(unit * total / pairs) if pairs else np.nan
         variance = unit**2 * (square - Fraction(total**2, pairs)) / (pairs - 1) if pairs > 1 else None
         return {
@@ -110,10 +131,6 @@ class Histogram(Reduction):
             "distance_mean": ((), np.array(mean)),
             "distance_std": ((), np.array(np.nan if variance is None else sqrt(variance))),
         }
-
-    def counts(self, state: State) -> Array:
-        """The pairs of tokens with different rows below all bins, in each of them, and above: (bins + 2,) int64."""
-        return state["count"]
 
     def with_zeros(self, count: Array, zeros: int) -> Array:
         """The counts with so many pairs at distance 0 added."""

@@ -13,22 +13,46 @@ from embgeom_dask.kernels.bounds import round_up, upper_bounds
 from embgeom_dask.kernels.passes import select
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.rows import Sides
+from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions.base import Reduction, State, Variables
+from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.expand import expand_all
 from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 
+_NO_POSITIONS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class CountedPairs:
+    """How many pairs of tokens were found, `count`, and unless these are more than `room`, the pairs of rows."""
+
+    count: int
+    room: int
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportedPairs(NamedArrays):
+    """How many pairs of tokens were found, `count` (), and unless these are too many, the pairs of rows.
+
+    `distance` (p,) is what is reported of the pairs `first`, `second` (p,).
+    """
+
+    count: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    distance: NDArray[np.float64]
+
 
 @dataclass(frozen=True)
-class PairsWithin(Reduction):
+class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
     """The pairs of tokens at distance <= the one closed threshold of `radius`, `limit` at most.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row; where `symmetric`, both sides are one,
-    and tokens that share a row are pairs too. State: `count` () int64, the pairs of tokens with different rows; unless
-    these are too many, the pairs of rows `first`, `second` (int64) and, once it leaves the worker, their `distance` as
-    it is reported; `room` () int64, how many may still be kept.
+    and tokens that share a row are pairs too; states count those with different rows.
     """
 
     radius: Thresholds
@@ -36,17 +60,18 @@ class PairsWithin(Reduction):
     weights: tuple[Array, Array]
     symmetric: bool
     name = "pairs_within"
+    state_type = ReportedPairs
 
     @property
     def nbytes(self) -> int:
         """Bytes of its states, on worker and client, and of its result."""
         return 200 * min(self.limit, int(self.weights[0].sum() * self.weights[1].sum()))
 
-    def empty(self, hint: Array | None = None) -> State:
+    def empty(self, hint: Array | None = None) -> CountedPairs:
         """No pairs; `hint` is the room that other panels left."""
-        return self._state(0, self.limit - self._identical if hint is None else int(hint))
+        return CountedPairs(0, self._room if hint is None else int(hint), _NO_POSITIONS, _NO_POSITIONS)
 
-    def update(self, state: State, tile: Tile, exact: Exact) -> State:
+    def update(self, state: CountedPairs, tile: Tile, exact: Exact) -> CountedPairs:
         """Add the pairs of a tile."""
         low, high = tile.terms
         inside, outside = (bound.item() for bound in self.radius.in_points(exact))
@@ -57,24 +82,31 @@ class PairsWithin(Reduction):
         keep = np.ones(first.size, np.bool_)
         keep[unsure] = self.radius.classify(first[unsure], second[unsure], exact)[0] == 0
         first, second = first[keep], second[keep]
-        count = int(state["count"] + self.weights[0][first] @ self.weights[1][second])
-        pairs = (np.concatenate([state["first"], first]), np.concatenate([state["second"], second]))
-        return self._state(count, int(state["room"]), *pairs)
+        count = state.count + int(self.weights[0][first] @ self.weights[1][second])
+        if count > state.room:
+            return CountedPairs(count, state.room, _NO_POSITIONS, _NO_POSITIONS)
+        joined = np.concatenate([state.first, first]), np.concatenate([state.second, second])
+        return CountedPairs(count, state.room, *joined)
 
-    def finish(self, state: State, exact: Exact) -> State:
+    def finish(self, state: CountedPairs, exact: Exact) -> ReportedPairs:
         """Give the pairs their distances."""
-        return {**state, "distance": exact.distances(state["first"], state["second"])}
+        distance = exact.distances(state.first, state.second)
+        return ReportedPairs(np.array(state.count), state.first, state.second, distance)
 
-    def merge(self, states: list[State], exact: Exact) -> State:  # noqa: ARG002
-        """Join the states of several panels."""
-        columns = (np.concatenate([state[name] for state in states]) for name in ("first", "second", "distance"))
-        return self._state(sum(int(state["count"]) for state in states), int(self.empty()["room"]), *columns)
+    def merge(self, merged: ReportedPairs | None, found: list[ReportedPairs], exact: Exact) -> ReportedPairs:  # noqa: ARG002
+        """Join the pairs, unless they are too many."""
+        joined = found if merged is None else [merged, *found]
+        count = sum(int(each.count) for each in joined)
+        if not joined or count > self._room:
+            return ReportedPairs(np.array(count), _NO_POSITIONS, _NO_POSITIONS, np.empty(0))
+        columns = zip(*((each.first, each.second, each.distance) for each in joined), strict=True)
+        return ReportedPairs(np.array(count), *map(np.concatenate, columns))
 
-    def hint(self, state: State, exact: Exact) -> Array:  # noqa: ARG002
+    def hint(self, state: ReportedPairs, exact: Exact) -> Array:  # noqa: ARG002
         """The room left."""
-        return state["room"] - state["count"]
+        return self._room - state.count
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
+    def finalize(self, state: ReportedPairs, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
         """Name `pair_distance` and `pair_token_id`, in order of the first id, then of the second, and `pair_radius`.
 
         Raises
@@ -82,13 +114,13 @@ class PairsWithin(Reduction):
         EmbgeomError
             where they are more than `limit`.
         """
-        count = int(state["count"]) + self._identical
+        count = int(state.count) + self._identical
         if count > self.limit:
             raise EmbgeomError(
                 f"{count} pairs lie within {self.radius.distance.item():.9g}, more than the limit of {self.limit}: "
                 f"choose a smaller radius for `pairs_within`, or a larger `max_pairs`"
             )
-        token_id, distance = expand_all(state["first"], state["second"], state["distance"], sides)
+        token_id, distance = expand_all(state.first, state.second, state.distance, sides)
         return {
             "pair_radius": ((), self.radius.distance[0]),
             "pair_distance": (("pair",), distance),
@@ -100,7 +132,7 @@ class PairsWithin(Reduction):
         weights = self.weights[0]
         return int((weights * (weights - 1) // 2).sum()) if self.symmetric else 0
 
-    def _state(self, count: int, room: int, *columns: Array) -> State:
-        kept = columns if columns and count <= room else (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-        names = ("first", "second", "distance")[: len(kept)]
-        return {"count": np.array(count), "room": np.array(room), **dict(zip(names, kept, strict=True))}
+    @property
+    def _room(self) -> int:
+        """How many pairs of tokens with different rows may be kept."""
+        return self.limit - self._identical

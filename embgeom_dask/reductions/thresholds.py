@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels.correct_rounding import half_step, last_below
 from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
 from embgeom_dask.metrics import Metric
-from embgeom_dask.pairwise.exact import Exact, Pairs, is_at_most, take_pairs
+from embgeom_dask.pairwise.exact import Exact, Pairs, is_at_most
 
 Array = NDArray[Any]
 
@@ -79,17 +79,18 @@ class Thresholds:
             below = self._below(pairs, index[unsure] - 1, exact)
             index[unsure[below]] -= 1
             below &= lowest[unsure] < index[unsure]
-            pairs, unsure = take_pairs(pairs, below), unsure[below]
+            pairs, unsure = pairs.take(below), unsure[below]
         return index, values
 
     def _below(self, pairs: Pairs, index: Array, exact: Exact) -> Array:
         """Whether each pair (p,) lies below the threshold of that index (p,)."""
         high, low = self.high[index], self.low[index]
-        below: Array = (pairs["high"] < high) | ((pairs["high"] == high) & (pairs["low"] < low))
-        gap = np.abs((pairs["high"] - high) + (pairs["low"] - low))
-        error = np.where(pairs["exact"], 0.0, exact.metric.key_slack(np.abs(high), exact.width))
+        below: Array = (pairs.high < high) | ((pairs.high == high) & (pairs.low < low))
+        gap = np.abs((pairs.high - high) + (pairs.low - low))
+        error = np.where(pairs.exact, 0.0, exact.metric.key_slack(np.abs(high), exact.width))
         doubtful = ~(gap > 2 * (error + self.slack[index]))
         if doubtful.any():
-            order, last = exact.order(take_pairs(pairs, doubtful)), self.last[index[doubtful]].tolist()
+            order = exact.order(pairs.first[doubtful], pairs.second[doubtful])
+            last = self.last[index[doubtful]].tolist()
             below[doubtful] = [is_at_most(exact.metric, *case) for case in zip(order, last, strict=True)]
         return below

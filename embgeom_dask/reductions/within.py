@@ -12,38 +12,50 @@ from embgeom_dask.kernels.bounds import round_up
 from embgeom_dask.kernels.passes import count_within
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.rows import Sides
+from embgeom_dask.pairwise.tables import Table
 from embgeom_dask.pairwise.tiles import Tile
-from embgeom_dask.reductions.base import Reduction, State, Variables
+from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Degrees(Table):
+    """Rows of the first side, `row` (n,), and how many tokens each has within the radii, `degree` (n, radii).
+
+    While a panel runs these are all rows in order, then those alone that have any.
+    """
+
+    row: NDArray[np.int64]
+    degree: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
-class Within(Reduction):
+class Within(Reduction[Degrees, Degrees, Degrees]):
     """Counts of the tokens at distance <= each radius; `radii` are closed thresholds.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row. Where `symmetric`, both rows of a pair
-    are counted. State: `row` (n,) int64, rows of the first side that have others within the largest radius, and
-    `degree` (n, radii) int64, how many tokens; while a panel runs, every row.
+    are counted.
     """
 
     radii: Thresholds
     weights: tuple[Array, Array]
     symmetric: bool
     name = "within"
+    state_type = Degrees
 
     @property
     def nbytes(self) -> int:
         """Bytes of its states, on worker and client."""
         return 8 * self.weights[0].size * (4 * self.radii.distance.size + 2)
 
-    def empty(self, hint: Array | None = None) -> State:  # noqa: ARG002
+    def empty(self, hint: Array | None = None) -> Degrees:  # noqa: ARG002
         """Zeros."""
         rows = self.weights[0].size
-        return {"row": np.arange(rows), "degree": np.zeros((rows, self.radii.distance.size), np.int64)}
+        return Degrees(np.arange(rows), np.zeros((rows, self.radii.distance.size), np.int64))
 
-    def update(self, state: State, tile: Tile, exact: Exact) -> State:
+    def update(self, state: Degrees, tile: Tile, exact: Exact) -> Degrees:
         """Add the pairs of a tile, in place."""
         rows, columns, dtype = tile.rows.positions, tile.columns.positions, tile.precision.dtype
         weights = self.weights[0][rows], self.weights[1][columns]
@@ -52,7 +64,7 @@ class Within(Reduction):
         near, near_columns, i, j = count_within(
             tile.product, tile.terms, weights, inside, outside, diagonal=tile.diagonal
         )
-        degree = state["degree"]
+        degree = state.degree
         degree[rows] += near
         if self.symmetric:
             degree[columns] += near_columns
@@ -64,23 +76,22 @@ class Within(Reduction):
                 np.add.at(degree[:, k], second[index <= k], self.weights[0][first[index <= k]])
         return state
 
-    def finish(self, state: State, exact: Exact) -> State:  # noqa: ARG002
+    def finish(self, state: Degrees, exact: Exact) -> Degrees:  # noqa: ARG002
         """The rows that have others within a radius."""
-        keep = state["degree"].any(axis=1)
-        return {"row": state["row"][keep], "degree": state["degree"][keep]}
+        return state.take(np.flatnonzero(state.degree.any(axis=1)))
 
-    def merge(self, states: list[State], exact: Exact) -> State:
-        """Add the states of several panels."""
+    def merge(self, merged: Degrees | None, found: list[Degrees], exact: Exact) -> Degrees:
+        """Add up."""
         total = self.empty()
-        for state in states:
-            total["degree"][state["row"]] += state["degree"]
+        for each in found if merged is None else [merged, *found]:
+            total.degree[each.row] += each.degree
         return self.finish(total, exact)
 
-    def finalize(self, state: State, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
+    def finalize(self, state: Degrees, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
         """Name `within_count`, `within_degree` and `radius`, identical tokens included."""
         first = sides.first
         degree = np.zeros((first.token_id.size, self.radii.distance.size), np.int64)
-        degree[state["row"]] = state["degree"]
+        degree[state.row] = state.degree
         if sides.symmetric:
             degree += first.weights[:, None] - 1
         degree = np.repeat(degree, first.weights, axis=0)[np.argsort(first.members)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embgeom_dask.metrics import METRICS
-from embgeom_dask.pairwise.exact import Exact, Rows, concat_pairs
+from embgeom_dask.pairwise.exact import Exact, Pairs, Rows
 from embgeom_dask.testing.references import truth
 from embgeom_dask.testing.strategies import matrices
 
@@ -29,13 +29,13 @@ def test_every_level_keeps_its_bound(rows: np.ndarray, metric: str) -> None:
     unit = Fraction(1, 1 << (2148 if metric == "euclidean" else 1074))
     keys = exact.keys(expected.i, expected.j)
     values, slack = exact.values(expected.i, expected.j)
-    key_slack = exact.metric.key_slack(keys["high"], rows.shape[1])
+    key_slack = exact.metric.key_slack(keys.high, rows.shape[1])
     for p, order in enumerate(expected.order.tolist()):
         true = order * unit
-        key = Fraction(keys["high"][p]) + Fraction(keys["low"][p])
+        key = Fraction(keys.high[p]) + Fraction(keys.low[p])
         assert abs(Fraction(values[p]) - true) <= Fraction(slack[p]) * Fraction(1 + 2**-40)
-        assert abs(key - true) <= (0 if keys["exact"][p] else Fraction(key_slack[p]))
-    assert exact.order(keys) == expected.order.tolist()
+        assert abs(key - true) <= (0 if keys.exact[p] else Fraction(key_slack[p]))
+    assert exact.order(keys.first, keys.second) == expected.order.tolist()
 
 
 @settings(deadline=None, max_examples=60)
@@ -45,15 +45,15 @@ def test_cosine_keeps_its_bounds(rows: np.ndarray) -> None:
     exact, expected = exactly(rows, "cosine"), truth(rows, metric="cosine")
     keys = exact.keys(expected.i, expected.j)
     values, slack = exact.values(expected.i, expected.j)
-    key_slack = exact.metric.key_slack(keys["high"], rows.shape[1])
+    key_slack = exact.metric.key_slack(keys.high, rows.shape[1])
     with localcontext() as context:
         context.prec = 60
         for p, order in enumerate(expected.order.tolist()):
             cosine = (Decimal(abs(order.numerator)) / Decimal(order.denominator)).sqrt().copy_sign(-order.numerator)
             true = 1 - cosine
-            key = Decimal(keys["high"][p].item()) + Decimal(keys["low"][p].item())
+            key = Decimal(keys.high[p].item()) + Decimal(keys.low[p].item())
             assert abs(Decimal(values[p].item()) - true) <= Decimal(slack[p].item()) * Decimal("1.000001")
-            assert abs(key - true) <= (Decimal("1e-55") if keys["exact"][p] else Decimal(key_slack[p].item()))
+            assert abs(key - true) <= (Decimal("1e-55") if keys.exact[p] else Decimal(key_slack[p].item()))
 
 
 @settings(deadline=None, max_examples=80)
@@ -64,9 +64,9 @@ def test_sorting_equals_sorting_rationals(rows: np.ndarray, descending: bool, se
     shuffled = np.random.default_rng(seed).permutation(expected.i.size)
     ordered, rank = exact.sort(exact.keys(expected.i[shuffled], expected.j[shuffled]), descending=descending)
     ids, _ = expected.best(expected.i.size, farthest=descending)
-    np.testing.assert_array_equal(np.stack([ordered["first"], ordered["second"]], 1), ids.reshape(-1, 2))
+    np.testing.assert_array_equal(np.stack([ordered.first, ordered.second], 1), ids.reshape(-1, 2))
     order = {(i, j): v for i, j, v in zip(expected.i.tolist(), expected.j.tolist(), expected.order, strict=True)}
-    values = [order[pair] for pair in zip(ordered["first"].tolist(), ordered["second"].tolist(), strict=True)]
+    values = [order[pair] for pair in zip(ordered.first.tolist(), ordered.second.tolist(), strict=True)]
     assert rank.tolist() == [sorted(set(values), reverse=descending).index(value) for value in values]
 
 
@@ -75,13 +75,13 @@ def test_ties_that_only_integers_resolve_are_resolved() -> None:
     rows = np.array([[0, 0, 0], [large, small, tiny], [large, small, 0], [tiny, small, large]])
     exact = exactly(rows)
     pairs = exact.keys(np.array([0, 0, 0]), np.array([1, 2, 3]))
-    assert pairs["high"].tolist() == [1.0, 1.0, 1.0]
-    assert not pairs["exact"].all()
+    assert pairs.high.tolist() == [1.0, 1.0, 1.0]
+    assert not pairs.exact.all()
     ordered, rank = exact.sort(pairs, descending=True)
-    assert ordered["second"].tolist() == [1, 3, 2]
+    assert ordered.second.tolist() == [1, 3, 2]
     assert rank.tolist() == [0, 0, 1]
     ordered, rank = exact.sort(pairs)
-    assert ordered["second"].tolist() == [2, 1, 3]
+    assert ordered.second.tolist() == [2, 1, 3]
 
 
 def test_sorting_parts_and_joining_them_is_sorting_the_whole() -> None:
@@ -91,9 +91,9 @@ def test_sorting_parts_and_joining_them_is_sorting_the_whole() -> None:
     whole, _ = exact.sort(keys)
     half = expected.i.size // 2
     parts = [exact.sort(exact.keys(expected.i[part], expected.j[part]))[0] for part in (np.s_[half:], np.s_[:half])]
-    joined, _ = exact.sort(concat_pairs(parts))
-    for name, column in whole.items():
-        np.testing.assert_array_equal(joined[name], column)
+    joined, _ = exact.sort(Pairs.concat(parts))
+    for name, column in whole.arrays().items():
+        np.testing.assert_array_equal(joined.arrays()[name], column)
 
 
 @settings(deadline=None, max_examples=60)
@@ -106,8 +106,8 @@ def test_ranking_by_plain_values_equals_sorting_by_keys(rows: np.ndarray, seed: 
     i, j = i[shuffled], j[shuffled]
     ordered, expected = exact.sort(exact.keys(i, j))
     order, rank = exact.rank(i, j, exact.values(i, j)[0])
-    np.testing.assert_array_equal(i[order], ordered["first"])
-    np.testing.assert_array_equal(j[order], ordered["second"])
+    np.testing.assert_array_equal(i[order], ordered.first)
+    np.testing.assert_array_equal(j[order], ordered.second)
     np.testing.assert_array_equal(rank, expected)
 
 
@@ -116,5 +116,5 @@ def test_nearly_parallel_rows_are_not_at_distance_0() -> None:
     keys = exactly(rows, "cosine").keys(np.array([0, 0]), np.array([1, 2]))
     expected = truth(rows, metric="cosine").distance[:2]
     assert 0 < expected[0] < 1e-30
-    np.testing.assert_allclose(keys["high"], expected, rtol=1e-12)
-    assert keys["exact"].tolist() == [False, True]
+    np.testing.assert_allclose(keys.high, expected, rtol=1e-12)
+    assert keys.exact.tolist() == [False, True]

@@ -74,7 +74,7 @@ def test_a_tile_whose_dense_pairs_were_multiplied_again_has_its_own_product(
     start = neighbors.empty()
     if element == "int8":  # limits of a first tile, without which integers do not filter
         start = neighbors.update(start, tile_of(rows, "bfloat16"), exact)
-        start = neighbors.empty(start["limit"] * 1.5 * unit)
+        start = neighbors.empty(start.limit * 1.5 * unit)
         made.clear()
     state = neighbors.update(start, tile, exact)
     assert made, "no part of the tile was multiplied again"
@@ -82,7 +82,7 @@ def test_a_tile_whose_dense_pairs_were_multiplied_again_has_its_own_product(
     np.testing.assert_allclose(tile.product.double(), points @ points.T, rtol=2.0**-7, atol=2.0**-10)
     square = cdist(rows.astype(np.float64), rows.astype(np.float64), "sqeuclidean")
     np.fill_diagonal(square, np.inf)
-    kept = {*zip(state["first"].tolist(), state["second"].tolist(), strict=True)}
+    kept = {*zip(state.pairs.first.tolist(), state.pairs.second.tolist(), strict=True)}
     for row, near in enumerate(np.argsort(square, axis=1, kind="stable")[:, :5].tolist()):
         assert all((min(row, other), max(row, other)) in kept for other in near)
     assert torch.equal(tile.product, Tile(EUCLIDEAN, tile.rows, tile.columns, tile.diagonal).product)

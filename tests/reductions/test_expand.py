@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from embgeom_dask.pairwise.exact import Pairs
 from embgeom_dask.pairwise.rows import DistinctRows, Sides
 from embgeom_dask.reductions.expand import expand_all, expand_neighbors, expand_pairs, lexical_order
 
@@ -64,8 +65,8 @@ def test_the_best_pairs_of_rows_become_the_best_pairs_of_tokens(seed: int, farth
     order = np.lexsort((second, first, sign * value))[:k]
     first, second, value = first[order], second[order], value[order]
     _, rank = np.unique(sign * value, return_inverse=True)
-    ordered = {"first": first, "second": second, "high": value, "exact": np.ones(value.size, bool), "distance": value}
-    token_id, found = expand_pairs(ordered, rank, sides, k, True, farthest=farthest)
+    ordered = Pairs(first, second, value, np.zeros(value.size), np.ones(value.size, bool))
+    token_id, found = expand_pairs(ordered, value, rank, sides, k, True, farthest=farthest)
     best = sorted(pairs, key=lambda pair: (sign * pair[2], *pair[:2]))[:k]
     assert [(a, b, value) for (a, b), value in zip(token_id.tolist(), found.tolist(), strict=True)] == best
 
