@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
     from embgeom_dask.analyses.outliers import outliers as outliers
     from embgeom_dask.analyses.scan import scan as scan
+    from embgeom_dask.analyses.spectrum import spectrum as spectrum
     from embgeom_dask.analyses.survey import survey as survey
     from embgeom_dask.checkpoints.convert import convert as convert
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
@@ -36,6 +37,7 @@ _HOME = {
     "open_result": "storage.results",
     "outliers": "analyses.outliers",
     "scan": "analyses.scan",
+    "spectrum": "analyses.spectrum",
     "status": "execution.journal",
     "survey": "analyses.survey",
     "EmbgeomError": "errors",
@@ -45,7 +47,7 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-_GIVE_RESULTS = {"duplicates", "neighbors", "open_result", "outliers", "scan", "survey"}
+_GIVE_RESULTS = {"duplicates", "neighbors", "open_result", "outliers", "scan", "spectrum", "survey"}
 
 
 def __getattr__(name: str) -> Any:

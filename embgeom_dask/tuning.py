@@ -126,6 +126,10 @@ HOPELESS_PANELS = 32
 PART_BYTES = 16 << 20
 """Rows that one task of a pass over rows reads, or one chunk where that is more."""
 
+PRODUCT_BYTES = 256 << 20
+"""Products of columns that one task of `spectrum` gives back; for more columns rows are read again. Up to 5,600 columns
+are one task's."""
+
 MODELS_AT_ONCE = 4
 """Models at a time, where the cluster has that many threads."""
 

@@ -14,6 +14,7 @@ _EXAMPLES = {
     ),
     "neighbors": ("embgeom neighbors acme/tiny king queen -k 5",),
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
+    "spectrum": ("embgeom spectrum acme/tiny --components 2 --out spectrum.zarr",),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
     "plot": ("embgeom plot scan.zarr --heatmap -o neighbors.png",),

@@ -106,12 +106,16 @@ def neighbors_text(dataset: xr.Dataset) -> str:
 
 def result_text(dataset: xr.Dataset) -> str:
     """A saved result of any command, or the table of many, as that command printed it."""
+    from embgeom_dask.cli import one_pass_text
+
     command = dataset.attrs["command"]
-    if command == "scan":
-        return scans_text(dataset) if "model" in dataset.dims else scan_text(dataset)
+    if "model" in dataset.dims and command not in ("survey", "duplicates"):
+        return scans_text(dataset)
     texts = {
         "survey": survey_text,
         "duplicates": duplicates_text,
+        "scan": scan_text,
+        "spectrum": one_pass_text.spectrum_text,
         "neighbors": neighbors_text,
         "outliers": outliers_text,
     }

@@ -77,6 +77,28 @@ def by_chunk(
             yield parts[index][0], found
 
 
+def in_order(
+    client: Client, what: str, matrix: Matrix, parts: Sequence[Any], sizes: Sequence[int], work: Callable[..., Any]
+) -> Iterator[Any]:
+    """Do `work(matrix, part)` on the workers for each of `parts`, of `sizes` rows, and yield what it gave, in order.
+
+    A few parts for each thread are in work or waiting for an earlier one: what `work` gives may be large.
+
+    Raises
+    ------
+    EmbgeomError
+        where rows cannot be read or their worker is lost.
+    """
+    waiting: dict[int, Any] = {}
+    following = 0
+    threads = max(1, sum(client.nthreads().values()))
+    for index, found in _each_part(client, what, matrix, parts, sizes, work, ahead=tuning.PANELS_AHEAD * threads):
+        waiting[index] = found
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
 def _each_part(
     client: Client,
     what: str,
@@ -85,14 +107,18 @@ def _each_part(
     sizes: Sequence[int],
     work: Callable[..., Any],
     *args: Any,
+    ahead: int | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Yield the index of a part and what `work` gave for it, in the order in which they are done."""
+    """Yield the index of a part and what `work` gave for it, in the order in which they are done.
+
+    `ahead` of them are submitted at a time, all where it is not given.
+    """
 
     def arguments(index: int) -> tuple[Any, ...]:
         return matrix, parts[index], *args
 
     with progress.bar(sum(sizes), f"{matrix.label} {what}", "rows") as advance:
-        batches = workers.completed(client, work, range(len(parts)), arguments, lambda: len(parts))
+        batches = workers.completed(client, work, range(len(parts)), arguments, lambda: ahead or len(parts))
         with closing(batches):
             for index, part in chain.from_iterable(batches):
                 try:

@@ -36,13 +36,14 @@ class Report:
     def to_frame(self, name: str) -> pd.DataFrame:
         """A tidy table of the result.
 
-        `scan`, `survey`, `duplicates`, `outliers`, as the command: what the result has one of, a line for each model,
-        like the mean of all distances. `farthest`, `nearest`, `pairs`: `rank` (not of `pairs`), `distance`,
+        `scan`, `survey`, `duplicates`, `spectrum`, `outliers`, as the command: what the result has one of, a line for
+        each model, like the mean of all distances. `farthest`, `nearest`, `pairs`: `rank` (not of `pairs`), `distance`,
         `token_id_a`, `token_a`, `token_id_b`, `token_b`. `neighbors`: `token_id`, `token`, `rank`, `neighbor_token_id`,
         `neighbor_token`, `distance`. `groups` of identical rows: `model`, `group`, `group_population`; `members`: these
         and `token_id`, `token`. `histogram`, `within`, `degrees`, `quantiles`, `left_out`, `against_left_out`,
-        `centroid`, `token_to_group`, and of outliers `sides`, `segments`, `vertices`: columns named as the variables.
-        A list of neighbors that is short has fewer lines.
+        `centroid`, `token_to_group`, of a spectrum `eigenvalues`, `components`, `scores`, `columns`,
+        `outlier_dimensions`, and of outliers `sides`, `segments`, `vertices`: columns named as the variables. A list
+        of neighbors that is short has fewer lines.
 
         Raises
         ------
@@ -80,8 +81,8 @@ class Report:
     def to_parquet(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a parquet file with a row for each token, as Embedding Atlas takes it.
 
-        `token_id`, `token`, each variable along `token_id`, `within_degree_R` for each radius R, and `neighbors`, a
-        struct of the lists `ids` and `distances`.
+        `token_id`, `token`, each variable along `token_id`, `within_degree_R` for each radius R, `score_C` for each
+        component C, and `neighbors`, a struct of the lists `ids` and `distances`.
 
         Raises
         ------

@@ -46,6 +46,9 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
         degree = result["within_degree"].transpose("token_id", "radius").to_numpy()
         names = [f"within_degree_{radius!r}" for radius in result["radius"].to_numpy().tolist()]
         columns |= dict(zip(names, degree.T, strict=True))
+    if "score" in result:
+        scores = result["score"].transpose("component", "token_id").to_numpy()
+        columns |= {f"score_{rank}": each for rank, each in zip(result["component"].to_numpy(), scores, strict=True)}
     if "neighbor_distance" in result:
         columns["neighbors"] = _neighbors(result, pyarrow)
     table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})

@@ -29,6 +29,11 @@ _OF_A_TABLE = {
         "centroid_distance",
         ("side", "farthest_token_id", "farthest_token", "norm", "centroid_distance", "norm_ratio"),
     ),
+    "eigenvalues": ("eigenvalue", ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")),
+    "components": ("component_vector", ("component", "hidden", "component_vector")),
+    "scores": ("score", ("token_id", "token", "component", "score")),
+    "columns": ("column_variance", ("hidden", "centroid", "column_variance")),
+    "outlier_dimensions": ("outlier_dimension", ("outlier", "outlier_dimension")),
 }
 """Of each plain table the variable that has its dimensions, and its columns."""
 

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-_RANKED = ("farthest", "nearest", "neighbor", "pair", "left_out", "against_left_out")
+_RANKED = (
+    "farthest",
+    "nearest",
+    "neighbor",
+    "pair",
+    "left_out",
+    "against_left_out",
+    "eigenvalue_rank",
+    "component",
+    "outlier",
+)
 _NUMBERED = ("hidden", "edge", "group", "member")
 
 LONG_NAMES = {
@@ -75,6 +85,24 @@ LONG_NAMES = {
     "group_population": "tokens in the group",
     "token_to_group": "group of the token",
     "segment_length": "length of the side",
+    "eigenvalue_rank": "rank of the eigenvalue, largest first",
+    "eigenvalue": "eigenvalue of the covariance",
+    "eigenvalue_share": "share of the variance",
+    "cumulative_share": "share of the variance up to this eigenvalue",
+    "eigenvalue_error": "largest error of an eigenvalue",
+    "component": "rank of the component, largest variance first",
+    "component_vector": "component",
+    "component_error": "sine of the angle to the true component, at most",
+    "score": "product of the component with the row less the mean row",
+    "participation_ratio": "participation ratio",
+    "isoscore": "IsoScore",
+    "mean_cosine": "mean cosine of all pairs",
+    "mean_cosine_error": "largest error of the mean cosine",
+    "mean_square_distance": "mean squared distance of all pairs",
+    "zero_count": "rows of zeros",
+    "column_variance": "variance of the column",
+    "outlier": "rank of the outlier dimension, largest variance first",
+    "outlier_dimension": "column of far more than the mean variance",
     "angle_law_of_cosines": "angle by the law of cosines",
     "angle_dot_product": "angle by the dot product",
 }

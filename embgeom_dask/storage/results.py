@@ -27,6 +27,9 @@ TABLE = "table.zarr"
 _ORDER = "variables"
 """The attribute of a saved result that lists its variables in the order of the result: zarr has none."""
 
+_ONE_TABLE = ("survey", "duplicates")
+"""The commands of which several models' results are one Dataset, their table; those of others are a tree."""
+
 _STRING = 64
 """About the bytes of a string in memory."""
 
@@ -177,8 +180,8 @@ def open_result(path: PathLike) -> Any:
     -------
     xarray.Dataset or xarray.DataTree
         What the command returned. Arrays of up to 64 MiB are loaded, larger ones are read when they are used. A folder
-        of scans of several stores gives a DataTree, with their table in the root; a folder of surveys or duplicates
-        gives their table.
+        of surveys or duplicates of several stores gives their table; a folder of other results gives a DataTree, with
+        their table in the root.
 
     Raises
     ------
@@ -200,7 +203,7 @@ def open_result(path: PathLike) -> Any:
     if paths.is_free(paths.join(folder, "zarr.json")) and (groups := _groups_in(folder)):
         found = {_stem(each): open_result(each) for each in groups}
         table = found.pop(_stem(TABLE), None)
-        if table is not None and table.attrs["command"] != "scan":
+        if table is not None and table.attrs["command"] in _ONE_TABLE:
             return table
         return tree_of(table, found)
     return _opened(path, _result_group(path))

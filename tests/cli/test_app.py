@@ -261,6 +261,22 @@ def test_survey_of_many_models_has_a_line_for_each(run):
     assert [line.split()[0] for line in lines] == ["model", *(f"org/m{i}" for i in range(5))]
 
 
+def test_spectrum_names_the_tokens_at_the_ends_of_components(run):
+    code, out, err = run("spectrum", A, "--components", "2", "--json")
+    found = json.loads(out)
+    values = rows().astype(np.float64)
+    assert code == 0
+    np.testing.assert_allclose(found["eigenvalue"], np.linalg.eigvalsh(np.cov(values.T))[::-1], rtol=1e-12)
+    assert " spectrum: 100%" in err
+    assert " scores: 100%" in err
+    code, out, _ = run("spectrum", A, "--components", "2")
+    order = np.argsort(np.array(found["score"])[:, 0])
+    assert code == 0
+    assert " ".join(f"tok{each}" for each in order[:5]) in out
+    assert " ".join(f"tok{each}" for each in order[::-1][:5]) in out
+    assert run("spectrum", A, "--components", "9")[2].startswith("error: --components 9: give 0 to 8")
+
+
 def test_outliers(run):
     values = rows().astype(np.float64)[10:20]
     code, out, _ = run("outliers", A, "--tokens", "10:20", "--json")
@@ -425,6 +441,7 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
     [
         ("survey", A),
         ("duplicates", A),
+        ("spectrum", A),
         ("scan", A, "--nearest", "3", "--neighbors", "2", "--histogram", "9", "--quantiles", "0.5", "--within", "2"),
         ("scan", A, "--metric", "chebyshev", "--pairs-within", "2", "--against", A),
     ],
@@ -436,7 +453,7 @@ def test_a_saved_result_is_shown_as_it_was_printed(run, command):
     assert found["attrs"]["command"] == command[0]
 
 
-@pytest.mark.parametrize("command", [("survey",), ("duplicates",), ("scan", "--nearest", "2")])
+@pytest.mark.parametrize("command", [("survey",), ("duplicates",), ("spectrum",), ("scan", "--nearest", "2")])
 def test_the_table_of_many_models_is_shown_as_it_was_printed(run, command):
     testing.make_store("stores/b.zarr", output=2 * rows(), model="org/b")
     _, printed, _ = run(*command, A, "stores/b.zarr", "--out", "r")

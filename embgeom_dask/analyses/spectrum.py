@@ -1,0 +1,335 @@
+"""The spectrum of a vocabulary: eigenvalues of its covariance, leading components, isotropy; one pass over the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices, tuning
+from embgeom_dask.analyses.survey import summarize
+from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, Given, given_rows
+from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.map_rows import by_chunk, in_order
+from embgeom_dask.kernels.column_products import (
+    BLOCK_ROWS,
+    ColumnProducts,
+    error_of,
+    sample_covariance,
+    stripe_bytes,
+    stripes,
+)
+from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.kernels.eigenvalues import eigen
+from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
+from embgeom_dask.kernels.projections import projections
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_checks import SMALLEST
+from embgeom_dask.pairwise.rows import check_fit
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.units import bytes_text
+
+Array = NDArray[Any]
+
+_OUTLYING = 5
+"""A column is an outlier whose variance is so many times the mean of all columns' (Rudman, Chen and Eickhoff 2023)."""
+
+_SQUARES = 6
+"""Matrices (d, d) float64 that the process which asks holds: sums, covariance, vectors, and what LAPACK works in."""
+
+
+class Moments(NamedTuple):
+    """What one pass keeps of some rows: `sums` of their columns and `units`, those of the rows made as long as 1; how
+    many rows are `zero`; `unfit` (n,) uint8; and the `products` of columns, of each piece of the rows.
+
+    Of several groups of stripes only the first has more than products.
+    """
+
+    sums: ColumnSums
+    units: ColumnSums
+    zero: int
+    unfit: Array
+    products: list[ColumnProducts]
+
+
+class Part(NamedTuple):
+    """What one task looks at: rows start..stop-1, in pieces of so many rows, and a group of stripes of columns."""
+
+    start: int
+    stop: int
+    piece: int
+    group: list[int]
+
+
+def spectrum(
+    data: Data | Iterable[Data],
+    role: Role | None = None,
+    *,
+    components: int = 3,
+    out: PathLike | None = None,
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Find the eigenvalues of the covariance of a matrix's rows, its leading components, and how isotropic it is.
+
+    The covariance is that of the sample: of the rows less their exact mean, divided by N - 1. Its entries are float64
+    numbers made of sums of about 100 bits, in one pass: they are the same on any number of workers and threads and
+    for any chunks, and a mean that is 2^24 times as far from 0 as the rows are from it costs no digit. Eigenvalues and
+    vectors are LAPACK's, whose last bits depend on the machine: `eigenvalue_error` bounds the error of every
+    eigenvalue, `component_error` the sine of the angle between a vector and the true one.
+
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    components : int
+        How many leading vectors to keep, with the scores of every token; 0 saves the second pass that these take.
+    out : path, optional
+        Where to save the result. If the same result is there already, it is opened instead of computed again. With
+        several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
+        as `table.zarr`.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataTree
+        Of a list a DataTree: a node for each model, and in the root a table of the numbers that each has one of.
+
+        - `eigenvalue (eigenvalue_rank)`, largest first; one that rounding makes negative is 0. `eigenvalue_share`,
+          each divided by their sum, and `cumulative_share`. `eigenvalue_error`, in the units of eigenvalues.
+        - `component_vector (component, hidden)`, of length 1, whose largest component in size (the first of several)
+          is positive; `component_error (component)`; `score (token_id, component)`, the product of a row less the mean
+          row with the vector, to within its last place and the rounding of the vector.
+        - `participation_ratio`, (sum of eigenvalues)^2 / sum of their squares; NaN if all rows are the same.
+          `isoscore`, of Rudman, Gillman, Rayne and Eickhoff (2022, arXiv 2108.07344): (participation ratio - 1) /
+          (d - 1), to which their steps come down; NaN for one column.
+        - `mean_cosine` of all pairs of rows, (|sum of unit rows|^2 - n) / (n (n - 1)), within `mean_cosine_error`; n is
+          less by the `zero_count` rows of zeros, which have no direction. `mean_square_distance` of all pairs, twice
+          the sum of the eigenvalues; neither visits a pair.
+        - `column_variance (hidden)`, `centroid (hidden)`, and `outlier_dimension (outlier)`, the columns whose variance
+          is at least 5 times the mean of all columns' (Rudman, Chen and Eickhoff 2023), largest first.
+        - `vocab_size`, `hidden_size`; the coordinates `model`, `revision`, `matrix`, `token_id`, `token`.
+
+    Raises
+    ------
+    InputError
+        If there is no store or no such matrix, if a row has NaN, infinity, or a float64 value below 2^-400 or above
+        2^400 in size, if there is one row alone, if `components` is negative or more than the columns, if the
+        covariance does not fit into memory, or if something else is at `out`.
+    EmbgeomError
+        If a store cannot be read.
+    SomeFailed
+        If some of several stores failed, after the others are done; its `results` are those of the others.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], np.float32)
+    >>> found = spectrum(make_store("tiny.zarr", output=rows), components=1)
+    >>> found["eigenvalue"].values.round(3), found["score"].values.ravel()
+    (array([6.   , 0.667]), array([ 3., -3.,  0.,  0.]))
+    """
+
+    def one(each: Data, target: PathLike | None, active: ClientLike | None) -> xr.Dataset:
+        return _spectrum(each, role, components, target, active)
+
+    with showing(progress):
+        return one_or_tree("spectrum", data, one, role=role, out=out, client=client)
+
+
+def _spectrum(
+    data: Data, role: Role | None, components: int, out: PathLike | None, client: ClientLike | None
+) -> xr.Dataset:
+    """The spectrum of one model."""
+    started = perf_counter()
+    with given_rows(data, role, client, whole=True) as given:
+        matrix = given.matrix
+        settings = {"components": components} | ({"tokens": given.selection} if given.selection else {})
+        attrs = results.provenance("spectrum", [matrix], ["cpu"], 0.0, settings)
+        _check(matrix, components)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        model_stores.check_labels(matrix)
+        with connect(client, out=out) as active, devices.session(torch.device("cpu")):
+            dataset = _measured(active, given, components)
+        if components:
+            dataset = dataset.assign_coords(given.labels().drop_vars(["text", "has_token"]).coords)
+    attrs["seconds"] = round(perf_counter() - started, 3)
+    dataset = result_names.complete(dataset.assign_attrs(attrs), result_names.of_matrices(attrs))
+    if out is not None:
+        results.save(dataset, out)
+    return dataset
+
+
+def _check(matrix: Matrix, components: int) -> None:
+    if matrix.vocab_size < 2:
+        raise InputError(f"{matrix.model}: {matrix.name} has one row: a covariance needs two or more")
+    if not 0 <= components <= matrix.hidden_size:
+        raise InputError(f"`components` {components}: give 0 to {matrix.hidden_size}, the columns of {matrix.model}")
+    needed, free = 8 * _SQUARES * matrix.hidden_size**2, devices.memory(torch.device("cpu"))[1]
+    if needed > free:
+        raise InputError(
+            f"the covariance of {matrix.hidden_size} columns takes {bytes_text(needed)} here, and {bytes_text(free)} "
+            "are free: use a machine with more memory"
+        )
+
+
+def _measured(client: Client, given: Given, components: int) -> xr.Dataset:
+    """The variables of the result, of one pass, and one more for scores."""
+    matrix = given.matrix
+    rows, width = matrix.vocab_size, matrix.hidden_size
+    found = _moments(client, given)
+    mean = found.sums.mean(rows)
+    high = mean.nearest()
+    low = mean.minus(Rationals.of(high)).nearest()
+    squares = sum(float(np.trace(total[:, : len(total)])) for group in found.products for total in group.total)
+    covariance = sample_covariance(found.products, high, low, rows)
+    found.products.clear()
+    # each entry is rounded twice, and its sums are off a little
+    off = 2.0**-51 * _size(covariance) + 1.01 * error_of(rows) * squares / (rows - 1)
+    variance = covariance.diagonal().copy()
+    total, size = float(variance.sum()), _size(covariance)
+    ratio = (total / size) ** 2 if size else math.nan
+    spectrum = eigen(covariance, components, off)
+    up_to = spectrum.value.cumsum()
+    sum_of_all = up_to[-1] or math.nan
+    outlying = np.flatnonzero(variance >= _OUTLYING * variance.mean()) if total else np.zeros(0, np.int64)
+    variables: dict[str, Any] = {
+        "eigenvalue": ("eigenvalue_rank", spectrum.value),
+        "eigenvalue_share": ("eigenvalue_rank", spectrum.value / sum_of_all),
+        "cumulative_share": ("eigenvalue_rank", up_to / sum_of_all),
+        "eigenvalue_error": spectrum.error,
+        "participation_ratio": ratio,
+        "isoscore": (ratio - 1) / (width - 1) if width > 1 else math.nan,
+        **_mean_cosine(found, rows),
+        "mean_square_distance": 2 * math.fsum(variance),
+        "zero_count": found.zero,
+        "vocab_size": rows,
+        "hidden_size": width,
+        "centroid": ("hidden", high),
+        "column_variance": ("hidden", variance),
+        "outlier_dimension": ("outlier", outlying[np.argsort(-variance[outlying], kind="stable")]),
+    }
+    if components:
+        scores = np.empty((rows, components))
+        for start, part in by_chunk("scores", matrix, _score, high, low, spectrum.vector, client=client):
+            scores[start : start + len(part)] = part
+        variables["component_vector"] = (("component", "hidden"), spectrum.vector)
+        variables["component_error"] = ("component", spectrum.sine)
+        variables["score"] = (("token_id", "component"), scores)
+    return xr.Dataset(variables)
+
+
+def _size(covariance: Array) -> float:
+    """The Frobenius norm, of which no square overflows."""
+    largest = float(np.abs(covariance).max())
+    return largest * float(np.linalg.norm(covariance / largest)) if largest else 0.0
+
+
+def _mean_cosine(found: Moments, rows: int) -> dict[str, float]:
+    """The mean cosine of all pairs of rows that are not zero, and a bound of its error.
+
+    Unit rows are rounded, by at most 2 u in each value, and added without error.
+    """
+    count = rows - found.zero
+    if count < 2:
+        return {"mean_cosine": math.nan, "mean_cosine_error": math.nan}
+    total = found.units.mean(1)
+    square = total.dot(total)
+    off = 2.1 * UNIT * count
+    error = (2 * total.l2 + off) * off / (count * (count - 1))
+    mean = float((square - count) / (count * (count - 1)))
+    return {"mean_cosine": mean, "mean_cosine_error": 1.01 * error + UNIT * abs(mean)}
+
+
+def _moments(client: Client, given: Given) -> Moments:
+    """One pass over the rows: in pieces whose sums are added in order, so that no cluster decides a bit."""
+    matrix, width = given.matrix, given.matrix.hidden_size
+    groups = list(_groups(width))
+    piece = max(8 * BLOCK_ROWS, 1 << (4 * width - 1).bit_length())
+    step = piece * -(-matrix.chunk_rows // piece)
+    parts = [
+        Part(start, min(start + step, matrix.vocab_size), piece, group)
+        for start in range(0, matrix.vocab_size, step)
+        for group in groups
+    ]
+    sums, units, zero = ColumnSums.none(width), ColumnSums.none(width), 0
+    unfit: list[Array] = []
+    products = {group[0]: ColumnProducts.none(width, group) for group in groups}
+    sizes = [part.stop - part.start if part.group is groups[0] else 0 for part in parts]
+    for part, found in zip(parts, in_order(client, "spectrum", matrix, parts, sizes, _look), strict=True):
+        sums.add(found.sums)
+        units.add(found.units)
+        zero += found.zero
+        unfit.append(found.unfit)
+        for each in found.products:
+            products[part.group[0]].add(each)
+    check_fit(matrix, given.ids, np.concatenate(unfit))
+    return Moments(sums, units, zero, np.concatenate(unfit), list(products.values()))
+
+
+def _groups(width: int) -> Iterator[list[int]]:
+    """The stripes of columns, in groups whose products fit into what a task may give back."""
+    group: list[int] = []
+    size = 0
+    for first in stripes(width):
+        size += stripe_bytes(width, first)
+        if group and size > tuning.PRODUCT_BYTES:
+            yield group
+            group, size = [], stripe_bytes(width, first)
+        group.append(first)
+    yield group
+
+
+def _look(matrix: Matrix, part: Part) -> Moments:
+    """What is kept of the rows of a part; runs on a worker."""
+    with devices.session(torch.device("cpu")):
+        rows = matrix.read(part.start, part.stop)
+        nothing = ColumnSums(np.zeros((matrix.hidden_size, 0), np.int64))
+        found = Moments(nothing, nothing, 0, np.zeros(0, np.uint8), [])
+        if part.group[0] == 0:
+            summary = summarize(rows)
+            zero = int(np.count_nonzero(summary.norms == 0))
+            found = Moments(summary.sums, _units(rows, summary.norms), zero, summary.unfit, [])
+            if summary.unfit.any():  # refused when all are known
+                return found
+        for start in range(0, len(rows), part.piece):
+            products = ColumnProducts.none(matrix.hidden_size, part.group)
+            products.add_rows(rows[start : start + part.piece])
+            found.products.append(products)
+        return found
+
+
+def _units(rows: Array, norms: Array) -> ColumnSums:
+    """The sums of the columns of rows made as long as 1; those of zeros have no part in it."""
+    sums = ColumnSums.none(rows.shape[1])
+    for start in range(0, len(rows), BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        keep = norms[part] > 0
+        unit = rows[part].astype(np.float64) / np.where(keep, norms[part], 1)[:, None]
+        unit[np.abs(unit) < SMALLEST] = 0
+        sums.add(column_sums(unit, keep))
+    return sums
+
+
+def _score(matrix: Matrix, part: tuple[int, int], high: Array, low: Array, vectors: Array) -> Array:
+    with devices.session(torch.device("cpu")):
+        return projections(matrix.read(*part), high, low, vectors)

@@ -1,0 +1,67 @@
+"""Results of several stores as a tree: a node for each model, and in the root a table of what each has one of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import xarray as xr
+
+from embgeom_dask.analyses import many
+from embgeom_dask.execution.arrays import Data
+from embgeom_dask.execution.cluster import ClientLike
+from embgeom_dask.storage import result_names, results
+from embgeom_dask.storage.model_stores import Role
+from embgeom_dask.storage.paths import PathLike
+
+One = Callable[[Data, PathLike | None, ClientLike | None], xr.Dataset]
+"""A command on one store or array: given it, where its result goes, and a client."""
+
+
+def one_or_tree(
+    what: str,
+    data: Data | Iterable[Data],
+    one: One,
+    *,
+    role: Role | None,
+    out: PathLike | None,
+    client: ClientLike | None,
+) -> xr.Dataset | xr.DataTree:
+    """Ask `one` of one store or array, or of each of a list of them: then its results are a tree.
+
+    Raises
+    ------
+    InputError, SomeFailed
+        as `many.on_each`.
+    """
+    if many.is_one(data):
+        return one(many.each_of(data, what)[0], out, client)
+    given = many.each_of(data, what)
+    names = many.node_names(given, role)
+
+    def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
+        return table(what, found)
+
+    found = many.on_each(
+        what,
+        given,
+        lambda each, target, active, _: one(each, target, active),
+        together,
+        role=role,
+        out=out,
+        client=client,
+    )
+    return results.tree_of(together(found), {str(name): each for name, each in zip(names, found, strict=True)})
+
+
+def table(command: str, found: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The numbers that each of several results has one of, as a Dataset over `model`."""
+    columns = {}
+    for name, variable in found[0].variables.items() if found else ():
+        if not variable.dims and name not in ("model", "revision", "matrix"):
+            columns[str(name)] = ("model", np.array([each[name].item() for each in found]))
+    labels = {
+        name: ("model", np.array([each.attrs[name][0] for each in found], np.str_))
+        for name in ("model", "revision", "matrix")
+    }
+    return result_names.complete(xr.Dataset(columns, labels, attrs=many.joined(found, command)))

@@ -1,0 +1,55 @@
+"""The commands that describe whole vocabularies without visiting pairs: spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import embgeom_dask as eg
+from embgeom_dask.cli.answers import finished, print_answer, print_result
+from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.options import Json, ManyStores, Out, Role, Scheduler
+from embgeom_dask.cli.stores import find_stores
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def spectrum(
+    stores: ManyStores,
+    role: Role = None,
+    components: Annotated[
+        int, typer.Option(metavar="K", help="Leading components to keep, with every token's score.")
+    ] = 3,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Find the eigenvalues of the covariance, its leading components, and how isotropic the rows are."""
+    from embgeom_dask.cli import one_pass_text
+
+    how: dict[str, Any] = {"role": role, "components": components, "out": out, "client": scheduler}
+    _ask("spectrum", stores, how, one_pass_text.spectrum_text, as_json)
+
+
+def _ask(
+    command: str, stores: Sequence[str], how: dict[str, Any], as_text: Callable[[xr.Dataset], str], as_json: bool
+) -> None:
+    """Ask a question of one store and print its result, or of many and print their table."""
+    stores = find_stores(stores)
+    if len(stores) == 1:
+        print_result(getattr(eg, command)(stores[0], **how), as_text, as_json)
+        return
+    from embgeom_dask.analyses import trees
+    from embgeom_dask.cli import text
+
+    def show(found: Sequence[xr.Dataset]) -> None:
+        table = trees.table(command, found)
+        each = {"results": [to_json(one) for one in found]}
+        print_answer(to_json(table) | each if as_json else text.scans_text(table))
+
+    with finished(show):
+        tree = getattr(eg, command)(stores, **how)
+    show([node.to_dataset() for node in tree.children.values()])

@@ -1,0 +1,65 @@
+"""Results of whole vocabularies as text for a person: spectrum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embgeom_dask.cli.text import align
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_EIGENVALUES = 10
+_ENDS = 5
+_SHARES = (0.5, 0.9, 0.99)
+_NUMBERS = (
+    *("vocab_size", "hidden_size", "zero_count", "participation_ratio", "isoscore"),
+    *("mean_cosine", "mean_cosine_error", "mean_square_distance", "eigenvalue_error"),
+)
+
+
+def spectrum_text(dataset: xr.Dataset) -> str:
+    """The numbers of a spectrum, its first eigenvalues, and the tokens at the ends of each component."""
+    facts = [[name, _number(dataset[name].item())] for name in _NUMBERS]
+    up_to = dataset["cumulative_share"].to_numpy()
+    for share in _SHARES:
+        facts.append([f"eigenvalues for {share:.0%}", str(np.searchsorted(up_to, share) + 1)])
+    whose = f"{dataset['model'].item()}, {dataset['matrix'].item()}"
+    parts = [whose, align(["spectrum", ""], facts)]
+    names = ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")
+    first = (dataset[name].to_numpy()[:_EIGENVALUES].tolist() for name in names)
+    parts.append(align(["", "eigenvalue", "share", "cumulative"], zip(*first, strict=True)))
+    if "score" in dataset:
+        parts.append(_components(dataset))
+    outliers = dataset["outlier_dimension"].to_numpy()
+    if outliers.size:
+        variance = dataset["column_variance"].to_numpy()[outliers]
+        rows = zip(outliers[:_EIGENVALUES], variance, variance / dataset["column_variance"].mean().item(), strict=False)
+        parts.append(align(["outlier dimension", "variance", "of the mean"], rows))
+        if outliers.size > _EIGENVALUES:
+            parts.append(f"{outliers.size - _EIGENVALUES} more outlier dimensions: --json prints all, --out saves them")
+    return "\n\n".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _components(dataset: xr.Dataset) -> str:
+    """The tokens of the lowest and the highest scores of each component: by name, or by id where they have none."""
+    tokens, ids = dataset["token"].to_numpy(), dataset["token_id"].to_numpy()
+    rows = []
+    for component, error, scores in zip(
+        dataset["component"].to_numpy(),
+        dataset["component_error"].to_numpy(),
+        dataset["score"].to_numpy().T,
+        strict=True,
+    ):
+        order = np.argsort(scores, kind="stable")
+        named = [
+            " ".join(tokens[each] or str(ids[each]) for each in end) for end in (order[:_ENDS], order[::-1][:_ENDS])
+        ]
+        rows.append([component, f"{error:.1e}", *named])
+    return align(["component", "error", "lowest scores", "highest scores"], rows)
