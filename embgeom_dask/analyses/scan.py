@@ -256,7 +256,7 @@ def _labelled(
 
 @contextmanager
 def _sides(
-    data: Data, role: Role | None, tokens: Selection, against: Data | None, client: object
+    data: Data, role: Role | None, tokens: Selection, against: Data | None, client: ClientLike | None
 ) -> Iterator[list[Given]]:
     """The rows to compare, and those that they are compared `against`."""
     with ExitStack() as stack:

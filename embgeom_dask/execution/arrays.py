@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from embgeom_dask import progress
 from embgeom_dask.bfloat16 import from_torch
 from embgeom_dask.errors import InputError
+from embgeom_dask.execution.cluster import ClientLike, check_usable
 from embgeom_dask.storage import fill, model_stores
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
@@ -95,7 +96,9 @@ def is_array(data: object) -> bool:
 
 
 @contextmanager
-def given_rows(data: Data, role: Role | None = None, client: object = None, *, whole: bool = False) -> Iterator[Given]:
+def given_rows(
+    data: Data, role: Role | None = None, client: ClientLike | None = None, *, whole: bool = False
+) -> Iterator[Given]:
     """Find the rows of `data`, for as long as they are needed.
 
     Parameters
@@ -107,8 +110,8 @@ def given_rows(data: Data, role: Role | None = None, client: object = None, *, w
         are positions. Rows may be repeated.
     role : {"input", "output"}, optional
         The matrix of a store or of a Dataset.
-    client : distributed.Client, optional
-        Where a dask array is computed; by default as dask does, where other things are.
+    client : Client, cluster or str, optional
+        What `connect` takes. A dask array is computed by a client given; else as dask does, where other things are.
     whole : bool
         Whether the caller reads all rows of a matrix: then some rows of a stored one are written, too.
 
@@ -121,7 +124,7 @@ def given_rows(data: Data, role: Role | None = None, client: object = None, *, w
     Raises
     ------
     InputError
-        where the store, the matrix, or an array of such a type or shape cannot be used.
+        where the store, the matrix, an array of such a type or shape, or the client cannot be used.
 
     Examples
     --------
@@ -138,6 +141,7 @@ def given_rows(data: Data, role: Role | None = None, client: object = None, *, w
     if stored is not None and not (whole and stored[1].size < stored[0].vocab_size):
         yield Given(*stored)
         return
+    check_usable(client)
     with tempfile.TemporaryDirectory(prefix="embgeom-array-", dir=dask.config.get("temporary-directory")) as folder:
         with client.as_current() if isinstance(client, Client) else cast(AbstractContextManager[Any], nullcontext()):
             path = _write(array, folder)

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import cast
 
 import dask
 import torch
@@ -82,6 +83,22 @@ def connect(
             raise EmbgeomError(lost) from error
 
 
+def check_usable(client: ClientLike | None) -> None:
+    """Refuse what `connect` would refuse of `client`, or of the client that is active, before anything else is done.
+
+    Raises
+    ------
+    InputError
+        as `connect` does, but for what it says of workers.
+    """
+    if isinstance(client, str):
+        _check_scheduler(client)
+    elif client is not None:
+        _check(client)
+    elif not _in_a_task() and (active := _default()) is not None:
+        _check(active)
+
+
 def _address(client: Client) -> str:
     return str(client.scheduler.address) if client.scheduler else "?"
 
@@ -138,29 +155,45 @@ def _telling(client: Client, whose: str) -> Iterator[None]:
 
 def _active() -> AbstractContextManager[Client] | None:
     """The client that is active here: in a task of dask's that of its worker, which works on while the task waits."""
+    if _in_a_task():
+        return worker_client()
+    active = _default()
+    return None if active is None else nullcontext(active)
+
+
+def _default() -> Client | None:
+    with suppress(ValueError):
+        return cast(Client, default_client())
+    return None
+
+
+def _in_a_task() -> bool:
     try:
         get_worker()
     except ValueError:
-        with suppress(ValueError):
-            return nullcontext(default_client())
-        return None
-    return worker_client()
+        return False
+    return True
 
 
 @contextmanager
 def _usable(client: Client | Cluster) -> Iterator[Client]:
     """The client given, or one of the cluster given."""
+    _check(client)
+    if isinstance(client, Client):
+        yield client
+        return
+    with Client(client, set_as_default=False) as own:
+        yield own
+
+
+def _check(client: Client | Cluster) -> None:
+    """Refuse a client or cluster that is none, or that nothing can be asked of from here."""
     if not isinstance(client, Client | Cluster):
         raise InputError(f"`client` is a {type(client).__name__}: give a dask client, a cluster or an address")
     if client.asynchronous:
         raise InputError("the dask client is asynchronous: give one that is not, Client(address), as `client`")
     if client.status not in (Status.running, "running"):
         raise InputError("the dask client is closed: give one that is connected as `client`")
-    if isinstance(client, Client):
-        yield client
-        return
-    with Client(client, set_as_default=False) as own:
-        yield own
 
 
 def _local_cluster() -> LocalCluster:

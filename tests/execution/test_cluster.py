@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import embgeom_dask as eg
 from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import scan
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
-from embgeom_dask.execution import cluster, passes, workers
+from embgeom_dask.execution import arrays, cluster, passes, workers
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.journal import Pass
 from embgeom_dask.storage import model_stores
@@ -320,6 +321,29 @@ def test_in_a_dask_task_the_client_of_its_worker_is_used(running: LocalCluster, 
     with Client(running, set_as_default=False) as client:
         found = client.submit(lambda: (get_client().scheduler.address, eg.scan(store, nearest=1))).result()
     assert (found[0], float(found[1]["nearest_distance"][0])) == (running.scheduler_address, np.sqrt(2))
+
+
+def test_a_client_that_cannot_be_used_is_refused_before_an_array_is_written(
+    running: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "_write", lambda *_: pytest.fail("written"))
+    rows, said = np.eye(4), r"^the dask client is asynchronous: "
+
+    async def asynchronous() -> None:
+        async with Client(running.scheduler_address, asynchronous=True, set_as_default=False) as given:
+            for call in (partial(eg.scan, nearest=1), eg.survey, eg.duplicates):
+                with pytest.raises(InputError, match=said):
+                    call(rows, client=given)
+        async with Client(running.scheduler_address, asynchronous=True):  # the active one
+            with pytest.raises(InputError, match=said):
+                eg.scan(rows, nearest=1)
+
+    asyncio.run(asynchronous())
+    closed = Client(running, set_as_default=False)
+    closed.close()
+    for given in (closed, "tcp://127.0.0.1:9"):
+        with pytest.raises(InputError, match=r"client is closed|no dask scheduler answers"):
+            eg.scan(rows, nearest=1, client=given)
 
 
 def test_what_is_no_client_of_use_is_refused_in_one_line(running: LocalCluster) -> None:
