@@ -73,100 +73,143 @@ def scan(
 ) -> xr.Dataset:
     """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
 
+    At least one of `farthest`, `nearest`, `neighbors`, `histogram`, `histogram_edges`, `quantiles`, `within` and
+    `pairs_within` must be given. One pass over the pairs serves all of them.
+
     Parameters
     ----------
-    data : the path of a store, or any array of rows: an xarray DataArray, a numpy or dask array, a torch tensor. The
-        rows of an array are those that it holds, in their order, repeated ones too. Its integers along the dimension
-        `token_id` (or the first) are the token ids of the result, its coordinate `token` the strings; without, ids are
-        positions. What is not stored already is written to a temporary store. Or a list of these.
-    role : `input` or `output`, where `data` is a store; default output, or input where there is no output matrix
-    tokens : the tokens to compare: ids, ranges and names in text, `0:1000,5000,king`, or in a list, a mask, a file of
-        them (`@FILE`, `FILE.safetensors`); `king` is the token with that piece or text, with or without the mark of a
-        leading space, and refused where these are several. Default all
-    against : other data of the same width, whose every row each row is compared with; `STORE:input` and
-        `STORE:output` name one of a store's, else `role` does
-    metric : `euclidean`, `cosine`, `chebyshev` or `cityblock`. Rows of zeros have no cosine and are left out.
-    farthest, nearest : number of pairs to keep, of largest and of smallest distance; identical rows are at distance 0
-    neighbors : number of nearest rows to keep for every row
-    histogram : number of equal bins, half-open [edge, next edge), from 0 to a bound of the largest distance: the sum of
-        the two largest distances from the mean of the first rows (euclidean) or from the origin, rounded up to three
-        digits; 2 for cosine. Adds the mean, standard deviation (n - 1), smallest and largest of the distances.
-        The mean of up to 2^18 rows of d values errs by at most (d + 10) 2^-40 of itself and 2^-43 of the longest row.
-    histogram_scale : `linear`, or `log` for bins that are equal in the logarithm, from a millionth of that bound
-    histogram_edges : edges of bins, at least two that ascend, instead of a number of bins; the last bin includes its
-        upper edge. Edges are compared with distances as they are reported, rounded to float64. `histogram_below` and
-        `histogram_above` are the numbers of pairs outside the bins.
-    common_edges : of a list of stores, whether all are counted in the same bins: a pass over the rows of each comes
-        before, to tell the largest distance that there can be
-    quantiles : numbers from 0 to 1; for each of them, between which edges of the bins it lies for certain: those of the
-        histogram asked for, else of 4,096 equal ones. The quantile q of n distances is the one of rank ceil(q n), q as
-        a decimal number: numpy's `inverted_cdf`.
-    exact_quantiles : also find the quantiles themselves, by a second pass over the pairs in those bins
-    within : radii; counts, for each of them, the pairs reported at that distance at most, and those of every row. A
-        reported distance is rounded to float64: the pair that a radius was taken from is within it. Text may be like
-        `0.5,2^-14,2ulp@0.037`: two units in the last place that the value 0.037 has in bfloat16. `2ulp` takes the
-        largest absolute value of the rows that `tokens` or an array selects, in their stored type (of two matrices,
-        the one with fewer bits); a note says what it is.
-    pairs_within : a radius; lists every pair reported at that distance at most
-    max_pairs : the most pairs that `pairs_within` may list; default 10 million
-    distinct : leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbours of a token then
-        are the nearest tokens with other rows, and several of these that share a row are all neighbours. Where a token
-        has fewer than the others, its list ends with ids of -1 and distances of NaN. All else counts every pair.
-    out : where to save the result; the same result there is opened instead of computed again
-    device : `auto`, `cpu`, `cuda` or `mps`, on each worker
-    tile : rows of a tile; no result depends on it; default 2,048, or fewer where memory is short
-    memory_limit : what each worker's process may hold, "2GiB" or bytes; default 60% of what is free on top of what it
+    data : path, array, or list of these
+        A store, or any array of rows: an xarray DataArray, a numpy or dask array, a torch tensor. The rows of an array
+        are those that it holds, in their order, repeated ones too. Its integers along the dimension `token_id` (or the
+        first) are the token ids of the result, its coordinate `token` the strings; without, ids are positions. What is
+        not stored already is written to a temporary store.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input where there is no output matrix.
+    against : path or array, optional
+        Other rows of the same width: each row of `data` is compared with each of them. `STORE:input` and `STORE:output`
+        name a matrix of a store, else `role` does.
+    tokens : str, list of int and str, or mask, optional
+        Which rows of `data` to compare, by default all: ids, ranges and names in text, `"0:1000,5000,king"`, or in a
+        list, or a file of them, `"@FILE"`, `"FILE.safetensors"`. `king` is the token with that piece or text, with or
+        without the mark of a leading space; it is refused where these are several.
+    metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
+        What is computed of two rows. Rows of zeros have no cosine and are left out.
+    farthest, nearest : int, optional
+        How many pairs to keep, of largest and of smallest distance. Identical rows are at distance 0.
+    neighbors : int, optional
+        How many of the nearest rows to keep for every row.
+    histogram : int, optional
+        How many equal bins to count pairs in, from 0 to a bound of the largest distance (see Notes). Bins are
+        half-open, [edge, next edge), and the last is closed. Adds the mean, the standard deviation (n - 1), the
+        smallest and the largest of the distances.
+    histogram_scale : {"linear", "log"}
+        `log` for bins that are equal in the logarithm, from a millionth of that bound.
+    histogram_edges : list of float, or str, optional
+        Edges of bins, at least two that ascend, instead of a number of bins.
+    common_edges : bool
+        Whether all of a list of stores are counted in the same bins. A pass over the rows of each comes before, to find
+        the largest distance that there can be.
+    quantiles : float, list of float, or str, optional
+        Numbers from 0 to 1. Tells for each between which edges of bins that quantile certainly lies: bins of the
+        histogram asked for, else 4,096 equal ones.
+    exact_quantiles : bool
+        Whether to find the quantiles themselves too, by a second pass over the pairs in those bins.
+    within : float, list of float, or str, optional
+        Radii. Counts for each how many pairs are at that distance at most, and how many of each row. Text may be
+        `"0.5,2^-14,2ulp@0.037"`, the last being two units in the last place of 0.037 in bfloat16. `"2ulp"` takes the
+        largest absolute value of the rows that `tokens` or an array selects, in their stored type (of two matrices, the
+        one with fewer bits); a note says what it is.
+    pairs_within : float or str, optional
+        A radius. Lists every pair at that distance at most.
+    max_pairs : int, optional
+        How many pairs `pairs_within` may list; by default 10 million.
+    distinct : bool
+        Whether to leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbors of a token
+        then are the nearest tokens with other rows; several of these may share a row. Where a token has fewer than
+        others, its list ends with ids of -1 and distances of NaN. All else counts every pair.
+    out : path, optional
+        Where to save the result; of a list, a folder. If the same result is there already, it is opened instead of
+        computed again; if a scan with these settings was interrupted, it goes on.
+    device : {"auto", "cpu", "cuda", "mps"}
+        What products are computed on, on each worker.
+    tile : int, optional
+        Rows of a tile. No result depends on it; by default 2,048, or fewer where memory is short.
+    memory_limit : str or int, optional
+        What the process of each worker may hold, `"2GiB"` or bytes; by default 60% of what is free on top of what it
         holds already. Never more than 60% of the memory limit that dask has for a worker.
-    memory_share : what part of the memory not yet held this scan may take, where several scans share the workers
-    dry_run : plan, and stop before the first tile: the result is empty, with the plan as attribute `plan`
-    client : the dask cluster: a client, a cluster or an address; default the client that is active, or else
-        a cluster in this process
-    progress : whether to print the plan, the address of dask's dashboard and a bar with rate and time left; default in
-        a notebook alone
-    resume_command : the command line that goes on with this scan, for `status` to say; default none
+    memory_share : float
+        What part of the memory that is not yet held this scan may take, where several scans share the workers.
+    dry_run : bool
+        Whether to plan, and stop before the first tile. The result is empty, with the plan as attribute `plan`.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show the plan, the address of dask's dashboard and a bar with rate and time left; by default only in
+        a notebook.
+    resume_command : str, optional
+        The command line that goes on with this scan, for `status` to say.
 
     Returns
     -------
-    xr.Dataset, or of a list an xr.DataTree
-        Of a list, a node for each store, `<organisation>--<name>`, and in the root the `table` of all; a few are
-        scanned at a time and share the cluster and its memory. `out` then is a folder: each result is saved in it as
-        soon as it is there, as `<organisation>--<name>.zarr`, and the table as `table.zarr`.
+    xarray.Dataset
+        Distances float64, token ids and counts int64, with the strings of tokens as coordinates. Sides are A and B; B
+        is that of `against`, if any.
 
-        Distances float64, each the number nearest to the true distance of the stored values; token ids and counts
-        int64, token strings as coordinates. `farthest_distance (farthest)`, `farthest_token_id (farthest, side)`, the
-        same for nearest; `neighbor_distance` and `neighbor_token_id (token_id, neighbor)`; `histogram_count (bin)`,
-        `bin_edge (edge)`, `histogram_below`, `histogram_above`, `distance_mean`, `distance_std`, `distance_min`,
-        `distance_max`, `pair_count`; `quantile_lower`, `quantile_upper` and `quantile_distance (quantile)`;
-        `within_count (radius)`, and `within_degree (token_id, radius)` without the token itself; `pair_radius`,
-        `pair_distance (pair)` and `pair_token_id (pair, side)`, in order of the ids; `token_id`, the rows
-        compared, with neighbors, `within_degree` and the pairs of one matrix; `left_out_token_id (left_out)` where
-        rows were left out, `against_left_out_token_id (against_left_out)` where rows of `against` were. Side 1 is the
-        matrix `against`, if any. Ties go to the lowest ids; of an array, to the first rows. Where there are fewer pairs
-        than asked for, all of them are given.
+        - `farthest_distance (farthest)`, `farthest_token_id (farthest, side)`, and the same for nearest.
+        - `neighbor_distance`, `neighbor_token_id (token_id, neighbor)`, nearest first.
+        - `histogram_count`, `histogram_cdf (bin)`, `bin_edge (edge)`; `histogram_below`, `histogram_above`, how many
+          pairs are outside all bins; `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`.
+        - `quantile_lower`, `quantile_upper`, and `quantile_distance (quantile)` of exact ones.
+        - `within_count (radius)`, and `within_degree (token_id, radius)`, in which no token counts itself.
+        - `pair_distance (pair)` and `pair_token_id (pair, side)`, in order of the ids; `pair_radius`.
+        - The coordinate `token_id`, the rows compared, with neighbors, `within_degree` and the pairs of one matrix.
+        - `left_out_token_id (left_out)`, `against_left_out_token_id (against_left_out)`, where rows were left out.
 
-        The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
-        were decided in float64, in double-double and in rational numbers.
+    xarray.DataTree
+        Of a list: a node for each store, `<organisation>--<name>`, and in the root the table of all. A few stores are
+        scanned at a time; they share the cluster and its memory. In the folder `out` each result is saved as soon as it
+        is there, as `<organisation>--<name>.zarr`, and the table as `table.zarr`.
 
     Raises
     ------
     InputError
-        for a store, matrix, selection, metric or device that is not there, matrices of two widths, a row with NaN,
-        infinity or a float64 value under 2^-400 or over 2^400 in size, a number out of range, a result at `out` from
-        other settings, or nothing to keep.
+        If a store, matrix, selection, metric or device is not there, two matrices differ in width, a row has NaN,
+        infinity, or a float64 value below 2^-400 or above 2^400 in size, a number is out of range, there is a result
+        from other settings at `out`, or nothing is to be kept.
     SomeFailed
-        where stores of a list failed, once all others are done; its `results` are theirs.
+        If stores of a list failed, once all others are done; its `results` are theirs.
     EmbgeomError
-        where more than `max_pairs` pairs lie within `pairs_within`; it says how many.
+        If more than `max_pairs` pairs lie within `pairs_within`; it says how many.
+
+    Notes
+    -----
+    Each distance is the float64 number nearest to the true distance of the stored values. Edges and radii are compared
+    with distances as they are reported, so that the pair that a radius was taken from is within it. Ties go to the
+    lowest ids; of an array, to the first rows. Where there are fewer pairs than asked for, all of them are given. The
+    attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs were
+    decided in float64, in double-double and in rational numbers.
+
+    Bins end at the sum of the two largest distances from the mean of the first rows (euclidean) or from the origin,
+    rounded up to three digits; at 2 for cosine. The mean of the distances of up to 2^18 rows of d values errs by at
+    most (d + 10) 2^-40 of itself and 2^-43 of the longest row. The quantile q of n distances is the one of rank
+    ceil(q n), q as a decimal number: numpy's `inverted_cdf`.
 
     Examples
     --------
     >>> from embgeom_dask.testing import make_store
     >>> store = make_store("tiny.zarr", output=np.array([[0, 0], [3, 4], [0, 1]], np.float32), tokens=["a", "b", "c"])
-    >>> found = scan(store, farthest=1, neighbors=1)
-    >>> found["farthest_distance"].values, found["farthest_token_id"].values
-    (array([5.]), array([[0, 1]]))
-    >>> found["neighbor_token_id"].values.ravel()
-    array([2, 2, 0])
+    >>> found = scan(store, farthest=1, neighbors=1, within=[1.0, 4.5])
+    >>> found["farthest_distance"].values, found["farthest_token"].values
+    (array([5.]), array([['a', 'b']], dtype=object))
+    >>> found["neighbor_token"].sel(token_id=1, neighbor=1).item()
+    'c'
+    >>> found["within_count"].sel(radius=4.5).item()
+    2
+
+    Rows in memory are scanned in the same way:
+
+    >>> scan(np.eye(3), metric="cityblock", histogram_edges=[0, 1, 3])["histogram_count"].values
+    array([0, 3])
     """
     started = perf_counter()
     find_metric(metric)
