@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 COLOR = "steelblue"
 COLORS = "inferno"
 DPI = 200
+_LINE = 0.4
+"""The inches of a model where each has a line of its own."""
+
 _NAMED_TICKS = 40
 """The most tokens that an axis names by their strings; more than that cannot be read."""
 
@@ -56,12 +59,14 @@ class Line(NamedTuple):
     y: NDArray[Any]
 
 
-def new_axes(ax: Axes | None) -> Axes:
-    """The axes given, or those of a new figure of pyplot."""
+def new_axes(ax: Axes | None, lines: int = 0) -> Axes:
+    """The axes given, or those of a new figure of pyplot, high enough for `lines` of text."""
     if ax is not None:
         return ax
     pyplot = load("matplotlib.pyplot", "plot")
-    return pyplot.figure(dpi=DPI, layout="constrained").add_subplot()  # type: ignore[no-any-return]
+    width, height = pyplot.rcParams["figure.figsize"]
+    figure = pyplot.figure(figsize=(width, max(height, 1 + lines * _LINE)), dpi=DPI, layout="constrained")
+    return figure.add_subplot()  # type: ignore[no-any-return]
 
 
 def histogram(result: Result, ax: Axes | None, *, log: bool, density: bool | None) -> Axes:
@@ -125,7 +130,7 @@ def norms(result: Result, ax: Axes | None) -> Axes:
     """The spread of the L2 norms of each model's rows; see the accessor."""
     load("matplotlib", "plot")
     found = series.of_models(result, "norm_median", "has no norms of models: take the result of survey")
-    ax = new_axes(ax)
+    ax = new_axes(ax, len(found))
     low, high, mean, deviation, median = (
         np.array([float(each[f"norm_{name}"]) for _, each in found]) for name in ("min", "max", "mean", "std", "median")
     )
@@ -133,8 +138,11 @@ def norms(result: Result, ax: Axes | None) -> Axes:
     ax.hlines(place, low, high, colors=COLOR, linewidths=1.5, label="smallest to largest")
     ax.hlines(place, mean - deviation, mean + deviation, colors=COLOR, linewidths=7, alpha=0.5, label="mean ± std")
     ax.plot(mean, place, "o", color=COLOR, label="mean")
-    ax.plot(median, place, "|", color="black", markersize=14, label="median")
-    ax.set_yticks(place, [shown(label) for label, _ in found], parse_math=False)
+    ax.plot(median, place, "|", color="black", markersize=12, label="median")
+    ax.set_yticks([])
+    for at, (label, _) in zip(place, found, strict=True):
+        where: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "xytext": (0, 7), "textcoords": "offset points"}
+        ax.annotate(shown(label), (0.01, at), **where, parse_math=False, fontsize="small")
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel("L2 norm of rows")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, fontsize="small")
@@ -216,7 +224,7 @@ def heatmap(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     ax.set_xlabel("rank of the neighbor" if of == "neighbors" else "token")
     bar = ax.get_figure(root=True).colorbar(image, ax=ax)  # type: ignore[union-attr]
     bar.set_label(series.metric_of(one))
-    ax.set_title(shown(series.title_of(one)), parse_math=False)
+    _set_title(ax, one)
     return ax
 
 
@@ -298,7 +306,11 @@ def _colors(count: int) -> list[Any]:
 def _name_models(ax: Axes, found: Sequence[Series], lines: Sequence[Line] = ()) -> None:
     """Say whose the numbers are: a legend for several, a title for one."""
     if len(found) == 1:
-        ax.set_title(shown(series.title_of(found[0].result)), parse_math=False)
+        _set_title(ax, found[0].result)
     if max(len(found), len(lines)) > 1:
         for text in ax.legend().get_texts():
             text.set_parse_math(False)
+
+
+def _set_title(ax: Axes, result: xr.Dataset) -> None:
+    ax.set_title(shown(series.title_of(result)), parse_math=False, fontsize="medium", wrap=True)

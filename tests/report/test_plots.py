@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -131,7 +132,7 @@ def test_norms_show_the_spread_of_each_model(made: Results) -> None:
     ax = made.survey.embgeom.plot.norms()
     whole, inner = (collection.get_segments() for collection in ax.collections)
     means, medians = ax.lines
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["org/a", "org/b_$x$"]
+    assert [text.get_text() for text in ax.texts] == ["org/a", "org/b_$x$"]
     for place, rows in enumerate(made.rows.values()):
         norms = np.linalg.norm(rows.astype(np.float64), axis=1)
         np.testing.assert_allclose(whole[place][:, 0], [norms.min(), norms.max()], rtol=1e-12)
@@ -345,3 +346,24 @@ def test_the_command_needs_no_display_and_no_pyplot(made: Results, folder: Path,
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "tkagg", "HOME": str(tmp_path)}
     )
+
+
+def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plots.md").read_text()
+    commands = re.findall(r"^    \$ embgeom (.*)$", page, re.M)
+    (words,) = [re.search(r"--tokens (\S+)", command) for command in commands if "--tokens" in command]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("embgeom_dask.report.drawing.DPI", 50)
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    tokens = [*(f"t{i}" for i in range(44)), *words[1].split(",")]
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    make_store(f"stores/{name.replace('/', '--')}.zarr", output=rows, tokens=tokens, model=name)
+    with client.as_current():
+        for command in commands:
+            assert app.main(command.split()) == 0, command
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(block, {})
+    drawn = {"histogram.png", "cdf.png", "heatmap.png", "words.png", "ranks.svg", "norms.pdf", "zoomed.png"}
+    assert drawn <= {each.name for each in tmp_path.iterdir()}
+    for picture in re.findall(r"!\[.*\]\((.*)\)", page):
+        assert (Path(__file__).parents[2] / "docs" / picture).stat().st_size < 64 << 10
