@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.scan import scan as scan
     from embgeom_dask.analyses.spectrum import spectrum as spectrum
     from embgeom_dask.analyses.survey import survey as survey
+    from embgeom_dask.analyses.tokens import tokens as tokens
     from embgeom_dask.checkpoints.convert import convert as convert
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
     from embgeom_dask.errors import InputError as InputError
@@ -40,6 +41,7 @@ _HOME = {
     "spectrum": "analyses.spectrum",
     "status": "execution.journal",
     "survey": "analyses.survey",
+    "tokens": "analyses.tokens",
     "EmbgeomError": "errors",
     "InputError": "errors",
     "SomeFailed": "errors",
@@ -47,7 +49,7 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-_GIVE_RESULTS = {"duplicates", "neighbors", "open_result", "outliers", "scan", "spectrum", "survey"}
+_GIVE_RESULTS = {"duplicates", "neighbors", "open_result", "outliers", "scan", "spectrum", "survey", "tokens"}
 
 
 def __getattr__(name: str) -> Any:

@@ -143,8 +143,6 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
     population = np.array([members.size for members in groups], np.int64)
     member_group = np.repeat(np.arange(population.size), population)
     ids = np.concatenate([np.zeros(0, np.int64), *groups])
-    to_group = np.full(matrix.vocab_size, -1)
-    to_group[ids] = member_group
     counts = {
         "vocab_size": matrix.vocab_size,
         "unique_count": rows.token_id.size,
@@ -159,7 +157,7 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
             "group_population": ("group", population),
             "member_token_id": ("member", ids),
             "member_group": ("member", member_group),
-            "token_to_group": ("token_id", to_group),
+            "token_to_group": ("token_id", tokens_to_groups(rows, matrix.vocab_size)),
         },
         {
             "model": ("model", np.array([matrix.model])),
@@ -169,6 +167,14 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
             "member_token": ("member", labels_of(matrix, ids)["token"].to_numpy()),
         },
     )
+
+
+def tokens_to_groups(rows: DistinctRows, vocab_size: int) -> Array:
+    """The group of identical rows that each token is in, (vocab_size,) int64; -1 for a row that is unique."""
+    found = np.full(vocab_size, -1)
+    for number, members in enumerate(_shared(rows)):
+        found[members] = number
+    return found
 
 
 def _shared(rows: DistinctRows) -> list[Array]:

@@ -18,7 +18,7 @@ from embgeom_dask.cli.commands import Command
 from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.model_stores import convert, export, list_stores
-from embgeom_dask.cli.one_pass import spectrum
+from embgeom_dask.cli.one_pass import spectrum, tokens
 from embgeom_dask.cli.options import Json, Version
 from embgeom_dask.cli.plots import plot
 from embgeom_dask.cli.results import show, status
@@ -53,7 +53,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 for _command in (
-    *(convert, export, list_stores, survey, duplicates, spectrum, scan, neighbors, outliers),
+    *(convert, export, list_stores, survey, tokens, duplicates, spectrum, scan, neighbors, outliers),
     *(show, status, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")

@@ -1,4 +1,4 @@
-"""The commands that describe whole vocabularies without visiting pairs: spectrum."""
+"""The commands that describe whole vocabularies without visiting pairs: tokens, spectrum."""
 
 from __future__ import annotations
 
@@ -15,6 +15,23 @@ from embgeom_dask.cli.stores import find_stores
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def tokens(
+    stores: ManyStores,
+    role: Role = None,
+    origin: Annotated[
+        str | None, typer.Option("--from", metavar="TOKEN", help="Also the distance from this token, by name or id.")
+    ] = None,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Describe every token: norms, distance from the centroid, ranks, identical rows, script."""
+    from embgeom_dask.cli import one_pass_text
+
+    how: dict[str, Any] = {"role": role, "origin": origin, "out": out, "client": scheduler}
+    _ask("tokens", stores, how, one_pass_text.tokens_text, as_json)
 
 
 def spectrum(

@@ -1,4 +1,4 @@
-"""Results of whole vocabularies as text for a person: spectrum."""
+"""Results of whole vocabularies as text for a person: tokens, spectrum."""
 
 from __future__ import annotations
 
@@ -13,11 +13,47 @@ if TYPE_CHECKING:
 
 _EIGENVALUES = 10
 _ENDS = 5
+_TOKEN_LINES = 10
 _SHARES = (0.5, 0.9, 0.99)
 _NUMBERS = (
     *("vocab_size", "hidden_size", "zero_count", "participation_ratio", "isoscore"),
     *("mean_cosine", "mean_cosine_error", "mean_square_distance", "eigenvalue_error"),
 )
+
+
+def tokens_text(dataset: xr.Dataset) -> str:
+    """The tokens farthest from the centroid and nearest to the token chosen, then the scripts."""
+    whose = f"{dataset['model'].item()}, {dataset['matrix'].item()}"
+    counts = [[name, str(dataset[name].item())] for name in ("vocab_size", "group_count", "member_count")]
+    flags = ("has_token", "is_added", "is_special")
+    counts += [[name, str(np.count_nonzero(dataset[name]))] for name in flags if name in dataset]
+    parts = [whose, align(["tokens", ""], counts)]
+    order = np.argsort(dataset["centroid_distance_rank"].to_numpy())
+    parts.append(_lines(dataset, order[:_TOKEN_LINES], "farthest from the centroid", "centroid_distance"))
+    if "origin_distance" in dataset:
+        called = dataset["origin_token"].item() or dataset["origin_token_id"].item()
+        nearest = np.argsort(dataset["origin_distance"].to_numpy(), kind="stable")[:_TOKEN_LINES]
+        parts.append(_lines(dataset, nearest, f"nearest to {called}", "origin_distance"))
+    parts += [_scripts(dataset), "--json prints all tokens, --out saves them"]
+    return "\n\n".join(parts)
+
+
+def _lines(dataset: xr.Dataset, rows: np.ndarray, title: str, distance: str) -> str:
+    names = ("token_id", "token", "norm_l2", "norm_l2_rank", distance)
+    columns = (dataset[name].to_numpy()[rows] for name in names)
+    listed = ([place, *row] for place, row in enumerate(zip(*columns, strict=True), start=1))
+    return align([title, "id", "token", "norm_l2", "rank", distance], listed)
+
+
+def _scripts(dataset: xr.Dataset) -> str:
+    """How many tokens each script has, most first, and where they lie."""
+    scripts, place = np.unique(dataset["script"].to_numpy().astype(np.str_), return_inverse=True)
+    counts = np.bincount(place)
+    rows = []
+    for each in np.argsort(-counts, kind="stable"):
+        medians = (np.median(dataset[name].to_numpy()[place == each]) for name in ("norm_l2", "centroid_distance"))
+        rows.append([str(scripts[each]) or "(no token)", counts[each], *medians])
+    return align(["script", "tokens", "median norm_l2", "median centroid_distance"], rows)
 
 
 def spectrum_text(dataset: xr.Dataset) -> str:

@@ -115,6 +115,7 @@ def result_text(dataset: xr.Dataset) -> str:
         "survey": survey_text,
         "duplicates": duplicates_text,
         "scan": scan_text,
+        "tokens": one_pass_text.tokens_text,
         "spectrum": one_pass_text.spectrum_text,
         "neighbors": neighbors_text,
         "outliers": outliers_text,

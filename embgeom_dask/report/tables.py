@@ -11,6 +11,12 @@ from embgeom_dask.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+_OF_A_TOKEN = (
+    *("token_id", "token", "text", "has_token", "is_added", "is_special", "script", "token_to_group"),
+    *("norm_l1", "norm_l1_rank", "norm_l2", "norm_l2_rank", "norm_linf", "norm_linf_rank"),
+    *("centroid_distance", "centroid_distance_rank", "origin_distance", "origin_distance_rank"),
+)
+
 _OF_A_TABLE = {
     "histogram": (
         "histogram_count",
@@ -26,9 +32,10 @@ _OF_A_TABLE = {
     "segments": ("segment_length", ("segment", "segment_length")),
     "vertices": ("angle_dot_product", ("vertex", "angle_law_of_cosines", "angle_dot_product")),
     "sides": (
-        "centroid_distance",
+        "norm_ratio",
         ("side", "farthest_token_id", "farthest_token", "norm", "centroid_distance", "norm_ratio"),
     ),
+    "tokens": ("norm_l2", _OF_A_TOKEN),
     "eigenvalues": ("eigenvalue", ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")),
     "components": ("component_vector", ("component", "hidden", "component_vector")),
     "scores": ("score", ("token_id", "token", "component", "score")),

@@ -261,6 +261,22 @@ def test_survey_of_many_models_has_a_line_for_each(run):
     assert [line.split()[0] for line in lines] == ["model", *(f"org/m{i}" for i in range(5))]
 
 
+def test_tokens_names_the_farthest_from_the_centroid_and_the_nearest_to_a_token(run):
+    code, out, _ = run("tokens", A, "--from", "tok7", "--json")
+    found = json.loads(out)
+    values = rows().astype(np.float64)
+    away = np.linalg.norm(values - values.mean(0), axis=1)
+    assert code == 0
+    np.testing.assert_allclose(found["centroid_distance"], away, rtol=1e-12)
+    np.testing.assert_allclose(found["origin_distance"], np.linalg.norm(values - values[7], axis=1), rtol=1e-12)
+    code, out, err = run("tokens", A, "--from", "tok7")
+    assert code == 0
+    assert f"1  {away.argmax():2}  tok{away.argmax()}" in out
+    assert "nearest to tok7" in out
+    assert " distances: 100%" in err
+    assert run("tokens", A, "--from", "1,2")[2] == "error: --from 1,2: give one token, not 2\n"
+
+
 def test_spectrum_names_the_tokens_at_the_ends_of_components(run):
     code, out, err = run("spectrum", A, "--components", "2", "--json")
     found = json.loads(out)
@@ -442,6 +458,7 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
         ("survey", A),
         ("duplicates", A),
         ("spectrum", A),
+        ("tokens", A, "--from", "tok7"),
         ("scan", A, "--nearest", "3", "--neighbors", "2", "--histogram", "9", "--quantiles", "0.5", "--within", "2"),
         ("scan", A, "--metric", "chebyshev", "--pairs-within", "2", "--against", A),
     ],
@@ -453,7 +470,9 @@ def test_a_saved_result_is_shown_as_it_was_printed(run, command):
     assert found["attrs"]["command"] == command[0]
 
 
-@pytest.mark.parametrize("command", [("survey",), ("duplicates",), ("spectrum",), ("scan", "--nearest", "2")])
+@pytest.mark.parametrize(
+    "command", [("survey",), ("duplicates",), ("spectrum",), ("tokens",), ("scan", "--nearest", "2")]
+)
 def test_the_table_of_many_models_is_shown_as_it_was_printed(run, command):
     testing.make_store("stores/b.zarr", output=2 * rows(), model="org/b")
     _, printed, _ = run(*command, A, "stores/b.zarr", "--out", "r")

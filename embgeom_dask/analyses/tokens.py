@@ -1,0 +1,228 @@
+"""One line a token: its norms, its distance from the centroid and from a token, ranks, identical rows, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.analyses.duplicates import tokens_to_groups
+from embgeom_dask.analyses.scripts import scripts
+from embgeom_dask.analyses.selection import in_order
+from embgeom_dask.analyses.survey import Summary, summarize
+from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, Given, given_rows
+from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.kernels.exact_sums import ColumnSums
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_norms import nearest_distances
+from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
+from embgeom_dask.pairwise.rows import check_fit, digest, group
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import labels, model_stores, result_names, results
+from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.validation import read_metadata
+
+Array = NDArray[Any]
+
+_RANKED = ("norm_l1", "norm_l2", "norm_linf", "centroid_distance", "origin_distance")
+
+
+class Rows(NamedTuple):
+    """What the first pass keeps of some rows: a survey's `summary`, `l1` and `linf` (n,), and `digest` (n, 16)."""
+
+    summary: Summary
+    l1: Array
+    linf: Array
+    digest: Array
+
+
+def tokens(
+    data: Data | Iterable[Data],
+    role: Role | None = None,
+    *,
+    origin: int | str | None = None,
+    out: PathLike | None = None,
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Describe every token by its row: norms, distance from the centroid, ranks, identical rows, and its labels.
+
+    Norms and distances are the float64 numbers nearest to the true ones, of the stored values and their exact mean. So
+    no bit depends on chunks, workers or threads. Rows are read twice.
+
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    origin : int or str, optional
+        A token, by id or by name as in a selection of `scan`: the distance of every row from its row is kept, too.
+    out : path, optional
+        Where to save the result. If the same result is there already, it is opened instead of computed again. With
+        several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
+        as `table.zarr`.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataTree
+        Of a list a DataTree: a node for each model, and in the root a table of the numbers that each has one of. All
+        variables are over `token_id`, unless it is said, with the coordinates `token` and `text`.
+
+        - `norm_l1`, `norm_l2`, `norm_linf`, the norms of the row; `centroid_distance`, the euclidean distance from
+          the mean row; with `origin` also `origin_distance`, from that row.
+        - The rank of each, from 1 for the largest, equal ones by token id: `norm_l2_rank` and so on.
+        - `token_to_group`, the group of identical rows that the token is in, numbered as `duplicates` does; -1 if its
+          row is unique. `group_count ()`, `member_count ()`, the tokens in groups.
+        - `has_token`; `is_added` and `is_special`, as the tokenizer has it, where the rows are a store's own.
+        - `script`, of the text, by the names that Unicode gives its letters: `latin`, `cjk`, `cyrillic`, ...; `mixed`;
+          of texts without letters `number`, `punctuation`, `symbol`, `space`, `control`, `mark`; `bytes` where the
+          token is no text alone; empty where there is no token.
+        - `vocab_size ()`, and with `origin` `origin_token_id ()` and `origin_token ()`.
+
+        Whether a token can be reached, that is whether its text is encoded to it, needs the tokenizer, which a store
+        does not hold.
+
+    Raises
+    ------
+    InputError
+        If there is no store or no such matrix, if a row has NaN, infinity, or a float64 value below 2^-400 or above
+        2^400 in size, if `origin` is not one row, or if something else is at `out`.
+    EmbgeomError
+        If a store cannot be read.
+    SomeFailed
+        If some of several stores failed, after the others are done; its `results` are those of the others.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[3, 4], [0, 0], [3, -4]], np.float32)
+    >>> found = tokens(make_store("tiny.zarr", output=rows, tokens=["one", "two", "3"]))
+    >>> found["norm_l2"].values, found["norm_l2_rank"].values, found["script"].values.tolist()
+    (array([5., 0., 5.]), array([1, 3, 2]), ['latin', 'latin', 'number'])
+    """
+
+    def one(each: Data, target: PathLike | None, active: ClientLike | None) -> xr.Dataset:
+        return _tokens(each, role, origin, target, active)
+
+    with showing(progress):
+        return one_or_tree("tokens", data, one, role=role, out=out, client=client)
+
+
+def _tokens(
+    data: Data, role: Role | None, origin: int | str | None, out: PathLike | None, client: ClientLike | None
+) -> xr.Dataset:
+    """Describe the tokens of one model."""
+    started = perf_counter()
+    with given_rows(data, role, client, whole=True) as given:
+        matrix = given.matrix
+        model_stores.check_labels(matrix)
+        row = None if origin is None else _row_of(origin, given)
+        settings: dict[str, Any] = {} if row is None else {"origin": int(given.ids[row])}
+        settings |= {"tokens": given.selection} if given.selection else {}
+        attrs = results.provenance("tokens", [matrix], ["cpu"], 0.0, settings)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        with connect(client, out=out) as active:
+            dataset = _measured(active, given, row)
+        dataset = dataset.assign(_labels(given, dataset)).set_coords(["token_id", "token", "text"])
+    attrs["seconds"] = round(perf_counter() - started, 3)
+    dataset = result_names.complete(dataset.assign_attrs(attrs), result_names.of_matrices(attrs))
+    if out is not None:
+        results.save(dataset, out)
+    return dataset
+
+
+def _row_of(origin: int | str, given: Given) -> int:
+    """The row of the token from which distances are asked."""
+    listed: Any = origin if isinstance(origin, str) else [origin]
+    ids = in_order(listed, given.vocab_size, given.labels)
+    if ids.size != 1:
+        raise InputError(f"`origin` {origin}: give one token, not {ids.size}")
+    rows = given.select(ids).rows
+    if rows.size != 1:
+        raise InputError(f"`origin` {origin}: {rows.size} rows of the array given are of token {ids[0]}")
+    return int(rows[0])
+
+
+def _measured(client: Client, given: Given, row: int | None) -> xr.Dataset:
+    """The numbers of every row, by two passes: distances are from the mean that the first finds."""
+    matrix, size = given.matrix, given.matrix.vocab_size
+    sums, digests, unfit = ColumnSums.none(matrix.hidden_size), np.empty((size, 16), np.uint8), np.empty(size, np.uint8)
+    columns = {name: np.empty(size) for name in _RANKED[: 4 if row is None else 5]}
+    for start, found in by_chunk("norms", matrix, _look, client=client):
+        part = slice(start, start + len(found.l1))
+        sums.add(found.summary.sums)
+        columns["norm_l1"][part], columns["norm_linf"][part] = found.l1, found.linf
+        columns["norm_l2"][part] = found.summary.norms
+        digests[part], unfit[part] = found.digest, found.summary.unfit
+    check_fit(matrix, given.ids, unfit)
+    points = [sums.mean(size)]
+    if row is not None:
+        points.append(Rationals.of(matrix.take(np.array([row])).astype(np.float64)[0]))
+    for start, distances in by_chunk("distances", matrix, _distances, points, client=client):
+        for name, each in zip(_RANKED[3:], distances, strict=False):
+            columns[name][start : start + each.size] = each
+    distinct = group(given.rows, digests)
+    variables: dict[str, Any] = {}
+    for name, values in columns.items():
+        variables |= {name: ("token_id", values), f"{name}_rank": ("token_id", _ranks(values))}
+    variables["token_to_group"] = ("token_id", tokens_to_groups(distinct, size))
+    variables["group_count"] = np.count_nonzero(distinct.weights > 1)
+    variables["member_count"] = int(distinct.weights[distinct.weights > 1].sum())
+    variables["vocab_size"] = size
+    if row is not None:
+        variables["origin_token_id"] = int(given.ids[row])
+    return xr.Dataset(variables)
+
+
+def _ranks(values: Array) -> Array:
+    """The rank of each value, (n,) int64: 1 for the largest, equal ones in their order."""
+    ranks = np.empty(values.size, np.int64)
+    ranks[np.argsort(-values, kind="stable")] = np.arange(1, values.size + 1)
+    return ranks
+
+
+def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
+    """The labels of the rows, with the token from which distances are, where there is one."""
+    named = given.labels()
+    found: dict[str, Any] = {str(name): ("token_id", each.to_numpy()) for name, each in named.variables.items()}
+    if not given.nbytes:  # else they were written without
+        stored = labels.read_labels(read_metadata(given.matrix.store))
+        suffix = labels.suffix_of(given.matrix.name, stored)
+        for name in ("is_added", "is_special"):
+            found[name] = ("token_id", stored[f"{name}{suffix}"][given.rows])
+    texts = np.where(named["has_token"].to_numpy(), named["text"].to_numpy(), "")
+    found["script"] = ("token_id", scripts(texts.tolist()))
+    if "origin_token_id" in dataset:
+        row = int(np.flatnonzero(given.ids == dataset["origin_token_id"].item())[0])
+        found["origin_token"] = str(named["token"].to_numpy()[row])
+    return found
+
+
+def _look(matrix: Matrix, part: tuple[int, int]) -> Rows:
+    with devices.session(torch.device("cpu")):
+        rows = matrix.read(*part)
+        return Rows(summarize(rows), *nearest_l1_and_linf(rows), digest(rows))
+
+
+def _distances(matrix: Matrix, part: tuple[int, int], points: list[Rationals]) -> list[Array]:
+    with devices.session(torch.device("cpu")):
+        rows = matrix.read(*part)
+        return [nearest_distances(rows, point) for point in points]

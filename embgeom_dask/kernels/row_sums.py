@@ -1,0 +1,49 @@
+"""The L1 and the L-infinity norm of rows as the nearest float64 numbers, in any order of summation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.correct_rounding import is_settled
+from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lane, sum_slack
+from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba, value
+from embgeom_dask.kernels.parallel import share_out
+from embgeom_dask.kernels.rationals import Rationals
+
+Array = NDArray[Any]
+
+
+def nearest_l1_and_linf(stored: Array) -> tuple[Array, Array]:
+    """Return the float64 nearest to the L1 norm of each row (n, d), and its L-infinity norm, (n,) twice.
+
+    Rows have any float dtype; values are 0 or from 2^-400 to 2^400 in size. Those of rows with NaN mean nothing.
+    """
+    rows, slack = as_numba(stored), sum_slack(stored.shape[1])
+    found = share_out(lambda start, stop: _sums(rows[start:stop], slack), len(rows))
+    l1, linf, settled = (np.concatenate(part) for part in zip(*found, strict=True))
+    for i in np.flatnonzero(~settled).tolist():
+        row = as_float(rows[i])
+        if np.isfinite(row).all():
+            l1[i] = Rationals.of(row).l1
+    return l1, linf
+
+
+@numba.njit(nogil=True, cache=True)
+def _sums(rows: Array, slack: float) -> tuple[Array, Array, Array]:  # pragma: no cover (compiled)
+    count, width = rows.shape
+    l1, linf, settled = np.zeros(count), np.zeros(count), np.ones(count, np.bool_)
+    lanes = np.empty((2, LANES))
+    for i in range(count):
+        lanes[:] = 0.0
+        for start in range(0, width, LANES):
+            for lane in range(min(LANES, width - start)):
+                size = abs(np.float64(value(rows[i, start + lane])))
+                add_to_lane(lanes[0], lanes[1], lane, size, 0.0)
+                linf[i] = max(linf[i], size)
+        l1[i], rest = add_lanes(lanes)
+        settled[i] = l1[i] == 0.0 or is_settled(l1[i], rest, slack * l1[i])
+    return l1, linf, settled

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
+
+
+def check(rows: np.ndarray) -> None:
+    l1, linf = nearest_l1_and_linf(rows)
+    values = np.abs(rows.astype(np.float64))
+    assert l1.tolist() == [float(sum(map(Fraction, row), Fraction())) for row in values.tolist()]
+    assert linf.tolist() == values.max(axis=1).tolist()
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.integers(1, 90)), elements=st.floats(-1e120, 1e120)))
+def test_the_nearest_to_sums_of_fractions(rows: np.ndarray) -> None:
+    rows[np.abs(rows) < 2.0**-400] = 0
+    check(rows)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_type_and_sums_halfway_between_two_numbers(dtype: Any) -> None:
+    check(np.random.default_rng(0).normal(size=(300, 65)).astype(dtype))
+    check(np.zeros((3, 2), dtype))
+    halfway = np.array([[1, 2.0**-53, 0, 0], [1, 2.0**-53, 2.0**-106, 0], [1, 2.0**-52, 2.0**-53, 0]], np.float64)
+    check(halfway)
+    assert nearest_l1_and_linf(halfway)[0].tolist() == [1, 1 + 2.0**-52, 1 + 2.0**-51]
+
+
+def test_rows_that_are_refused_later_do_no_harm() -> None:
+    l1, _ = nearest_l1_and_linf(np.array([[1.0, np.nan], [np.inf, 1.0], [3.0, -4.0]]))
+    assert l1[2] == 7
