@@ -43,6 +43,9 @@ _PASS = re.compile(r"[a-z]+-[0-9a-f]{16}")
 _PANEL = re.compile(r"\d+-\d+-\d+")
 _OF_PASS = re.compile(r"\.?(pass\.json|\d+-\d+-\d+(\.failed)?)(\.[0-9a-f]{8}\.partial)?")
 _OF_KILLED = re.compile(r"\.(run\.json|claim\.json|history\.csv)\.[0-9a-f]{8}\.partial")
+_FORMAT = 1
+"""The version of what a journal is made of: one more when files or states change."""
+
 _TOGETHER = 16  # panels read at a time
 _COLUMNS = ("pass", "panel", "start", "end", "worker", "read_bytes", "peak_bytes")
 
@@ -156,6 +159,7 @@ class Journal:
         if self.run is not None:
             return
         self.run = {
+            "journal_format": _FORMAT,
             "attrs": results.identity(attrs),
             "tile": plan.sides[0].tile,
             "element": plan.sides[0].point_format.element,
@@ -218,7 +222,12 @@ class Journal:
 
     def _read_run(self) -> dict[str, Any] | None:
         run = self.read_json("run.json")
-        if run is not None and not _is_run(run):
+        if run is None:
+            return None
+        attrs = run.get("attrs")
+        known = {**(attrs if isinstance(attrs, dict) else {}), **run}
+        results.check_format(f"{self._path} is a journal", known, "journal_format", _FORMAT)
+        if not _is_run(run):
             raise InputError(self._foreign("run.json"))
         return run
 

@@ -30,6 +30,9 @@ _ORDER = "variables"
 _ONE_TABLE = ("survey", "duplicates")
 """The commands of which several models' results are one Dataset, their table; those of others are a tree."""
 
+RESULT_FORMAT = 1
+"""The version of what a result is made of, its attribute `result_format`: one more when names or meanings change."""
+
 _STRING = 64
 """About the bytes of a string in memory."""
 
@@ -65,6 +68,7 @@ def provenance(
     settings = dict(settings or {})
     return {
         "command": command,
+        "result_format": RESULT_FORMAT,
         "model": [matrix.model for matrix in matrices],
         "revision": [matrix.revision for matrix in matrices],
         "matrix": [matrix.name for matrix in matrices],
@@ -229,7 +233,8 @@ def _groups_in(folder: str) -> list[str]:
 
 def _is_result(path: str) -> bool:
     try:
-        return is_provenance(paths.open_group(path).attrs)
+        attrs = paths.open_group(path).attrs
+        return "result_format" in attrs or is_provenance(attrs)
     except (FileNotFoundError, ValueError, EmbgeomError):
         return False
 
@@ -266,9 +271,33 @@ def _result_group(path: PathLike) -> zarr.Group:
         raise InputError(f"no result at {path}: name the folder that `out` wrote") from None
     except ValueError:
         raise InputError(f"{path} is not a result of embgeom: name another path, or move it away") from None
+    check_format(f"{path} is a result", group.attrs, "result_format", RESULT_FORMAT)
     if not is_provenance(group.attrs):
         raise InputError(f"{path} is not a result of embgeom: name another path, or move it away")
     return group
+
+
+def check_format(what: str, found: Mapping[str, Any], name: str, known: int) -> None:
+    """Refuse what another version of embgeom-dask has written, newer or older, by the version of its format.
+
+    `found` holds that under `name`, and attributes of `provenance`; what holds neither is let pass.
+
+    Raises
+    ------
+    InputError
+        where the version is not `known`.
+    """
+    if found.get(name) == known or not (name in found or is_provenance(found)):
+        return
+    try:
+        by = f"by embgeom-dask {json.loads(found['versions'])['embgeom-dask']}"
+    except (KeyError, TypeError, ValueError):
+        by = "by another embgeom-dask"
+    own = version("embgeom-dask")
+    raise InputError(
+        f"{what} in format {found.get(name)!r:.20}, written {by}; this version, {own}, knows format {known}: "
+        "use that version, or move it away and make it again"
+    )
 
 
 def is_provenance(attrs: object) -> bool:

@@ -143,10 +143,9 @@ def _validated(path: str, content: bytes) -> Metadata:
     root = _parse(path, content)
     version = root["attributes"].get("format_version")
     if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has layout {version!r}, this version reads {FORMAT_VERSION}: convert the model again, and "
-            "overwrite it"
-        )
+        newer = type(version) is int and version > FORMAT_VERSION
+        remedy = "install the newer embgeom-dask that made it" if newer else "convert the model again, and overwrite it"
+        raise InputError(f"{path} has layout {version!r:.20}, this version reads {FORMAT_VERSION}: {remedy}")
     try:
         arrays = _at(root, "consolidated_metadata", "metadata")
         whole = isinstance(arrays, dict) and all(isinstance(array, dict) for array in arrays.values())

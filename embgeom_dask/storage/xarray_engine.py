@@ -34,6 +34,6 @@ class ResultEngine(BackendEntrypoint):
             return False
         try:
             attributes = json.loads(Path(filename_or_obj, "zarr.json").read_bytes())["attributes"]
-            return {"command", "fingerprint", "settings"} <= set(attributes)
+            return "result_format" in attributes or {"command", "fingerprint", "settings"} <= set(attributes)
         except (OSError, ValueError, KeyError, TypeError):
             return False

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from re import fullmatch
 from typing import Any
@@ -320,3 +321,31 @@ def test_a_performance_report_can_be_made_around_a_scan(store: str, tmp_path: Pa
         with urlopen(client.dashboard_link) as page:
             assert b"Dask" in page.read()
     assert "run_panel" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("wrong", [2, None, "1"], ids=["newer", "older", "text"])
+def test_a_journal_of_another_format_is_refused_and_kept(
+    wrong: object, store: str, tmp_path: Path, client: Client
+) -> None:
+    out = tmp_path / "r.zarr"
+
+    def die(panel: Panel) -> None:
+        if len(panels_of(out)) >= 3:
+            raise MemoryError("the client dies")
+
+    with at("received", die), pytest.raises(MemoryError):
+        eg.scan(store, out=out, client=client, **WANTED)
+    settle(client)
+    file = Path(f"{out}.journal/run.json")
+    run = json.loads(file.read_text())
+    assert run.pop("journal_format") == 1
+    file.write_text(json.dumps(run if wrong is None else {**run, "journal_format": wrong}))
+    kept = panels_of(out)
+    own = version("embgeom-dask")
+    said = f"{out}.journal is a journal in format {wrong!r}, written by embgeom-dask {own}; this version, {own}, knows "
+    said += "format 1: use that version, or move it away and make it again"
+    for asked in (lambda: eg.scan(store, out=out, client=client, **WANTED), lambda: eg.status(out)):
+        with pytest.raises(eg.InputError) as raised:
+            asked()
+        assert str(raised.value) == said
+    assert panels_of(out) == kept

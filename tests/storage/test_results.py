@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
+import embgeom_dask
 from embgeom_dask import devices
+from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
 from embgeom_dask.storage import replacement, results
 from embgeom_dask.storage.model_stores import find_matrix
@@ -75,3 +79,49 @@ def test_a_result_ends_with_what_zarr_would_consolidate(tmp_path: Path) -> None:
         zarr.consolidate_metadata(tmp_path / "r.zarr", zarr_format=3)
     assert json.loads((tmp_path / "r.zarr/zarr.json").read_text()) == document
     xr.testing.assert_identical(xr.open_zarr(tmp_path / "r.zarr").load(), given)
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda attrs: attrs.update(result_format=2), "format 2, written by embgeom-dask 9.1"),
+        (lambda attrs: (attrs.clear(), attrs.update(result_format=2)), "format 2, written by another embgeom-dask"),
+        (lambda attrs: attrs.pop("result_format"), "format None, written by embgeom-dask 9.1"),
+        (
+            lambda attrs: attrs.update(result_format="x" * 99),
+            "format 'xxxxxxxxxxxxxxxxxxx, written by embgeom-dask 9.1",
+        ),
+    ],
+    ids=["newer", "newer without what this version knows", "older", "nonsense"],
+)
+def test_a_result_of_another_format_is_refused_by_whoever_opens_it(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
+    given = dataset(store, farthest=1)
+    given.attrs["versions"] = json.dumps({"embgeom-dask": "9.1"})
+    results.save(given, tmp_path / "r" / "r.zarr")
+    out = tmp_path / "r" / "r.zarr"
+    rewrite(out / "zarr.json", lambda document: change(document["attributes"]))
+    own = embgeom_dask.__version__
+    said = f"{out} is a result in {said}; this version, {own}, knows format 1: use that version, or move it away and "
+    said += "make it again"
+    for opened in (
+        lambda: results.open_result(out),
+        lambda: results.open_result(out.parent),
+        lambda: xr.open_dataset(out),
+        lambda: results.existing(out, given.attrs),
+        lambda: results.save(given, out),
+        lambda: results.save(given, out, replace=True),
+    ):
+        with pytest.raises(InputError) as raised:
+            opened()
+        assert str(raised.value) == said
+    assert app.main(["show", str(out)]) == 2
+    assert capfd.readouterr().err == f"error: {said}\n"
