@@ -105,9 +105,9 @@ def given_rows(
     ----------
     data : path, xarray.DataArray or Dataset, numpy or dask array, torch tensor
         A store; or the values to compare, one row each: along the dimension `token_id` of a DataArray, if it has one,
-        else along the first. Of a Dataset of `open_model`, the matrix of `role`. The ids of rows are the integers
-        along that dimension, their token strings the coordinate `token`, or labels that are no integers; without, ids
-        are positions. Rows may be repeated.
+        else along the first. Of a Dataset of `open_model`, the matrix of `role`. The ids of rows are the coordinate
+        `token_id` along that dimension, or else its integers; their token strings the coordinate `token`, or labels
+        that are no integers; without, ids are positions. Rows may be repeated.
     role : {"input", "output"}, optional
         The matrix of a store or of a Dataset.
     client : Client, cluster or str, optional
@@ -200,11 +200,13 @@ def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:
 
 
 def _token_id(array: xr.DataArray) -> NDArray[np.int64] | None:
-    """The ids of the rows (n,) int64, where they have any: the integers along them."""
+    """The ids of the rows (n,) int64, where they have any: integers along them, those called token ids first."""
     dim = array.dims[0]
-    if dim not in array.coords or array[dim].dtype.kind not in "iu":
+    names = [*(name for name in array.coords if str(name).startswith("token_id")), dim]
+    along = [array[name] for name in names if name in array.coords and array[name].dims == (dim,)]
+    ids = next((labels.to_numpy() for labels in along if labels.dtype.kind in "iu"), None)
+    if ids is None:
         return None
-    ids = array[dim].to_numpy()
     if ids.min() < 0 or ids.max() > np.iinfo(np.int64).max:
         raise InputError(f"the labels of the rows given are {ids.min()} to {ids.max()}: token ids are 0 or more")
     return ids.astype(np.int64)

@@ -167,6 +167,17 @@ def test_labels_that_are_words_are_the_tokens(folder: Path, client: Client) -> N
     assert found["nearest_token_id"].values.tolist() == [[1, 2]]
 
 
+@pytest.mark.parametrize("name", ["token", "row"])
+def test_rows_keep_their_ids_along_a_dimension_of_another_name(
+    store: str, folder: Path, client: Client, name: str
+) -> None:
+    matrix = eg.open_model(store).output_embedding.assign_coords(row=("token_id", np.arange(23)[::-1]))
+    some = matrix.swap_dims(token_id=name)[[9, 4, 17]]
+    found = eg.scan(some, neighbors=1, client=client)
+    assert found["token_id"].values.tolist() == [9, 4, 17]
+    assert found["token"].values.tolist() == ["w9", "w4", "w17"]
+
+
 def test_survey_duplicates_and_outliers_take_arrays(store: str, folder: Path, client: Client) -> None:
     matrix = eg.open_model(store).output_embedding
     some = xr.concat([matrix[4:9], matrix[6:7]], "token_id").assign_coords(token_id=[40, 41, 42, 43, 44, 99])
