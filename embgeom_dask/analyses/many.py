@@ -134,7 +134,8 @@ def on_each(
         raise next(iter(failed.values()))
     said = [f"{_called(stores[place])}: {paths.explain(failed[place])}" for place in sorted(failed)]
     if out is not None:
-        results.save(together(given).assign_attrs(failed=said), paths.join(os.fspath(out), results.TABLE), replace=True)
+        made = together(given).assign_attrs({"failed": said} if said else {})
+        results.save(made, paths.join(os.fspath(out), results.TABLE), replace=True)
     if said:
         raise SomeFailed(f"{len(said)} of {len(stores)} stores failed: {'; '.join(said)}", given)
     return given

@@ -61,6 +61,17 @@ def test_reopened_is_what_was_computed(made: Made) -> None:
             assert all(isinstance(each.data, np.ndarray) for each in again.variables.values())
 
 
+def test_reopened_is_what_was_computed_of_several_stores(made: Made, tmp_path: Path) -> None:
+    for command in (eg.survey, eg.duplicates):
+        found = command(made.stores, out=tmp_path / command.__name__)
+        xr.testing.assert_identical(eg.open_result(tmp_path / command.__name__), found)
+    tree = eg.scan(made.stores, nearest=1, within=1, out=tmp_path / "scan")
+    again = eg.open_result(tmp_path / "scan")
+    xr.testing.assert_identical(again.to_dataset(), tree.to_dataset())
+    for name, node in tree.children.items():
+        xr.testing.assert_identical(again[name].to_dataset(), node.to_dataset())
+
+
 def _asked(scan: xr.Dataset) -> dict[str, Any]:
     kept = {"farthest": 3, "nearest": 2, "neighbors": 2, "histogram": 8, "quantiles": [0.1, 0.5]}
     return {**kept, "within": scan["radius"].values, "pairs_within": 1.0}
@@ -111,6 +122,18 @@ def test_models_are_put_together(made: Made) -> None:
             chosen["neighbor_distance"], made.scans[0].sel(token_id=5)["neighbor_distance"].values
         )
         assert together.sel(model="org/m34", token_id=5)["token"].item() == "w5"
+
+
+def test_any_number_of_saved_results_are_put_together_each_under_its_own_tokens(made: Made, tmp_path: Path) -> None:
+    """By xarray's coming defaults, coords="minimal", the neighbors of all would have the names of the first one's."""
+    outs = [tmp_path / f"{name}.zarr" for name in "abc"]
+    rows = eg.open_model(made.stores[0])["output_embedding"]
+    scans = [eg.scan(rows * factor, neighbors=2, pairs_within=1, out=out) for factor, out in enumerate(outs, start=-1)]
+    how: dict[str, Any] = {"combine": "nested", "concat_dim": "model", "data_vars": "all", "coords": "all"}
+    together = xr.open_mfdataset(outs, join="outer", **how)
+    for place, scan in enumerate(scans):
+        tokens = together["neighbor_token"].isel(model=place).values.tolist()
+        assert tokens == scan["neighbor_token"].values.tolist()
 
 
 def test_tokens_are_chosen_by_their_strings(made: Made) -> None:

@@ -161,6 +161,7 @@ def test_every_variable_of_every_result_is_in_a_table(made: Made, client: Client
         columns = {column for table in tables for column in table}
         missing = [str(each) for each in result.data_vars if COLUMNS.get(str(each), each) not in columns]
         assert (name, missing) == (name, [])
+        assert (name, [each for each in result.data_vars if "long_name" not in result[each].attrs]) == (name, [])
         assert all(len(table) for table in tables)
 
 
