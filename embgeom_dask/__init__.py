@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embgeom_dask.analyses.controls import controls as controls
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
     from embgeom_dask.analyses.outliers import outliers as outliers
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "controls": "analyses.controls",
     "convert": "checkpoints.convert",
     "duplicates": "analyses.duplicates",
     "export": "storage.export",

@@ -15,6 +15,7 @@ from embgeom_dask import streams
 from embgeom_dask.cli.analyses import duplicates, neighbors, outliers, scan, survey
 from embgeom_dask.cli.answers import as_options, print_answer
 from embgeom_dask.cli.commands import Command
+from embgeom_dask.cli.controls import controls
 from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.model_stores import convert, export, list_stores
@@ -53,7 +54,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 for _command in (
-    *(convert, export, list_stores, survey, tokens, duplicates, spectrum, scan, neighbors, outliers),
+    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, scan, neighbors, outliers),
     *(show, status, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")

@@ -14,6 +14,7 @@ _EXAMPLES = {
     ),
     "neighbors": ("embgeom neighbors acme/tiny king queen -k 5",),
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
+    "controls": ("embgeom controls acme/tiny --like gaussian --seed 42",),
     "tokens": ("embgeom tokens acme/tiny --from king --out tokens.zarr",),
     "spectrum": ("embgeom spectrum acme/tiny --components 2 --out spectrum.zarr",),
     "show": ("embgeom show scan.zarr",),

@@ -277,6 +277,18 @@ def test_tokens_names_the_farthest_from_the_centroid_and_the_nearest_to_a_token(
     assert run("tokens", A, "--from", "1,2")[2] == "error: --from 1,2: give one token, not 2\n"
 
 
+def test_controls_are_stores_like_others(run):
+    code, out, _ = run("controls", A, "--seed", "7", "--like", "uniform")
+    assert (code, out) == (0, "stores/org--a-uniform-7.zarr\n")
+    code, out, _ = run("scan", "org/a-uniform-7", "--tokens", "tok1,tok2", "--nearest", "1", "--json")
+    assert (code, json.loads(out)["nearest_token"]) == (0, [["tok1", "tok2"]])
+    code, out, err = run("controls", A, "--seed", "7", "--like", "uniform", "--json")
+    assert (code, out) == (2, "")
+    assert "--overwrite" in err
+    code, out, _ = run("controls", A, "stores/wide.zarr", "--match", "centroid", "--json")
+    assert (code, len(json.loads(out)["stores"])) == (0, 2)
+
+
 def test_spectrum_names_the_tokens_at_the_ends_of_components(run):
     code, out, err = run("spectrum", A, "--components", "2", "--json")
     found = json.loads(out)

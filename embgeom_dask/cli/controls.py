@@ -1,0 +1,31 @@
+"""The command that makes null models: controls."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+import embgeom_dask as eg
+from embgeom_dask.cli.answers import print_answer
+from embgeom_dask.cli.options import Json, ManyStores, Role, Scheduler, Stores
+from embgeom_dask.cli.stores import find_store
+
+
+def controls(
+    given: ManyStores,
+    role: Role = None,
+    like: Annotated[Literal["gaussian", "uniform"], typer.Option(help="How the numbers are distributed.")] = "gaussian",
+    seed: Annotated[int, typer.Option(metavar="N", help="What decides the numbers.")] = 42,
+    match: Annotated[
+        Literal["centroid"] | None, typer.Option(help="The same centroid, and distances of tokens from it.")
+    ] = None,
+    stores: Stores = "stores",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Write stores of random numbers of the same shape and type, to ask the same questions of."""
+    how: dict[str, Any] = {"like": like, "seed": seed, "match": match, "stores": stores, "overwrite": overwrite}
+    paths = eg.controls([find_store(store) for store in given], role, client=scheduler, **how)
+    print_answer({"stores": paths} if as_json else "\n".join(paths))
