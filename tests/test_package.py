@@ -1,0 +1,150 @@
+"""The wheel and the source distribution: built, complete, no more in them than belongs there, and at work installed."""
+
+from __future__ import annotations
+
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import embgeom_dask
+from embgeom_dask.testing import make_store
+
+ROOT = Path(__file__).parents[1]
+NOT_TRACKED = ".git", ".venv*", "*.egg-info", "build", "dist", ".*_cache", ".hypothesis", "__pycache__", "results"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+VERSION = PROJECT["project"]["version"]
+
+
+def build(kind: str, tree: Path, into: Path) -> Path:
+    """Build a wheel or an sdist of a tree, as pip does, with the setuptools that is here."""
+    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(into)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "deprecat" not in done.stderr.lower(), done.stderr[-2000:]
+    (built,) = into.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, with what must not be packed in it."""
+    copy = tmp_path_factory.mktemp("tree") / "embgeom-dask"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_TRACKED), symlinks=True)
+    for folder in ("embgeom_dask", "embgeom_dask/kernels", "tests", "docs"):
+        (copy / folder / "__pycache__").mkdir()
+        for name in ("x.cpython-311.pyc", "loops.f-1.py311.nbi", "loops.f-1.py311.1.nbc"):
+            (copy / folder / "__pycache__" / name).write_bytes(b"")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", tree, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that is built of the source distribution alone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as packed:
+        packed.extractall(folder, filter="data")
+    return build("wheel", folder / f"embgeom_dask-{VERSION}", folder)
+
+
+def own(folder: str) -> set[str]:
+    """The files of a folder of the repository, as git would track them."""
+    found = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    assert wheel.name == f"embgeom_dask-{VERSION}-py3-none-any.whl"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    info = f"embgeom_dask-{VERSION}.dist-info/"
+    assert {name for name in names if not name.startswith(info)} == own("embgeom_dask")
+    assert "embgeom_dask/py.typed" in names
+    assert {info + name for name in ("licenses/LICENSE", "entry_points.txt", "METADATA")} <= names
+
+
+def test_the_wheel_of_the_tree_is_that_of_the_source_distribution(wheel: Path, tree: Path, tmp_path: Path) -> None:
+    other = build("wheel", tree, tmp_path)
+    assert sorted(zipfile.ZipFile(other).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_source_distribution_holds_what_tests_and_builds_it(sdist: Path) -> None:
+    with tarfile.open(sdist) as packed:
+        names = {each.name.partition("/")[2] for each in packed.getmembers() if each.isfile()}
+        modes = {each.name.partition("/")[2]: each.mode for each in packed.getmembers()}
+    files = "README.md LICENSE CHANGELOG.md CITATION.cff CONTRIBUTING.md SECURITY.md pyproject.toml MANIFEST.in"
+    wanted = {*files.split(), ".ci/run", "stores/README.md", *(path.name for path in ROOT.glob("constraints-*.txt"))}
+    wanted |= {name for folder in ("embgeom_dask", "tests", "benchmarks", "scripts") for name in own(folder)}
+    wanted |= {name for name in own("docs") if not name.startswith("docs/tutorial/")}
+    generated = {"PKG-INFO", "setup.cfg"} | {name for name in names if name.startswith("embgeom_dask.egg-info/")}
+    assert names - generated == wanted
+    assert modes["scripts/test"] & 0o100
+
+
+def metadata(wheel: Path) -> Message:
+    text = zipfile.ZipFile(wheel).read(f"embgeom_dask-{VERSION}.dist-info/METADATA").decode()
+    return email.message_from_string(text)
+
+
+def test_metadata(wheel: Path) -> None:
+    found = metadata(wheel)
+    assert found["Name"] == "embgeom-dask"
+    assert found["License-Expression"] == "BSD-3-Clause"
+    assert found["Requires-Python"] == ">=3.11"
+    assert found["Description-Content-Type"] == "text/markdown"
+    assert found.get_payload() == (ROOT / "README.md").read_text()
+    assert set(found.get_all("Provides-Extra", [])) == set(PROJECT["project"]["optional-dependencies"])
+    lower = found["Requires-Python"].removeprefix(">=")
+    assert f"Programming Language :: Python :: {lower}" in found.get_all("Classifier", [])
+
+
+def test_one_version_everywhere() -> None:
+    assert embgeom_dask.__version__ == VERSION
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == VERSION
+    assert citation["license"] == PROJECT["project"]["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    heading = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[0]
+    assert heading == "Unreleased" or heading.startswith(f"{VERSION} - ")
+
+
+def test_the_map_for_contributors_has_every_room_in_order() -> None:
+    layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = [each for layer in layers for each in layer.split(" : ") if (ROOT / "embgeom_dask" / each).is_dir()]
+    said = re.findall(r"^    (\w+)/ ", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert said == [*(room for room in rooms if room != "testing"), "testing"]
+
+
+def test_an_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    store = make_store(tmp_path / "m.zarr", output=np.array([[0, 0], [3, 4]], np.float32), model="org/m")
+
+    def run(*command: str | Path) -> str:
+        env = {**os.environ, "PYTHONPATH": str(site)}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    code = "import embgeom_dask, zarr; print(embgeom_dask.__file__)"
+    assert run(sys.executable, "-c", code).startswith(str(site))
+    command = site / "bin" / "embgeom"
+    assert run(command, "--version") == f"embgeom {VERSION}\n"
+    run(command, "doctor")
+    assert "5" in run(command, "scan", store, "--farthest", "1", "--device", "cpu").split()
