@@ -130,8 +130,11 @@ PRODUCT_BYTES = 256 << 20
 """Products of columns that one task of `spectrum` gives back; for more columns rows are read again. Up to 5,600 columns
 are one task's."""
 
-MODELS_AT_ONCE = 4
-"""Models at a time, where the cluster has that many threads."""
+MODELS_A_WORKER = 2
+"""Models at a time for each worker: one is read and planned while the other is in its panels."""
+
+MODELS_AT_ONCE = 64
+"""The most models at a time: this process holds the rows' facts and the merged states of each."""
 
 SCHEDULER_PATIENCE = 5.0
 """Seconds in which a scheduler is to answer."""

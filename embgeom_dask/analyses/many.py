@@ -21,6 +21,7 @@ from embgeom_dask.analyses.radii import check_one_store
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.homes import Homes
 from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.progress import bar, showing
 from embgeom_dask.reductions.histogram import bin_edges
@@ -32,7 +33,7 @@ _FIRST = ("farthest", "nearest")  # of these a table has the first
 _KEPT = {"side", "radius", "quantile"}
 _WHOSE = {"model", "revision", "matrix", "against", "against_revision"}
 Work = Callable[[Data, PathLike | None, Client, int], xr.Dataset]
-"""What is done on each store: given it, where its result goes, a client, and how many are in work at a time."""
+"""What is done on each store: given it, where its result goes, a client, and how many at a time share a worker."""
 
 One = Callable[[Data, Role | None, PathLike | None, ClientLike | None], xr.Dataset]
 """A command on one store or array: given it, the role, where its result goes, and a client."""
@@ -90,7 +91,9 @@ def on_each(
     device: str = "auto",
     client: ClientLike | None = None,
 ) -> list[xr.Dataset]:
-    """Do `work(store, out, client, models at a time)` on each store and return what it gives, in order.
+    """Do `work(store, out, client, models that share a worker)` on each store and return what it gives, in order.
+
+    Each store has workers of its own, its home: see `execution.homes`.
 
     `out` is the folder of the results, `<model>.zarr`; what `together` makes of them is saved in it as the table.
 
@@ -109,11 +112,18 @@ def on_each(
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), results.TABLE)
     with connect(client, device, within) as active, bar(len(stores), what, "models") as advance:
-        at_once = max(1, min(len(stores), tuning.MODELS_AT_ONCE, sum(active.nthreads().values())))
+        homes = Homes(active, device)
+        at_once = min(len(stores), tuning.MODELS_AT_ONCE, tuning.MODELS_A_WORKER * homes.size)
+        sharing = -(-at_once // homes.size)
+
+        def at_home(store: Data, target: PathLike | None) -> xr.Dataset:
+            with homes.enter():
+                return work(store, target, active, sharing)
+
         pool = ThreadPoolExecutor(at_once)
         try:
             waiting: dict[Future[xr.Dataset], int] = {
-                pool.submit(copy_context().run, work, store, target, active, at_once): place
+                pool.submit(copy_context().run, at_home, store, target): place
                 for place, (store, target) in enumerate(zip(stores, outs, strict=True))
             }
             for done in as_completed(waiting):
@@ -246,8 +256,8 @@ def _one_cluster(how: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _scanning(scan: Callable[..., xr.Dataset], settings: dict[str, Any], how: dict[str, Any]) -> Work:
     """What is done on each store."""
 
-    def work(store: Data, target: PathLike | None, active: Client, at_once: int) -> xr.Dataset:
-        shared = {"role": how["role"], "device": how["device"], "client": active, "memory_share": 1 / at_once}
+    def work(store: Data, target: PathLike | None, active: Client, sharing: int) -> xr.Dataset:
+        shared = {"role": how["role"], "device": how["device"], "client": active, "memory_share": 1 / sharing}
         return scan(store, out=target, **shared, **settings)
 
     return work

@@ -252,8 +252,9 @@ def scan(
                     workers.check_seen(cluster, [paths.join(journal.url, "run.json")])
                 blocks = blocks_for(cluster)
                 run = partial(run_pass, cluster, blocks, journal=journal)
-                found = run(plan, "scan")
-                variables = _finalize(plan, found, spec, run, blocks)
+                with _forgotten(cluster, plan):
+                    found = run(plan, "scan")
+                    variables = _finalize(plan, found, spec, run, blocks)
             attrs |= {"seconds": round(perf_counter() - started, 3)}
             dataset = _labelled(variables, plan, found, attrs, sides)
             if journal is not None:
@@ -269,14 +270,20 @@ def _cluster(
     out: PathLike | None,
     matrices: Sequence[Matrix],
 ) -> Iterator[Client]:
-    """A client of the cluster to use, whose workers see the matrices; they forget their blocks at the end."""
+    """A client of the cluster to use, whose workers see the matrices."""
     with connect(client, device, out) as cluster:
         workers.check_seen(cluster, [paths.join(each.store, each.name, "zarr.json") for each in matrices])
-        try:
-            yield cluster
-        finally:
-            if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
-                cluster.run(forget, on_error="ignore")
+        yield cluster
+
+
+@contextmanager
+def _forgotten(cluster: Client, plan: Plan) -> Iterator[None]:
+    """Enter the passes of a plan: workers drop its blocks at the end."""
+    try:
+        yield
+    finally:
+        if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
+            cluster.run(forget, {side.key for side in plan.sides}, on_error="ignore")
 
 
 def _labelled(

@@ -116,19 +116,19 @@ def own_memory(device: str, dask_worker: Worker) -> WorkerMemory:
     )
 
 
-def of_workers(client: Client, device: str) -> list[WorkerMemory]:
-    """The memory of every worker there; those of one host share what is free on it."""
+def of_workers(client: Client, device: str) -> dict[str, WorkerMemory]:
+    """The memory of every worker there, by its address; those of one host share what is free on it."""
     found = workers.ask(client, own_memory, device)
     hosts = Counter(_host(address) for address in found)
     processes = Counter((_host(address), each.process) for address, each in found.items())
-    return [
-        replace(
+    return {
+        address: replace(
             each,
             free=each.free // hosts[_host(address)],
             workers=processes[_host(address), each.process],
         )
         for address, each in found.items()
-    ]
+    }
 
 
 def _host(address: str) -> str | None:

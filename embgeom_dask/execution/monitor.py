@@ -14,6 +14,7 @@ from typing import Any
 from distributed import Client
 
 from embgeom_dask import progress, tuning
+from embgeom_dask.execution import workers
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.units import bytes_text
@@ -51,7 +52,7 @@ class Monitor:
         if self.interrupted:
             return 0
         if monotonic() - self._looked >= _LOOK:
-            self._threads, self._looked = self._client.nthreads(), monotonic()
+            self._threads, self._looked = workers.threads(self._client), monotonic()
         return tuning.PANELS_AHEAD * max(1, sum(self._threads.values()))
 
     def done(self, panel: Panel, found: PanelResult, *, fresh: bool) -> None:
@@ -60,8 +61,8 @@ class Monitor:
             self._note(panel, found)
         self._rechecked += found.counts["float64"]
         self._read += found.work.read if fresh and found.work else 0
-        workers = f"{len(self._threads)} worker{'s' * (len(self._threads) != 1)}"
-        said = f"{workers}, {bytes_text(self._read)} read, {self._rechecked:,} pairs rechecked"
+        several = f"{len(self._threads)} worker{'s' * (len(self._threads) != 1)}"
+        said = f"{several}, {bytes_text(self._read)} read, {self._rechecked:,} pairs rechecked"
         self._advance(panel.stop - panel.start, said, fresh=fresh)
 
 

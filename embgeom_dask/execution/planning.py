@@ -206,7 +206,7 @@ def fit_memory(
     InputError
         where the smallest tiles take more than is allowed; it gives both numbers.
     """
-    of_workers = memory.of_workers(client, resources.device)
+    of_workers = memory.of_workers(client, resources.device).values()
     unrounded = point_format.unrounded
     states = sum(reduction.nbytes for reduction in reductions.values())
     states += spec.exact_quantiles * state_bytes()

@@ -241,16 +241,13 @@ class _Run:
         for attempt, window in enumerate((self._watch.window, self._watch.window, self._alone)):
             retried = [panel for panel, error in failed.items() if attempt == 2 or not isinstance(error, KilledWorker)]
             with closing(self._submitted(retried if attempt else panels, window)) as batches:
-                for done in batches:
-                    good = [future for _, future in done if future.status != "error"]
-                    found = dict(zip(good, self._client.gather(good), strict=True))
-                    for panel, future in done:
-                        if future in found:
-                            failed.pop(panel, None)
-                            in_a_row = 0
-                            yield panel, found[future]
-                            continue
-                        failed[panel] = future.exception()
+                for panel, ended in chain.from_iterable(batches):
+                    if ended.error is None:
+                        failed.pop(panel, None)
+                        in_a_row = 0
+                        yield panel, ended.value
+                    else:
+                        failed[panel] = ended.error
                         in_a_row += 1
                         if in_a_row == tuning.HOPELESS_PANELS:
                             self._failed |= failed
@@ -262,8 +259,8 @@ class _Run:
 
     def _submitted(
         self, panels: Iterable[Panel], window: Callable[[], int]
-    ) -> Generator[list[tuple[Panel, Future[PanelResult]]], None, None]:
-        """Keep `window()` panels submitted; yield those that are done, with their futures, however they ended."""
+    ) -> Generator[list[tuple[Panel, workers.Ended]], None, None]:
+        """Keep `window()` panels submitted; yield those that are done, however they ended."""
 
         def arguments(panel: Panel) -> tuple[Any, ...]:
             return self._shared, panel, self._hints, self._journal

@@ -21,7 +21,7 @@ _NAME = "embgeom_dask"
 
 
 def _unpacked() -> Callable[[bytes], Plan]:
-    return lru_cache(maxsize=8)(pickle.loads)
+    return lru_cache(maxsize=4)(pickle.loads)
 
 
 @dataclass
@@ -55,11 +55,14 @@ class WorkerState:
         self.blocks.clear()
         self.idle.clear()
 
-    def forget(self) -> None:
-        """Drop all of it."""
-        self.free_memory()
-        self.unpacked = _unpacked()
-        self.halved.clear()
+    def forget(self, keys: set[str]) -> None:
+        """Drop what is kept of the sources of these keys, and all of it where nothing else is kept."""
+        self.blocks.forget(keys)
+        for key in [key for key in self.halved if key.partition(" ")[0] in keys]:
+            del self.halved[key]
+        if not self.blocks:
+            self.idle.clear()
+            self.unpacked = _unpacked()
 
 
 def state_of(worker: Worker) -> WorkerState:
@@ -68,9 +71,9 @@ def state_of(worker: Worker) -> WorkerState:
     return state
 
 
-def forget(dask_worker: Worker) -> None:
-    """Drop the state of this worker; it runs there."""
-    state_of(dask_worker).forget()
+def forget(keys: set[str], dask_worker: Worker) -> None:
+    """Drop what this worker keeps of the sources of these keys; it runs there."""
+    state_of(dask_worker).forget(keys)
 
 
 def blocks_for(client: Client) -> BlockCache:

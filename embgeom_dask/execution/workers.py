@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from distributed import Client, Future, Worker, get_worker
 from distributed.client import ClosedClientError
@@ -23,6 +23,20 @@ T = TypeVar("T")
 _LOOK = 2.0  # seconds between looks at the workers, while nothing is done
 _NOT_UNDERSTOOD = (ImportError, AttributeError, TypeError)
 """What a task raises on a worker that has no such package."""
+
+
+class Ended(NamedTuple):
+    """How a task ended: what it gave, or what it raised."""
+
+    value: Any
+    error: BaseException | None = None
+
+    def result(self) -> Any:
+        """Return what it gave, or raise what it raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
 
 _Running = dict[Any, tuple[T, Future[Any], list[str] | None]]
 """By the key of its task, what is done there, and the workers that may do it; None is any."""
@@ -40,6 +54,27 @@ def all_fit() -> Iterator[None]:
         yield
     finally:
         _unfit_here.reset(entered)
+
+
+_only_here: ContextVar[Callable[[], list[str]] | None] = ContextVar("only", default=None)
+"""What gives the addresses of the workers that tasks of this context go to; None outside `only`: to any."""
+
+
+@contextmanager
+def only(addresses: Callable[[], list[str]]) -> Iterator[None]:
+    """While entered, tasks go to the workers that `addresses()` gives then, as long as one of these can do them."""
+    entered = _only_here.set(addresses)
+    try:
+        yield
+    finally:
+        _only_here.reset(entered)
+
+
+def threads(client: Client) -> dict[str, int]:
+    """The threads of each worker that tasks of this context go to, by its address."""
+    there = client.nthreads()
+    chosen = _chosen(client) if _only_here.get() is not None else None
+    return there if chosen is None else {address: there[address] for address in chosen if address in there}
 
 
 def _unfit() -> dict[str, str]:
@@ -80,10 +115,11 @@ def completed(
     given: Iterable[T],
     arguments: Callable[[T], tuple[Any, ...]],
     window: Callable[[], int],
-) -> Generator[list[tuple[T, Future[Any]]], None, None]:
+) -> Generator[list[tuple[T, Ended]], None, None]:
     """Do `work(*arguments(each))` for each of `given`, `window()` at a time; yield those that ended, well or not.
 
-    What fails through its worker is done by another one. Whatever ends this early cancels what was submitted.
+    What fails through its worker, or is lost with it, is done by another one. Whatever ends this early cancels what was
+    submitted.
 
     Raises
     ------
@@ -94,7 +130,7 @@ def completed(
     done = SimpleQueue[Future[Any]]()
 
     def submit(each: T) -> None:
-        fit = _fit(client) if _unfit() else None
+        fit = _chosen(client)
         future = client.submit(_checked, version("embgeom-dask"), work, *arguments(each), pure=False, workers=fit)
         running[future.key] = each, future, fit
         future.add_done_callback(done.put)
@@ -106,7 +142,7 @@ def completed(
     try:
         fill()
         while running:
-            ended = [(future, running.pop(future.key)[0]) for future in _next(done) if future.key in running]
+            ended = [running.pop(future.key) for future in _next(done) if future.key in running]
             if not ended:
                 if client.status not in ("running", "connecting"):
                     raise CommClosedError("the client is closed")
@@ -115,13 +151,21 @@ def completed(
                 for _, each in lost:
                     submit(each)
                 continue
-            elsewhere = [each for future, each in ended if _is_through_its_worker(client, future)]
-            for each in elsewhere:
-                submit(each)
+            errors = {future.key: future.exception() for _, future, _ in ended if future.status == "error"}
+            elsewhere = {key for key, error in errors.items() if _is_through_its_worker(client, error)}
+            for each, future, _ in ended:
+                if future.key in elsewhere:
+                    submit(each)
             fill()
-            yield [(each, future) for future, each in ended if each not in elsewhere]
-            for future, _ in ended:
+            values = _collected(client, {future: fit for _, future, fit in ended if future.key not in errors})
+            found = []
+            for each, future, _ in ended:
+                if future.key in values or future.key in errors.keys() - elsewhere:
+                    found.append((each, Ended(values.get(future.key), errors.get(future.key))))
+                elif future.key not in elsewhere:
+                    submit(each)
                 future.release()
+            yield found
     finally:
         with suppress(CommClosedError, ClosedClientError):
             client.cancel([future for _, future, _ in running.values()], force=True)
@@ -133,7 +177,7 @@ def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, 
     order = range(len(arguments))
     with closing(completed(client, work, order, arguments.__getitem__, lambda: len(arguments))) as batches:
         for batch in batches:
-            found |= {place: future.result() for place, future in batch}
+            found |= {place: ended.result() for place, ended in batch}
     return [found[place] for place in order]
 
 
@@ -174,17 +218,41 @@ def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]
     return [(key, each) for key, (each, _, fit) in running.items() if fit is not None and not there & set(fit)]
 
 
+def _chosen(client: Client) -> list[str] | None:
+    """The workers that a task may go to now; None is any."""
+    if (addresses := _only_here.get()) is not None:
+        chosen = [address for address in addresses() if address not in _unfit()]
+        if chosen:
+            return chosen
+    return _fit(client) if _unfit() else None
+
+
 def _fit(client: Client) -> list[str] | None:
     """The workers that can be used; None where none is there at all, as any that comes may do."""
     there = client.nthreads()
     return [address for address in there if address not in _unfit()] or None
 
 
-def _is_through_its_worker(client: Client, future: Future[Any]) -> bool:
+def _collected(client: Client, futures: dict[Future[Any], list[str] | None]) -> dict[Any, Any]:
+    """What tasks gave, by key, without that of those whose workers are all gone: only these would do them again."""
+
+    async def gather() -> dict[Any, Any]:
+        found: dict[Any, Any] = await client.gather({each.key: each for each in futures}, "skip", asynchronous=True)
+        return found
+
+    patience = _LOOK
+    while futures:
+        try:
+            found: dict[Any, Any] = client.sync(gather, callback_timeout=patience)
+            return found
+        except TimeoutError:
+            there, patience = set(client.nthreads()), 2 * patience
+            futures = {each: fit for each, fit in futures.items() if fit is None or there & set(fit) or not there}
+    return {}
+
+
+def _is_through_its_worker(client: Client, error: BaseException | None) -> bool:
     """Whether a task failed through a fault of its worker, which gets nothing more."""
-    if future.status != "error":
-        return False
-    error = future.exception()
     if isinstance(error, AbortRun) and error.worker:
         _give_up(error.worker, str(error))
     elif not (isinstance(error, _NOT_UNDERSTOOD) and _ask_versions(client)):

@@ -159,6 +159,17 @@ class _Kept:
                     self._held -= self._blocks.popitem(last=False)[1].nbytes
         return block
 
+    def forget(self, sources: set[str]) -> None:
+        """Drop the blocks of the sources of these keys, and of those made of them: a key and what is changed."""
+        with self._lock:
+            for key in [key for key in self._blocks if key[0].partition(" ")[0] in sources]:
+                self._held -= self._blocks.pop(key).nbytes
+            for key in [key for key in self._used if key[0].partition(" ")[0] in sources]:
+                self._used.pop(key, None)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
     def clear(self) -> None:
         with self._lock:
             self._blocks.clear()
@@ -177,6 +188,14 @@ class BlockCache:
         """Drop every block."""
         self.host.clear()
         self.device.clear()
+
+    def forget(self, sources: set[str]) -> None:
+        """Drop the blocks of the sources of these keys."""
+        self.host.forget(sources)
+        self.device.forget(sources)
+
+    def __len__(self) -> int:
+        return len(self.host) + len(self.device)
 
 
 @dataclass

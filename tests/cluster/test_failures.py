@@ -12,6 +12,8 @@ from distributed import Client
 
 import embgeom_dask as eg
 from embgeom_dask.cli.app import main
+from embgeom_dask.testing import make_store
+from tests.cluster.conftest import cloud
 from tests.cluster.processes import AUDIT, Processes, committed, wait_for
 
 pytestmark = pytest.mark.cluster
@@ -108,6 +110,20 @@ def test_a_panel_that_kills_its_workers_does_not_stop_the_others(store: str, tmp
     assert said.endswith("panel 3-3-4: every worker that ran it died (out of memory?)")
     assert said.startswith(f"error: 1 of {PANELS} panels failed")
     assert len(committed(out)) == PANELS - 1
+
+
+def test_the_models_of_a_worker_that_is_killed_go_on_elsewhere(tmp_path: Path, processes: Processes) -> None:
+    stores = [make_store(tmp_path / f"{each}.zarr", cloud() + each, model=f"org/m{each}") for each in range(5)]
+    undisturbed = [eg.scan(each, farthest=2, tile=50) for each in stores]
+    processes.start_cluster()
+    processes.start_client("scan", *stores, *WANTED, "--out", str(tmp_path / "out"))
+    wait_for(lambda: len(processes.events()) > 2 * PANELS)
+    processes.kill("worker-0")
+    assert processes.wait("client") == 0, processes.said("client")
+    assert processes.runs("worker-1")
+    for each, alone in enumerate(undisturbed):
+        found = eg.open_result(tmp_path / "out" / f"org--m{each}.zarr")
+        xr.testing.assert_identical(found.drop_attrs().load(), alone.drop_attrs().load())
 
 
 def test_a_scheduler_without_workers_is_waited_for_until_one_comes_or_an_interrupt(

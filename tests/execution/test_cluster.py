@@ -256,7 +256,7 @@ def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> Non
 
         done: list[int] = []
         for batch in workers.completed(client, work, range(6), lambda number: (number,), lambda: 6):
-            done += [future.result() for _, future in batch]
+            done += [ended.result() for _, ended in batch]
             if 0 in done and good in client.nthreads():
                 own.scale(3)
                 client.wait_for_workers(3)

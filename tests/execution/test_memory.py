@@ -58,7 +58,7 @@ def test_the_memory_is_that_of_the_workers(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(40, dtype=np.float32))
     with SpecCluster(limits, scheduler) as cluster, Client(cluster, set_as_default=False) as client:
         client.wait_for_workers(2)
-        found = memory.of_workers(client, "cpu")
+        found = list(memory.of_workers(client, "cpu").values())
         assert sorted(each.limit for each in found) == [4 << 30, 8 << 30]
         assert 0 < found[0].free <= psutil.virtual_memory().total // 2  # both are on this host
         plan = partial(scan, store, nearest=1, dry_run=True, client=client)

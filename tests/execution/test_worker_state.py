@@ -72,6 +72,6 @@ def test_what_is_forgotten_is_made_again() -> None:
     state = WorkerState()
     state.halved["key"] += 1
     unpacked = state.unpacked
-    state.forget()
+    state.forget({"key"})
     assert not state.halved
     assert state.unpacked is not unpacked

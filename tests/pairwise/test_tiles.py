@@ -70,6 +70,6 @@ def test_a_panel_takes_over_the_memory_of_an_earlier_one() -> None:
         assert one is not other
     with state.workspace() as again:
         assert again in (one, other)
-    state.forget()
+    state.forget(set())
     with state.workspace() as new:
         assert new not in (one, other)
