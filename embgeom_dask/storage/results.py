@@ -209,7 +209,7 @@ def open_result(path: PathLike) -> Any:
         table = found.pop(_stem(TABLE), None)
         if table is not None and table.attrs["command"] in _ONE_TABLE:
             return table
-        return tree_of(table, found)
+        return tree_of(table, found if table is None else _in_order(table, found))
     return _opened(path, _result_group(path))
 
 
@@ -220,6 +220,20 @@ def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset]) -> xr.Dat
     """
     root = {} if table is None else {"/": table.drop_indexes(list(table.xindexes))}
     return xr.DataTree.from_dict({**root, **{f"/{name}": each for name, each in found.items()}})
+
+
+def _in_order(table: xr.Dataset, found: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The results in the order of their table; one that is not in it is last."""
+    places = {whose: place for place, whose in enumerate(_whose(table))}
+    return dict(sorted(found.items(), key=lambda named: places.get(_whose(named[1])[0], len(places))))
+
+
+def _whose(result: xr.Dataset) -> list[tuple[str, str]]:
+    """The model and revision of each line of a table, or of one result; none of a table without lines."""
+    if "model" not in result.variables:
+        return []
+    models, revisions = (np.atleast_1d(result[name].to_numpy()).tolist() for name in ("model", "revision"))
+    return list(zip(models, revisions, strict=True))
 
 
 def _groups_in(folder: str) -> list[str]:

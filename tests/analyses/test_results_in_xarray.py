@@ -65,8 +65,9 @@ def test_reopened_is_what_was_computed_of_several_stores(made: Made, tmp_path: P
     for command in (eg.survey, eg.duplicates):
         found = command(made.stores, out=tmp_path / command.__name__)
         xr.testing.assert_identical(eg.open_result(tmp_path / command.__name__), found)
-    tree = eg.scan(made.stores, nearest=1, within=1, out=tmp_path / "scan")
+    tree = eg.scan(made.stores[::-1], nearest=1, within=1, out=tmp_path / "scan")
     again = eg.open_result(tmp_path / "scan")
+    assert again.groups == tree.groups == ("/", "/org--m34", "/org--m30")
     xr.testing.assert_identical(again.to_dataset(), tree.to_dataset())
     for name, node in tree.children.items():
         xr.testing.assert_identical(again[name].to_dataset(), node.to_dataset())
