@@ -89,7 +89,7 @@ def test_the_source_distribution_holds_what_tests_and_builds_it(sdist: Path) -> 
         modes = {each.name.partition("/")[2]: each.mode for each in packed.getmembers()}
     files = "README.md LICENSE CHANGELOG.md CITATION.cff CONTRIBUTING.md SECURITY.md pyproject.toml MANIFEST.in"
     wanted = {*files.split(), ".ci/run", "stores/README.md", *(path.name for path in ROOT.glob("constraints-*.txt"))}
-    wanted |= {name for folder in ("embgeom_dask", "tests", "benchmarks", "scripts") for name in own(folder)}
+    wanted |= {name for folder in (".github", "embgeom_dask", "tests", "benchmarks", "scripts") for name in own(folder)}
     wanted |= {name for name in own("docs") if not name.startswith("docs/tutorial/")}
     generated = {"PKG-INFO", "setup.cfg"} | {name for name in names if name.startswith("embgeom_dask.egg-info/")}
     assert names - generated == wanted
@@ -148,3 +148,21 @@ def test_an_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     assert run(command, "--version") == f"embgeom {VERSION}\n"
     run(command, "doctor")
     assert "5" in run(command, "scan", store, "--farthest", "1", "--device", "cpu").split()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda file: file.stem)
+def test_a_workflow_is_pinned_and_may_do_little(file: Path) -> None:
+    text = file.read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {}
+    for name, job in workflow["jobs"].items():
+        assert re.fullmatch(r"ubuntu-\d+\.\d+", job["runs-on"]), name
+        assert job["timeout-minutes"] > 0
+        assert set(job["permissions"].items()) <= {("contents", "read"), ("id-token", "write")}
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", f"a/b@{'0' * 40}")), step
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"] == {"persist-credentials": False}
+    for path in re.findall(r"(?:tests|scripts|docs)/[\w/.]+", text):
+        assert (ROOT / path).exists(), path
+    assert all("==" in each for line in re.findall(r"pip install (.*)", text) for each in line.split())
