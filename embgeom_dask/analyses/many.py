@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
-from functools import wraps
+from functools import partial, wraps
 from hashlib import sha256
 from typing import Any, cast
 
@@ -93,7 +93,8 @@ def on_each(
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models that share a worker)` on each store and return what it gives, in order.
 
-    Each store has workers of its own, its home: see `execution.homes`.
+    Each store has workers of its own, its home: see `execution.homes`. One that fails is tried once more, after all
+    others, unless what is wrong is what was given.
 
     `out` is the folder of the results, `<model>.zarr`; what `together` makes of them is saved in it as the table.
 
@@ -120,25 +121,12 @@ def on_each(
             with homes.enter():
                 return work(store, target, active, sharing)
 
-        pool = ThreadPoolExecutor(at_once)
-        try:
-            waiting: dict[Future[xr.Dataset], int] = {
-                pool.submit(copy_context().run, at_home, store, target): place
-                for place, (store, target) in enumerate(zip(stores, outs, strict=True))
-            }
-            for done in as_completed(waiting):
-                try:
-                    found[waiting[done]] = done.result()
-                except KeyboardInterrupt:  # no more panels: the others end with those they have in flight, too
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                except Exception as error:  # it is that store's alone
-                    failed[waiting[done]] = error
-                advance(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
+        for place, ended in _in_threads(at_once, [partial(at_home, *each) for each in zip(stores, outs, strict=True)]):
+            if isinstance(ended, Exception):
+                failed[place] = ended
+            else:
+                found[place] = ended
+            advance(1)
     given = [found[place] for place in sorted(found)]
     if len({str(error) for error in failed.values()}) == 1 and not found:
         raise next(iter(failed.values()))
@@ -149,6 +137,34 @@ def on_each(
     if said:
         raise SomeFailed(f"{len(said)} of {len(stores)} stores failed: {'; '.join(said)}", given)
     return given
+
+
+def _in_threads(at_once: int, work: Sequence[Callable[[], xr.Dataset]]) -> Iterator[tuple[int, xr.Dataset | Exception]]:
+    """Do each `work`, so many at once; yield the place of each and what it gave or raised, as they end.
+
+    Those that fail are done once more at the end, but for an InputError.
+    """
+    pool = ThreadPoolExecutor(at_once)
+    again: list[int] = []
+    try:
+        for places in (range(len(work)), again):
+            waiting = {pool.submit(copy_context().run, work[place]): place for place in places}
+            for done in as_completed(waiting):
+                place = waiting[done]
+                try:
+                    yield place, done.result()
+                except KeyboardInterrupt:  # no more panels: the others end with those they have in flight, too
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                except Exception as error:  # it is that store's alone
+                    if places is again or isinstance(error, InputError):
+                        yield place, error
+                    else:
+                        again.append(place)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _check_roles(stores: Sequence[Data]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,8 +24,6 @@ from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, refuse_credentials, shorten
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.fill import RowSource
-
-_MOST_SOURCES = 16 << 20  # bytes of a list of sources
 
 
 def convert(
@@ -166,20 +163,6 @@ def convert_each(
 def read_decision(store: str) -> Any:
     """Return how the tensors of a store were chosen, as `stores/README.md` describes it; None if it does not say."""
     return paths.open_group(paths.locate(store)).attrs.get("decision")
-
-
-def read_sources(path: str) -> list[str]:
-    """Read a text file of sources, one a line; `#` begins a comment. Raises InputError if the file cannot be read."""
-    try:
-        with Path(path).open("rb") as file:  # it may be a pipe: no size to look at
-            text = file.read(_MOST_SOURCES + 1)
-        if len(text) > _MOST_SOURCES or b"\0" in text:
-            raise ValueError
-        lines = text.decode("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no list'}") from error
-    found = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
-    return [source for source in found if source]
 
 
 def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:

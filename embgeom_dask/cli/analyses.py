@@ -11,7 +11,7 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import finished, print_answer, print_result
 from embgeom_dask.cli.as_json import to_json
-from embgeom_dask.cli.options import SELECTION, Device, Json, ManyStores, Metric, Out, Role, Scheduler, Store
+from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Metric, Out, Role, Scheduler, Store
 from embgeom_dask.cli.stores import find_other, find_store, find_stores
 
 if TYPE_CHECKING:
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 
 
 def survey(
-    stores: ManyStores,
+    stores: ManyStores = None,
+    from_file: FromFile = None,
     role: Role = None,
     out: Out = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Describe the centroid and the norms of one or many models."""
-    _ask_of_models("survey", stores, role, out, scheduler, as_json)
+    _ask_of_models("survey", find_stores(stores, from_file), role, out, scheduler, as_json)
 
 
 def duplicates(
-    stores: ManyStores,
+    stores: ManyStores = None,
+    from_file: FromFile = None,
     role: Role = None,
     out: Out = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Find the groups of identical rows of one or many models."""
-    _ask_of_models("duplicates", stores, role, out, scheduler, as_json)
+    _ask_of_models("duplicates", find_stores(stores, from_file), role, out, scheduler, as_json)
 
 
 def _ask_of_models(
     command: str, stores: list[str], role: Role, out: str | None, scheduler: str | None, as_json: bool
 ) -> None:
     """Ask a question of one or many models, and print one table of them; where some fail, of the others."""
-    stores = find_stores(stores)
     from embgeom_dask.cli import text
 
     def show(result: xr.Dataset) -> None:
@@ -58,7 +59,8 @@ def _ask_of_models(
 
 def scan(
     context: typer.Context,
-    stores: ManyStores,
+    stores: ManyStores = None,
+    from_file: FromFile = None,
     role: Role = None,
     against: Annotated[
         str | None,
@@ -114,7 +116,7 @@ def scan(
 
     With --against each token of one matrix is compared with each of the other.
     """
-    stores = find_stores(stores)
+    stores = find_stores(stores, from_file)
     other = None if against is None else find_other(against)
     from embgeom_dask.analyses import many
     from embgeom_dask.cli import text

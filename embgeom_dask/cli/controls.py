@@ -8,12 +8,13 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_answer
-from embgeom_dask.cli.options import Json, ManyStores, Role, Scheduler, Stores
-from embgeom_dask.cli.stores import find_store
+from embgeom_dask.cli.options import FromFile, Json, ManyStores, Role, Scheduler, Stores
+from embgeom_dask.cli.stores import find_stores
 
 
 def controls(
-    given: ManyStores,
+    given: ManyStores = None,
+    from_file: FromFile = None,
     role: Role = None,
     like: Annotated[Literal["gaussian", "uniform"], typer.Option(help="How the numbers are distributed.")] = "gaussian",
     seed: Annotated[int, typer.Option(metavar="N", help="What decides the numbers.")] = 42,
@@ -25,7 +26,7 @@ def controls(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Write stores of random numbers of the same shape and type, to ask the same questions of."""
+    """Write stores of random numbers of the same shape and type."""
     how: dict[str, Any] = {"like": like, "seed": seed, "match": match, "stores": stores, "overwrite": overwrite}
-    paths = eg.controls([find_store(store) for store in given], role, client=scheduler, **how)
+    paths = eg.controls(find_stores(given, from_file), role, client=scheduler, **how)
     print_answer({"stores": paths} if as_json else "\n".join(paths))

@@ -11,7 +11,7 @@ from embgeom_dask import streams
 from embgeom_dask.cli.answers import as_options, print_answer
 from embgeom_dask.cli.as_json import to_json
 from embgeom_dask.cli.options import Json, Role, Store, Stores
-from embgeom_dask.cli.stores import find_store
+from embgeom_dask.cli.stores import find_store, read_list
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.redaction import redact
 
@@ -35,9 +35,9 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Store the embedding matrices and token labels of checkpoints."""
-    from embgeom_dask.checkpoints.convert import convert_each, read_decision, read_sources
+    from embgeom_dask.checkpoints.convert import convert_each, read_decision
 
-    wanted = list(dict.fromkeys([*(sources or []), *(read_sources(from_file) if from_file else [])]))
+    wanted = list(dict.fromkeys([*(sources or []), *(read_list(from_file) if from_file else [])]))
     keys = {"input_key": input_key, "output_key": output_key}
     options = {"role": role, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
     if not wanted:

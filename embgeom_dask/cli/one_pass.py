@@ -10,7 +10,7 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import finished, print_answer, print_result
 from embgeom_dask.cli.as_json import to_json
-from embgeom_dask.cli.options import Json, ManyStores, Out, Role, Scheduler
+from embgeom_dask.cli.options import FromFile, Json, ManyStores, Out, Role, Scheduler
 from embgeom_dask.cli.stores import find_stores
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def tokens(
-    stores: ManyStores,
+    stores: ManyStores = None,
+    from_file: FromFile = None,
     role: Role = None,
     origin: Annotated[
         str | None, typer.Option("--from", metavar="TOKEN", help="Also the distance from this token, by name or id.")
@@ -27,15 +28,16 @@ def tokens(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Describe every token: norms, distance from the centroid, ranks, identical rows, script."""
+    """Describe every token: norms, distances, ranks, script."""
     from embgeom_dask.cli import one_pass_text
 
     how: dict[str, Any] = {"role": role, "origin": origin, "out": out, "client": scheduler}
-    _ask("tokens", stores, how, one_pass_text.tokens_text, as_json)
+    _ask("tokens", find_stores(stores, from_file), how, one_pass_text.tokens_text, as_json)
 
 
 def spectrum(
-    stores: ManyStores,
+    stores: ManyStores = None,
+    from_file: FromFile = None,
     role: Role = None,
     components: Annotated[
         int, typer.Option(metavar="K", help="Leading components to keep, with every token's score.")
@@ -44,18 +46,17 @@ def spectrum(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Find the eigenvalues of the covariance, its leading components, and how isotropic the rows are."""
+    """Find the eigenvalues and leading components of the rows."""
     from embgeom_dask.cli import one_pass_text
 
     how: dict[str, Any] = {"role": role, "components": components, "out": out, "client": scheduler}
-    _ask("spectrum", stores, how, one_pass_text.spectrum_text, as_json)
+    _ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
 
 
 def _ask(
     command: str, stores: Sequence[str], how: dict[str, Any], as_text: Callable[[xr.Dataset], str], as_json: bool
 ) -> None:
     """Ask a question of one store and print its result, or of many and print their table."""
-    stores = find_stores(stores)
     if len(stores) == 1:
         print_result(getattr(eg, command)(stores[0], **how), as_text, as_json)
         return

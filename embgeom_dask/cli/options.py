@@ -10,8 +10,9 @@ from embgeom_dask import __version__, streams
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="A store: a folder, a URL, or a model's name in list.")]
 ManyStores = Annotated[
-    list[str], typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list.")
+    list[str] | None, typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list.")
 ]
+FromFile = Annotated[str | None, typer.Option(metavar="FILE", help="More stores, one a line.")]
 Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
 Role = Annotated[
     Literal["input", "output"] | None,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from embgeom_dask.errors import NO_STORE, InputError
 
 _FOLDER = "stores"
+_MOST = 1 << 24  # bytes of a list
 
 
 def find_store(given: str) -> str:
@@ -30,8 +33,19 @@ def find_store(given: str) -> str:
     raise InputError(NO_STORE.format(given))
 
 
-def find_stores(given: Sequence[str]) -> list[str]:
-    """Return the paths of stores as `find_store` does. Of several those that are not there are left to fail alone."""
+def find_stores(given: Sequence[str] | None, from_file: str | None = None) -> list[str]:
+    """Return the paths of the stores given and of those that a file lists, as `find_store` does.
+
+    Of several those that are not there are left to fail alone.
+
+    Raises
+    ------
+    InputError
+        where there is none, the only one is not there, or the file cannot be read.
+    """
+    given = list(dict.fromkeys([*(given or []), *(read_list(from_file) if from_file else [])]))
+    if not given:
+        raise InputError("no store: give STORE, or --from-file FILE with one a line")
     if len(given) == 1:
         return [find_store(given[0])]
     found = []
@@ -41,6 +55,20 @@ def find_stores(given: Sequence[str]) -> list[str]:
         except InputError:
             found.append(store)
     return found
+
+
+def read_list(path: str) -> list[str]:
+    """Read a text file with one a line; `#` begins a comment. Raises InputError if the file cannot be read."""
+    try:
+        with Path(path).open("rb") as file:  # it may be a pipe: no size to look at
+            text = file.read(_MOST + 1)
+        if len(text) > _MOST or b"\0" in text:
+            raise ValueError
+        lines = text.decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no list'}") from error
+    found = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
+    return [each for each in found if each]
 
 
 def find_other(given: str) -> str:

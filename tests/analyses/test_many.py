@@ -21,6 +21,7 @@ import embgeom_dask as eg
 from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import many
 from embgeom_dask.cli import app, text
+from embgeom_dask.errors import SomeFailed
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
@@ -170,6 +171,27 @@ def test_a_broken_store_fails_alone(tmp_path: Path, client: Client) -> None:
         table = eg.open_result(out / name / "table.zarr")
         assert table["model"].values.tolist() == ["org/a", "org/c"]
         assert [text.partition(": ")[0] for text in table.attrs["failed"]] == [stores[1], str(tmp_path / "none.zarr")]
+
+
+def test_a_store_that_fails_is_tried_once_more_after_the_others(tmp_path: Path, client: Client) -> None:
+    values, tried = np.arange(20, dtype=np.float32).reshape(10, 2), list[str]()
+    stores = [make_store(tmp_path / f"{name}.zarr", values, model=f"org/{name}") for name in "abc"]
+
+    def fail(event: str, plan: Plan, panel: Panel) -> None:
+        del panel
+        model = plan.sides[0].matrix.model
+        if event == "received":
+            tried.append(model)
+            if model == "org/a" and tried.count(model) == 1:
+                raise OSError("the disk was busy")
+            if model == "org/b":
+                raise OSError("the disk is gone")
+
+    with PanelCallback(fail), pytest.raises(SomeFailed, match=r"1 of 3 .*b.zarr: .*disk is gone") as found:
+        eg.scan(stores, nearest=1, client=client)
+    assert [one.attrs["model"] for one in found.value.results] == [["org/a"], ["org/c"]]
+    assert tried.count("org/b") == 2
+    assert tried.index("org/c") < len(tried) - 1 - tried[::-1].index("org/a")
 
 
 def test_a_reason_that_all_share_is_given_once(tmp_path: Path, client: Client) -> None:

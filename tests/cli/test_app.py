@@ -305,6 +305,17 @@ def test_spectrum_names_the_tokens_at_the_ends_of_components(run):
     assert run("spectrum", A, "--components", "9")[2].startswith("error: --components 9: give 0 to 8")
 
 
+def test_stores_may_be_listed_in_a_file(run):
+    testing.make_store("stores/b.zarr", output=rows() * 2, model="org/b")
+    Path("some.txt").write_text("# models\nstores/b.zarr  # the second\n\nstores/a.zarr\n")
+    code, out, _ = run("survey", "stores/a.zarr", "--from-file", "some.txt", "--json")
+    assert (code, json.loads(out)["attrs"]["model"]) == (0, ["org/a", "org/b"])
+    code, out, _ = run("scan", "--from-file", "some.txt", "--nearest", "1", "--json")
+    assert (code, [one["attrs"]["model"] for one in json.loads(out)["results"]]) == (0, [["org/b"], ["org/a"]])
+    assert run("survey") == (2, "", "error: no store: give STORE, or --from-file FILE with one a line\n")
+    assert run("survey", "--from-file", "none.txt")[2] == "error: cannot read none.txt: No such file or directory\n"
+
+
 def test_outliers(run):
     values = rows().astype(np.float64)[10:20]
     code, out, _ = run("outliers", A, "--tokens", "10:20", "--json")
