@@ -110,5 +110,5 @@ def _without_itself(found: xr.Dataset, k: int) -> xr.Dataset:
     names = ("neighbor_distance", "neighbor_token_id", "neighbor_token")
     taken = {name: (("token_id", "neighbor"), np.take_along_axis(found[name].to_numpy(), first, 1)) for name in names}
     coords = {"token_id": found["token_id"], "neighbor_token": taken.pop("neighbor_token")}
-    coords |= {"token": found["token"]} if "token" in found.coords else {}
+    coords |= {name: found[name] for name in ("token", "text") if name in found.coords}
     return xr.Dataset(taken, coords)

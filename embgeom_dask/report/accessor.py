@@ -81,8 +81,8 @@ class Report:
     def to_parquet(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a parquet file with a row for each token, as Embedding Atlas takes it.
 
-        `token_id`, `token`, each variable along `token_id`, `within_degree_R` for each radius R, `score_C` for each
-        component C, and `neighbors`, a struct of the lists `ids` and `distances`.
+        `token_id`, `token`, `text`, each variable along `token_id`, `within_degree_R` for each radius R, `score_C` for
+        each component C, and `neighbors`, a struct of the lists `ids` and `distances`.
 
         Raises
         ------

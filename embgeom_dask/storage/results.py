@@ -327,10 +327,14 @@ def is_provenance(attrs: object) -> bool:
 def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
     """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims; id -1 has none.
 
-    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
+    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it. The rows compared,
+    `token_id`, also have `text`.
     """
-    tokens = [model_stores.labels_of(matrix)["token"].to_numpy() for matrix in matrices]
-    found = {}
+    labels = [model_stores.labels_of(matrix) for matrix in matrices]
+    tokens = [each["token"].to_numpy() for each in labels]
+    found: dict[str, Any] = {}
+    if "token_id" in dataset.coords:
+        found["text"] = ("token_id", labels[0]["text"].to_numpy()[dataset["token_id"].to_numpy()])
     for name, array in _token_ids(dataset).items():
         strings = _looked_up(name, array, tokens)
         if (array.to_numpy() < 0).any():

@@ -240,8 +240,8 @@ def test_umap_takes_the_neighbors(made: Made) -> None:
 def test_parquet_holds_a_row_a_token(made: Made, tmp_path: Path) -> None:
     made.scan.embgeom.to_parquet(tmp_path / "m.parquet")
     table = pq.read_table(tmp_path / "m.parquet")
-    assert table.column_names == ["token_id", "token", "within_degree_1.0", "within_degree_1.5", "neighbors"]
-    assert table["token"].to_pylist() == TOKENS
+    assert table.column_names == ["token_id", "token", "text", "within_degree_1.0", "within_degree_1.5", "neighbors"]
+    assert table["token"].to_pylist() == table["text"].to_pylist() == TOKENS
     first = table["neighbors"][3].as_py()
     assert first["ids"] == made.scan["neighbor_token_id"].values[3].tolist()
     assert first["distances"] == made.scan["neighbor_distance"].values[3].tolist()
