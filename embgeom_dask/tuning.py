@@ -4,8 +4,8 @@ They trade time for memory, or one kind of work for another; no distance, order 
 when they are used, as `tuning.NAME`, so that `override` changes them for a test or an experiment.
 
 What numba compiles into its loops stays beside them, since a compiled loop never reads it again: `STRIP` in
-`kernels.numba_passes`, `_STRIP` in `kernels.exact_sums`, `_LANES` in `kernels.row_norms` and in
-`kernels.correct_rounding`, `_LINE` in `kernels.prefetch`. So does what is no choice: formats, limits that keep a
+`kernels.numba_passes`, `_STRIP` in `kernels.exact_sums`, `LANES` in `kernels.double_double_sums`, `_LINE` in
+`kernels.prefetch`. So does what is no choice: formats, limits that keep a
 hostile file from taking all memory, and the constants of proofs.
 """
 
@@ -141,6 +141,11 @@ SCHEDULER_PATIENCE = 5.0
 
 WORKER_REMINDER = 60.0
 """Seconds between notes that no worker is there yet."""
+
+# Products of columns
+
+STRIPE_COLUMNS = 512
+"""Columns that are multiplied with all columns from their first on, where a matrix X'X is made: it is symmetric."""
 
 # Stores and files
 

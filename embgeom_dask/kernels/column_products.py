@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embgeom_dask import tuning
 from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.kernels.parallel import share_out
@@ -27,9 +28,6 @@ BLOCK_ROWS = 1024
 _BITS = 21
 _SLICES = 5
 """Slices at most: what they leave of a value is below 2^-105 of its column's largest."""
-
-_STRIPE = 512
-"""Columns that are multiplied with all columns from their first on: X'X is symmetric."""
 
 
 class ColumnProducts(NamedTuple):
@@ -46,7 +44,7 @@ class ColumnProducts(NamedTuple):
     @classmethod
     def none(cls, width: int, first: list[int]) -> ColumnProducts:
         """Return the products of no rows, of `width` columns, for the stripes that begin with the columns `first`."""
-        shapes = [(min(_STRIPE, width - start), width - start) for start in first]
+        shapes = [(min(tuning.STRIPE_COLUMNS, width - start), width - start) for start in first]
         return cls(first, [np.zeros(shape) for shape in shapes], [np.zeros(shape) for shape in shapes])
 
     def add(self, other: ColumnProducts) -> None:
@@ -77,12 +75,12 @@ class ColumnProducts(NamedTuple):
 
 def stripes(width: int) -> list[int]:
     """The first columns of the stripes of `width` columns."""
-    return list(range(0, width, _STRIPE))
+    return list(range(0, width, tuning.STRIPE_COLUMNS))
 
 
 def stripe_bytes(width: int, first: int) -> int:
     """The bytes that the products of the stripe take that begins with column `first`, of `width`."""
-    return 16 * min(_STRIPE, width - first) * (width - first)
+    return 16 * min(tuning.STRIPE_COLUMNS, width - first) * (width - first)
 
 
 def error_of(rows: int) -> float:

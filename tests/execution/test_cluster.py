@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import psutil
 import pytest
 import torch
+from dask.delayed import delayed
 from distributed import Client, LocalCluster, Reschedule, Security, get_client, get_worker
 
 import embgeom_dask as eg
 from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import scan
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
-from embgeom_dask.execution import arrays, cluster, passes, workers
+from embgeom_dask.execution import cluster, passes, workers
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.journal import Pass
 from embgeom_dask.storage import model_stores
@@ -121,8 +123,13 @@ def test_a_cluster_of_its_own_listens_on_loopback_alone() -> None:
 def test_without_a_temporary_folder_scratch_is_beside_the_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def found() -> str:
+        if tempfile.tempdir is None:
+            raise FileNotFoundError("No usable temporary directory found")
+        return tempfile.tempdir
+
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    monkeypatch.setattr(tempfile, "gettempdir", found)
     with connect(out=tmp_path / "r.zarr") as client:
         (folder,) = tmp_path.iterdir()
         assert client.submit(lambda: get_worker().local_directory).result().startswith(str(folder))
@@ -324,10 +331,13 @@ def test_in_a_dask_task_the_client_of_its_worker_is_used(running: LocalCluster, 
 
 
 def test_a_client_that_cannot_be_used_is_refused_before_an_array_is_written(
-    running: LocalCluster, monkeypatch: pytest.MonkeyPatch
+    running: LocalCluster,
 ) -> None:
-    monkeypatch.setattr(arrays, "_write", lambda *_: pytest.fail("written"))
-    rows, said = np.eye(4), r"^the dask client is asynchronous: "
+    def read() -> None:
+        raise AssertionError("the array is read")
+
+    rows = da.from_delayed(delayed(read)(), (4, 4), np.float64)
+    said = r"^the dask client is asynchronous: "
 
     async def asynchronous() -> None:
         async with Client(running.scheduler_address, asynchronous=True, set_as_default=False) as given:

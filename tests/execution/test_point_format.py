@@ -17,13 +17,13 @@ from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution.point_format import choose_point_format
 from embgeom_dask.execution.spec import ScanSpec
-from embgeom_dask.metrics import METRICS, Workspace, euclidean, matrix_product
+from embgeom_dask.metrics import METRICS, Workspace, matrix_product
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
 from embgeom_dask.testing.strategies import matrices, slow_examples
-from tests.analyses.test_scan import check
+from tests.analyses.test_scan import Careless, check
 
 INT8_FIRST = ["int8", "bfloat16", "float32"]
 
@@ -180,7 +180,7 @@ def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbours(
     rows = (groups + 1e-2 * rng.normal(size=(600, 64))).astype(np.float32)
     store = make_store(tmp_path / "m.zarr", output=rows)
     honest = scan(store, neighbors=5, client=client, tile=100)
-    monkeypatch.setattr(euclidean, "_moved", lambda *_: (0.0, 0.0))
+    monkeypatch.setitem(METRICS, "euclidean", Careless())
     wrong = scan(store, neighbors=5, client=client, tile=100)
     square = cdist(rows.astype(np.float64), rows.astype(np.float64))
     np.testing.assert_array_equal(honest["neighbor_token_id"], np.argsort(square, axis=1)[:, 1:6])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from embgeom_dask.kernels import column_products
+from embgeom_dask import tuning
 from embgeom_dask.kernels.column_products import BLOCK_ROWS, ColumnProducts, error_of, sample_covariance, stripes
 from embgeom_dask.kernels.eigenvalues import eigen
 from embgeom_dask.kernels.exact_sums import column_sums
@@ -87,16 +87,16 @@ def test_no_order_of_columns_and_of_rows_within_a_block_changes_a_bit(rows: Arra
     np.testing.assert_array_equal(turned.rest[0], found.rest[0][np.ix_(order, order)])
 
 
-def test_stripes_threads_and_groups_are_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stripes_threads_and_groups_are_one_matrix() -> None:
     rows = np.random.default_rng(5).normal(size=(3 * BLOCK_ROWS // 2, 150))
     whole = products_of(rows)
-    monkeypatch.setattr(column_products, "_STRIPE", 64)
-    assert stripes(150) == [0, 64, 128]
     threads = torch.get_num_threads()
     for count, groups in ((1, [[0], [64, 128]]), (2, [[0, 64, 128]])):
         torch.set_num_threads(count)
         try:
-            parts = [ColumnProducts.none(150, group) for group in groups]
+            with tuning.override(STRIPE_COLUMNS=64):
+                assert stripes(150) == [0, 64, 128]
+                parts = [ColumnProducts.none(150, group) for group in groups]
             for part in parts:
                 part.add_rows(rows)
         finally:
