@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -14,12 +14,14 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices, tuning
+from embgeom_dask.analyses.sky import read_axes, sky_of
 from embgeom_dask.analyses.survey import summarize
 from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.map_rows import by_chunk, in_order
+from embgeom_dask.execution.sharing import Shared
 from embgeom_dask.kernels.column_products import (
     BLOCK_ROWS,
     ColumnProducts,
@@ -78,6 +80,7 @@ def spectrum(
     role: Role | None = None,
     *,
     components: int = 3,
+    sky: Sequence[int] | str | None = None,
     out: PathLike | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
@@ -98,6 +101,8 @@ def spectrum(
         The matrix of a store; by default output, or input if the store has no output matrix.
     components : int
         How many leading vectors to keep, with the scores of every token; 0 saves the second pass that these take.
+    sky : three ints or str, optional
+        The components x, y and z, counted from 1, of a map of the sky as the mean row sees it: `(1, 2, 3)` or "1,2,3".
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
@@ -118,6 +123,8 @@ def spectrum(
         - `component_vector (component, hidden)`, of length 1, whose largest component in size (the first of several)
           is positive; `component_error (component)`; `score (token_id, component)`, the product of a row less the mean
           row with the vector, to within its last place and the rounding of the vector.
+        - With `sky`: `sky_latitude (token_id)`, asin(z / r), and `sky_longitude`, atan2(y, x), in degrees, of the
+          scores x, y, z on these components; `sky_distance`, r = sqrt(x^2 + y^2 + z^2). Angles are NaN where r is 0.
         - `participation_ratio`, (sum of eigenvalues)^2 / sum of their squares; NaN if all rows are the same.
           `isoscore`, of Rudman, Gillman, Rayne and Eickhoff (2022, arXiv 2108.07344): (participation ratio - 1) /
           (d - 1), to which their steps come down; NaN for one column.
@@ -126,14 +133,15 @@ def spectrum(
           the sum of the eigenvalues; neither visits a pair.
         - `column_variance (hidden)`, `centroid (hidden)`, and `outlier_dimension (outlier)`, the columns whose variance
           is at least 5 times the mean of all columns' (Rudman, Chen and Eickhoff 2023), largest first.
-        - `vocab_size`, `hidden_size`; the coordinates `model`, `revision`, `matrix`, `token_id`, `token`.
+        - `vocab_size`, `hidden_size`; the coordinates `model`, `revision`, `matrix`, `token_id`, `token`, `text`.
 
     Raises
     ------
     InputError
         If there is no store or no such matrix, if a row has NaN, infinity, or a float64 value below 2^-400 or above
-        2^400 in size, if there is one row alone, if `components` is negative or more than the columns, if the
-        covariance does not fit into memory, or if something else is at `out`.
+        2^400 in size, if there is one row alone, if `components` is negative or more than the columns, if `sky` is not
+        three different components of them, if the covariance does not fit into memory, or if something else is at
+        `out`.
     EmbgeomError
         If a store cannot be read.
     SomeFailed
@@ -148,30 +156,42 @@ def spectrum(
     (array([6.   , 0.667]), array([ 3., -3.,  0.,  0.]))
     """
 
-    def one(each: Data, target: PathLike | None, active: ClientLike | None) -> xr.Dataset:
-        return _spectrum(each, role, components, target, active)
+    def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:
+        return _spectrum(each, role, components, axes, target, active, memory)
+
+    axes = read_axes(sky, components)
+    memory = Shared(devices.memory(torch.device("cpu"))[1])
 
     with showing(progress):
         return one_or_tree("spectrum", data, one, role=role, out=out, client=client)
 
 
 def _spectrum(
-    data: Data, role: Role | None, components: int, out: PathLike | None, client: ClientLike | None
+    data: Data,
+    role: Role | None,
+    components: int,
+    axes: Sequence[int],
+    out: PathLike | None,
+    client: ClientLike | None,
+    memory: Shared,
 ) -> xr.Dataset:
-    """The spectrum of one model."""
+    """The spectrum of one model, of several that share the memory of this process."""
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        settings = {"components": components} | ({"tokens": given.selection} if given.selection else {})
+        settings: dict[str, Any] = {"components": components} | ({"sky": [*axes]} if axes else {})
+        settings |= {"tokens": given.selection} if given.selection else {}
         attrs = results.provenance("spectrum", [matrix], ["cpu"], 0.0, settings)
-        _check(matrix, components)
+        needed = _check(matrix, components)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         model_stores.check_labels(matrix)
-        with connect(client, out=out) as active, devices.session(torch.device("cpu")):
+        with memory.taking(needed), connect(client, out=out) as active, devices.session(torch.device("cpu")):
             dataset = _measured(active, given, components)
+        if axes:
+            dataset = dataset.assign(sky_of(dataset["score"].to_numpy(), axes))
         if components:
-            dataset = dataset.assign_coords(given.labels().drop_vars(["text", "has_token"]).coords)
+            dataset = dataset.assign_coords(given.labels().drop_vars("has_token").coords)
     attrs["seconds"] = round(perf_counter() - started, 3)
     dataset = result_names.complete(dataset.assign_attrs(attrs), result_names.of_matrices(attrs))
     if out is not None:
@@ -179,7 +199,8 @@ def _spectrum(
     return dataset
 
 
-def _check(matrix: Matrix, components: int) -> None:
+def _check(matrix: Matrix, components: int) -> int:
+    """Refuse what cannot be computed; return the bytes that it takes in this process."""
     if matrix.vocab_size < 2:
         raise InputError(f"{matrix.model}: {matrix.name} has one row: a covariance needs two or more")
     if not 0 <= components <= matrix.hidden_size:
@@ -190,6 +211,7 @@ def _check(matrix: Matrix, components: int) -> None:
             f"the covariance of {matrix.hidden_size} columns takes {bytes_text(needed)} here, and {bytes_text(free)} "
             "are free: use a machine with more memory"
         )
+    return needed
 
 
 def _measured(client: Client, given: Given, components: int) -> xr.Dataset:

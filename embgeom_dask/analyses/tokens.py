@@ -118,7 +118,7 @@ def tokens(
     (array([5., 0., 5.]), array([1, 3, 2]), ['latin', 'latin', 'number'])
     """
 
-    def one(each: Data, target: PathLike | None, active: ClientLike | None) -> xr.Dataset:
+    def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:
         return _tokens(each, role, origin, target, active)
 
     with showing(progress):

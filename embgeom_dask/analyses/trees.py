@@ -14,8 +14,8 @@ from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
-One = Callable[[Data, PathLike | None, ClientLike | None], xr.Dataset]
-"""A command on one store or array: given it, where its result goes, and a client."""
+One = Callable[[Data, PathLike | None, ClientLike | None, int], xr.Dataset]
+"""A command on one store or array: given it, where its result goes, a client, and how many share a worker."""
 
 
 def one_or_tree(
@@ -35,22 +35,14 @@ def one_or_tree(
         as `many.on_each`.
     """
     if many.is_one(data):
-        return one(many.each_of(data, what)[0], out, client)
+        return one(many.each_of(data, what)[0], out, client, 1)
     given = many.each_of(data, what)
     names = many.node_names(given, role)
 
     def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
         return table(what, found)
 
-    found = many.on_each(
-        what,
-        given,
-        lambda each, target, active, _: one(each, target, active),
-        together,
-        role=role,
-        out=out,
-        client=client,
-    )
+    found = many.on_each(what, given, one, together, role=role, out=out, client=client)
     return results.tree_of(together(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 

@@ -16,7 +16,7 @@ _EXAMPLES = {
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
     "controls": ("embgeom controls acme/tiny --like gaussian --seed 42",),
     "tokens": ("embgeom tokens acme/tiny --from king --out tokens.zarr",),
-    "spectrum": ("embgeom spectrum acme/tiny --components 2 --out spectrum.zarr",),
+    "spectrum": ("embgeom spectrum acme/tiny --components 3 --sky 1,2,3 --out spectrum.zarr",),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
     "plot": ("embgeom plot scan.zarr --heatmap -o neighbors.png",),

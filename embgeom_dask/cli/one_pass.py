@@ -42,6 +42,9 @@ def spectrum(
     components: Annotated[
         int, typer.Option(metavar="K", help="Leading components to keep, with every token's score.")
     ] = 3,
+    sky: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="A map of the sky in three components, like 1,2,3.")
+    ] = None,
     out: Out = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -49,7 +52,7 @@ def spectrum(
     """Find the eigenvalues and leading components of the rows."""
     from embgeom_dask.cli import one_pass_text
 
-    how: dict[str, Any] = {"role": role, "components": components, "out": out, "client": scheduler}
+    how: dict[str, Any] = {"role": role, "components": components, "sky": sky, "out": out, "client": scheduler}
     _ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
 
 

@@ -42,7 +42,7 @@ class Report:
         `token`, `rank`, `neighbor_token_id`, `neighbor_token`, `distance`. `groups` of identical rows: `model`,
         `group`, `group_population`; `members`: these and `token_id`, `token`. `histogram`, `within`, `degrees`,
         `quantiles`, `left_out`, `against_left_out`, `centroid`, `token_to_group`, of a spectrum `eigenvalues`,
-        `components`, `scores`, `columns`, `outlier_dimensions`, and of outliers `sides`, `segments`, `vertices`:
+        `components`, `scores`, `sky`, `columns`, `outlier_dimensions`, and of outliers `sides`, `segments`, `vertices`:
         columns named as the variables. A list of neighbors that is short has fewer lines.
 
         Raises

@@ -39,6 +39,7 @@ _OF_A_TABLE = {
     "eigenvalues": ("eigenvalue", ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")),
     "components": ("component_vector", ("component", "hidden", "component_vector")),
     "scores": ("score", ("token_id", "token", "component", "score")),
+    "sky": ("sky_latitude", ("token_id", "token", "sky_latitude", "sky_longitude", "sky_distance")),
     "columns": ("column_variance", ("hidden", "centroid", "column_variance")),
     "outlier_dimensions": ("outlier_dimension", ("outlier", "outlier_dimension")),
 }

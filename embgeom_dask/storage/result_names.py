@@ -118,6 +118,9 @@ LONG_NAMES = {
     "component_vector": "component",
     "component_error": "sine of the angle to the true component, at most",
     "score": "product of the component with the row less the mean row",
+    "sky_latitude": "latitude",
+    "sky_longitude": "longitude",
+    "sky_distance": "distance from the mean row in three components",
     "participation_ratio": "participation ratio",
     "isoscore": "IsoScore",
     "mean_cosine": "mean cosine of all pairs",
@@ -133,7 +136,12 @@ LONG_NAMES = {
 NAMES = {"model", "revision", "matrix", "against", "against_revision", "side", "segment", "vertex", "dtype"}
 """Variables of a few short strings: numpy's, which xarray plots. Tokens are Python's: a long one costs no other."""
 
-_UNITS = {"angle_law_of_cosines": "degrees", "angle_dot_product": "degrees"}
+_UNITS = {
+    "sky_latitude": "degrees",
+    "sky_longitude": "degrees",
+    "angle_law_of_cosines": "degrees",
+    "angle_dot_product": "degrees",
+}
 
 
 def complete(dataset: xr.Dataset, scalars: Mapping[str, str] | None = None) -> xr.Dataset:

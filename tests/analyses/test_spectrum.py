@@ -161,6 +161,30 @@ def test_outlier_dimensions_are_those_of_five_times_the_mean_variance(tmp_path: 
     assert "token_id" not in found.dims
 
 
+def test_the_sky_of_three_components(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "m.zarr", cloud(80, 9))
+    found = eg.spectrum(path, components=4, sky=(4, 1, 2))
+    x, y, z = found["score"].values.T[[3, 0, 1]]
+    distance = found["sky_distance"].values
+    np.testing.assert_allclose(distance, np.sqrt(x**2 + y**2 + z**2), rtol=1e-15)
+    latitude, longitude = (np.radians(found[f"sky_{name}"].values) for name in ("latitude", "longitude"))
+    np.testing.assert_allclose(distance * np.cos(latitude) * np.cos(longitude), x, atol=1e-14)
+    np.testing.assert_allclose(distance * np.cos(latitude) * np.sin(longitude), y, atol=1e-14)
+    np.testing.assert_allclose(distance * np.sin(latitude), z, atol=1e-14)
+    assert found["sky_latitude"].attrs["units"] == "degrees"
+    xr.testing.assert_identical(spectrum(path, components=4, sky="4,1,2").drop_attrs(), found.drop_attrs())
+    assert found.embgeom.to_frame("sky")["sky_longitude"].tolist() == found["sky_longitude"].values.tolist()
+    nowhere = spectrum(make_store(tmp_path / "n.zarr", np.ones((3, 4))), sky="1,2,3")
+    assert np.isnan(nowhere["sky_latitude"]).all()
+    assert np.isnan(nowhere["sky_longitude"]).all()
+    skies: list[Any] = ["1,2", "1,1,2", "0,1,2", "a,b,c", (1, 2, 2.5), 7]
+    for sky in skies:
+        with pytest.raises(InputError, match=r"`sky` .*: give three different components, like 1,2,3"):
+            spectrum(path, sky=sky)
+    with pytest.raises(InputError, match="`sky` 1,2,4: give `components` 4 or more, not 3"):
+        spectrum(path, sky="1,2,4")
+
+
 def test_labels_ids_and_files(tmp_path: Path) -> None:
     rows = cloud(50, 6).astype(np.float32)
     path = make_store(tmp_path / "m.zarr", rows, tokens=[f"t{i}" for i in range(50)], model="org/m")
@@ -190,7 +214,7 @@ def test_labels_ids_and_files(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     found.embgeom.to_parquet(tmp_path / "r.parquet")
     columns = parquet.read_table(tmp_path / "r.parquet")
-    assert columns.column_names == ["token_id", "token", "score_1", "score_2"]
+    assert columns.column_names == ["token_id", "token", "text", "score_1", "score_2"]
     assert columns["score_2"].to_pylist() == found["score"].values[:, 1].tolist()
 
 

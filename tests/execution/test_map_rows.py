@@ -4,16 +4,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 import embgeom_dask as eg
 from embgeom_dask import progress
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution.map_rows import map_rows, parts_of
+from embgeom_dask.execution.map_rows import in_order, map_rows, parts_of
 from embgeom_dask.storage.model_stores import Matrix, find_matrix
 from embgeom_dask.testing import make_store
 
@@ -36,6 +37,21 @@ def test_every_part_is_mapped_once_and_in_order(store: str, client: Client) -> N
     assert found == [ROWS[part].astype(np.float64).sum() * 2.0 for part in parts]
     assert map_rows(client, "sum", matrix, [], total, 2.0) == []
     np.testing.assert_array_equal(np.concatenate(parts_of(matrix, ids)), ids)
+
+
+def test_parts_of_any_kind_come_in_order_though_some_are_late(store: str, client: Client) -> None:
+    def work(matrix: Matrix, part: tuple[int, int]) -> int:
+        sleep(0.2 if part[0] % 3 == 0 else 0)
+        return len(matrix.read(*part))
+
+    parts = [(start, start + 10 + start % 7) for start in range(0, 100, 10)]
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=4, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as several,
+    ):
+        found = in_order(several, "count", find_matrix(store), parts, [10] * 10, work)
+        assert list(found) == [stop - start for start, stop in parts]
+    assert list(in_order(client, "count", find_matrix(store), [], [], work)) == []
 
 
 def test_what_fails_is_told_in_one_line(store: str, client: Client) -> None:
