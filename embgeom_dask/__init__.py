@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embgeom_dask.analyses.batch import status as status
     from embgeom_dask.analyses.controls import controls as controls
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
     from embgeom_dask.errors import InputError as InputError
     from embgeom_dask.errors import SomeFailed as SomeFailed
-    from embgeom_dask.execution.journal import status as status
     from embgeom_dask.storage.export import export as export
     from embgeom_dask.storage.listing import list_models as list_models
     from embgeom_dask.storage.model_stores import open_model as open_model
@@ -41,7 +41,7 @@ _HOME = {
     "outliers": "analyses.outliers",
     "scan": "analyses.scan",
     "spectrum": "analyses.spectrum",
-    "status": "execution.journal",
+    "status": "analyses.batch",
     "survey": "analyses.survey",
     "tokens": "analyses.tokens",
     "EmbgeomError": "errors",

@@ -17,6 +17,7 @@ import xarray as xr
 from distributed import Client
 
 from embgeom_dask import tuning
+from embgeom_dask.analyses import batch
 from embgeom_dask.analyses.radii import check_one_store
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
@@ -90,6 +91,7 @@ def on_each(
     out: PathLike | None = None,
     device: str = "auto",
     client: ClientLike | None = None,
+    resume_command: str | None = None,
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models that share a worker)` on each store and return what it gives, in order.
 
@@ -109,6 +111,8 @@ def on_each(
     if role is None:
         _check_roles(stores)
     outs = _outs(node_names(stores, role) if out is not None else [None] * len(stores), out)
+    if out is not None:
+        batch.begin(out, what, [_called(each) for each in stores], outs, resume_command)
     found: dict[int, xr.Dataset] = {}
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), results.TABLE)
@@ -258,7 +262,8 @@ def _scan_each(
     ):
         if common_edges:
             settings = _with_common_edges(scan, stores, settings, how)
-        found = on_each("scan", stores, _scanning(scan, settings, how), table, **how)
+        again = settings.get("resume_command")
+        found = on_each("scan", stores, _scanning(scan, settings, how), table, resume_command=again, **how)
     return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 

@@ -42,10 +42,12 @@ def show(
 
 
 def status(
-    result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a scan was given as --out.")],
+    result: Annotated[
+        str, typer.Argument(metavar="RESULT.zarr", help="What a command was given as --out; a folder, of many models.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Say how far a scan is, and which command goes on."""
+    """Say how far a scan is, or many, and what goes on with it."""
     from embgeom_dask.cli import text
 
     found = eg.status(result)

@@ -332,7 +332,9 @@ def doctor_text(description: Mapping[str, Any]) -> str:
 
 
 def status_text(found: Mapping[str, Any]) -> str:
-    """What `journal.status` found."""
+    """What `status` found: of one scan, or of a command over many models."""
+    if "models_total" in found:
+        return _batch_text(found)
     rate, left = found["panels_per_second"], found["seconds_left"]
     facts = {
         "result": found["result"],
@@ -349,4 +351,24 @@ def status_text(found: Mapping[str, Any]) -> str:
     if found["failures"]:
         rows = ([each["pass"], each["panel"], each["cause"]] for each in found["failures"])
         parts.append(align(["pass", "panel that failed", "cause"], rows))
+    return "\n\n".join(parts)
+
+
+def _batch_text(found: Mapping[str, Any]) -> str:
+    left = found["seconds_left"]
+    facts = {
+        "results": found["result"],
+        "state": found["state"],
+        "models": f"{found['models_done']:,} of {found['models_total']:,}",
+        "seconds left": "" if left is None else f"{left:.0f}",
+        "goes on with": found["resume"] or "the same command",
+    }
+    if found["state"] == "finished":
+        facts = {name: facts[name] for name in ("results", "state", "models")}
+    parts = [align([found["command"], ""], ([name, value] for name, value in facts.items()))]
+    if found["running"]:
+        rows = ([each["result"], f"{each['panels_done']:,} of {each['panels_total']:,}"] for each in found["running"])
+        parts.append(align(["begun", "panels"], rows))
+    if found["failures"]:
+        parts.append(align(["failed"], ([each] for each in found["failures"])))
     return "\n\n".join(parts)

@@ -91,11 +91,11 @@ class Pass:
         Halt
             where it cannot be written.
         """
-        _put(f"{self.url}/{panel.name}", found.to_bytes())
+        put(f"{self.url}/{panel.name}", found.to_bytes())
 
     def fail(self, panel: Panel, cause: str) -> None:
         """Leave word why a panel was given up."""
-        _put(f"{self.url}/{panel.name}.failed", cause.encode())
+        put(f"{self.url}/{panel.name}.failed", cause.encode())
 
 
 class Journal:
@@ -191,7 +191,7 @@ class Journal:
         """Write `history.csv`."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *sorted(self._lines, key=lambda line: line[2])])
-        _put(f"{self.url}/history.csv", text.getvalue().encode())
+        put(f"{self.url}/history.csv", text.getvalue().encode())
 
     def finish(self) -> None:
         """The result is written, and on the disk: remove the panels."""
@@ -263,7 +263,7 @@ class Journal:
         return found
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        _put(f"{self.url}/{name}", json.dumps(content, indent=1).encode())
+        put(f"{self.url}/{name}", json.dumps(content, indent=1).encode())
 
 
 def _is_run(run: Mapping[str, Any]) -> bool:
@@ -289,35 +289,7 @@ def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
 
 
 def status(out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Report the progress of a scan, whether it is running or has died.
-
-    Parameters
-    ----------
-    out : path
-        Where the scan saves its result.
-
-    Returns
-    -------
-    dict
-        `result`, the path; `state`, "finished" or "begun"; `panels_done` and `panels_total` of the passes known so far;
-        `passes`, a list of `pass`, `done` and `total`; `panels_per_second` over the last hundred commits and
-        `seconds_left` at that rate, None if not known; `last_commit` (ISO 8601); `failures`, a list of `pass`, `panel`
-        and `cause`; `resume`, the command that continues the scan, None if it was started from Python.
-
-    Raises
-    ------
-    InputError
-        If no scan has begun there.
-
-    Examples
-    --------
-    >>> import embgeom_dask as eg
-    >>> from embgeom_dask.testing import make_store
-    >>> store = make_store("tiny.zarr", output=np.eye(4, 2, dtype=np.float32))
-    >>> found = eg.scan(store, farthest=1, out="scan.zarr")
-    >>> status("scan.zarr")["state"]
-    'finished'
-    """
+    """Report the progress of one scan, as `analyses.batch.status` says. Raises InputError where none has begun."""
     journal = Journal(out)
     if journal.run is None:
         raise InputError(f"no journal beside {out}: name what was given as `out` to embgeom scan")
@@ -333,7 +305,7 @@ def _status(journal: Journal, run: Mapping[str, Any]) -> dict[str, Any]:
         what, known = _last(folder).rpartition("-")[0], journal.read_json(f"{_last(folder)}/pass.json")
         there = {_last(entry["name"]): entry for entry in fs.ls(folder, detail=True)}
         done = [name for name in there if _PANEL.fullmatch(name)]
-        commits += [_modified(there[name]) for name in done]
+        commits += [modified(there[name]) for name in done]
         passes.append({"pass": what, "done": len(done), "total": known.get("panels") if known else None})
         for name in sorted(there):
             if (panel := name.removesuffix(".failed")) != name and panel not in there:
@@ -363,12 +335,13 @@ def _last(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _modified(entry: Mapping[str, Any]) -> float:
+def modified(entry: Mapping[str, Any]) -> float:
+    """Return when an entry that a file system lists was written, in seconds."""
     when = entry.get("mtime") or entry.get("LastModified") or entry.get("last_modified") or 0.0
     return float(when.timestamp() if isinstance(when, datetime) else when)
 
 
-def _put(url: str, content: bytes) -> None:
+def put(url: str, content: bytes) -> None:
     """Write a key at once: on a disk aside, to the disk itself, then renamed; an object store does so by itself."""
     try:
         if paths.is_url(url):

@@ -167,7 +167,7 @@ def test_a_broken_store_fails_alone(tmp_path: Path, client: Client) -> None:
         assert [each.attrs["model"] for each in caught.value.results] == [["org/a"], ["org/c"]]
     for name in ("scan", "survey", "duplicates"):
         folders = sorted(path.name for path in (out / name).iterdir() if not path.name.endswith(".journal"))
-        assert folders == ["org--a.zarr", "org--c.zarr", "table.zarr"]
+        assert folders == ["batch.json", "org--a.zarr", "org--c.zarr", "table.zarr"]
         table = eg.open_result(out / name / "table.zarr")
         assert table["model"].values.tolist() == ["org/a", "org/c"]
         assert [text.partition(": ")[0] for text in table.attrs["failed"]] == [stores[1], str(tmp_path / "none.zarr")]
@@ -226,7 +226,7 @@ def test_revisions_of_a_model_are_told_apart(tmp_path: Path, client: Client) -> 
     survey = eg.survey(paths, out=out / "survey", client=client)
     assert survey.revision.values.tolist() == commits
     assert eg.open_result(out / "survey/table.zarr").revision.values.tolist() == commits
-    files = ["org--m@aaaaaaaaaaaa.zarr", "org--m@bbbbbbbbbbbb.zarr", "table.zarr"]
+    files = ["batch.json", "org--m@aaaaaaaaaaaa.zarr", "org--m@bbbbbbbbbbbb.zarr", "table.zarr"]
     assert sorted(path.name for path in (out / "survey").iterdir()) == files
     groups = eg.duplicates(paths, client=client)
     assert groups.revision.values.tolist() == commits
