@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from embgeom_dask.report.plots import Plots
 
-_KINDS = ("histogram", "cdf", "norms", "ranks", "heatmap")
+_KINDS = ("histogram", "cdf", "norms", "ranks", "heatmap", "skymap")
 
 
 def plot(
@@ -25,28 +25,30 @@ def plot(
     ],
     histogram: Annotated[bool, typer.Option("--histogram", help="Pairs at each distance, of a scan.")] = False,
     cdf: Annotated[bool, typer.Option("--cdf", help="The share of pairs up to each distance, with quantiles.")] = False,
-    norms: Annotated[bool, typer.Option("--norms", help="The row norms of each model of a survey.")] = False,
+    norms: Annotated[bool, typer.Option("--norms", help="The row norms, of tokens or of a survey.")] = False,
     ranks: Annotated[bool, typer.Option("--ranks", help="Values against their ranks.")] = False,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Distances as colours.")] = False,
+    skymap: Annotated[bool, typer.Option("--skymap", help="Directions in three components, of a spectrum.")] = False,
     of: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of --ranks: groups, farthest, nearest, neighbors, degrees. Of --heatmap: neighbors, pairs.",
+            help="Of --ranks: groups, farthest, nearest, neighbors, degrees, norms, centroid. "
+            "Of --heatmap: neighbors, pairs.",
         ),
     ] = None,
-    log: Annotated[bool, typer.Option("--log", help="With --histogram: count on a logarithmic axis.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="With --histogram, --norms: count on a logarithmic axis.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Draw a saved result; a folder's models share axes."""
-    asked = dict(zip(_KINDS, (histogram, cdf, norms, ranks, heatmap), strict=True))
+    asked = dict(zip(_KINDS, (histogram, cdf, norms, ranks, heatmap, skymap), strict=True))
     chosen = [kind for kind, wanted in asked.items() if wanted]
     if len(chosen) != 1:
         raise InputError(f"choose one plot: {', '.join(f'--{kind}' for kind in _KINDS)}")
     (kind,) = chosen
     settings: dict[str, Any] = {"log": True} if log else {}
     settings |= {"of": of} if of is not None else {}
-    for name, kinds in (("log", ("histogram",)), ("of", ("ranks", "heatmap"))):
+    for name, kinds in (("log", ("histogram", "norms")), ("of", ("ranks", "heatmap"))):
         if name in settings and kind not in kinds:
             raise InputError(f"--{name} goes with {' and '.join(f'--{each}' for each in kinds)}, not with --{kind}")
 
@@ -55,6 +57,7 @@ def plot(
 
     found = eg.open_result(result)
     from embgeom_dask.report.plots import write
+    from embgeom_dask.report.skymap import PROJECTION
 
-    write(found, draw, output, overwrite=overwrite)
+    write(found, draw, output, overwrite=overwrite, projection=PROJECTION if skymap else None)
     print_answer(output)

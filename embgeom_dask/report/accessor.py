@@ -30,7 +30,7 @@ class Report:
 
     @property
     def plot(self) -> Plots:
-        """The plots of this result: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`."""
+        """The plots of this result: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`, `skymap`."""
         return Plots(self._result)
 
     def to_frame(self, name: str) -> pd.DataFrame:
@@ -117,5 +117,5 @@ class ReportOfTree:
 
     @property
     def plot(self) -> Plots:
-        """The plots of these results: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`."""
+        """The plots of these results: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`, `skymap`."""
         return Plots(self._tree)

@@ -34,20 +34,37 @@ _MATRIX_TOKENS = 4096
 """The most tokens whose distances a heat map shows: (tokens, tokens) float64, 128 MiB."""
 
 _NO_HISTOGRAM = "has no histogram: give scan `histogram`"
-_RANKED = {
-    "groups": "group_population",
-    "farthest": "farthest_distance",
-    "nearest": "nearest_distance",
-    "neighbors": "neighbor_distance",
-    "degrees": "within_degree",
-}
-"""Of each rank plot the variable that it shows."""
+_NO_NORMS = "has no norms: take the result of tokens or of survey"
+_NORM_BINS = 256
 
+
+class Ranked(NamedTuple):
+    """A rank plot: the variable that it shows, along a dimension, and the names of the axes; None for a distance."""
+
+    variable: str
+    dimension: str
+    ranks: str
+    values: str | None = None
+    log: bool = False
+
+
+_RANKED = {
+    "groups": Ranked("group_population", "group", "rank of the group", "tokens in the group", log=True),
+    "farthest": Ranked("farthest_distance", "farthest", "rank of the pair"),
+    "nearest": Ranked("nearest_distance", "nearest", "rank of the pair"),
+    "neighbors": Ranked("neighbor_distance", "neighbor", "rank of the neighbor"),
+    "degrees": Ranked("within_degree", "token_id", "rank of the token", "tokens within the radius", log=True),
+    "norms": Ranked("norm_l2", "token_id", "rank of the token", "L2 norm"),
+    "centroid": Ranked("centroid_distance", "token_id", "rank of the token", "distance from the centroid"),
+}
 _NO_RANKS = (
     "has nothing that is ranked: give scan `farthest`, `nearest`, `neighbors` or `within`, "
-    "or take the result of duplicates"
+    "or take the result of duplicates or tokens"
 )
-_MAPPED = {"neighbors": "neighbor_distance", "pairs": "pair_distance"}
+_MAPPED = {
+    "neighbors": Ranked("neighbor_distance", "neighbor", "rank of the neighbor"),
+    "pairs": Ranked("pair_distance", "pair", "token"),
+}
 _NO_MAP = "has nothing for a heat map: give scan `neighbors` or `pairs_within`"
 
 
@@ -126,10 +143,14 @@ def _finish_distances(ax: Axes, found: Sequence[Series]) -> None:
     _name_models(ax, found)
 
 
-def norms(result: Result, ax: Axes | None) -> Axes:
-    """The spread of the L2 norms of each model's rows; see the accessor."""
+def norms(result: Result, ax: Axes | None, *, log: bool) -> Axes:
+    """The L2 norms of all rows, or of a survey their spread; see the accessor."""
     load("matplotlib", "plot")
-    found = series.of_models(result, "norm_median", "has no norms of models: take the result of survey")
+    if series.has(result, "norm_l2", "token_id"):
+        return _norms_of_rows(result, ax, log=log)
+    found = series.of_models(result, "norm_std", _NO_NORMS)
+    if log:
+        raise InputError("`log` counts tokens: this result has the spread of norms alone, that of tokens has all")
     ax = new_axes(ax, len(found))
     low, high, mean, deviation, median = (
         np.array([float(each[f"norm_{name}"]) for _, each in found]) for name in ("min", "max", "mean", "std", "median")
@@ -149,28 +170,47 @@ def norms(result: Result, ax: Axes | None) -> Axes:
     return ax
 
 
+def _norms_of_rows(result: Result, ax: Axes | None, *, log: bool) -> Axes:
+    found = series.of_models(result, "norm_l2", _NO_NORMS, "token_id")
+    ax = new_axes(ax)
+    all_norms = [each["norm_l2"].to_numpy() for _, each in found]
+    ends = min(norm.min() for norm in all_norms), max(norm.max() for norm in all_norms)
+    edges = np.histogram_bin_edges(all_norms[0], _NORM_BINS, ends)
+    several = len(found) > 1
+    for (label, _), norm, color in zip(found, all_norms, _colors(len(found)), strict=True):
+        count = np.histogram(norm, edges)[0]
+        height = count / norm.size if several else count
+        ax.stairs(height, edges, fill=not several, color=color, label=shown(label))
+    ax.set_xlabel("L2 norm")
+    ax.set_ylabel("share of tokens" if several else "tokens")
+    ax.set_yscale("log" if log else "linear")
+    _name_models(ax, found)
+    return ax
+
+
 def ranks(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     """Values against their ranks; see the accessor."""
     load("matplotlib", "plot")
     of = _chosen(result, of, _RANKED, _NO_RANKS)
-    found = series.of_models(result, _RANKED[of], f"has no {of}")
+    kind = _RANKED[of]
+    found = series.of_models(result, kind.variable, f"has no {of}", kind.dimension)
     lines = [line for each in found for line in _ranked(each, of)]
     ax = new_axes(ax)
     for line, color in zip(lines, _colors(len(lines)), strict=True):
-        ax.plot(line.x, line.y, ".-", color=color, label=shown(line.label))
-    metric = series.metric_of(found[0].result)
+        ax.plot(line.x, line.y, ".-" if line.x.size <= _PIXELS else "-", color=color, label=shown(line.label))
+    values = kind.values or series.metric_of(found[0].result)
     if of == "neighbors":
         for (_, each), color in zip(found, _colors(len(found)), strict=True):
             low, high = (_over_tokens(_neighbor_distances(each), how) for how in ("min", "max"))
             ax.fill_between(each["neighbor"].to_numpy(), low, high, color=color, alpha=0.2, linewidth=0)
-        metric = f"{metric}: median, smallest to largest"
-    if of in ("groups", "degrees"):
+        values = f"{values}: median, smallest to largest"
+    if kind.log:
         ax.set_xscale("log")
         ax.set_yscale("log", nonpositive="mask")
     else:
         ax.xaxis.set_major_locator(load("matplotlib.ticker", "plot").MaxNLocator(integer=True))
-    ax.set_xlabel({"groups": "rank of the group", "degrees": "rank of the token"}.get(of, "rank"))
-    ax.set_ylabel({"groups": "tokens in the group", "degrees": "tokens within the radius"}.get(of, metric))
+    ax.set_xlabel(kind.ranks)
+    ax.set_ylabel(values)
     _name_models(ax, found, lines)
     return ax
 
@@ -178,8 +218,8 @@ def ranks(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
 def _ranked(each: Series, of: str) -> list[Line]:
     """The lines of a rank plot of one model."""
     label, result = each
-    if of == "groups":
-        return [_descending(label, result["group_population"].to_numpy())]
+    if of in ("groups", "norms", "centroid"):
+        return [_descending(label, result[_RANKED[of].variable].to_numpy())]
     if of == "degrees":
         radii = result["radius"].to_numpy().tolist()
         degree = result["within_degree"].transpose("radius", "token_id").to_numpy()
@@ -209,7 +249,8 @@ def heatmap(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     """Distances as colours; see the accessor."""
     load("matplotlib", "plot")
     of = _chosen(result, of, _MAPPED, _NO_MAP)
-    one = series.one_model(result, _MAPPED[of], f"has no {of}")
+    kind = _MAPPED[of]
+    one = series.one_model(result, kind.variable, f"has no {of}", kind.dimension)
     if of == "neighbors":
         down, across, values = _neighbor_cells(one)
     else:
@@ -221,10 +262,10 @@ def heatmap(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     for axis, ticks in ((ax.yaxis, down), (ax.xaxis, across)):
         ticks.put_on(axis)
     ax.set_ylabel("token")
-    ax.set_xlabel("rank of the neighbor" if of == "neighbors" else "token")
+    ax.set_xlabel(kind.ranks)
     bar = ax.get_figure(root=True).colorbar(image, ax=ax)  # type: ignore[union-attr]
     bar.set_label(series.metric_of(one))
-    _set_title(ax, one)
+    set_title(ax, one)
     return ax
 
 
@@ -285,9 +326,9 @@ def _ticks(ids: NDArray[np.int64], names: dict[int, str]) -> Ticks:
     return Ticks(ids, [shown(names.get(int(each), each)) for each in ids])
 
 
-def _chosen(result: Result, of: str | None, known: dict[str, str], none: str) -> str:
+def _chosen(result: Result, of: str | None, known: dict[str, Ranked], none: str) -> str:
     """What to draw: what is asked for, or the first that there is."""
-    there = [name for name, variable in known.items() if series.has(result, variable)]
+    there = [name for name, kind in known.items() if series.has(result, kind.variable, kind.dimension)]
     if of is not None and of not in known:
         raise InputError(f"`of` is one of {', '.join(known)}, not {of!r}")
     if not there or of not in (None, *there):
@@ -306,11 +347,12 @@ def _colors(count: int) -> list[Any]:
 def _name_models(ax: Axes, found: Sequence[Series], lines: Sequence[Line] = ()) -> None:
     """Say whose the numbers are: a legend for several, a title for one."""
     if len(found) == 1:
-        _set_title(ax, found[0].result)
+        set_title(ax, found[0].result)
     if max(len(found), len(lines)) > 1:
         for text in ax.legend().get_texts():
             text.set_parse_math(False)
 
 
-def _set_title(ax: Axes, result: xr.Dataset) -> None:
+def set_title(ax: Axes, result: xr.Dataset) -> None:
+    """Say whose numbers these are."""
     ax.set_title(shown(series.title_of(result)), parse_math=False, fontsize="medium", wrap=True)

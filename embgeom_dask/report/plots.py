@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.report import drawing
+from embgeom_dask.report import drawing, skymap
 from embgeom_dask.report.extras import load
 from embgeom_dask.report.series import Result
 from embgeom_dask.storage import replacement
@@ -78,13 +78,18 @@ class Plots:
         """
         return drawing.cdf(self._result, ax)
 
-    def norms(self, ax: Axes | None = None) -> Axes:
-        """Draw the spread of the row norms of each model of a survey: least, greatest, mean, deviation, median.
+    def norms(self, ax: Axes | None = None, *, log: bool = False) -> Axes:
+        """Draw the L2 norms of rows: of `tokens` a histogram, of `survey` the spread for each model.
+
+        The spread is the least, the greatest, the mean, the standard deviation and the median. The histogram has 256
+        equal bins from the least to the greatest norm of all models.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
             Where to draw; by default a new figure.
+        log : bool
+            Whether the axis of tokens is logarithmic, in a histogram.
 
         Returns
         -------
@@ -93,15 +98,15 @@ class Plots:
         Raises
         ------
         InputError
-            If the result is not one of `survey`, or matplotlib is not installed.
+            If the result has no norms, or matplotlib is not installed.
         """
-        return drawing.norms(self._result, ax)
+        return drawing.norms(self._result, ax, log=log)
 
     def ranks(
         self,
         ax: Axes | None = None,
         *,
-        of: Literal["groups", "farthest", "nearest", "neighbors", "degrees"] | None = None,
+        of: Literal["groups", "farthest", "nearest", "neighbors", "degrees", "norms", "centroid"] | None = None,
     ) -> Axes:
         """Draw values against their ranks.
 
@@ -112,7 +117,8 @@ class Plots:
         of : str, optional
             `groups`, the sizes of groups of identical rows, largest first; `farthest` or `nearest`, the distances of
             those pairs; `neighbors`, the median over all tokens of the distance of the k-th neighbor, with least and
-            greatest as a band; `degrees`, how many tokens lie within each radius of a token, most first. By default the
+            greatest as a band; `degrees`, how many tokens lie within each radius of a token, most first; `norms` and
+            `centroid`, the L2 norms and the distances from the centroid of `tokens`, largest first. By default the
             first of these that the result has.
 
         Returns
@@ -150,13 +156,43 @@ class Plots:
         """
         return drawing.heatmap(self._result, ax, of=of)
 
+    def skymap(self, ax: Axes | None = None, *, components: Sequence[int] = (1, 2, 3)) -> Axes:
+        """Draw in which directions the tokens lie from the mean row, in three components, of one model.
+
+        With the scores x, y, z of a token, its longitude is atan2(y, x) and its latitude asin(z / r), r the length of
+        (x, y, z). Cells have the same part of the sky each, so that colours compare. The projection is Mollweide's.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw, made with `projection="mollweide"`; by default a new figure.
+        components : sequence of int
+            Three components of `spectrum`, from 1.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result has no scores or not those components, is of several models, the axes have another
+            projection, or matplotlib is not installed.
+        """
+        return skymap.skymap(self._result, ax, components=components)
+
 
 def write(
-    result: Result, draw: Callable[[Plots, Axes], object], path: str | os.PathLike[str], *, overwrite: bool = False
+    result: Result,
+    draw: Callable[[Plots, Axes], object],
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    projection: str | None = None,
 ) -> None:
     """Write a figure of 200 dpi, in the format that the file's name ends with: png, svg or pdf.
 
-    `draw` is given the plots of the result and the axes.
+    `draw` is given the plots of the result and the axes, which have the `projection`.
 
     Raises
     ------
@@ -175,5 +211,5 @@ def write(
         matplotlib.rc_context({"svg.hashsalt": "embgeom"}),
         replacement.new_file(Path(path), overwrite=overwrite) as file,
     ):
-        draw(Plots(result), figure.add_subplot())
+        draw(Plots(result), figure.add_subplot(projection=projection))
         figure.savefig(file, format=ending[1:], dpi=drawing.DPI, metadata=_UNDATED[ending])

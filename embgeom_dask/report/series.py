@@ -21,8 +21,8 @@ class Series(NamedTuple):
     result: xr.Dataset
 
 
-def of_models(result: Result, name: str, missing: str) -> list[Series]:
-    """The models of a result or of a tree of them, each with the variable `name`.
+def of_models(result: Result, name: str, missing: str, dimension: str | None = None) -> list[Series]:
+    """The models of a result or of a tree of them, each with the variable `name`, and that along `dimension`.
 
     Raises
     ------
@@ -30,27 +30,30 @@ def of_models(result: Result, name: str, missing: str) -> list[Series]:
         where the result, or a node of the tree, has no `name`: it says `missing`.
     """
     if isinstance(result, xr.Dataset):
-        return _labelled([(None, each) for each in _split(_checked(result, name, "this result", missing), name)])
+        _check(result, name, "this result", missing, dimension)
+        return _labelled([(None, each) for each in _split(result, name)])
     nodes = [node for node in result.subtree if node.data_vars and not (node is result and result.children)]
     if not nodes:
         raise InputError(f"this tree of results {missing}")
-    found = [(str(node.name or ""), _checked(node.to_dataset(), name, str(node.path), missing)) for node in nodes]
+    for node in nodes:
+        _check(node, name, str(node.path), missing, dimension)
+    found = [(str(node.name or ""), node.to_dataset()) for node in nodes]
     return _labelled([(path, each) for path, dataset in found for each in _split(dataset, name)])
 
 
-def one_model(result: Result, name: str, missing: str) -> xr.Dataset:
+def one_model(result: Result, name: str, missing: str, dimension: str | None = None) -> xr.Dataset:
     """The one model of a result; InputError where there are several, or it has no `name`."""
-    found = of_models(result, name, missing)
+    found = of_models(result, name, missing, dimension)
     if len(found) > 1:
         labels = ", ".join(each.label for each in found)
         raise InputError(f"this plot is of one model, and the result is of {len(found)} ({labels}): choose one of them")
     return found[0].result
 
 
-def has(result: Result, name: str) -> bool:
-    """Whether a result, or any node of a tree, has a variable."""
+def has(result: Result, name: str, dimension: str | None = None) -> bool:
+    """Whether a result, or any node of a tree, has a variable, and that along `dimension`."""
     nodes: Sequence[Any] = [result] if isinstance(result, xr.Dataset) else [*result.subtree]
-    return any(name in node.data_vars for node in nodes)
+    return any(_is_there(node, name, dimension) for node in nodes)
 
 
 def metric_of(result: xr.Dataset) -> str:
@@ -76,10 +79,13 @@ def title_of(result: xr.Dataset) -> str:
     return f"{title} against {said['against']}" if "against" in said else title
 
 
-def _checked(result: xr.Dataset, name: str, where: str, missing: str) -> xr.Dataset:
-    if name not in result.data_vars:
+def _is_there(result: Any, name: str, dimension: str | None) -> bool:
+    return name in result.data_vars and dimension in (None, *result[name].dims)
+
+
+def _check(result: Any, name: str, where: str, missing: str, dimension: str | None) -> None:
+    if not _is_there(result, name, dimension):
         raise InputError(f"{where} {missing}")
-    return result
 
 
 def _split(result: xr.Dataset, name: str) -> list[xr.Dataset]:

@@ -25,6 +25,8 @@ class Results(NamedTuple):
     tree: Any
     survey: xr.Dataset
     duplicates: xr.Dataset
+    tokens: Any
+    spectrum: xr.Dataset
 
 
 def results(folder: Path, **settings: Any) -> Results:
@@ -51,7 +53,9 @@ def results(folder: Path, **settings: Any) -> Results:
     few = eg.scan(stores[0], tokens="0:20", neighbors=4, pairs_within=3.5, **settings)
     tree = eg.scan(stores, within=[3], out=folder / "scans", **kept, **settings)
     survey = eg.survey(stores, out=folder / "surveys", **settings)
-    return Results(rows, one, few, tree, survey, eg.duplicates(stores, **settings))
+    duplicates, tokens = eg.duplicates(stores, **settings), eg.tokens(stores, out=folder / "tokens", **settings)
+    spectrum = eg.spectrum(stores[0], out=folder / "spectrum.zarr", **settings)
+    return Results(rows, one, few, tree, survey, duplicates, tokens, spectrum)
 
 
 FIGURES: dict[str, Callable[[Results, Any], object]] = {
@@ -61,18 +65,22 @@ FIGURES: dict[str, Callable[[Results, Any], object]] = {
     "cdf": lambda made, ax: made.one.embgeom.plot.cdf(ax),
     "cdf-models": lambda made, ax: made.tree.embgeom.plot.cdf(ax),
     "norms": lambda made, ax: made.survey.embgeom.plot.norms(ax),
+    "norms-tokens": lambda made, ax: made.tokens["org--a"].to_dataset().embgeom.plot.norms(ax),
+    "norms-models": lambda made, ax: made.tokens.embgeom.plot.norms(ax, log=True),
+    "ranks-centroid": lambda made, ax: made.tokens.embgeom.plot.ranks(ax, of="centroid"),
     "ranks-groups": lambda made, ax: made.duplicates.embgeom.plot.ranks(ax),
     "ranks-neighbors": lambda made, ax: made.tree.embgeom.plot.ranks(ax, of="neighbors"),
     "ranks-degrees": lambda made, ax: made.one.embgeom.plot.ranks(ax, of="degrees"),
     "heatmap-neighbors": lambda made, ax: made.one.embgeom.plot.heatmap(ax),
     "heatmap-pairs": lambda made, ax: made.few.embgeom.plot.heatmap(ax, of="pairs"),
+    "skymap": lambda made, ax: made.spectrum.embgeom.plot.skymap(ax),
 }
 
 
 def draw(name: str, made: Results, path: Path) -> None:
     """Draw a figure, small: 320 by 240 pixels."""
     figure = Figure(figsize=(6.4, 4.8), dpi=50, layout="constrained")
-    FIGURES[name](made, figure.add_subplot())
+    FIGURES[name](made, figure.add_subplot(projection="mollweide" if name == "skymap" else None))
     figure.savefig(path, metadata={"Software": None})
 
 

@@ -143,6 +143,78 @@ def test_norms_show_the_spread_of_each_model(made: Results) -> None:
         assert whole[place][:, 1].tolist() == [place, place]
 
 
+def test_norms_of_tokens_are_a_histogram(made: Results) -> None:
+    true = [np.linalg.norm(rows.astype(np.float64), axis=1) for rows in made.rows.values()]
+    one = made.tokens["org--a"].to_dataset().embgeom.plot.norms()
+    (bars,) = one.patches
+    values, edges, _ = bars.get_data()
+    np.testing.assert_allclose(edges[[0, -1]], [true[0].min(), true[0].max()], rtol=1e-12)
+    assert (len(edges), values.sum(), bars.get_facecolor()) == (257, 150, STEELBLUE)
+    at = np.searchsorted(np.sort(true[0]), edges[1:-1] + 1e-9)  # what a bin's edge itself holds is in the next one
+    np.testing.assert_array_equal(np.abs(np.cumsum(values)[:-1] - at) <= 1, True)
+    both = made.tokens.embgeom.plot.norms(log=True)
+    assert (both.get_yscale(), both.get_ylabel()) == ("log", "share of tokens")
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["org/a", "org/b_$x$"]
+    for bars in both.patches:
+        values, edges, _ = bars.get_data()
+        assert abs(values.sum() - 1) < 1e-12
+        ends = min(each.min() for each in true), max(each.max() for each in true)
+        np.testing.assert_allclose(edges[[0, -1]], ends, rtol=1e-12)
+
+
+def test_ranks_of_tokens_are_sorted_values(made: Results) -> None:
+    for of in ("norms", "centroid"):
+        lines = made.tokens.embgeom.plot.ranks(of=of).lines
+        for line, rows in zip(lines, made.rows.values(), strict=True):
+            exact = rows.astype(np.float64)
+            from_where = exact.mean(axis=0) if of == "centroid" else 0
+            true = np.sort(np.linalg.norm(exact - from_where, axis=1))[::-1]
+            np.testing.assert_allclose(line.get_ydata(), true, rtol=1e-9)
+            assert line.get_xdata().tolist() == [*range(1, len(rows) + 1)]
+
+
+def test_a_sky_map_counts_directions_in_three_components(made: Results) -> None:
+    ax = made.spectrum.embgeom.plot.skymap()
+    rows = made.rows["org/a"].astype(np.float64)
+    around = rows - rows.mean(axis=0)
+    vectors = made.spectrum["component_vector"].sel(component=[1, 2, 3]).values
+    x, y, z = vectors @ around.T
+    true = np.zeros((90, 180), int)
+    latitudes, longitudes = np.arcsin(np.linspace(-1, 1, 91)), np.linspace(-np.pi, np.pi, 181)
+    for lat, lon in zip(np.arcsin(z / np.sqrt(x**2 + y**2 + z**2)), np.arctan2(y, x), strict=True):
+        true[np.searchsorted(latitudes, lat) - 1, np.searchsorted(longitudes, lon) - 1] += 1
+    drawn = ax.collections[0].get_array()
+    np.testing.assert_array_equal(drawn.filled(0), true)
+    assert drawn.mask.sum() == (true == 0).sum()
+    assert ax.name == "mollweide"
+    assert ax.get_facecolor() == (0, 0, 0, 1)
+    other = made.spectrum.embgeom.plot.skymap(components=(3, 1, 2))
+    assert (other.collections[0].get_array().filled(0) != true).any()
+
+
+def test_a_sky_map_refuses_what_it_cannot_draw(made: Results) -> None:
+    plots = made.spectrum.embgeom.plot
+    for components in ((1, 2), (1, 2, 2), (1, 2, 99)):
+        with pytest.raises(eg.InputError, match="`components`: give three of those that the result has, 1 to "):
+            plots.skymap(components=components)
+    with pytest.raises(eg.InputError, match="made with projection='mollweide'"):
+        plots.skymap(Figure().add_subplot())
+    with pytest.raises(eg.InputError, match="has no scores: take the result of spectrum"):
+        made.one.embgeom.plot.skymap()
+    with pytest.raises(eg.InputError, match="has the spread of norms alone"):
+        made.survey.embgeom.plot.norms(log=True)
+
+
+def test_what_has_the_name_but_not_the_values_is_not_drawn(made: Results, client: Client) -> None:
+    plots = eg.outliers(made.rows["org/a"], "0:9", client=client).embgeom.plot
+    for draw_it, said in [(plots.ranks, "nothing that is ranked"), (plots.norms, "no norms")]:
+        with pytest.raises(eg.InputError, match=f"this result has {said}"):
+            draw_it()
+    table = made.tree.to_dataset().embgeom.plot
+    with pytest.raises(eg.InputError, match="this result has nothing that is ranked"):
+        table.ranks()
+
+
 def test_ranks(made: Results) -> None:
     groups = made.duplicates.embgeom.plot.ranks()
     assert [line.get_xydata().tolist() for line in groups.lines] == [[[1, 4], [2, 2]]] * 2
@@ -237,10 +309,10 @@ def test_what_a_result_lacks_is_said_in_a_line_with_what_makes_it(made: Results)
         (plots["few"].histogram, "this result has no histogram: give scan `histogram`"),
         (mixed.cdf, "/b has no histogram: give scan `histogram`"),
         (xr.DataTree().embgeom.plot.cdf, "this tree of results has no histogram: give scan `histogram`"),
-        (plots["one"].norms, "this result has no norms of models: take the result of survey"),
+        (plots["one"].norms, "this result has no norms: take the result of tokens or of survey"),
         (plots["survey"].ranks, "this result has nothing that is ranked: give scan `farthest`, `nearest`, .*"),
         (lambda: plots["few"].ranks(of="groups"), "this result has no groups: it has neighbors"),
-        (lambda: plots["few"].ranks(of="sizes"), "`of` is one of groups, .*, degrees, not 'sizes'"),
+        (lambda: plots["few"].ranks(of="sizes"), "`of` is one of groups, .*, centroid, not 'sizes'"),
         (
             plots["duplicates"].heatmap,
             "this result has nothing for a heat map: give scan `neighbors` or `pairs_within`",
@@ -304,11 +376,14 @@ def test_the_ending_is_the_format_and_a_figure_is_the_same_each_time(
     ("args", "message"),
     [
         (["--histogram"], "this result has no histogram: give scan --histogram"),
-        ([], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap"),
-        (["--cdf", "--norms"], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap"),
-        (["--norms", "--log"], "--log goes with --histogram, not with --norms"),
+        ([], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap"),
+        (["--cdf", "--norms"], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap"),
+        (["--cdf", "--log"], "--log goes with --histogram and --norms, not with --cdf"),
         (["--norms", "--of", "groups"], "--of goes with --ranks and --heatmap, not with --norms"),
-        (["--ranks", "--of", "sizes"], "--of is one of groups, farthest, nearest, neighbors, degrees, not 'sizes'"),
+        (
+            ["--ranks", "--of", "sizes"],
+            "--of is one of groups, farthest, nearest, neighbors, degrees, norms, centroid, not 'sizes'",
+        ),
     ],
 )
 def test_the_command_refuses_in_a_line(
@@ -317,6 +392,11 @@ def test_the_command_refuses_in_a_line(
     assert run("plot", folder / "surveys", *args, "-o", tmp_path / "fig.png") == 2
     assert capfd.readouterr().err == f"error: {message}\n"
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_command_draws_a_sky_map(made: Results, folder: Path, tmp_path: Path) -> None:
+    assert run("plot", folder / "spectrum.zarr", "--skymap", "-o", tmp_path / "sky.png") == 0
+    assert run("plot", folder / "tokens", "--norms", "--log", "-o", tmp_path / "norms.svg") == 0
 
 
 def test_a_name_without_a_format_is_refused(
