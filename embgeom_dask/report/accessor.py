@@ -110,10 +110,28 @@ class Report:
 
 @xr.register_datatree_accessor("embgeom")
 class ReportOfTree:
-    """Results of several models as plots on shared axes."""
+    """Results of several models as tables and as plots on shared axes."""
 
     def __init__(self, tree: xr.DataTree) -> None:
         self._tree = tree
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of the tables that any of these results has."""
+        return sorted({name for each in self._results() for name in tables.names(each)})
+
+    def to_frame(self, name: str) -> pd.DataFrame:
+        """The tables `name` of all results that have it, one below the other, with the column `model` first.
+
+        Raises
+        ------
+        InputError
+            where none has it; it lists those that there are.
+        """
+        return tables.frame_of_all(self._results(), name)
+
+    def _results(self) -> list[xr.Dataset]:
+        return [node.to_dataset() for node in self._tree.children.values()]
 
     @property
     def plot(self) -> Plots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import xarray as xr
@@ -84,6 +85,29 @@ def frame(result: xr.Dataset, name: str) -> pd.DataFrame:
         columns = tuple(_numbers(result))
         variable, columns = columns[0], (*(each for each in _WHOSE if each in result.coords), *columns)
     return _tidy(result[variable], {each: result[each] for each in columns if each in result.variables})
+
+
+def frame_of_all(results: Sequence[xr.Dataset], name: str) -> pd.DataFrame:
+    """The tables `name` of those results that have it, one below the other, with a column `model` first.
+
+    Raises
+    ------
+    InputError
+        where none has such a table; it names those that there are.
+    """
+    import pandas as pd
+
+    found = []
+    for result in results:
+        if name in names(result):
+            table = frame(result, name)
+            if "model" not in table:
+                table.insert(0, "model", str(result["model"].item()))
+            found.append(table)
+    if not found:
+        there = ", ".join(sorted({each for result in results for each in names(result)})) or "none"
+        raise InputError(f"these results have no table {name!r}: they have {there}")
+    return pd.concat(found, ignore_index=True)
 
 
 def _tidy(main: xr.DataArray, columns: dict[str, xr.DataArray]) -> pd.DataFrame:

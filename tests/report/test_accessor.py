@@ -165,6 +165,21 @@ def test_every_variable_of_every_result_is_in_a_table(made: Made, client: Client
         assert all(len(table) for table in tables)
 
 
+def test_a_tree_has_the_tables_of_all_models(made: Made, tmp_path: Path, client: Client) -> None:
+    other = make_store(tmp_path / "n.zarr", output=made.rows[:9] * 2, model="org/n")
+    tree = eg.scan([made.store, other], nearest=2, neighbors=3, histogram=4, client=client)
+    assert tree.embgeom.tables == ["histogram", "nearest", "neighbors", "scan"]
+    nearest = tree.embgeom.to_frame("nearest")
+    assert nearest["model"].tolist() == ["org/m", "org/m", "org/n", "org/n"]
+    assert nearest["distance"].tolist() == [
+        distance for node in tree.children.values() for distance in node["nearest_distance"].values.tolist()
+    ]
+    assert tree.embgeom.to_frame("neighbors").groupby("model").size().to_dict() == {"org/m": 120, "org/n": 27}
+    assert tree.embgeom.to_frame("scan")["pair_count"].tolist() == [780, 36]
+    with pytest.raises(eg.InputError, match=r"no table 'pairs': they have histogram, nearest, neighbors, scan$"):
+        tree.embgeom.to_frame("pairs")
+
+
 def test_a_table_that_is_not_there_is_refused_with_those_that_are(made: Made) -> None:
     with pytest.raises(eg.InputError, match=r"no table 'nearst': it has degrees, farthest, .*within"):
         made.scan.embgeom.to_frame("nearst")
