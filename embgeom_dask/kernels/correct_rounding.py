@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.double_double import SPLIT, UNIT, two_product, two_sum
+from embgeom_dask.kernels.double_double import SPLIT, UNIT, DoubleDouble, two_product, two_sum
 from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lane, root_of
 from embgeom_dask.kernels.numba_bfloat16 import value
 from embgeom_dask.kernels.prefetch import fetch_next
@@ -147,8 +147,8 @@ def _add_products(a: Array, b: Array, sums: Array, errors: Array) -> None:  # pr
 
 
 @numba.njit(nogil=True, cache=True)
-def dots(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # pragma: no cover (compiled)
-    """Return sum_k x[i, k] y[j, k] as high + low, (p,) float64 each; the error is at most `sum_slack` |x[i]| |y[j]|."""
+def dots(x: Array, y: Array, i: Array, j: Array) -> DoubleDouble:  # pragma: no cover (compiled)
+    """Return sum_k x[i, k] y[j, k], (p,); the error is at most `sum_slack` |x[i]| |y[j]|."""
     high, low = np.empty(i.size), np.empty(i.size)
     width = x.shape[1]
     a, last, lanes = np.empty(width), -1, np.empty((2, LANES))
@@ -165,7 +165,7 @@ def dots(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # prag
             part = b[start : start + LANES]
             _add_products(a[start : start + LANES], part, lanes[0, : part.size], lanes[1, : part.size])
         high[p], low[p] = add_lanes(lanes)
-    return high, low
+    return DoubleDouble(high, low)
 
 
 @numba.njit(nogil=True, cache=True)

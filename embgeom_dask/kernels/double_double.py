@@ -2,14 +2,12 @@
 
 Double-double numbers are made by error-free sums (Knuth, The Art of Computer Programming 2, 4.2.2) and products
 (Dekker, Numer. Math. 18, 1971). These functions run on the CPU whatever the device of a scan, so that every device
-gives the same bits. They take rows x (m, d) and y (n, d) as `as_numba` gives them, and pairs i and j (p,). Those in
-double-double return `high` and `low` (p,) float64, where `high` is the float64 nearest to high + low, and `exact` (p,)
-bool: no operation was rounded, so that equal values have equal parts.
+gives the same bits. They take rows x (m, d) and y (n, d) as `as_numba` gives them, and pairs i and j (p,).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -19,13 +17,41 @@ from embgeom_dask.kernels.numba_bfloat16 import value
 from embgeom_dask.kernels.prefetch import fetch_next
 
 Array = NDArray[Any]
-Keys = tuple[Array, Array, Array]
 
 UNIT = 2.0**-53
 """The unit roundoff u of float64."""
 
 SPLIT = 134217729.0
 """2^27 + 1: Dekker's constant, which splits a float64 number into two halves."""
+
+
+class DoubleDouble(NamedTuple):
+    """Numbers high + low.
+
+    Attributes
+    ----------
+    high, low : numpy.ndarray of float64, (p,)
+        `high` is the float64 nearest to the sum of both.
+    """
+
+    high: Array
+    low: Array
+
+
+class Keys(NamedTuple):
+    """The values of pairs in double-double.
+
+    Attributes
+    ----------
+    high, low : numpy.ndarray of float64, (p,)
+        `high` is the float64 nearest to the sum of both.
+    exact : numpy.ndarray of bool, (p,)
+        Whether no operation was rounded, so that equal values have equal parts.
+    """
+
+    high: Array
+    low: Array
+    exact: Array
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
@@ -136,7 +162,7 @@ def squared_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # 
             terms[1, k] = r + 2.0 * t * e
             terms[2, k] = abs(e)
         high[p], low[p], exact[p] = _sum(terms, work)
-    return high, low, exact
+    return Keys(high, low, exact)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -153,7 +179,7 @@ def absolute_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  #
             terms[1, k] = sign * e
             terms[2, k] = 0.0
         high[p], low[p], exact[p] = _sum(terms, work)
-    return high, low, exact
+    return Keys(high, low, exact)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -167,7 +193,7 @@ def dot_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # pragma: no cove
             terms[0, k], terms[1, k] = two_product(np.float64(value(a[k])), np.float64(value(b[k])))
             terms[2, k] = 0.0
         high[p], low[p], exact[p] = _sum(terms, work)
-    return high, low, exact
+    return Keys(high, low, exact)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -182,7 +208,7 @@ def largest_difference_keys(x: Array, y: Array, i: Array, j: Array) -> Keys:  # 
                 t, e = -t, -e
             if t > high[p] or (t == high[p] and e > low[p]):
                 high[p], low[p] = t, e
-    return high, low, np.ones(i.size, np.bool_)
+    return Keys(high, low, np.ones(i.size, np.bool_))
 
 
 def integers(x: Array, y: Array) -> tuple[list[int], list[int], int]:
@@ -206,21 +232,21 @@ def _times(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float
 
 @numba.njit(nogil=True, cache=True)
 def one_minus_ratio(
-    dot: Array, dot_low: Array, xx: Array, xx_low: Array, yy: Array, yy_low: Array
-) -> tuple[Array, Array]:  # pragma: no cover (compiled)
+    dot: DoubleDouble, xx: DoubleDouble, yy: DoubleDouble
+) -> DoubleDouble:  # pragma: no cover (compiled)
     """Return 1 - dot / sqrt(xx yy) in double-double: one Newton step from the float64 roots and quotient."""
-    high, low = np.empty(dot.size), np.empty(dot.size)
-    for p in range(dot.size):
-        scale_x, scale_y = np.sqrt(xx[p]), np.sqrt(yy[p])
+    high, low = np.empty(dot.high.size), np.empty(dot.high.size)
+    for p in range(high.size):
+        scale_x, scale_y = np.sqrt(xx.high[p]), np.sqrt(yy.high[p])
         x_res, x_res_low = _times(scale_x, 0.0, scale_x, 0.0)
         y_res, y_res_low = _times(scale_y, 0.0, scale_y, 0.0)
-        x_root, x_low = two_sum(scale_x, ((xx[p] - x_res) + (xx_low[p] - x_res_low)) / (2.0 * scale_x))
-        y_root, y_low = two_sum(scale_y, ((yy[p] - y_res) + (yy_low[p] - y_res_low)) / (2.0 * scale_y))
+        x_root, x_low = two_sum(scale_x, ((xx.high[p] - x_res) + (xx.low[p] - x_res_low)) / (2.0 * scale_x))
+        y_root, y_low = two_sum(scale_y, ((yy.high[p] - y_res) + (yy.low[p] - y_res_low)) / (2.0 * scale_y))
         norm, norm_low = _times(x_root, x_low, y_root, y_low)
-        ratio = dot[p] / norm
+        ratio = dot.high[p] / norm
         back, back_low = _times(ratio, 0.0, norm, norm_low)
-        ratio_low = ((dot[p] - back) + (dot_low[p] - back_low)) / norm
+        ratio_low = ((dot.high[p] - back) + (dot.low[p] - back_low)) / norm
         ratio, ratio_low = two_sum(ratio, ratio_low)
         difference, error = two_sum(1.0, -ratio)
         high[p], low[p] = two_sum(difference, error - ratio_low)
-    return high, low
+    return DoubleDouble(high, low)

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.correct_rounding import are_settled, dots
-from embgeom_dask.kernels.double_double import UNIT, Keys, dot_keys, integers, one_minus_ratio, squared_differences
+from embgeom_dask.kernels.double_double import (
+    UNIT,
+    DoubleDouble,
+    Keys,
+    dot_keys,
+    integers,
+    one_minus_ratio,
+    squared_differences,
+)
 from embgeom_dask.kernels.double_double_sums import sum_slack
 from embgeom_dask.kernels.numba_bfloat16 import as_float
 from embgeom_dask.kernels.row_norms import norms
@@ -91,11 +99,11 @@ class Cosine(Metric):
         Relative to |x| |y|, x.y errs by at most s = `sum_slack`, and the square root of x.x y.y by s / 2 + s / 2; the
         operations after these add less than 200 u^2.
         """
-        dot, parts = dots(x, y, i, j), []
+        squares = []
         for rows, places in ((x, i), (y, j)):
             used, place = np.unique(places, return_inverse=True)
-            parts += [part[place] for part in dots(rows, rows, used, used)]
-        high, low = one_minus_ratio(*dot, *parts)
+            squares.append(DoubleDouble(*(part[place] for part in dots(rows, rows, used, used))))
+        high, low = one_minus_ratio(dots(x, y, i, j), *squares)
         return high, are_settled(high, low, 2 * sum_slack(x.shape[1]) + 200 * UNIT**2)
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
@@ -103,14 +111,13 @@ class Cosine(Metric):
         dot = dot_keys(x, y, i, j)
         mine, other = np.arange(len(x)), np.arange(len(y))
         squares = dot_keys(x, x, mine, mine), dot_keys(y, y, other, other)
-        high, low = one_minus_ratio(
-            *dot[:2], *(part[i] for part in squares[0][:2]), *(part[j] for part in squares[1][:2])
-        )
-        exact = dot[2] & (dot[0] == 0)
+        xx, yy = (DoubleDouble(key.high[k], key.low[k]) for key, k in zip(squares, (i, j), strict=True))
+        high, low = one_minus_ratio(DoubleDouble(dot.high, dot.low), xx, yy)
+        exact = dot.exact & (dot.high == 0)
         for p in np.flatnonzero(high <= self.key_slack(high, x.shape[1])).tolist():
             order = self.order(as_float(x[i[p]]), as_float(y[j[p]]))
             high[p], low[p], exact[p] = self.near(order), 0.0, order == -1
-        return high, low, exact
+        return Keys(high, low, exact)
 
     def key_slack(self, values: Array, width: int) -> Array:
         """Return an absolute bound: three double-double sums of d terms, and about twenty operations after them."""
