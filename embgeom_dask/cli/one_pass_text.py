@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embgeom_dask.cli.text import align
+from embgeom_dask.escaping import shown
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,7 +24,7 @@ _NUMBERS = (
 
 def tokens_text(dataset: xr.Dataset) -> str:
     """The tokens farthest from the centroid and nearest to the token chosen, then the scripts."""
-    whose = f"{dataset['model'].item()}, {dataset['matrix'].item()}"
+    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
     counts = [[name, str(dataset[name].item())] for name in ("vocab_size", "group_count", "member_count")]
     flags = ("has_token", "is_added", "is_special")
     counts += [[name, str(np.count_nonzero(dataset[name]))] for name in flags if name in dataset]
@@ -33,16 +34,16 @@ def tokens_text(dataset: xr.Dataset) -> str:
     if "origin_distance" in dataset:
         called = dataset["origin_token"].item() or dataset["origin_token_id"].item()
         nearest = np.argsort(dataset["origin_distance"].to_numpy(), kind="stable")[:_TOKEN_LINES]
-        parts.append(_lines(dataset, nearest, f"nearest to {called}", "origin_distance"))
+        parts.append(_lines(dataset, nearest, f"nearest to {shown(called)}", "origin_distance"))
     parts += [_scripts(dataset), "--json prints all tokens, --out saves them"]
     return "\n\n".join(parts)
 
 
 def _lines(dataset: xr.Dataset, rows: np.ndarray, title: str, distance: str) -> str:
-    names = ("token_id", "token", "norm_l2", "norm_l2_rank", distance)
+    names = ("token_id", "token", distance, "norm_l2", "norm_l2_rank")
     columns = (dataset[name].to_numpy()[rows] for name in names)
     listed = ([place, *row] for place, row in enumerate(zip(*columns, strict=True), start=1))
-    return align([title, "id", "token", "norm_l2", "rank", distance], listed)
+    return f"{title}\n{align(['', 'id', 'token', distance, 'norm_l2', 'its rank'], listed)}"
 
 
 def _scripts(dataset: xr.Dataset) -> str:
@@ -62,7 +63,7 @@ def spectrum_text(dataset: xr.Dataset) -> str:
     up_to = dataset["cumulative_share"].to_numpy()
     for share in _SHARES:
         facts.append([f"eigenvalues for {share:.0%}", str(np.searchsorted(up_to, share) + 1)])
-    whose = f"{dataset['model'].item()}, {dataset['matrix'].item()}"
+    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
     parts = [whose, align(["spectrum", ""], facts)]
     names = ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")
     first = (dataset[name].to_numpy()[:_EIGENVALUES].tolist() for name in names)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import embgeom_dask as eg
+from embgeom_dask.cli.one_pass_text import spectrum_text, tokens_text
+from embgeom_dask.testing import make_store
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+
+
+@pytest.fixture
+def store(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(50, 9))
+    rows[:, 4] *= 9
+    rows[7] = rows[3]
+    tokens = [f"{'very' * (i % 7)}long{i}\x1b[31m" for i in range(50)]
+    return make_store(tmp_path / "m.zarr", rows, tokens=tokens, model="some-organisation/a-model-of-some-name")
+
+
+def test_a_spectrum_fits_80_columns_and_names_outlier_dimensions(store):
+    said = spectrum_text(eg.spectrum(store, components=2))
+    assert max(map(len, said.splitlines())) <= 80
+    assert "\x1b" not in said
+    table = said.split("\n\n")[-1].splitlines()
+    assert table[0].split() == ["outlier", "dimension", "variance", "of", "the", "mean"]
+    assert table[1].split()[0] == "4"
+    assert len(table) == 2
+
+
+def test_tokens_fit_80_columns(store):
+    result = eg.tokens(store, origin=3)
+    said = tokens_text(result)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "\x1b" not in said
+    assert "group_count   1" in said
+    nearest = said.split("nearest to ")[1].splitlines()[2:4]
+    assert [line.split()[:2] for line in nearest] == [["1", "3"], ["2", "7"]]
+
+
+def test_tokens_without_names_are_shown_by_their_ids():
+    rows = np.random.default_rng(1).normal(size=(9, 3))
+    result = eg.spectrum(rows, components=1)
+    order = np.argsort(result["score"].values[:, 0])
+    assert " ".join(map(str, order[:5])) in spectrum_text(result)
+    assert "(no token)" in tokens_text(eg.tokens(rows, origin=2))
+    assert "nearest to 2" in tokens_text(eg.tokens(rows, origin=2))
