@@ -22,7 +22,8 @@ import embgeom_dask
 from embgeom_dask.testing import make_store
 
 ROOT = Path(__file__).parents[1]
-NOT_TRACKED = ".git", ".venv*", "*.egg-info", "build", "dist", ".*_cache", ".hypothesis", "__pycache__", "results"
+NOT_PACKED = shutil.ignore_patterns(".*_cache", "*.egg-info", "*.zarr", "__pycache__")
+NOT_AT_THE_TOP = shutil.ignore_patterns(".git", ".venv*", ".hypothesis", "build", "dist", "checkpoints", "results")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERSION = PROJECT["project"]["version"]
 
@@ -41,7 +42,12 @@ def build(kind: str, tree: Path, into: Path) -> Path:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository, with what must not be packed in it."""
     copy = tmp_path_factory.mktemp("tree") / "embgeom-dask"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_TRACKED), symlinks=True)
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        at_the_top = NOT_AT_THE_TOP(folder, names) if Path(folder) == ROOT else set()
+        return NOT_PACKED(folder, names) | at_the_top
+
+    shutil.copytree(ROOT, copy, ignore=left_out, symlinks=True)
     for folder in ("embgeom_dask", "embgeom_dask/kernels", "tests", "docs"):
         (copy / folder / "__pycache__").mkdir()
         for name in ("x.cpython-311.pyc", "loops.f-1.py311.nbi", "loops.f-1.py311.1.nbc"):
