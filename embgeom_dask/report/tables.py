@@ -39,6 +39,7 @@ _OF_A_TABLE = {
     "tokens": ("norm_l2", _OF_A_TOKEN),
     "eigenvalues": ("eigenvalue", ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")),
     "components": ("component_vector", ("component", "hidden", "component_vector")),
+    "component_error": ("component_error", ("component", "component_error")),
     "scores": ("score", ("token_id", "token", "component", "score")),
     "sky": ("sky_latitude", ("token_id", "token", "sky_latitude", "sky_longitude", "sky_distance")),
     "columns": ("column_variance", ("hidden", "centroid", "column_variance")),
@@ -58,7 +59,8 @@ def names(result: xr.Dataset) -> list[str]:
     found += [name for name, (variable, _) in _OF_A_TABLE.items() if variable in result]
     found += [*_OF_GROUPS] if "member_group" in result else []
     command = result.attrs.get("command")
-    found += [command] if command is not None and _numbers(result) else []
+    if command is not None and _numbers(result):
+        found.append("numbers" if command in _OF_A_TABLE else command)
     return sorted(set(found))
 
 
