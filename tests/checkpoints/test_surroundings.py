@@ -126,7 +126,7 @@ def test_converting_again_adds_the_labels_of_a_tokenizer_that_came_later(tmp_pat
         convert.convert(source, tmp_path / "stores")
     assert tokens(store) == WORDS
     convert.convert(source, tmp_path / "stores", overwrite=True)
-    assert tokens(store) == [*WORDS[:19], ""]
+    assert tokens(store) == [*WORDS[:19], "[PAD19]"]
 
 
 def test_labels_are_added_to_a_commit_and_to_a_tied_store_and_not_to_a_part(tmp_path: Path) -> None:
