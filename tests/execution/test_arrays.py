@@ -23,6 +23,7 @@ from scipy.spatial.distance import cdist
 import embgeom_dask as eg
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import given_rows
+from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.storage.model_stores import labels_of
 from embgeom_dask.testing import make_store
 
@@ -267,7 +268,16 @@ def test_a_dask_array_is_computed_once(folder: Path, client: Client) -> None:
     assert sum(size for size in COUNTED if size > 1) == 20
 
 
-def test_temporary_stores_are_in_the_folder_of_the_system_by_default(client: Client) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("embgeom-array-*"))
-    eg.scan(ROWS, nearest=1, client=client)
-    assert set(Path(tempfile.gettempdir()).glob("embgeom-array-*")) <= before
+def test_temporary_stores_are_in_the_folder_of_the_system_by_default(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = set[str]()
+
+    def look(*_: object) -> None:
+        seen.update(each.name[:14] for each in tmp_path.glob("embgeom-array-*"))
+
+    with PanelCallback(look):
+        eg.scan(ROWS, nearest=1, client=client)
+    assert seen == {"embgeom-array-"}
+    assert not [*tmp_path.glob("embgeom-array-*")]
