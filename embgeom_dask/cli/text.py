@@ -28,6 +28,7 @@ _MODELS_ACROSS = 4
 _GROUP_LINES = 20
 _MEMBERS_ACROSS = 5
 _LEFT_OUT_ACROSS = 10
+_VALUES_ACROSS = 10
 _GAP = 2
 _ENDLESS = 1 << 20
 """Columns of what is no terminal: a file or a pipe gets every table whole."""
@@ -197,7 +198,7 @@ def _labels(dataset: xr.Dataset) -> list[str]:
 
 
 def scans_text(dataset: xr.Dataset) -> str:
-    """The table of scans of many models: a line a model."""
+    """The table of scans of many models, a line a model; of long histograms how many bins there are."""
     dataset = dataset.assign_coords(model=("model", _models(dataset)))
     if "against" in dataset.coords:
         dataset["against"] = ("model", _models(dataset, "against", "against_revision"))
@@ -206,8 +207,16 @@ def scans_text(dataset: xr.Dataset) -> str:
     of_models = [str(name) for name, variable in dataset.variables.items() if variable.dims[:1] == ("model",)]
     names += [name for name in of_models if name not in names]
     columns = [dataset[name].to_numpy().tolist() for name in names]
-    columns = [[" ".join(map(_cell, each)) if isinstance(each, list) else each for each in some] for some in columns]
-    return align(names, zip(*columns, strict=True))
+    table = align(names, zip(*([_several(each) for each in some] for some in columns), strict=True))
+    long = any(isinstance(some[0], list) and len(some[0]) > _VALUES_ACROSS for some in columns if some)
+    return table + "\n\n--json prints all values, to-csv of a saved result writes them" * long
+
+
+def _several(value: Any) -> Any:
+    """The values of a cell that has several; of many how many they are."""
+    if not isinstance(value, list):
+        return value
+    return " ".join(map(_cell, value)) if len(value) <= _VALUES_ACROSS else f"{len(value)} values"
 
 
 def _sides(dataset: xr.Dataset) -> list[str]:

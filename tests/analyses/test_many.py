@@ -343,6 +343,18 @@ def test_models_are_counted_in_the_same_bins_where_asked(tmp_path: Path, client:
         eg.scan(stores, nearest=1, common_edges=True, client=client)
 
 
+def test_the_table_of_histograms_says_how_many_bins_there_are(
+    tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(2).normal(size=(40, 3)).astype(np.float32)
+    stores = [make_store(tmp_path / f"{name}.zarr", values, model=f"org/{name}") for name in "ab"]
+    eg.scan(stores, histogram=64, common_edges=True, client=client, out=tmp_path / "out")
+    assert app.main(["show", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("64 values") == 4  # the counts and the share below each edge
+    assert said.endswith("--json prints all values, to-csv of a saved result writes them\n")
+
+
 def test_a_folder_of_results_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stores, out = stores_in(tmp_path), tmp_path / "out"
     for command in (["scan", "--nearest", "1"], ["survey"], ["duplicates"]):
