@@ -24,6 +24,9 @@ _LOOK = 2.0  # seconds between looks at the workers
 _interrupted: ContextVar[threading.Event | None] = ContextVar("interrupted", default=None)
 """What the first Ctrl-C sets, while `interruptible` is entered: shared by threads that run in copies of the context."""
 
+_stopped: ContextVar[threading.Event | None] = ContextVar("stopped", default=None)
+"""What the second Ctrl-C sets: its exception is lost where it meets the end of an object."""
+
 
 def is_interrupted() -> bool:
     """Whether the first Ctrl-C came since `interruptible` was entered in this context."""
@@ -48,7 +51,12 @@ class Monitor:
         return is_interrupted()
 
     def window(self) -> int:
-        """How many panels may be submitted at a time: workers come and go. None once this was interrupted."""
+        """How many panels may be submitted at a time: workers come and go. None once this was interrupted.
+
+        Raises KeyboardInterrupt once it was interrupted again.
+        """
+        if (stopped := _stopped.get()) is not None and stopped.is_set():
+            raise KeyboardInterrupt
         if self.interrupted:
             return 0
         if monotonic() - self._looked >= _LOOK:
@@ -76,16 +84,21 @@ def interruptible() -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001
+    def stop(number: int, frame: FrameType | None) -> Any:
+        if interrupted.is_set():
+            stopped.set()
+            if callable(before):
+                return before(number, frame)
+            raise KeyboardInterrupt
         interrupted.set()
-        signal.signal(signal.SIGINT, before)
-        progress.note("interrupted: what is in flight is finished and kept; interrupt again to stop at once")
+        return progress.note("interrupted: what is in flight is finished and kept; interrupt again to stop at once")
 
-    interrupted = threading.Event()
-    entered = _interrupted.set(interrupted)
+    interrupted, stopped = threading.Event(), threading.Event()
+    entered, entered_too = _interrupted.set(interrupted), _stopped.set(stopped)
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
         _interrupted.reset(entered)
+        _stopped.reset(entered_too)

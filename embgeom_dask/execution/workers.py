@@ -150,6 +150,7 @@ def completed(
                 client.cancel([running.pop(key)[1] for key, _ in lost])
                 for _, each in lost:
                     submit(each)
+                fill()  # workers may have come
                 continue
             errors = {future.key: future.exception() for _, future, _ in ended if future.status == "error"}
             elsewhere = {key for key, error in errors.items() if _is_through_its_worker(client, error)}
