@@ -136,6 +136,9 @@ MODELS_A_WORKER = 2
 MODELS_AT_ONCE = 64
 """The most models at a time: this process holds the rows' facts and the merged states of each."""
 
+WORKERS_LOOK = 2.0
+"""Seconds between looks at which workers are there, while nothing else tells."""
+
 SCHEDULER_PATIENCE = 5.0
 """Seconds in which a scheduler is to answer."""
 

@@ -74,9 +74,11 @@ def status(out: PathLike) -> dict[str, Any]:
     fs, folder = paths.filesystem(paths.locate(out))
     with paths.explained(f"read {out}"):
         fs.invalidate_cache()
-        done = [name for name in record["results"] if name and _is_done(paths.join(os.fspath(out), name))]
+        named = {name: paths.join(os.fspath(out), name) for name in record["results"] if name}
+        done = [name for name, result in named.items() if _is_done(result)]
         written = [journal.modified(fs.info(f"{folder}/{name}/zarr.json")) for name in done]
-        begun = [each for name in record["results"] if name and (each := _running(paths.join(os.fspath(out), name)))]
+        others = [result for name, result in named.items() if name not in done]
+        begun = [journal.status(result) for result in others if journal.Journal(result).run is not None]
     failures = _failures(out)
     began = datetime.fromisoformat(record["began"]).timestamp()
     fresh = sum(when >= began for when in written)
@@ -120,13 +122,6 @@ def _is_done(result: str) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return True
-
-
-def _running(result: str) -> dict[str, Any] | None:
-    """How far the scan of a result is that has a journal and is not done."""
-    if _is_done(result) or journal.Journal(result).run is None:
-        return None
-    return journal.status(result)
 
 
 def _failures(out: PathLike) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
@@ -19,10 +18,9 @@ from embgeom_dask.analyses.tokens import tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import labels, model_stores, paths
+from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import LABELS, read_metadata
 
 Array = NDArray[Any]
 Like = Literal["gaussian", "uniform"]
@@ -136,18 +134,8 @@ def _write(
     rows = Control(matrix, like, seed, centroid, distance)
     made = {"like": like, "seed": seed, "match": match or "", "sha256": matrix.sha256, "numpy": np.__version__}
     attrs = {"model": named, "revision": "", "control": made}
-    return model_stores.write_model(
-        target, {matrix.name: rows}, attrs=attrs, labels=_labels(matrix), overwrite=overwrite
-    )
-
-
-def _labels(matrix: Matrix) -> xr.Dataset:
-    """All the labels of the rows of a matrix."""
-    model_stores.check_labels(matrix)
-    stored = labels.read_labels(read_metadata(matrix.store))
-    suffix = labels.suffix_of(matrix.name, stored)
-    found: dict[str, Any] = {name: stored[f"{name}{suffix}"][: matrix.vocab_size] for name in LABELS}
-    return model_stores.make_labels(**found)
+    named_rows = model_stores.make_labels(**model_stores.all_labels_of(matrix))
+    return model_stores.write_model(target, {matrix.name: rows}, attrs=attrs, labels=named_rows, overwrite=overwrite)
 
 
 @dataclass(frozen=True)

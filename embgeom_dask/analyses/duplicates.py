@@ -106,11 +106,7 @@ def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: Cli
             digests[part], reasons[part] = names, found
         check_fit(matrix, given.ids, reasons)
         dataset = results.with_ids(_dataset(matrix, group(given.rows, digests)), [given.token_id])
-    dataset = result_names.complete(dataset)
-    dataset = dataset.assign_attrs(attrs | {"seconds": round(perf_counter() - started, 3)})
-    if out is not None:
-        results.save(dataset, out)
-    return dataset
+    return results.finish(dataset, attrs, started, out)
 
 
 def together(found: Sequence[xr.Dataset]) -> xr.Dataset:

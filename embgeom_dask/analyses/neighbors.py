@@ -94,12 +94,7 @@ def neighbors(
     named = results.with_ids(_without_itself(found, count), [given.token_id, given.token_id])
     places = np.concatenate([np.flatnonzero(named["token_id"].to_numpy() == each) for each in ids])
     attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
-    dataset = named.isel(token_id=places).assign_attrs(attrs)
-    dataset = result_names.complete(dataset, result_names.of_matrices(attrs))
-    dataset.attrs["seconds"] = round(perf_counter() - started, 3)
-    if out is not None:
-        results.save(dataset, out)
-    return dataset
+    return results.finish(named.isel(token_id=places), attrs, started, out, result_names.of_matrices(attrs))
 
 
 def _without_itself(found: xr.Dataset, k: int) -> xr.Dataset:

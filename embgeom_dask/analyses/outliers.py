@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from fractions import Fraction
 from math import nan
+from time import perf_counter
 from typing import cast
 
 import numpy as np
@@ -100,7 +100,7 @@ def outliers(
     >>> float(found["farthest_distance"]), int(found["outlier_token_id"])
     (4.0, 2)
     """
-    started = time.perf_counter()
+    started = perf_counter()
     with showing(progress), given_rows(data, role, client) as given:
         source = given.matrix
         model_stores.check_labels(source)
@@ -114,11 +114,7 @@ def outliers(
         with connect(client, device, out) as active:
             dataset, attrs["devices"] = _measured(active, chosen, cluster, device)
         dataset = results.with_ids(dataset, [given.token_id])
-    attrs["seconds"] = round(time.perf_counter() - started, 3)
-    dataset = result_names.complete(dataset.assign_attrs(attrs), result_names.of_matrices(attrs))
-    if out is not None:
-        results.save(dataset, out)
-    return dataset
+    return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 
 def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> tuple[xr.Dataset, list[str]]:

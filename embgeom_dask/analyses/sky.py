@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
 
+Array = NDArray[np.float64]
+
 
 def read_axes(sky: Sequence[int] | str | None, components: int) -> list[int]:
     """The components x, y and z of a map, counted from 1; none where no map is asked for.
@@ -34,14 +36,22 @@ def read_axes(sky: Sequence[int] | str | None, components: int) -> list[int]:
     return axes
 
 
-def sky_of(scores: NDArray[np.float64], axes: Sequence[int]) -> dict[str, Any]:
-    """The variables of a map, of scores (n, k) and its axes."""
-    x, y, z = (scores[:, axis - 1] for axis in axes)
+def directions(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+    """The longitude, in radians, the sine of the latitude, and the distance of points (n,), as their origin sees them.
+
+    The first two are NaN where the distance is 0.
+    """
     distance = np.hypot(np.hypot(x, y), z)
     somewhere = distance > 0
     sine = np.divide(z, distance, out=np.full(z.size, np.nan), where=somewhere)
+    return np.where(somewhere, np.arctan2(y, x), np.nan), np.clip(sine, -1, 1), distance
+
+
+def sky_of(scores: Array, axes: Sequence[int]) -> dict[str, Any]:
+    """The variables of a map, of scores (n, k) and its axes."""
+    longitude, sine, distance = directions(*(scores[:, axis - 1] for axis in axes))
     return {
-        "sky_latitude": ("token_id", np.degrees(np.arcsin(np.clip(sine, -1, 1)))),
-        "sky_longitude": ("token_id", np.where(somewhere, np.degrees(np.arctan2(y, x)), np.nan)),
+        "sky_latitude": ("token_id", np.degrees(np.arcsin(sine))),
+        "sky_longitude": ("token_id", np.degrees(longitude)),
         "sky_distance": ("token_id", distance),
     }

@@ -34,7 +34,6 @@ from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.eigenvalues import eigen
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.projections import projections
-from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_checks import SMALLEST
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
@@ -192,11 +191,7 @@ def _spectrum(
             dataset = dataset.assign(sky_of(dataset["score"].to_numpy(), axes))
         if components:
             dataset = dataset.assign_coords(given.labels().drop_vars("has_token").coords)
-    attrs["seconds"] = round(perf_counter() - started, 3)
-    dataset = result_names.complete(dataset.assign_attrs(attrs), result_names.of_matrices(attrs))
-    if out is not None:
-        results.save(dataset, out)
-    return dataset
+    return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 
 def _check(matrix: Matrix, components: int) -> int:
@@ -219,9 +214,7 @@ def _measured(client: Client, given: Given, components: int) -> xr.Dataset:
     matrix = given.matrix
     rows, width = matrix.vocab_size, matrix.hidden_size
     found = _moments(client, given)
-    mean = found.sums.mean(rows)
-    high = mean.nearest()
-    low = mean.minus(Rationals.of(high)).nearest()
+    high, low = found.sums.mean(rows).in_two_words()
     squares = sum(float(np.trace(total[:, : len(total)])) for group in found.products for total in group.total)
     covariance = sample_covariance(found.products, high, low, rows)
     found.products.clear()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,7 +106,7 @@ def survey(
 
 def _survey(data: Data, role: Role | None, out: PathLike | None, client: ClientLike | None) -> xr.Dataset:
     """Survey one model."""
-    started = time.perf_counter()
+    started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
         attrs = results.provenance("survey", [matrix], ["cpu"], 0.0)
@@ -120,11 +120,7 @@ def _survey(data: Data, role: Role | None, out: PathLike | None, client: ClientL
             norms[rows], found[rows] = part.norms, part.unfit
         check_fit(matrix, given.ids, found)
         dataset = _dataset(matrix, sums.mean(matrix.vocab_size), norms)
-    dataset = result_names.complete(dataset)
-    dataset.attrs = attrs | {"seconds": round(time.perf_counter() - started, 3)}
-    if out is not None:
-        results.save(dataset, out)
-    return dataset
+    return results.finish(dataset, attrs, started, out)
 
 
 def together(surveys: Sequence[xr.Dataset]) -> xr.Dataset:

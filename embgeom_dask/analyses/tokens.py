@@ -28,10 +28,9 @@ from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
 from embgeom_dask.pairwise.rows import check_fit, digest, group
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import labels, model_stores, result_names, results
+from embgeom_dask.storage import model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import read_metadata
 
 Array = NDArray[Any]
 
@@ -142,11 +141,7 @@ def _tokens(
         with connect(client, out=out) as active:
             dataset = _measured(active, given, row)
         dataset = dataset.assign(_labels(given, dataset)).set_coords(["token_id", "token", "text"])
-    attrs["seconds"] = round(perf_counter() - started, 3)
-    dataset = result_names.complete(dataset.assign_attrs(attrs), result_names.of_matrices(attrs))
-    if out is not None:
-        results.save(dataset, out)
-    return dataset
+    return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 
 def _row_of(origin: int | str, given: Given) -> int:
@@ -204,10 +199,9 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     named = given.labels()
     found: dict[str, Any] = {str(name): ("token_id", each.to_numpy()) for name, each in named.variables.items()}
     if not given.nbytes:  # else they were written without
-        stored = labels.read_labels(read_metadata(given.matrix.store))
-        suffix = labels.suffix_of(given.matrix.name, stored)
+        stored = model_stores.all_labels_of(given.matrix)
         for name in ("is_added", "is_special"):
-            found[name] = ("token_id", stored[f"{name}{suffix}"][given.rows])
+            found[name] = ("token_id", stored[name][given.rows])
     texts = np.where(named["has_token"].to_numpy(), named["text"].to_numpy(), "")
     found["script"] = ("token_id", scripts(texts.tolist()))
     if "origin_token_id" in dataset:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import embgeom_dask as eg
-from embgeom_dask.cli.answers import finished, print_answer, print_result
-from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.answers import finished, print_many, print_result
 from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Metric, Out, Role, Scheduler, Store
 from embgeom_dask.cli.stores import find_other, find_store, find_stores
 
@@ -152,9 +151,7 @@ def scan(
         return
 
     def show(found: Sequence[xr.Dataset]) -> None:
-        table = many.table(found)
-        each = {"results": [to_json(one) for one in found]}
-        print_answer(to_json(table) | each if as_json else text.scans_text(table))
+        print_many(many.table(found), found, as_json)
 
     with finished(show):
         found = eg.scan(stores, **how)

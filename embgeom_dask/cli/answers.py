@@ -32,6 +32,14 @@ def print_result(result: xr.Dataset, as_text: Callable[[xr.Dataset], str], as_js
     print_answer(to_json(result) if as_json else as_text(result))
 
 
+def print_many(table: xr.Dataset, found: Sequence[xr.Dataset], as_json: bool) -> None:
+    """Print the table of several results, as JSON with the results themselves."""
+    from embgeom_dask.cli import text
+
+    each = {"results": [to_json(one) for one in found]}
+    print_answer(to_json(table) | each if as_json else text.scans_text(table))
+
+
 def print_answer(answer: str | dict[str, Any]) -> None:
     """Print text, or a JSON document."""
     streams.answer([shown_lines(answer)] if isinstance(answer, str) else json_pieces(answer))

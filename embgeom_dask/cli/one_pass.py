@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import embgeom_dask as eg
-from embgeom_dask.cli.answers import finished, print_answer, print_result
-from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.answers import finished, print_many, print_result
 from embgeom_dask.cli.options import FromFile, Json, ManyStores, Out, Role, Scheduler
 from embgeom_dask.cli.stores import find_stores
 
@@ -64,12 +63,9 @@ def _ask(
         print_result(getattr(eg, command)(stores[0], **how), as_text, as_json)
         return
     from embgeom_dask.analyses import trees
-    from embgeom_dask.cli import text
 
     def show(found: Sequence[xr.Dataset]) -> None:
-        table = trees.table(command, found)
-        each = {"results": [to_json(one) for one in found]}
-        print_answer(to_json(table) | each if as_json else text.scans_text(table))
+        print_many(trees.table(command, found), found, as_json)
 
     with finished(show):
         tree = getattr(eg, command)(stores, **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,8 @@ from time import monotonic
 
 from distributed import Client
 
+from embgeom_dask import tuning
 from embgeom_dask.execution import memory, workers
-
-_LOOK = 2.0  # seconds between looks at the workers
 
 
 class Homes:
@@ -31,7 +31,7 @@ class Homes:
             for address, has in memory.of_workers(client, device).items()
         }
         self._there: list[str] = []
-        self._looked = -_LOOK
+        self._looked = -math.inf
         self._home: dict[object, str] = {}
         self._helped: dict[str, object] = {}
 
@@ -77,6 +77,6 @@ class Homes:
             helpers[model] += 1
 
     def _look(self) -> list[str]:
-        if monotonic() - self._looked >= _LOOK:
+        if monotonic() - self._looked >= tuning.WORKERS_LOOK:
             self._there, self._looked = sorted(self._client.nthreads()), monotonic()
         return self._there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,8 +19,6 @@ from embgeom_dask.execution import workers
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.panel_result import PanelResult
 from embgeom_dask.units import bytes_text
-
-_LOOK = 2.0  # seconds between looks at the workers
 
 _interrupted: ContextVar[threading.Event | None] = ContextVar("interrupted", default=None)
 """What the first Ctrl-C sets, while `interruptible` is entered: shared by threads that run in copies of the context."""
@@ -42,7 +41,7 @@ class Monitor:
     ) -> None:
         self._client, self._advance, self._note = client, advance, note
         self._threads: dict[str, int] = {}
-        self._looked = -_LOOK
+        self._looked = -math.inf
         self._read = self._rechecked = 0
 
     @property
@@ -59,7 +58,7 @@ class Monitor:
             raise KeyboardInterrupt
         if self.interrupted:
             return 0
-        if monotonic() - self._looked >= _LOOK:
+        if monotonic() - self._looked >= tuning.WORKERS_LOOK:
             self._threads, self._looked = workers.threads(self._client), monotonic()
         return tuning.PANELS_AHEAD * max(1, sum(self._threads.values()))
 

@@ -13,14 +13,13 @@ from distributed import Client, Future, Worker, get_worker
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
-from embgeom_dask import devices, progress
+from embgeom_dask import devices, progress, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.model_stores import Matrix
 
 T = TypeVar("T")
 
-_LOOK = 2.0  # seconds between looks at the workers, while nothing is done
 _NOT_UNDERSTOOD = (ImportError, AttributeError, TypeError)
 """What a task raises on a worker that has no such package."""
 
@@ -200,7 +199,7 @@ def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
 def _next(done: SimpleQueue[Future[Any]]) -> list[Future[Any]]:
     """All that are done, once one is; none after a while."""
     with suppress(Empty):
-        found = [done.get(timeout=_LOOK)]
+        found = [done.get(timeout=tuning.WORKERS_LOOK)]
         with suppress(Empty):
             while True:
                 found.append(done.get_nowait())
@@ -241,7 +240,7 @@ def _collected(client: Client, futures: dict[Future[Any], list[str] | None]) -> 
         found: dict[Any, Any] = await client.gather({each.key: each for each in futures}, "skip", asynchronous=True)
         return found
 
-    patience = _LOOK
+    patience = tuning.WORKERS_LOOK
     while futures:
         try:
             found: dict[Any, Any] = client.sync(gather, callback_timeout=patience)

@@ -39,6 +39,11 @@ class Rationals:
         """Return the nearest float64 numbers (n,)."""
         return np.array([nearest(number, self.denominator, self.exponent) for number in self.numerators])
 
+    def in_two_words(self) -> tuple[Array, Array]:
+        """Return the nearest float64 numbers (n,), and those nearest to what is left of each."""
+        high = self.nearest()
+        return high, self.minus(Rationals.of(high)).nearest()
+
     @cached_property
     def l1(self) -> float:
         """The float64 nearest to the L1 norm."""

@@ -58,8 +58,7 @@ def nearest_distances(stored: Array, point: Rationals) -> Array:
 
     Rows have any float dtype; values are 0 or from 2^-400 to 2^400 in size.
     """
-    rows, high = as_numba(stored), point.nearest()
-    low = point.minus(Rationals.of(high)).nearest()
+    rows, (high, low) = as_numba(stored), point.in_two_words()
     found = share_out(lambda start, stop: _norms(rows[start:stop], high, low), len(rows))
     # `low` errs by u |low|; subtracting it errs by at most as much, and by u^2 of the distance
     off = 4 * UNIT**2 * float(np.linalg.norm(high)) if low.any() else 0.0

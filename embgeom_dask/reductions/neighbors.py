@@ -33,7 +33,7 @@ class NearestPairs(Table):
 
 
 @dataclass(frozen=True, eq=False)
-class BoundedPairs(Table):
+class PossiblePairs(Table):
     """Pairs `first`, `second` with lower bounds of their values, `least`, in units of the points.
 
     `value` is known of some, in plain float64 and units of the rows, and NaN of the others.
@@ -53,7 +53,7 @@ class Candidates:
     pair must not exceed to be among the k of a row.
     """
 
-    pairs: BoundedPairs
+    pairs: PossiblePairs
     best: NDArray[np.float64]
     limit: NDArray[np.float64]
 
@@ -87,7 +87,7 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
     def empty(self, hint: Array | None = None) -> Candidates:
         """No candidates; `hint` is the limit that other panels reached."""
         limit = np.full(self.rows, np.inf) if hint is None else hint.copy()
-        return Candidates(BoundedPairs.empty(), np.full((self.rows, self.k), np.inf), limit)
+        return Candidates(PossiblePairs.empty(), np.full((self.rows, self.k), np.inf), limit)
 
     def update(self, state: Candidates, tile: Tile, exact: Exact) -> Candidates:
         """Add the pairs of a tile that may be among the nearest of either row; tightens `best` and `limit` in place."""
@@ -141,7 +141,7 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
             most = upper_bounds(tile.product, *terms, i, j, least)
             state.best[touched] = best
             tighten(state.best, state.limit, first, second if self.symmetric else None, most)
-        return self._add(state, BoundedPairs(*tile.pairs(i, j), least, np.full(least.size, np.nan))), dense
+        return self._add(state, PossiblePairs(*tile.pairs(i, j), least, np.full(least.size, np.nan))), dense
 
     def _nearest(
         self, state: Candidates, tile: Tile, terms: tuple[LinearBound, LinearBound]
@@ -207,15 +207,15 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
         slack = exact.metric.direct_slack(found.value, exact.width)
         most, least = (found.value + slack) * exact.unit, (found.value - slack) * exact.unit
         tighten(state.best, state.limit, found.first, found.second if self.symmetric else None, most)
-        return self._add(state, BoundedPairs(found.first, found.second, least, found.value))
+        return self._add(state, PossiblePairs(found.first, found.second, least, found.value))
 
-    def _add(self, state: Candidates, found: BoundedPairs) -> Candidates:
+    def _add(self, state: Candidates, found: PossiblePairs) -> Candidates:
         """Add pairs to those of a state, and drop what its limits rule out."""
         parts = []
         for pairs in (state.pairs, found):
             keep = self._wanted(state, pairs.first, pairs.second, pairs.least)
             parts.append(pairs if keep.all() else pairs.take(keep))
-        return replace(state, pairs=BoundedPairs.concat(parts))
+        return replace(state, pairs=PossiblePairs.concat(parts))
 
     def _wanted(self, state: Candidates, first: Array, second: Array, least: Array) -> Array:
         """Which pairs (p,) the limits of a state do not rule out."""
@@ -224,7 +224,7 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
             wanted |= ~(least > state.limit[second])
         return wanted
 
-    def _directed(self, ordered: BoundedPairs, rank: Array, limit: Array) -> tuple[Array, Array, Array, Array]:
+    def _directed(self, ordered: PossiblePairs, rank: Array, limit: Array) -> tuple[Array, Array, Array, Array]:
         """See each pair from its row, or both, where `limit` (rows,) does not rule it out.
 
         Returns source, target, index of the pair, place among the neighbours of the source.
@@ -239,7 +239,7 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
         return source, target, pair, place
 
 
-def _ordered(pairs: BoundedPairs, exact: Exact) -> tuple[BoundedPairs, Array]:
+def _ordered(pairs: PossiblePairs, exact: Exact) -> tuple[PossiblePairs, Array]:
     """The pairs, all of known value, in order of their distances, and the rank (p,) of each."""
     order, rank = exact.rank(pairs.first, pairs.second, pairs.value)
     return pairs.take(order), rank

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embgeom_dask.analyses.sky import directions
 from embgeom_dask.errors import InputError
 from embgeom_dask.report import series
 from embgeom_dask.report.drawing import COLORS, DPI, set_title
@@ -34,11 +35,10 @@ def skymap(result: Result, ax: Axes | None, *, components: Sequence[int]) -> Axe
         ax = figure.add_subplot(projection=PROJECTION)
     if ax.name != PROJECTION:
         raise InputError("a sky map is drawn on axes that were made with projection='mollweide'")
-    radius = np.sqrt(x * x + y * y + z * z)
-    seen = radius > 0
-    longitude, sine = np.arctan2(y[seen], x[seen]), z[seen] / radius[seen]
+    longitude, sine, distance = directions(x, y, z)
+    seen = distance > 0
     edges = np.linspace(-np.pi, np.pi, _CELLS[0] + 1), np.linspace(-1, 1, _CELLS[1] + 1)
-    count, _, _ = np.histogram2d(longitude, np.clip(sine, -1, 1), edges)
+    count, _, _ = np.histogram2d(longitude[seen], sine[seen], edges)
     kinds = load("matplotlib.colors", "plot")
     seen_colors = load("matplotlib", "plot").colormaps[COLORS](np.linspace(0.3, 1, 256))  # one token is no black
     colors, norm = kinds.ListedColormap(seen_colors), kinds.LogNorm(1, max(2, count.max()))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
@@ -131,6 +132,25 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         versions = [json.loads(attrs["versions"]).get("embgeom-dask") for attrs in (there, here)]
         differing = [f"embgeom-dask is {versions[0]} there and {versions[1]} here"]
     return "; ".join(differing)
+
+
+def finish(
+    dataset: xr.Dataset,
+    attrs: Mapping[str, Any],
+    started: float,
+    out: PathLike | None,
+    scalars: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """Complete a result with its names and attributes, save it at `out` if that is given, and return it.
+
+    `attrs` are those of `provenance`, to which come the seconds since `started`, a value of `perf_counter`; `scalars`
+    the coordinates that the whole result has, as `result_names.complete` takes them.
+    """
+    attrs = {**attrs, "seconds": round(perf_counter() - started, 3)}
+    dataset = result_names.complete(dataset.assign_attrs(attrs), scalars)
+    if out is not None:
+        save(dataset, out)
+    return dataset
 
 
 def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
