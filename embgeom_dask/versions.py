@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -24,8 +25,13 @@ def installed() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
-@cache
 def _version(package: str) -> str:
+    """The version that a package says when it is loaded, with the build (`+cu130`) that its metadata leave out."""
+    return getattr(sys.modules.get(package), "__version__", None) or _in_metadata(package)
+
+
+@cache
+def _in_metadata(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -18,9 +18,10 @@ from embgeom_dask.analyses.tokens import tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage import labels, model_stores, paths
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.validation import read_metadata
 
 Array = NDArray[Any]
 Like = Literal["gaussian", "uniform"]
@@ -134,7 +135,9 @@ def _write(
     rows = Control(matrix, like, seed, centroid, distance)
     made = {"like": like, "seed": seed, "match": match or "", "sha256": matrix.sha256, "numpy": np.__version__}
     attrs = {"model": named, "revision": "", "control": made}
-    named_rows = model_stores.make_labels(**model_stores.all_labels_of(matrix))
+    model_stores.check_labels(matrix)
+    own_labels = labels.labels_of(read_metadata(matrix.store), matrix.name)
+    named_rows = model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in own_labels.items()})
     return model_stores.write_model(target, {matrix.name: rows}, attrs=attrs, labels=named_rows, overwrite=overwrite)
 
 

@@ -28,9 +28,10 @@ from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
 from embgeom_dask.pairwise.rows import check_fit, digest, group
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage import labels, model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.validation import read_metadata
 
 Array = NDArray[Any]
 
@@ -199,7 +200,7 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     named = given.labels()
     found: dict[str, Any] = {str(name): ("token_id", each.to_numpy()) for name, each in named.variables.items()}
     if not given.nbytes:  # else they were written without
-        stored = model_stores.all_labels_of(given.matrix)
+        stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
         for name in ("is_added", "is_special"):
             found[name] = ("token_id", stored[name][given.rows])
     texts = np.where(named["has_token"].to_numpy(), named["text"].to_numpy(), "")

@@ -42,12 +42,21 @@ def read_labels(metadata: Metadata) -> Mapping[str, np.ndarray]:
     )
     for name in MATRICES:
         if name in metadata.arrays:
-            suffix, array = suffix_of(name, found), metadata.arrays[name]
-            own = {label: found[f"{label}{suffix}"] for label in LABELS}
-            whole &= digest_labels(own, array["shape"][0]) == array["attributes"]["labels_sha256"]
+            array = metadata.arrays[name]
+            whole &= digest_labels(_own(found, name), array["shape"][0]) == array["attributes"]["labels_sha256"]
     if not whole:
         raise damaged(path, "its token labels are not those that were converted")
     return found
+
+
+def labels_of(metadata: Metadata, matrix: str) -> dict[str, Any]:
+    """Return all the labels of a stored matrix, and of rows after it where it shares them. Raises as `read_labels`."""
+    return _own(read_labels(metadata), matrix)
+
+
+def _own(found: Mapping[str, np.ndarray], matrix: str) -> dict[str, Any]:
+    suffix = suffix_of(matrix, found)
+    return {label: found[f"{label}{suffix}"] for label in LABELS}
 
 
 def strings(values: np.ndarray) -> np.ndarray:

@@ -227,14 +227,6 @@ def labels_of(matrix: Matrix, ids: np.ndarray | None = None) -> xr.Dataset:
     return labels(matrix.store, ids, matrix.name)
 
 
-def all_labels_of(matrix: Matrix) -> dict[str, Any]:
-    """Return all the labels of a matrix's rows by name, as `make_labels` takes them. Raises as `labels_of`."""
-    check_labels(matrix)
-    found = read_labels(read_metadata(matrix.store))
-    suffix = suffix_of(matrix.name, found)
-    return {label: found[f"{label}{suffix}"][: matrix.vocab_size] for label in LABELS}
-
-
 def check_labels(matrix: Matrix) -> None:
     """Read and verify the token labels of a matrix's store.
 
