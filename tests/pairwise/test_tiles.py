@@ -46,22 +46,26 @@ def test_the_tiles_of_a_scan_take_the_same_memory(
 ) -> None:
     rows = np.random.default_rng(0).normal(size=(256, 16)).astype(np.float32)
     store = make_store(tmp_path / "m.zarr", output=rows)
-    taken: list[tuple[torch.dtype, int]] = []
+    taken: list[int] = []
+    products = 0
     empty = Workspace.empty
 
     def watched(self: Workspace, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
+        nonlocal products
+        products += 1
         before = self._last.get(dtype)
         product = empty(self, m, n, dtype)
         if before is None or before[0] is not self._last[dtype][0]:
-            taken.append((dtype, m * n))
+            taken.append(m * n)
         return product
 
     wanted: dict[str, Any] = {"farthest": 3, "nearest": 3, "neighbors": 3, "within": 2.0, "tile": 32}
     scan(store, **wanted, client=client)  # the first one of a process tries products
     monkeypatch.setattr(Workspace, "empty", watched)
     scan(store, **wanted, client=client)
-    ((_, half), (_, whole)) = taken  # of a tile on the diagonal, and of one that is not
-    assert (half, whole) == (16 * 32, 32 * 32)
+    assert taken[:2] == [16 * 32, 32 * 32]  # of a tile on the diagonal, and of one that is not
+    # The profiler of a dask worker holds frames, and so a product, for a moment: the next one then takes new memory.
+    assert len(taken) <= 2 + products // 10
 
 
 def test_a_panel_takes_over_the_memory_of_an_earlier_one() -> None:
