@@ -93,7 +93,8 @@ def test_the_source_distribution_holds_what_tests_and_builds_it(sdist: Path) -> 
     with tarfile.open(sdist) as packed:
         names = {each.name.partition("/")[2] for each in packed.getmembers() if each.isfile()}
         modes = {each.name.partition("/")[2]: each.mode for each in packed.getmembers()}
-    files = "README.md LICENSE CHANGELOG.md CITATION.cff CONTRIBUTING.md SECURITY.md pyproject.toml MANIFEST.in"
+    pages = "README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md"
+    files = f"LICENSE MANIFEST.in mkdocs.yml pyproject.toml CITATION.cff {pages}"
     wanted = {*files.split(), ".ci/run", "stores/README.md", *(path.name for path in ROOT.glob("constraints-*.txt"))}
     wanted |= {name for folder in (".github", "embgeom_dask", "tests", "benchmarks", "scripts") for name in own(folder)}
     wanted |= {name for name in own("docs") if not name.startswith("docs/tutorial/")}
