@@ -23,7 +23,7 @@ from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.homes import Homes
-from embgeom_dask.execution.monitor import interruptible
+from embgeom_dask.execution.monitor import Batch, interruptible
 from embgeom_dask.progress import bar, showing
 from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.storage import model_stores, paths, result_names, results
@@ -117,12 +117,12 @@ def on_each(
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), results.TABLE)
     with connect(client, device, within) as active, bar(len(stores), what, "models") as advance:
-        homes = Homes(active, device)
+        homes, taken = Homes(active, device), Batch(active)
         at_once = min(len(stores), tuning.MODELS_AT_ONCE, tuning.MODELS_A_WORKER * homes.size)
         sharing = -(-at_once // homes.size)
 
         def at_home(store: Data, target: PathLike | None) -> xr.Dataset:
-            with homes.enter():
+            with homes.enter(), taken.enter():
                 return work(store, target, active, sharing)
 
         for place, ended in _in_threads(at_once, [partial(at_home, *each) for each in zip(stores, outs, strict=True)]):
@@ -130,7 +130,7 @@ def on_each(
                 failed[place] = ended
             else:
                 found[place] = ended
-            advance(1)
+            advance(1, taken.said())
     given = [found[place] for place in sorted(found)]
     if len({str(error) for error in failed.values()}) == 1 and not found:
         raise next(iter(failed.values()))

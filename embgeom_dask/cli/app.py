@@ -8,19 +8,21 @@ import shlex
 import sys
 import traceback
 import warnings
+from inspect import signature
 
 import typer
 
 from embgeom_dask import streams
 from embgeom_dask.cli.analyses import duplicates, neighbors, outliers, scan, survey
-from embgeom_dask.cli.answers import as_options, print_answer
-from embgeom_dask.cli.commands import Command
+from embgeom_dask.cli.answers import as_options
+from embgeom_dask.cli.commands import Command, with_report
 from embgeom_dask.cli.controls import controls
+from embgeom_dask.cli.doctor import doctor
 from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.one_pass import spectrum, tokens
-from embgeom_dask.cli.options import Json, Version
+from embgeom_dask.cli.options import Version
 from embgeom_dask.cli.plots import plot
 from embgeom_dask.cli.results import show, status
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
@@ -44,21 +46,13 @@ def _options(
     """Exact geometry of language-model vocabularies."""
 
 
-def doctor(as_json: Json = False) -> None:
-    """Say which devices, memory and versions are here."""
-    from embgeom_dask import devices
-    from embgeom_dask.cli import text
-
-    found = devices.describe()
-    print_answer(found if as_json else text.doctor_text(found))
-
-
 for _command in (
     *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, scan, neighbors, outliers),
     *(show, status, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")
-    app.command(_name, cls=Command, epilog=examples(_name))(_command)
+    _computes = _command is not doctor and "scheduler" in signature(_command).parameters
+    app.command(_name, cls=Command, epilog=examples(_name))(with_report(_command) if _computes else _command)
 
 
 def run() -> None:

@@ -13,8 +13,10 @@ _FOLDER = "stores"
 _MOST = 1 << 24  # bytes of a list
 
 
-def find_store(given: str) -> str:
+def find_store(given: str, *, must_be_there: bool = True) -> str:
     """Return the path of a store: of a path, a URL, or the name of a model of the folder `stores`.
+
+    What need not be there, since others see it, is a path.
 
     Raises
     ------
@@ -30,6 +32,8 @@ def find_store(given: str) -> str:
     for path in (given, named):
         if _may_be_there(path):
             return path
+    if not must_be_there:
+        return given
     raise InputError(NO_STORE.format(given))
 
 

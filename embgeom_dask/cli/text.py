@@ -325,21 +325,6 @@ def _together(dataset: xr.Dataset, names: Sequence[str]) -> str:
     return align(names, zip(*(dataset[name].to_numpy().tolist() for name in names), strict=True))
 
 
-def doctor_text(description: Mapping[str, Any]) -> str:
-    """What `devices.describe` found."""
-    found = (
-        [each["device"], each["name"], bytes_text(each["memory_total"]), bytes_text(each["memory_free"])]
-        for each in description["devices"]
-    )
-    facts = {name: description[name] for name in ("cores", "threads", "platform")} | dict(description["versions"])
-    return "\n\n".join(
-        (
-            align(["device", "name", "memory", "free"], found),
-            align(["this machine", ""], ([name, str(value)] for name, value in facts.items())),
-        )
-    )
-
-
 def status_text(found: Mapping[str, Any]) -> str:
     """What `status` found: of one scan, or of a command over many models."""
     if "models_total" in found:

@@ -14,7 +14,16 @@ from typing import cast
 
 import dask
 import torch
-from distributed import Client, LocalCluster, Status, Worker, default_client, get_worker, worker_client
+from distributed import (
+    Client,
+    LocalCluster,
+    Status,
+    Worker,
+    default_client,
+    get_worker,
+    performance_report,
+    worker_client,
+)
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 from distributed.deploy import Cluster
@@ -37,6 +46,10 @@ _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 LOST = (CommClosedError, ClosedClientError, CancelledError)
 """What dask raises where the scheduler is gone."""
+
+
+_report: ContextVar[PathLike | None] = ContextVar("_report", default=None)
+"""Where the next `connect` of this context writes dask's report; None: nowhere."""
 
 
 _told: ContextVar[str] = ContextVar("_told", default="")
@@ -70,7 +83,7 @@ def connect(
     with _client(client, out) as (active, whose), workers.all_fit():
         lost = f"lost the dask scheduler at {_address(active)}: start one, and run the same command again"
         try:
-            with _telling(active, whose):
+            with _telling(active, whose), _reported(active):
                 _wait_for_a_worker(active)
                 workers.check(active, device)
                 with devices.subnormal():
@@ -113,11 +126,63 @@ def _answers(client: Client) -> bool:
 
 
 @contextmanager
+def reach(address: str) -> Iterator[Client]:
+    """Yield a client of the scheduler at an address, whatever its workers are.
+
+    Raises
+    ------
+    InputError
+        where no scheduler answers there.
+    """
+    _check_scheduler(address)
+    with Client(address, set_as_default=False) as remote:
+        yield remote
+
+
+@contextmanager
+def report_to(path: PathLike) -> Iterator[None]:
+    """While entered, the first `connect` writes dask's performance report, a page of HTML, to `path` where it ends.
+
+    Raises
+    ------
+    InputError
+        where no file can be written there.
+    """
+    url = paths.locate(path)
+    if not paths.is_url(url) and not Path(url).parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {Path(url).parent}")
+    entered = _report.set(url)
+    try:
+        yield
+    finally:
+        _report.reset(entered)
+
+
+@contextmanager
+def _reported(client: Client) -> Iterator[None]:
+    """Have dask report what its workers do meanwhile, where that was asked for: of all of it, not of each part."""
+    if (path := _report.get()) is None:
+        yield
+        return
+    entered, report = _report.set(None), performance_report(path)
+    try:
+        with client.as_current():  # no longer: what else dask computes here is not for that cluster
+            report.__enter__()
+        yield
+    finally:
+        _report.reset(entered)
+        try:
+            with client.as_current():
+                report.__exit__(None, None, None)
+        except Exception as error:  # what was computed is there all the same
+            progress.note(f"no performance report at {path}: {paths.explain(error)}")
+
+
+@contextmanager
 def _client(client: ClientLike | None, out: PathLike | None) -> Iterator[tuple[Client, str]]:
     """The client to use, and whose it is."""
     if isinstance(client, str):
-        _check_scheduler(client)
-        with Client(client, set_as_default=False) as remote:
+        with reach(client) as remote:
             yield remote, "as given"
     elif client is not None:
         with _usable(client) as given:

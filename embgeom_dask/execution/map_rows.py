@@ -15,7 +15,9 @@ from embgeom_dask import progress, tuning
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution import workers
 from embgeom_dask.execution.cluster import LOST, ClientLike, connect
+from embgeom_dask.execution.monitor import tally
 from embgeom_dask.execution.plan import ITEMSIZE
+from embgeom_dask.execution.titles import Title
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike, explain
 
@@ -118,7 +120,8 @@ def _each_part(
         return matrix, parts[index], *args
 
     with progress.bar(sum(sizes), f"{matrix.label} {what}", "rows") as advance:
-        batches = workers.completed(client, work, range(len(parts)), arguments, lambda: ahead or len(parts))
+        title, window = Title(what, matrix.label), lambda: ahead or len(parts)
+        batches = workers.completed(client, work, range(len(parts)), arguments, window, title)
         with closing(batches):
             for index, part in chain.from_iterable(batches):
                 try:
@@ -128,4 +131,5 @@ def _each_part(
                 except Exception as error:  # a worker that died, or ran out of memory
                     raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
                 advance(sizes[index])
+                tally(sizes[index] * matrix.hidden_size * ITEMSIZE[matrix.dtype])
                 yield index, found

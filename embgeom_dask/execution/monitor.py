@@ -67,10 +67,56 @@ class Monitor:
         if self._note is not None:
             self._note(panel, found)
         self._rechecked += found.counts["float64"]
-        self._read += found.work.read if fresh and found.work else 0
+        if fresh and found.work:
+            self._read += found.work.read
+            tally(found.work.read, found.work.end - found.work.start)
         several = f"{len(self._threads)} worker{'s' * (len(self._threads) != 1)}"
         said = f"{several}, {bytes_text(self._read)} read, {self._rechecked:,} pairs rechecked"
         self._advance(panel.stop - panel.start, said, fresh=fresh)
+
+
+class Batch:
+    """What the work on many models took so far: bytes read of their stores, and seconds of panels on workers."""
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._lock = client, threading.Lock()
+        self._began, self._models, self._read, self._busy = monotonic(), 0, 0, 0.0
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """While entered, `tally` adds to this, in this context and in copies of it."""
+        entered = _batch.set(self)
+        try:
+            yield
+        finally:
+            _batch.reset(entered)
+
+    def add(self, read: int, busy: float) -> None:
+        """Count bytes read and seconds of a panel."""
+        with self._lock:
+            self._read, self._busy = self._read + read, self._busy + busy
+
+    def said(self) -> str:
+        """Count a model that is done, and say models an hour, workers, the share of their time in panels, and bytes."""
+        self._models += 1
+        lasted, threads = max(monotonic() - self._began, 1e-3), self._client.nthreads()
+        share = self._busy / (lasted * max(1, sum(threads.values())))
+        workers_there = f"{len(threads)} worker{'s' * (len(threads) != 1)}"
+        parts = [f"{self._models * 3600 / lasted:,.0f}/hour", workers_there]
+        if self._busy:
+            parts.append(f"{min(share, 1):.0%} busy")
+        if self._read:
+            parts.append(f"{bytes_text(self._read)} read")
+        return ", ".join(parts)
+
+
+_batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
+
+
+def tally(read: int, busy: float = 0.0) -> None:
+    """Add bytes that workers read, and seconds that they were in a panel, to the batch of this context, if any."""
+    if (batch := _batch.get()) is not None:
+        batch.add(read, busy)
 
 
 @contextmanager

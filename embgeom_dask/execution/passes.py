@@ -25,12 +25,12 @@ def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal:
     """
     with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.label} {what}", "tiles") as advance:
         if journal is None:
-            return execute(plan, client, blocks, Monitor(client, advance))
+            return execute(plan, client, blocks, Monitor(client, advance), None, what)
         kept = journal.open_pass(plan, what)
         monitor = Monitor(client, advance, partial(journal.note, what))
         try:
             with interruptible():
-                found = execute(plan, client, blocks, monitor, kept)
+                found = execute(plan, client, blocks, monitor, kept, what)
         except BaseException:
             with suppress(AbortRun):
                 journal.write_history()

@@ -19,6 +19,7 @@ from embgeom_dask.execution.plan import ITEMSIZE, Plan
 from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead
 from embgeom_dask.execution.prune import narrow
 from embgeom_dask.execution.spec import ScanSpec
+from embgeom_dask.execution.titles import Title
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.points import PointFormat
@@ -153,7 +154,7 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
 
 def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, resources: Resources) -> PointFormat:
     """Choose what is multiplied: the type of products that is fastest here and leaves few pairs to recheck."""
-    (fastest,) = workers.gather(client, products.fastest, [(spec.metric, resources.device)])
+    (fastest,) = workers.gather(client, products.fastest, [(spec.metric, resources.device)], Title("products"))
     return choose_point_format(
         spec,
         inspected.dtypes,

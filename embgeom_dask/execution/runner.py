@@ -21,6 +21,7 @@ from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.monitor import Monitor
 from embgeom_dask.execution.panel_result import PanelResult, PanelStats, PassResult
 from embgeom_dask.execution.plan import Plan
+from embgeom_dask.execution.titles import Title
 from embgeom_dask.execution.worker_state import WorkerState, state_of
 from embgeom_dask.metrics import Workspace
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
@@ -130,11 +131,14 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
     )
 
 
-def execute(plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, journal: Pass | None = None) -> PassResult:
+def execute(
+    plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, journal: Pass | None = None, what: str = "panels"
+) -> PassResult:
     """Run every panel of `plan` that `journal` does not have, and merge what they find.
 
     One tile of every row block goes first: these tell the others how little they need to keep. This process reads rows
-    through `blocks`. `watch` is told of every panel that is done. Whatever ends this early cancels what was submitted.
+    through `blocks`. `watch` is told of every panel that is done, `what` names the pass. Whatever ends this early
+    cancels what was submitted.
 
     Raises
     ------
@@ -146,7 +150,7 @@ def execute(plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, jour
     """
     exact = plan.exact(BlockReader(blocks))
     total = PassResult({}, set(), exact.counts, set())
-    run = _Run(client, plan, watch, journal)
+    run = _Run(client, plan, watch, journal, Title(what, plan.sides[0].matrix.label))
     for panels in (plan.grid.first, plan.grid.rest):
         run.renew(total.states, exact)
         collected, size = list[dict[str, NamedArrays]](), 0
@@ -185,10 +189,10 @@ class _Run:
     with it is tried a second time, alone: others that were there are charged with every death too.
     """
 
-    def __init__(self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None) -> None:
-        self._client, self._plan, self._watch, self._journal = client, plan, watch, journal
+    def __init__(self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None, title: Title) -> None:
+        self._client, self._plan, self._watch, self._journal, self._title = client, plan, watch, journal, title
         self._committed = journal.names() if journal is not None else set()
-        self._shared = client.submit(bytes, pickle.dumps(plan), pure=False)
+        self._shared = client.submit(bytes, pickle.dumps(plan), key=title._replace(step="plan").key(), pure=False)
         self._hints: Future[bytes] | None = None
         self._told = b""
         self._failed: dict[Panel, BaseException] = {}
@@ -197,7 +201,8 @@ class _Run:
         """Tell the panels submitted from now on what was found: kept on the cluster."""
         hints: Hints = {name: self._plan.reductions[name].hint(state, exact) for name, state in merged.items()}
         if (told := pickle.dumps(hints)) != self._told:
-            self._hints, self._told = self._client.submit(bytes, told, pure=False), told
+            key = self._title._replace(step="hints").key()
+            self._hints, self._told = self._client.submit(bytes, told, key=key, pure=False), told
 
     def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[PanelResult]:
         """Yield what each of the panels found, in any order."""
@@ -265,7 +270,7 @@ class _Run:
         def arguments(panel: Panel) -> tuple[Any, ...]:
             return self._shared, panel, self._hints, self._journal
 
-        return workers.completed(self._client, run_panel, panels, arguments, window)
+        return workers.completed(self._client, run_panel, panels, arguments, window, self._title)
 
 
 def _cause(error: BaseException) -> str:

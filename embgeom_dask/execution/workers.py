@@ -9,12 +9,14 @@ from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from dask.base import annotate
 from distributed import Client, Future, Worker, get_worker
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
 from embgeom_dask import devices, progress, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
+from embgeom_dask.execution.titles import Title
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.model_stores import Matrix
 
@@ -114,8 +116,11 @@ def completed(
     given: Iterable[T],
     arguments: Callable[[T], tuple[Any, ...]],
     window: Callable[[], int],
+    title: Title,
 ) -> Generator[list[tuple[T, Ended]], None, None]:
     """Do `work(*arguments(each))` for each of `given`, `window()` at a time; yield those that ended, well or not.
+
+    `title` is what dask's dashboard calls the tasks.
 
     What fails through its worker, or is lost with it, is done by another one. Whatever ends this early cancels what was
     submitted.
@@ -130,7 +135,9 @@ def completed(
 
     def submit(each: T) -> None:
         fit = _chosen(client)
-        future = client.submit(_checked, version("embgeom-dask"), work, *arguments(each), pure=False, workers=fit)
+        task = _checked, version("embgeom-dask"), work, *arguments(each)
+        with annotate(**title.annotations):
+            future = client.submit(*task, key=title.key(), pure=False, workers=fit)
         running[future.key] = each, future, fit
         future.add_done_callback(done.put)
 
@@ -171,11 +178,11 @@ def completed(
             client.cancel([future for _, future, _ in running.values()], force=True)
 
 
-def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
+def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, ...]], title: Title) -> list[Any]:
     """What `work` gives for each of `arguments`, in their order; what one raises is raised."""
     found: dict[int, Any] = {}
     order = range(len(arguments))
-    with closing(completed(client, work, order, arguments.__getitem__, lambda: len(arguments))) as batches:
+    with closing(completed(client, work, order, arguments.__getitem__, lambda: len(arguments), title)) as batches:
         for batch in batches:
             found |= {place: ended.result() for place, ended in batch}
     return [found[place] for place in order]
@@ -189,7 +196,7 @@ def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
     EmbgeomError
         where none does.
     """
-    gather(client, pow, [(1, 1)])  # an adaptive cluster may have let its workers go: there is one then
+    gather(client, pow, [(1, 1)], Title("look"))  # an adaptive cluster may have let its workers go: there is one then
     answers = {each: answer for each, answer in _answers(client, question, *args) if not isinstance(answer, Exception)}
     if not answers:
         raise EmbgeomError("no worker answers: run the same command again")

@@ -13,6 +13,7 @@ import pytest
 import torch
 import typer
 import xarray as xr
+from distributed import LocalCluster
 
 import embgeom_dask
 from embgeom_dask import devices, testing, tuning
@@ -367,6 +368,31 @@ def test_doctor(run):
     assert code == 0
     assert "torch" in out
     assert "GiB" in out
+
+
+def test_doctor_asks_the_workers_of_a_cluster(run):
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=":0") as cluster:
+        address = cluster.scheduler_address
+        code, out, _ = run("doctor", A, "--scheduler", address)
+        (worker,) = (each.address for each in cluster.workers.values())
+        assert code == 0
+        assert out.count(worker) == 1
+        assert out.endswith("every worker can read the store\n")
+        code, out, _ = run("doctor", "nowhere", "--scheduler", address)
+        assert (code, out.count(worker)) == (0, 2)
+        assert "cannot read the store: " in out
+        code, out, _ = run("doctor", "--scheduler", address, "--json")
+        (found,) = json.loads(out)["workers"]
+        assert (found["worker"], found["problem"]) == (worker, None)
+    code, _, err = run("doctor", A)
+    assert (code, err) == (2, "error: STORE is for workers to read: give --scheduler, too\n")
+
+
+def test_a_command_on_a_cluster_writes_a_report_of_it(run):
+    assert run("survey", A, "--performance-report", "report.html")[0] == 0
+    assert "Dask Performance Report" in Path("report.html").read_text()
+    code, _, err = run("survey", A, "--performance-report", "no/report.html")
+    assert (code, err.splitlines()[-1][:35]) == (2, "error: cannot write no/report.html:")
 
 
 def test_no_arguments_print_the_help(run):

@@ -30,6 +30,7 @@ from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import cluster, passes, workers
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.journal import Pass
+from embgeom_dask.execution.titles import Title
 from embgeom_dask.storage import model_stores
 from embgeom_dask.testing import make_store
 
@@ -262,7 +263,7 @@ def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> Non
             return number
 
         done: list[int] = []
-        for batch in workers.completed(client, work, range(6), lambda number: (number,), lambda: 6):
+        for batch in workers.completed(client, work, range(6), lambda number: (number,), lambda: 6, Title("test")):
             done += [ended.result() for _, ended in batch]
             if 0 in done and good in client.nthreads():
                 own.scale(3)
