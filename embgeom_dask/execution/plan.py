@@ -127,7 +127,8 @@ class Plan:
         to |x| |y|: the largest of the devices used.
 
         8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
-        Where these do not filter, as at the start, or leave pairs undecided by the thousand, `unrounded_products` do.
+        Where products do not filter, as at the start, or leave pairs undecided by the thousand, `unrounded_products`
+        do.
         """
         point_format, width = self.sides[0].point_format, self.sides[0].matrix.hidden_size
         products = products or {f"cpu {point_format.element}"}
@@ -137,12 +138,12 @@ class Plan:
         )
         error = max((_product_error(kind, element, width) for kind, element in used))
         said = {"products": ", ".join(elements), "product_error": error}
-        rounded = [kind for kind, element in used if element == "int8"]
-        if rounded:
+        if "int8" in elements:
             said["quantisation_step"] = 1 / point_format.scale
-        if rounded and point_format.unrounded is not None:
+        refined = [kind for kind, element in used if element == point_format.element]
+        if refined and point_format.unrounded is not None:
             plain = point_format.unrounded.element
-            error = max(_product_error(kind, plain, width) for kind in rounded)
+            error = max(_product_error(kind, plain, width) for kind in refined)
             said |= {"unrounded_products": plain, "unrounded_product_error": error}
         return said
 

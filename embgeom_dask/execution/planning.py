@@ -147,7 +147,10 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
         rows=rows,
         centre=centre,
         distance_from_centre=[found.distance_from_centre for found in summaries],
-        samples=[some, *(other.take(ids[: tuning.SAMPLE_ROWS]) for other, ids in sides[1:] if spec.neighbors)],
+        samples=[
+            some,
+            *(other.take(ids[: tuning.SAMPLE_ROWS]) for other, ids in sides[1:] if spec.neighbors or spec.radii),
+        ],
         duplicate_of=_identical_rows(sides, summaries, rows) if spec.distinct else None,
     )
 

@@ -17,6 +17,7 @@ from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.tiles import Tile
+from embgeom_dask.reductions.thresholds import Thresholds
 
 Array = NDArray[Any]
 
@@ -37,29 +38,40 @@ def choose_point_format(
 
     `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
 
-    Products are of `element` where it is given. Else they are float64 where few pairs may be left undecided; integers
-    where these are multiplied fastest and farthest pairs are sought, or neighbours that integers tell from most others
-    in the samples; else of the first of `fastest` that can hold the points. Integers that this machine cannot multiply
-    are not taken even where they are given.
+    Products are of `element` where it is given. Else they are float64 where all distances are summed; integers where
+    these are multiplied fastest and farthest pairs are sought, or neighbours or pairs within radii that integers tell
+    from most others in the samples; else of the first of `fastest` that can hold the points, or, where there are radii,
+    of what costs least with the pairs of the samples that it leaves undecided. Integers that this machine cannot
+    multiply are not taken even where they are given.
     """
     if element == "int8" and "int8" not in fastest:
         element = None
     every, width = np.concatenate(distance_from_centre), centre.size
     largest = float(every.max())
-    plain = element if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
-    point_format = PointFormat(settings.metric, plain, centre, 1.0 if plain == "bfloat16" else _into_unit_ball(largest))
+
+    def of(name: str) -> PointFormat:
+        finer = of("float64") if name == "float32" and settings.radii else None
+        scale = 1.0 if name == "bfloat16" else _into_unit_ball(largest)
+        return PointFormat(settings.metric, name, centre, scale, finer)
+
+    possible = [element] if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
+    plain, cost = _cheapest([of(name) for name in possible], settings, samples)
     asked = element == "int8"
     if not (asked or (element is None and fastest[0] == "int8" and _can_round(settings, width))):
-        return point_format
+        return plain
     if settings.farthest:
         scale = _filling(largest, tuning.UNCLIPPED, samples[0], centre)
     else:
         length = max(float(np.quantile(every, tuning.USUAL)), largest / tuning.USUAL_RANGE)
         scale = _filling(length, tuning.UNCLIPPED_USUAL, samples[0], centre)
-    rounded = PointFormat(settings.metric, "int8", centre, scale, point_format if settings.neighbors else None)
+    rounded = PointFormat(settings.metric, "int8", centre, scale, plain if settings.kept != {"farthest"} else None)
     count = distance_from_centre[-1].size
-    if settings.neighbors and not asked and not _filters_well(rounded, samples, settings.neighbors, count):
-        return point_format
+    if asked:
+        return rounded
+    if settings.neighbors and not _filters_well(rounded, samples, settings.neighbors, count):
+        return plain
+    if settings.radii and _cost(rounded, settings, samples) > cost:
+        return plain
     return rounded
 
 
@@ -77,18 +89,39 @@ def point_formats_instead(
 
 def _can_round(settings: ScanSpec, width: int) -> bool:
     """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
-    wanted = settings.kept <= {"farthest", "neighbors"}
+    wanted = settings.kept <= {"farthest", "neighbors", "within", "pairs_within"}
     return wanted and METRICS[settings.metric].quantizes and width in _WIDTHS
 
 
-def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, fastest: list[str]) -> str:
-    if settings.double or "float64" in dtypes:
-        return "float64"
+def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, fastest: list[str]) -> list[str]:
+    """The elements, fastest first, that points may be of that are no integers; without radii the first is taken."""
+    if settings.summed or "float64" in dtypes:
+        return ["float64"]
     offset = float(np.linalg.norm(centre))
     near_origin = offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10
     as_stored = dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored
     fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
-    return next(name for name in fastest if name in fit)
+    return [*(name for name in fastest if name in fit), *(["float64"] if settings.radii else [])]
+
+
+def _cheapest(formats: list[PointFormat], settings: ScanSpec, samples: list[Array]) -> tuple[PointFormat, float]:
+    """Of several forms of points the one that costs least, and what it costs: the first where there are no radii."""
+    if not settings.radii:
+        return formats[0], 0.0
+    costs = [_cost(each, settings, samples) for each in formats]
+    best = int(np.argmin(costs))
+    return formats[best], costs[best]
+
+
+def _cost(point_format: PointFormat, settings: ScanSpec, samples: list[Array]) -> float:
+    """What a pair costs on average, in float32 products: its product, and the recheck where radii are in its bounds."""
+    blocks = [_block(point_format, rows) for rows in (_few(samples[0]), samples[-1])]
+    tile = Tile(METRICS[settings.metric], blocks[0], blocks[1], diagonal=False)
+    least, most = (bounds(tile.product, terms).numpy() for terms in tile.terms)
+    undecided = np.zeros(least.shape, np.bool_)
+    for radius in Thresholds.at(tile.metric, settings.radii, closed=True).high * point_format.unit:
+        undecided |= ~(least > radius) & ~(most <= radius)  # those of NaN too
+    return float(tuning.PRODUCT_COSTS[point_format.element] + tuning.RECHECK_COST * np.mean(undecided))
 
 
 def _into_unit_ball(largest: float) -> float:
@@ -113,8 +146,7 @@ def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: in
     The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
     rows of which the last is a sample.
     """
-    some = samples[0][np.arange(0, len(samples[0]), -(-len(samples[0]) // tuning.SAMPLED_ROWS))]
-    blocks = [_block(point_format, rows) for rows in (some, samples[-1])]
+    blocks = [_block(point_format, rows) for rows in (_few(samples[0]), samples[-1])]
     rounded = Tile(METRICS[point_format.metric], blocks[0], blocks[1], diagonal=False)
     plain = rounded.unrounded()
     least, most = (bounds(plain.product, terms).numpy() for terms in plain.terms)
@@ -124,6 +156,11 @@ def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: in
     more = np.mean(bounds(rounded.product, rounded.terms[0]).numpy() <= limit) - np.mean(least <= limit)
     sides = 1 + symmetric  # a pair may be among the nearest of either of its rows
     return bool(sides * more <= tuning.UNDECIDED[plain.precision.element])
+
+
+def _few(sample: Array) -> Array:
+    """Some rows of a sample, as many as are compared with all of it."""
+    return sample[np.arange(0, len(sample), -(-len(sample) // tuning.SAMPLED_ROWS))]
 
 
 def _block(point_format: PointFormat, rows: Array) -> Block:

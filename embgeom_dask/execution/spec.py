@@ -97,9 +97,9 @@ class ScanSpec:
         return {name for name in _KEEP if getattr(self, name) is not None}
 
     @property
-    def double(self) -> bool:
-        """Whether tiles are float64 products: in float32 too many pairs would lie near an edge or a radius."""
-        return self.summed or self.within is not None or self.pairs_within is not None
+    def radii(self) -> tuple[float, ...]:
+        """The radii that pairs are compared with."""
+        return (*(self.within or ()), *(() if self.pairs_within is None else (self.pairs_within,)))
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that were given."""

@@ -77,12 +77,29 @@ def round_up(values: Array, dtype: Any) -> Array:
     return np.where(out < values, np.nextafter(out, dtype(np.inf)), out)
 
 
+def bounds_of_pairs(
+    product: torch.Tensor, terms: tuple[LinearBound, LinearBound], i: Array, j: Array
+) -> tuple[Array, Array]:
+    """Return the lower and the upper bounds (p,) float64 of pairs i, j (p,) int64 of a tile."""
+    p = _picked(product, i, j)
+    least, most = (
+        bound.row[i].astype(np.float64) + bound.column[j] + bound.factor * p + bound.abs_factor * np.abs(p)
+        for bound in terms
+    )
+    return least, most
+
+
+def _picked(product: torch.Tensor, i: Array, j: Array) -> Array:
+    picked = product[torch.from_numpy(i), torch.from_numpy(j)]
+    found: Array = picked.to(torch.promote_types(picked.dtype, torch.float32)).cpu().numpy().astype(np.float64)
+    return found
+
+
 def upper_bounds(product: torch.Tensor, low: LinearBound, high: LinearBound, i: Array, j: Array, least: Array) -> Array:
     """Return the upper bounds (p,) float64 of pairs i, j (p,) int64 of a tile, whose lower bounds are `least` (p,)."""
     gap = (high.row - low.row)[i].astype(np.float64) + (high.column - low.column)[j]
     if (high.factor, high.abs_factor) != (low.factor, low.abs_factor):
-        picked = product[torch.from_numpy(i), torch.from_numpy(j)]
-        p = picked.to(torch.promote_types(picked.dtype, torch.float32)).cpu().numpy().astype(np.float64)
+        p = _picked(product, i, j)
         gap += (high.factor - low.factor) * p + (high.abs_factor - low.abs_factor) * np.abs(p)
     most: Array = least + gap
     return most

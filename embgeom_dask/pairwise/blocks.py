@@ -113,6 +113,11 @@ class Block:
         """Whether the points are rounded to integers."""
         return self.points.dtype == torch.int8
 
+    @property
+    def has_finer_form(self) -> bool:
+        """Whether `unrounded` gives points that tell more pairs apart."""
+        return self.point_format is not None and self.point_format.unrounded is not None
+
     def unrounded(self) -> Block:
         """The rows in the form that their points have where they are not rounded."""
         assert self.point_format is not None

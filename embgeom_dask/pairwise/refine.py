@@ -1,7 +1,7 @@
 """Finer products of the pairs that a tile's product leaves undecided, where these lie close together.
 
-Integers are refined by the points that they were rounded from. Points as stored, of bfloat16, are refined about the
-centres of clusters of close rows, and those outside any cluster in float64.
+Points that have a finer form are refined by it: integers by the points that they were rounded from. Points as stored,
+of bfloat16, are refined about the centres of clusters of close rows, and those outside any cluster in float64.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def dense_pairs(tile: Tile, i: Array, j: Array) -> DensePairs:
     m, n = tile.rows.size, tile.columns.size
     none = DensePairs(np.zeros(m, np.bool_), np.zeros(n, np.bool_))
     as_stored = tile.precision.element == "bfloat16" and tile.rows.norms.error is None
-    if not (tile.rounded or as_stored):
+    if not (tile.rows.has_finer_form or as_stored):
         return none
     columns = np.bincount(j, minlength=n) >= tuning.DENSE_ROW_PAIRS
     rows = np.bincount(i[columns[j]], minlength=m) >= tuning.DENSE_ROW_PAIRS
     found = DensePairs(rows, columns)
     left = np.count_nonzero(found.hold(i, j))
-    one_in = tuning.DENSE_ONE_IN_ROUNDED if tile.rounded else tuning.DENSE_ONE_IN
+    one_in = tuning.DENSE_ONE_IN_ROUNDED if tile.rows.has_finer_form else tuning.DENSE_ONE_IN
     is_dense = left * one_in >= np.count_nonzero(rows) * np.count_nonzero(columns)
     pairs = len(tile.rows.stored) * len(tile.columns.stored)
     few = max(tuning.DENSE_ROW_PAIRS**2, pairs / tuning.DENSE_LEAST_ONE_IN)
@@ -66,7 +66,7 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
         return
     tile.forget_product()
     rows, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
-    if tile.rounded:
+    if tile.rows.has_finer_form:
         parts = tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded()
         yield Tile(tile.metric, *parts, tile.diagonal, tile.workspace)
         return
@@ -82,6 +82,21 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
             for j in range(0, second.size, step):
                 parts = tile.rows.take(first[i : i + step]), tile.columns.take(second[j : j + step])
                 yield Tile(tile.metric, parts[0].doubled(), parts[1].doubled(), tile.diagonal, tile.workspace)
+
+
+def places_in(finer: Tile, tile: Tile, i: Array, j: Array) -> tuple[Array, Array, Array]:
+    """Which of the pairs i, j (p,) of a tile are in a finer one: their indices (q,), and i and j (q,) there."""
+    rows, columns = _places(finer.rows, tile.rows)[i], _places(finer.columns, tile.columns)[j]
+    (there,) = np.nonzero((rows >= 0) & (columns >= 0))
+    return there, rows[there], columns[there]
+
+
+def _places(part: Block, whole: Block) -> Array:
+    """The place of each row of a block (b,) in a part of it, -1 where it is in none."""
+    order = np.argsort(whole.positions)
+    places = np.full(whole.size, -1)
+    places[order[np.searchsorted(whole.positions[order], part.positions)]] = np.arange(part.size)
+    return places
 
 
 def _clusters(block: Block, marked: Array) -> Iterator[tuple[torch.Tensor | None, Array]]:

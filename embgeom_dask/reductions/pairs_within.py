@@ -18,6 +18,7 @@ from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.expand import expand_all
 from embgeom_dask.reductions.thresholds import Thresholds
+from embgeom_dask.reductions.undecided import classes
 
 Array = NDArray[Any]
 
@@ -80,7 +81,7 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
         (unsure,) = np.nonzero(~(upper_bounds(tile.product, low, high, i, j, least) <= inside))
         first, second = tile.pairs(i, j)
         keep = np.ones(first.size, np.bool_)
-        keep[unsure] = self.radius.classify(first[unsure], second[unsure], exact)[0] == 0
+        keep[unsure] = classes(self.radius, tile, i[unsure], j[unsure], exact) == 0
         first, second = first[keep], second[keep]
         count = state.count + int(self.weights[0][first] @ self.weights[1][second])
         if count > state.room:

@@ -66,6 +66,13 @@ class Thresholds:
         slack = 8 * UNIT * np.abs(values)
         return np.nextafter(values - slack, -np.inf), np.nextafter(values + slack, np.inf)
 
+    def between(self, least: Array, most: Array, exact: Exact) -> tuple[Array, Array]:
+        """The class (p,) int64 of pairs whose values of points are from `least` to `most` (p,), if these are sure."""
+        inside, outside = self.in_points(exact)
+        index = np.searchsorted(outside, least, side="left")  # so many thresholds lie below for certain
+        sure = index == np.searchsorted(inside, most, side="left")
+        return index, sure & ~np.isnan(least) & ~np.isnan(most)
+
     def classify(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
         """The class (p,) int64 and the value (p,) of pairs: by differences; near one by keys, then without error."""
         values, slack = exact.values(first, second)

@@ -16,6 +16,7 @@ from embgeom_dask.pairwise.tables import Table
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.thresholds import Thresholds
+from embgeom_dask.reductions.undecided import classes
 
 Array = NDArray[Any]
 
@@ -69,7 +70,7 @@ class Within(Reduction[Degrees, Degrees, Degrees]):
         if self.symmetric:
             degree[columns] += near_columns
         first, second = tile.pairs(i, j)
-        index, _ = self.radii.classify(first, second, exact)
+        index = classes(self.radii, tile, i, j, exact)
         for k in range(self.radii.distance.size):
             np.add.at(degree[:, k], first[index <= k], self.weights[1][second[index <= k]])
             if self.symmetric:

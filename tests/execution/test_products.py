@@ -133,7 +133,7 @@ def test_a_worker_of_wrong_float64_is_refused_in_one_line(
     lacking(monkeypatch, "float64")
     store = make_store(tmp_path / "m.zarr", output=vocabulary())
     with pytest.raises(EmbgeomError, match=r"^products of float64 are wrong on cpu: compute elsewhere, .*$") as refused:
-        scan(store, within=1.0, client=client)
+        scan(store, metric="cityblock", histogram=9, client=client)
     assert "\n" not in str(refused.value)
 
 

@@ -1,0 +1,29 @@
+"""The pairs that a product leaves undecided: those that lie close together by finer products, then exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.bounds import bounds_of_pairs
+from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.refine import dense_pairs, finer_tiles, places_in
+from embgeom_dask.pairwise.tiles import Tile
+from embgeom_dask.reductions.thresholds import Thresholds
+
+Array = NDArray[Any]
+
+
+def classes(thresholds: Thresholds, tile: Tile, i: Array, j: Array, exact: Exact) -> Array:
+    """The class (p,) int64 among thresholds of pairs i, j (p,) of a tile; its product may be given up."""
+    index, left = np.empty(i.size, np.int64), np.ones(i.size, np.bool_)
+    for finer in finer_tiles(tile, dense_pairs(tile, i, j)):
+        there, rows, columns = places_in(finer, tile, i, j)
+        found, sure = thresholds.between(*bounds_of_pairs(finer.product, finer.terms, rows, columns), exact)
+        found[~sure] = classes(thresholds, finer, rows[~sure], columns[~sure], exact)
+        index[there], left[there] = found, False
+    first, second = tile.pairs(i[left], j[left])
+    index[left], _ = thresholds.classify(first, second, exact)
+    return index
