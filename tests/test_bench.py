@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import data, memory, overhead, run
+from benchmarks import data, memory, overhead, peers, run
 from embgeom_dask.execution.callbacks import PanelCallback
 
 
@@ -175,3 +175,16 @@ def test_the_peak_of_a_command_is_what_it_held() -> None:
     _, peak, said = memory.measure(["sh", "-c", f"sleep 0.5 | {command}"])
     assert 200 << 20 < peak < 500 << 20
     assert said.startswith("said")
+
+
+def test_wrong_answers_of_peers_are_counted() -> None:
+    rows = np.array([[0.0], [1.0], [1.0], [3.0]], np.float32)
+    ids = peers.without_self(np.array([[0, 1], [2, 1], [1, 2], [2, 3]]), np.zeros((4, 2)))[0]
+    np.testing.assert_array_equal(ids[:, :1], [[1], [2], [1], [2]])
+    exact = peers.true_distances(rows, ids[:, :1])
+    np.testing.assert_array_equal(exact, [[1], [0], [0], [2]])
+    assert peers.wrong(rows, exact, (ids[:, :1], exact)) == (0, 0, 0.0)
+    equal = np.array([[2], [2], [1], [1]])  # of equals either
+    assert peers.wrong(rows, exact, (equal, exact)) == (0, 0, 0.0)
+    farther = np.array([[3], [2], [1], [0]])
+    assert peers.wrong(rows, exact, (farther, np.array([[0.0], [0.0], [0.0], [4.5]]))) == (2, 1, 0.5)
