@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embgeom_dask.analyses.batch import status as status
+    from embgeom_dask.analyses.compare import compare as compare
     from embgeom_dask.analyses.controls import controls as controls
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "compare": "analyses.compare",
     "controls": "analyses.controls",
     "convert": "checkpoints.convert",
     "duplicates": "analyses.duplicates",
@@ -51,7 +53,17 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-_GIVE_RESULTS = {"duplicates", "neighbors", "open_result", "outliers", "scan", "spectrum", "survey", "tokens"}
+_GIVE_RESULTS = {
+    "compare",
+    "duplicates",
+    "neighbors",
+    "open_result",
+    "outliers",
+    "scan",
+    "spectrum",
+    "survey",
+    "tokens",
+}
 
 
 def __getattr__(name: str) -> Any:

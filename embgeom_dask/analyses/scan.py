@@ -313,14 +313,14 @@ def _sides(
         given = stack.enter_context(given_rows(data, role, client))
         sides = [given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size, given.labels))]
         if against is not None:
-            sides.append(stack.enter_context(given_rows(*_split_role(against, role), client)))
+            sides.append(stack.enter_context(given_rows(*split_role(against, role), client)))
             _check_widths(sides[0].matrix, sides[1].matrix)
         for given in sides:
             model_stores.check_labels(given.matrix)  # before the first tile, not when the result is labelled
         yield sides
 
 
-def _split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
+def split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
     """Take `:input` or `:output` off the name of a store."""
     if is_array(against):
         return against, role

@@ -16,6 +16,7 @@ from embgeom_dask import streams
 from embgeom_dask.cli.analyses import duplicates, neighbors, outliers, scan, survey
 from embgeom_dask.cli.answers import as_options
 from embgeom_dask.cli.commands import Command, with_report
+from embgeom_dask.cli.compare import compare
 from embgeom_dask.cli.controls import controls
 from embgeom_dask.cli.doctor import doctor
 from embgeom_dask.cli.examples import examples
@@ -47,7 +48,8 @@ def _options(
 
 
 for _command in (
-    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, scan, neighbors, outliers),
+    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, compare),
+    *(scan, neighbors, outliers),
     *(show, status, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")

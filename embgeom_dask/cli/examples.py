@@ -17,6 +17,10 @@ _EXAMPLES = {
     "controls": ("embgeom controls acme/tiny --like gaussian --seed 42",),
     "tokens": ("embgeom tokens acme/tiny --from king --out tokens.zarr",),
     "spectrum": ("embgeom spectrum acme/tiny --components 3 --sky 1,2,3 --out spectrum.zarr",),
+    "compare": (
+        "embgeom compare acme/base acme/tuned --out compare.zarr",
+        "embgeom compare acme/base acme/tuned --all-pairs",
+    ),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
     "plot": ("embgeom plot scan.zarr --heatmap -o neighbors.png",),

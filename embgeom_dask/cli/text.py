@@ -107,10 +107,10 @@ def neighbors_text(dataset: xr.Dataset) -> str:
 
 def result_text(dataset: xr.Dataset) -> str:
     """A saved result of any command, or the table of many, as that command printed it."""
-    from embgeom_dask.cli import one_pass_text
+    from embgeom_dask.cli import compare_text, one_pass_text
 
     command = dataset.attrs["command"]
-    if "model" in dataset.dims and command not in ("survey", "duplicates"):
+    if "model" in dataset.dims and command not in ("survey", "duplicates", "compare"):
         return scans_text(dataset)
     texts = {
         "survey": survey_text,
@@ -118,6 +118,7 @@ def result_text(dataset: xr.Dataset) -> str:
         "scan": scan_text,
         "tokens": one_pass_text.tokens_text,
         "spectrum": one_pass_text.spectrum_text,
+        "compare": compare_text.compare_text,
         "neighbors": neighbors_text,
         "outliers": outliers_text,
     }

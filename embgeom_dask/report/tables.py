@@ -18,6 +18,17 @@ _OF_A_TOKEN = (
     *("centroid_distance", "centroid_distance_rank", "origin_distance", "origin_distance_rank"),
 )
 
+_OF_A_ROW = (
+    *("token_id", "token", "text", "against_token_id", "against_token", "token_changed", "changed_value_count"),
+    *("euclidean_distance", "cosine_distance", "chebyshev_distance", "cityblock_distance"),
+    *("norm_l2", "against_norm_l2"),
+)
+
+_OF_TWO_MODELS = (
+    *("model", "revision", "matrix", "against", "against_revision", "same_bytes", "identical_row_count"),
+    *("shared_row_count", "identical_column_count", "shared_column_count", "shared_token_count"),
+)
+
 _OF_A_TABLE = {
     "histogram": (
         "histogram_count",
@@ -36,7 +47,12 @@ _OF_A_TABLE = {
         "norm_ratio",
         ("side", "farthest_token_id", "farthest_token", "norm", "centroid_distance", "norm_ratio"),
     ),
-    "tokens": ("norm_l2", _OF_A_TOKEN),
+    "tokens": ("norm_l2_rank", _OF_A_TOKEN),
+    "rows": ("against_norm_l2", _OF_A_ROW),
+    "unmatched": ("unmatched_token_id", ("unmatched_token_id", "unmatched_token")),
+    "against_unmatched": ("against_unmatched_token_id", ("against_unmatched_token_id", "against_unmatched_token")),
+    "against_centroid": ("against_centroid", ("against_hidden", "hidden", "against_centroid")),
+    "models": ("same_bytes", _OF_TWO_MODELS),
     "eigenvalues": ("eigenvalue", ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")),
     "components": ("component_vector", ("component", "hidden", "component_vector")),
     "component_error": ("component_error", ("component", "component_error")),
@@ -86,7 +102,9 @@ def frame(result: xr.Dataset, name: str) -> pd.DataFrame:
     else:
         columns = tuple(_numbers(result))
         variable, columns = columns[0], (*(each for each in _WHOSE if each in result.coords), *columns)
-    return _tidy(result[variable], {each: result[each] for each in columns if each in result.variables})
+    found = {each: result[each] for each in columns if each in result.variables}
+    along = set(result[variable].dims)
+    return _tidy(result[variable], {each: column for each, column in found.items() if along >= set(column.dims)})
 
 
 def frame_of_all(results: Sequence[xr.Dataset], name: str) -> pd.DataFrame:

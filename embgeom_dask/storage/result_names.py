@@ -18,8 +18,10 @@ _RANKED = (
     "eigenvalue_rank",
     "component",
     "outlier",
+    "unmatched",
+    "against_unmatched",
 )
-_NUMBERED = ("hidden", "edge", "group", "member")
+_NUMBERED = ("hidden", "against_hidden", "edge", "group", "member")
 
 LONG_NAMES = {
     "farthest_distance": "distance of the farthest pairs",
@@ -133,6 +135,31 @@ LONG_NAMES = {
     "column_variance": "variance of the column",
     "outlier": "rank of the outlier dimension, largest variance first",
     "outlier_dimension": "column of far more than the mean variance",
+    "euclidean_distance": "euclidean distance from the row matched",
+    "cosine_distance": "cosine distance from the row matched",
+    "chebyshev_distance": "chebyshev distance from the row matched",
+    "cityblock_distance": "cityblock distance from the row matched",
+    "changed_value_count": "values that differ from the row matched",
+    "identical_count": "rows identical to the row matched",
+    "against_norm_l2": "L2 norm of the row matched",
+    "against_token_id": "id of the token matched",
+    "token_changed": "whether the two tokens are called differently",
+    "token_changed_count": "ids whose tokens are called differently",
+    "matched_count": "rows that are matched",
+    "unmatched_count": "rows that are not matched",
+    "against_unmatched_count": "rows of the second matrix that are not matched",
+    "unmatched_token_id": "ids of the tokens that are not matched",
+    "against_unmatched_token_id": "ids of the tokens of the second matrix that are not matched",
+    "against_vocab_size": "rows of the second matrix",
+    "against_hidden_size": "columns of the second matrix",
+    "against_centroid": "mean row of the second matrix",
+    "centroid_shift": "distance between the mean rows",
+    "same_bytes": "whether the matrices have the same bytes",
+    "identical_row_count": "token ids with the same row in both",
+    "shared_row_count": "different rows that both have",
+    "identical_column_count": "columns that are the same in both",
+    "shared_column_count": "different columns that both have",
+    "shared_token_count": "different tokens that both have",
     "angle_law_of_cosines": "angle by the law of cosines",
     "angle_dot_product": "angle by the dot product",
 }

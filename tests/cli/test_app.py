@@ -508,6 +508,8 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
         ("duplicates", A),
         ("spectrum", A),
         ("tokens", A, "--from", "tok7"),
+        ("compare", A, A),
+        ("compare", A, A, "--all-pairs"),
         ("scan", A, "--nearest", "3", "--neighbors", "2", "--histogram", "9", "--quantiles", "0.5", "--within", "2"),
         ("scan", A, "--metric", "chebyshev", "--pairs-within", "2", "--against", A),
     ],
@@ -535,6 +537,8 @@ def test_what_is_no_result_is_not_shown(run):
 def test_the_examples_of_every_help_run(run):
     testing.make_checkpoint("acme/tiny", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
     names = [f"tok{i}" for i in range(ROWS - 2)] + ["king", "queen"]
+    for name in ("base", "tuned"):
+        testing.make_store(f"stores/acme--{name}.zarr", output=rows(), model=f"acme/{name}")
     for command in re.findall(r"^  ([a-z-]+) ", run("--help")[1].partition("Commands:")[2], re.M):
         examples = re.findall(r"^ +(embgeom .*)$", run(command, "--help")[1].partition("Examples:")[2], re.M)
         assert examples, command

@@ -1,0 +1,294 @@
+"""Two vocabularies row by row, and a list of them all against all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from time import perf_counter
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices, tuning
+from embgeom_dask.analyses import many
+from embgeom_dask.analyses.lineage import lineage
+from embgeom_dask.analyses.matching import Matched, match_rows, pieces
+from embgeom_dask.analyses.scan import split_role
+from embgeom_dask.analyses.survey import Summary, summarize
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
+from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.map_rows import in_order
+from embgeom_dask.execution.plan import ITEMSIZE
+from embgeom_dask.kernels.exact_sums import ColumnSums
+from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise.exact import Exact, Rows
+from embgeom_dask.pairwise.rows import check_fit
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
+
+Array = NDArray[Any]
+
+_ROWS = 1024  # whose values are compared as float64 together
+
+
+class Part(NamedTuple):
+    """What one task compares: the rows `rows` (n,) of a matrix with the rows `others` (n,) of the matrix `against`."""
+
+    rows: Array
+    others: Array
+    against: Matrix
+
+
+class Found(NamedTuple):
+    """What is kept of some pairs of rows: the summary of either side; how many values differ in each pair, and its
+    distances by each metric, (n,) each: none where widths differ, or where a row is unfit.
+    """
+
+    first: Summary
+    second: Summary
+    changed: Array | None
+    distances: dict[str, Array]
+
+
+def compare(
+    data: Data | Iterable[Data],
+    other: Data | None = None,
+    role: Role | None = None,
+    *,
+    match: str = "id",
+    out: PathLike | None = None,
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Compare two vocabularies row by row; or of a list of them say which share bytes, rows, columns and tokens.
+
+    Distances and norms are the float64 numbers nearest to the true ones, of the stored values, whatever their types.
+    Each row is read once, but where tokens lie far apart in the two vocabularies, chunks of the second more often.
+
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes; a list of at least two where `other` is not given.
+    other : path or array, optional
+        The vocabulary to compare with. `STORE:input` and `STORE:output` name a matrix of a store, else `role` does.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    match : {"id", "token"}
+        Which rows are compared: those of one token id, or those of one token. Tokens are the same if their bytes are,
+        with the marks of a leading space of SentencePiece and of byte-level BPE for spaces; of several alike in one
+        vocabulary the one with the lowest id is meant.
+    out : path, optional
+        Where to save the result. If the same result is there already, it is opened instead of computed again.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
+
+    Returns
+    -------
+    xarray.Dataset
+        Of two, over `token_id`, the tokens of `data` that are matched:
+
+        - `euclidean_distance`, `cosine_distance` (NaN where a row is zero), `chebyshev_distance` and
+          `cityblock_distance` from the row that it is matched with, and `changed_value_count`, how many of its values
+          are others (-0 is 0); these are there only if both have the same width. `norm_l2` and `against_norm_l2`.
+        - `against_token_id`, and the coordinates `token`, `text` and `against_token`; by id also `token_changed`,
+          whether the two are called differently.
+        - `centroid (hidden)` and `against_centroid` of the rows that are matched (`against_hidden` where the widths
+          differ), and `centroid_shift`, the distance between them.
+        - `matched_count`, `identical_count`, `token_changed_count`; `vocab_size`, `hidden_size`, `unmatched_count`, and
+          of the other side `against_vocab_size` and so on; `unmatched_token_id (unmatched)` and
+          `against_unmatched_token_id (against_unmatched)` where there are any.
+
+        Of a list, over `model` and `against`, the same models:
+
+        - `same_bytes`, whether both matrices have the same type, shape and bytes; `identical_row_count`, how many token
+          ids have the same row in both; `shared_row_count`, how many different rows of one the other has anywhere.
+        - `identical_column_count`, how many columns are the same in both, `shared_column_count`, how many different
+          columns of one the other has anywhere; of the rows that both have, where one has more than the other.
+        - `shared_token_count`, how many different tokens both have, matched as by `match="token"`; and over `model`
+          `vocab_size`, `hidden_size`, `dtype` and `tied`. -0 is 0; values of different types are compared as values.
+
+    Raises
+    ------
+    InputError
+        If there is no store or no such matrix, if the two are of different roles and `role` is not given, if no row is
+        matched, if a row has NaN, infinity, or a float64 value below 2^-400 or above 2^400 in size (of a list these
+        are compared like other values), or if something else is at `out`.
+    EmbgeomError
+        If a store cannot be read.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[3, 4], [0, 1], [1, 1]], np.float32)
+    >>> base = make_store("base.zarr", output=rows, tokens=["a", "b", "c"])
+    >>> tuned = make_store("tuned.zarr", output=rows * np.float32([[1], [1], [2]]), tokens=["a", "b", "c"])
+    >>> found = compare(base, tuned)
+    >>> found["identical_count"].item(), found["euclidean_distance"].values, found["cosine_distance"].values
+    (2, array([0.        , 0.        , 1.41421356]), array([0., 0., 0.]))
+    >>> compare([base, tuned])["identical_row_count"].values
+    array([[3, 2],
+           [2, 3]])
+    """
+    with showing(progress):
+        if other is None:
+            return lineage(many.each_of(data, "compare"), role, out, client)
+        if not many.is_one(data):
+            raise InputError("`data` is a list: compare it all against all without `other`, or give one store")
+        return _compare(cast(Data, data), other, role, match, out, client)
+
+
+def _compare(
+    data: Data, other: Data, role: Role | None, match: str, out: PathLike | None, client: ClientLike | None
+) -> xr.Dataset:
+    """Compare two vocabularies row by row."""
+    started = perf_counter()
+    with ExitStack() as stack:
+        store, own = split_role(other, role)
+        first = stack.enter_context(given_rows(data, role, client, whole=True))
+        second = stack.enter_context(given_rows(store, own, client, whole=True))
+        if role is own is None and not is_array(data) and not is_array(other):
+            _check_roles(first.matrix, second.matrix)
+        settings = {"match": match} | {
+            name: each.selection
+            for name, each in (("tokens", first), ("against", second))
+            if each.selection is not None
+        }
+        attrs = results.provenance("compare", [first.matrix, second.matrix], ["cpu"], 0.0, settings)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        for each in (first, second):
+            model_stores.check_labels(each.matrix)
+        matched = match_rows(first, second, match)
+        with connect(client, out=out) as active:
+            variables = _measured(active, first, second, matched)
+        dataset = xr.Dataset(variables | _unmatched(first, second, matched) | _tokens(first, second, matched, match))
+        labelled = [name for name in dataset.variables if str(name).endswith("token")]
+        dataset = dataset.set_coords(["token_id", "text", *labelled])
+    return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
+
+
+def _check_roles(first: Matrix, second: Matrix) -> None:
+    """Refuse the input matrix of one and the output matrix of the other, unasked; a tied one is both."""
+    if first.name != second.name and not (first.tied or second.tied):
+        raise InputError(
+            f"by default {first.model} gives its {first.name} and {second.model} its {second.name}: choose one `role`"
+        )
+
+
+def _measured(client: Client, first: Given, second: Given, matched: Matched) -> dict[str, Any]:
+    """The variables of one pass over the rows that are matched."""
+    matrix, against, size = first.matrix, second.matrix, matched.first.size
+    sums = [ColumnSums.none(each.hidden_size) for each in (matrix, against)]
+    norms, unfit = np.empty((2, size)), np.empty((2, size), np.uint8)
+    kept: dict[str, Array] = {}
+    parts = _parts(matrix, against, matched)
+    sizes = [part.rows.size for part in parts]
+    begin = 0
+    for found in in_order(client, "compare", matrix, parts, sizes, _look):
+        here = slice(begin, begin + found.first.norms.size)
+        for side, summary in enumerate((found.first, found.second)):
+            sums[side].add(summary.sums)
+            norms[side, here], unfit[side, here] = summary.norms, summary.unfit
+        columns = {f"{name}_distance": values for name, values in found.distances.items()}
+        columns |= {} if found.changed is None else {"changed_value_count": found.changed}
+        for name, values in columns.items():
+            kept.setdefault(name, np.zeros(size, values.dtype))[here] = values
+        begin = here.stop
+    for given, rows, bad in zip((first, second), matched, unfit, strict=True):
+        check_fit(given.matrix, rows if given.token_id is None else given.token_id[rows], bad)
+    variables: dict[str, Any] = {name: ("token_id", values) for name, values in kept.items()}
+    variables |= {"norm_l2": ("token_id", norms[0]), "against_norm_l2": ("token_id", norms[1])}
+    if kept:
+        variables["identical_count"] = np.count_nonzero(kept["changed_value_count"] == 0)
+    return variables | _centroids(*(each.mean(size) for each in sums))
+
+
+def _centroids(mine: Rationals, theirs: Rationals) -> dict[str, Any]:
+    same = len(mine.numerators) == len(theirs.numerators)
+    found: dict[str, Any] = {
+        "centroid": ("hidden", mine.nearest()),
+        "against_centroid": ("hidden" if same else "against_hidden", theirs.nearest()),
+    }
+    return found | ({"centroid_shift": mine.minus(theirs).l2} if same else {})
+
+
+def _parts(matrix: Matrix, against: Matrix, matched: Matched) -> list[Part]:
+    """The pairs of rows in parts that one task reads."""
+    row_bytes = sum(each.hidden_size * ITEMSIZE[each.dtype] for each in (matrix, against))
+    step = max(matrix.chunk_rows, 2 * tuning.PART_BYTES // row_bytes)
+    return [
+        Part(matched.first[start : start + step], matched.second[start : start + step], against)
+        for start in range(0, matched.first.size, step)
+    ]
+
+
+def _look(matrix: Matrix, part: Part) -> Found:
+    """What is kept of the pairs of a part; runs on a worker."""
+    with devices.session(torch.device("cpu")):
+        x, y = matrix.take(part.rows), part.against.take(part.others)
+        first, second = summarize(x), summarize(y)
+        if x.shape != y.shape or first.unfit.any() or second.unfit.any():  # refused when all are known
+            return Found(first, second, None, {})
+        changed = np.concatenate(
+            [_changed(x[start : start + _ROWS], y[start : start + _ROWS]) for start in range(0, len(x), _ROWS)]
+        )
+        directed = (first.norms > 0) & (second.norms > 0)
+        return Found(first, second, changed, {name: _distances(name, x, y, changed, directed) for name in METRICS})
+
+
+def _changed(x: Array, y: Array) -> Array:
+    """How many values of each row differ."""
+    different: Array = np.count_nonzero(as_float(as_numba(x)) != as_float(as_numba(y)), axis=1)
+    return different
+
+
+def _distances(name: str, x: Array, y: Array, changed: Array, directed: Array) -> Array:
+    """The distance of each row of x from that of y; identical rows are at 0, and rows of zeros have no cosine."""
+    metric, found = METRICS[name], np.zeros(len(x))
+    exact = Exact(metric, Rows(len(x), lambda _: x), Rows(len(y), lambda _: y), x.shape[1], 1.0)
+    asked = changed > 0
+    if metric.undefined_for_zero_rows:
+        found[~directed] = np.nan
+        asked &= directed
+    places = np.flatnonzero(asked)
+    found[places] = exact.distances(places, places)
+    return found
+
+
+def _unmatched(first: Given, second: Given, matched: Matched) -> dict[str, Any]:
+    """How many rows of either side are not matched, and which."""
+    variables: dict[str, Any] = {"matched_count": matched.first.size}
+    for prefix, given, rows in (("", first, matched.first), ("against_", second, matched.second)):
+        left = np.setdiff1d(given.rows, rows)
+        variables[f"{prefix}vocab_size"] = given.rows.size
+        variables[f"{prefix}hidden_size"] = given.matrix.hidden_size
+        variables[f"{prefix}unmatched_count"] = left.size
+        if left.size:
+            ids = left if given.token_id is None else given.token_id[left]
+            variables[f"{prefix}unmatched_token_id"] = (f"{prefix}unmatched", ids)
+            variables[f"{prefix}unmatched_token"] = (f"{prefix}unmatched", pieces(given)[left])
+    return variables
+
+
+def _tokens(first: Given, second: Given, matched: Matched, match: str) -> dict[str, Any]:
+    """The labels of the rows that are matched."""
+    mine, theirs = first.labels().isel(token_id=matched.first), second.labels().isel(token_id=matched.second)
+    found: dict[str, Any] = {name: ("token_id", mine[name].to_numpy()) for name in ("token_id", "token", "text")}
+    found["against_token_id"] = ("token_id", theirs["token_id"].to_numpy())
+    found["against_token"] = ("token_id", theirs["token"].to_numpy())
+    if match == "id":
+        changed = mine["token"].to_numpy() != theirs["token"].to_numpy()
+        found |= {"token_changed": ("token_id", changed), "token_changed_count": np.count_nonzero(changed)}
+    return found

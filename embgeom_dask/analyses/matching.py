@@ -1,0 +1,105 @@
+"""Which row of one vocabulary is which of another: by token id, or by the token itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Given
+from embgeom_dask.storage import labels
+from embgeom_dask.storage.validation import read_metadata
+
+Ids = NDArray[np.int64]
+
+MATCHES = ("id", "token")
+_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
+_LEADING = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class Matched(NamedTuple):
+    """The rows of either side that are matched, (n,) int64 each: row `first[k]` is row `second[k]` of the other."""
+
+    first: Ids
+    second: Ids
+
+
+def match_rows(first: Given, second: Given, how: str) -> Matched:
+    """Match the rows of two matrices, in the order of the first side's rows.
+
+    Parameters
+    ----------
+    how : {"id", "token"}
+        By `token_id`; or by what `names` calls them: of several rows of one name the first is matched.
+
+    Raises
+    ------
+    InputError
+        where `how` is neither, a side has an id twice, or no row is matched.
+    """
+    if how not in MATCHES:
+        raise InputError(f"`match` {how}: choose {' or '.join(MATCHES)}")
+    if how == "id":
+        for given in (first, second):
+            _check_once(given)
+        _, places, others = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
+    else:
+        mine, theirs = _first_of_each(first), _first_of_each(second)
+        shared = [(place, theirs[name]) for name, place in mine.items() if name in theirs]
+        places, others = np.array(shared, np.int64).reshape(-1, 2).T
+    if not places.size:
+        hint = ": match them by token id" if how == "token" else ""
+        raise InputError(f"{first.matrix.label} and {second.matrix.label} have no {how} in common{hint}")
+    order = np.argsort(places)
+    return Matched(first.rows[places[order]], second.rows[others[order]])
+
+
+def names(given: Given) -> list[str]:
+    """What the token of each row is called in every vocabulary: its bytes, in hexadecimal; empty where it has none.
+
+    The marks of a leading space are spaces: the one that SentencePiece writes everywhere, and that of byte-level BPE,
+    whose bytes a store knows. The `##` of WordPiece is text like any other.
+    """
+    stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
+    columns = (np.asarray(stored[name])[given.rows].tolist() for name in ("bytes", "text", "has_token"))
+    return [(raw or _plain(text).encode().hex()) if has else "" for raw, text, has in zip(*columns, strict=True)]
+
+
+def pieces(given: Given) -> NDArray[Any]:
+    """The raw pieces of the rows, (n,) strings."""
+    stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
+    found: NDArray[Any] = np.asarray(stored["token"], np.object_)[given.rows]
+    return found
+
+
+def _plain(text: str) -> str:
+    text = text.replace(_MARK, " ")
+    return f" {text[1:]}" if text.startswith(_LEADING) else text
+
+
+def _first_of_each(given: Given) -> dict[str, int]:
+    """The first row of each name; a token that is a single byte only stands in where no other has its name."""
+    called, single = names(given), [_BYTE.fullmatch(piece) is not None for piece in pieces(given).tolist()]
+    found: dict[str, int] = {}
+    for last in (False, True):
+        for place in _where(single, last):
+            if called[place]:
+                found.setdefault(called[place], place)
+    return found
+
+
+def _where(flags: Iterable[bool], value: bool) -> list[int]:
+    return [place for place, flag in enumerate(flags) if flag is value]
+
+
+def _check_once(given: Given) -> None:
+    values, counts = np.unique(given.ids, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{given.matrix.label}: token id {values[counts > 1][0]} is that of several rows: give each row once"
+        )

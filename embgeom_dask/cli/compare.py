@@ -1,0 +1,48 @@
+"""The command that compares vocabularies with each other: compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import embgeom_dask as eg
+from embgeom_dask.cli.answers import print_result
+from embgeom_dask.cli.options import FromFile, Json, ManyStores, Role, Scheduler
+from embgeom_dask.cli.stores import find_other, find_store, find_stores
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def compare(
+    stores: ManyStores = None,
+    from_file: FromFile = None,
+    role: Role = None,
+    match: Annotated[
+        Literal["id", "token"], typer.Option(help="Which rows of two models are one: by id, or by the token's bytes.")
+    ] = "id",
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Of two models, too: only which bytes, rows, columns they share.")
+    ] = False,
+    out: Annotated[str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here.")] = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two models row by row, or more models all against all.
+
+    The second of two may be STORE:input or STORE:output.
+    """
+    given = [*(stores or [])]
+    how: dict[str, Any] = {"out": out, "client": scheduler}
+    if len(given) == 2 and not from_file and not all_pairs:
+        found = eg.compare(find_store(given[0]), find_other(given[1]), role, match=match, **how)
+    else:
+        found = eg.compare(find_stores(given, from_file), None, role, **how)
+    _show(found, as_json)
+
+
+def _show(found: xr.Dataset, as_json: bool) -> None:
+    from embgeom_dask.cli import compare_text
+
+    print_result(found, compare_text.compare_text, as_json)
