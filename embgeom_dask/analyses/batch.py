@@ -19,19 +19,30 @@ _RECORD = "batch.json"
 
 def begin(
     out: PathLike, command: str, stores: Sequence[str], outs: Sequence[PathLike | None], resume: str | None
-) -> None:
-    """Write into the folder `out` what a command is about to do: `outs` are the results of `stores`."""
+) -> dict[str, Any]:
+    """Write into the folder `out` what a command is about to do: `outs` are the results of `stores`; return that."""
     record = {
         "command": command,
         "stores": [redact(each) for each in stores],
-        "results": [None if each is None else os.path.basename(each) for each in outs],  # noqa: PTH119 - or a URL
+        "results": names(outs),
         "began": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "resume": resume,
     }
     url = paths.locate(out)
     with paths.explained(f"write {url}"):
         paths.filesystem(url)[0].makedirs(paths.filesystem(url)[1], exist_ok=True)
-    journal.put(paths.join(url, _RECORD), json.dumps(record, indent=1).encode())
+    write(out, record)
+    return record
+
+
+def write(out: PathLike, record: Mapping[str, Any]) -> None:
+    """Write the record of a command into the folder `out`."""
+    journal.put(paths.join(paths.locate(out), _RECORD), json.dumps(record, indent=1).encode())
+
+
+def names(outs: Sequence[PathLike | None]) -> list[str | None]:
+    """The results of a record, by their names in its folder."""
+    return [None if each is None else os.path.basename(each) for each in outs]  # noqa: PTH119 - or a URL
 
 
 def status(out: PathLike) -> dict[str, Any]:
@@ -79,17 +90,18 @@ def status(out: PathLike) -> dict[str, Any]:
         written = [journal.modified(fs.info(f"{folder}/{name}/zarr.json")) for name in done]
         others = [result for name, result in named.items() if name not in done]
         begun = [journal.status(result) for result in others if journal.Journal(result).run is not None]
-    failures = _failures(out)
+    failures = list(map(str, record.get("failed", []))) or _failures(out)
     began = datetime.fromisoformat(record["began"]).timestamp()
     fresh = sum(when >= began for when in written)
     total = len(record["stores"])
-    left = total - len(done) - len(failures)
+    count = sum(name in done for name in record["results"])  # two stores may be of one result
+    left = total - count - len(failures)
     lasted = datetime.now(UTC).timestamp() - began
     return {
         "result": os.fspath(out),
         "command": record["command"],
         "state": "finished" if left <= 0 else "begun",
-        "models_done": len(done),
+        "models_done": count,
         "models_total": total,
         "running": begun,
         "failures": failures,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from embgeom_dask.checkpoints.safetensors import Listing, list_folder
 from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
 from embgeom_dask.checkpoints.surroundings import check_name, find_name, find_tokenizer
 from embgeom_dask.checkpoints.torch_files import list_local
-from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError, refuse_credentials, shorten
+from embgeom_dask.errors import EmbgeomWarning, InputError, refuse_credentials, shorten
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.fill import RowSource
 
@@ -87,7 +87,27 @@ def convert(
     >>> convert(checkpoint, "stores")
     'stores/org--tiny.zarr'
     """
-    folder, keys = _folder(source), {"input": input_key, "output": output_key}
+
+    def warn(said: str) -> None:
+        warnings.warn(said, EmbgeomWarning, stacklevel=3)
+
+    keys = {"input": input_key, "output": output_key}
+    return convert_telling(warn, source, stores, role, keys, tokenizer, name, overwrite=overwrite)
+
+
+def convert_telling(
+    warn: Callable[[str], None],
+    source: str | os.PathLike[str],
+    stores: str | os.PathLike[str],
+    role: Literal["input", "output", "both"],
+    keys: dict[str, str | None],
+    tokenizer: str | os.PathLike[str] | None,
+    name: str | None,
+    *,
+    overwrite: bool,
+) -> str:
+    """Convert a checkpoint as `convert` does, and tell `warn` what it warns of: others may do so in other threads."""
+    folder = _folder(source)
     vocabulary = find_tokenizer(folder.path, tokenizer)
     named = folder if name is None else replace(folder, model=check_name(name))
     target = existing.target_of(named, os.fspath(stores))
@@ -105,7 +125,7 @@ def convert(
     labels = label(folder, vocabulary, listing, tensors)
     said = existing.add_labels(target, labels, tensors) if same else (*decision.warnings, *labels.warnings)
     for warning in said:
-        warnings.warn(f"{folder.name}: {warning}", EmbgeomWarning, stacklevel=2)
+        warn(f"{folder.name}: {warning}")
     if same:
         return target
     facts = {**_description(folder.path), "tokenizer": labels.tokenizer, "decision": decision.record()}
@@ -119,45 +139,6 @@ def convert(
         overwrite=overwrite,
         resume=_resumable(named, tensors, labels) if isinstance(named, HubFolder) else None,
     )
-
-
-def convert_each(
-    sources: Iterable[str], stores: str | os.PathLike[str] = "stores", **options: Any
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Convert checkpoints one after the other; a failure does not stop the others.
-
-    Parameters
-    ----------
-    sources : iterable of str
-        Checkpoints, as `convert` takes them.
-    stores : path or URL
-        The folder that the stores are written into.
-    **options
-        The other options of `convert`, the same for every checkpoint.
-
-    Returns
-    -------
-    stores, failures : dict of str to str
-        For each source its store, or the message of its failure.
-
-    Raises
-    ------
-    EmbgeomError
-        If there is only one source, and it fails.
-    """
-    paths: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    alone = len(wanted := list(sources)) == 1
-    if options.get("name") and not alone:
-        raise InputError(f"`name` {options['name']} names one model: give one source with it, not {len(wanted)}")
-    for source in wanted:
-        try:
-            paths[source] = convert(source, stores, **options)
-        except EmbgeomError as error:
-            if alone:
-                raise
-            failed[source] = str(error)
-    return paths, failed
 
 
 def read_decision(store: str) -> Any:

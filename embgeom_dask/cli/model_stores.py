@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,17 +32,30 @@ def convert(
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="What the model is called.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler whose workers convert; default: here.")
+    ] = None,
+    connections: Annotated[
+        int, typer.Option(metavar="N", help="The most connections to the hub at a time, of all workers.")
+    ] = 16,
     as_json: Json = False,
 ) -> None:
     """Store the embedding matrices and token labels of checkpoints."""
-    from embgeom_dask.checkpoints.convert import convert_each, read_decision
+    from embgeom_dask.checkpoints.convert import read_decision
 
     wanted = list(dict.fromkeys([*(sources or []), *(read_list(from_file) if from_file else [])]))
     keys = {"input_key": input_key, "output_key": output_key}
-    options = {"role": role, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
+    options: dict[str, Any] = {"role": role, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
     if not wanted:
         raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
-    paths, failed = convert_each(wanted, stores, **options)
+    failed: dict[str, str] = {}
+    if len(wanted) == 1 and scheduler is None:
+        paths = {wanted[0]: eg.convert(wanted[0], stores, **options)}
+    else:
+        from embgeom_dask.analyses.conversions import convert_each
+
+        options |= {"client": scheduler, "connections": connections, "resume_command": context.find_root().obj}
+        paths, failed = convert_each(wanted, stores, **options)
     decisions = {path: read_decision(path) for path in paths.values()} if as_json else {}
     failed = {redact(source): as_options(reason, context.find_root().command) for source, reason in failed.items()}
     answer = {"stores": list(paths.values()), "decisions": decisions, "failed": failed}

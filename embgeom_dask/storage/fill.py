@@ -7,6 +7,8 @@ import struct
 from collections import deque
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 import google_crc32c
@@ -19,7 +21,20 @@ from zarr.storage import LocalStore
 from embgeom_dask import tuning
 from embgeom_dask.progress import Advance
 
+_most_readers: ContextVar[int | None] = ContextVar("_most_readers", default=None)
+"""The most chunks that a source is asked for at a time; None: as `tuning` says."""
+
 _BLOSC: Any = {"cname": "lz4", "clevel": 5}
+
+
+@contextmanager
+def reading_at_most(chunks: int) -> Iterator[None]:
+    """While entered, `fill` asks a source for so many chunks at a time, or fewer: each may be a connection."""
+    entered = _most_readers.set(chunks)
+    try:
+        yield
+    finally:
+        _most_readers.reset(entered)
 
 
 class RowSource(Protocol):
@@ -71,8 +86,9 @@ def fill(
     whole are not read from the source again. `advance` is told the bytes done.
     """
     digest, chunk_digests = hashlib.sha256(), list[str]()
+    at_once = min(tuning.CHUNKS_READ_AHEAD, _most_readers.get() or tuning.CHUNKS_READ_AHEAD)
     with (
-        ThreadPoolExecutor(tuning.CHUNKS_READ_AHEAD) as readers,
+        ThreadPoolExecutor(at_once) as readers,
         ThreadPoolExecutor(tuning.CHUNKS_WRITTEN_BEHIND) as writers,
     ):
         writes: deque[Future[None]] = deque()

@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.utils import close_session
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -25,7 +24,7 @@ from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import listing, model_stores
 from embgeom_dask.testing import make_checkpoint
-from tests.loopback_hub import SECRET, Hub, serve
+from tests.loopback_hub import SECRET, Hub, taken_for_the_real_one
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 ROWS, WIDTH = 12_000, 512  # 12 MB in bfloat16, two chunks
@@ -62,20 +61,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with the model as org/model, that the hub's library takes for the real one; its cache is empty."""
-    with serve() as served:
+    with taken_for_the_real_one(tmp_path, monkeypatch) as served:
         served.models["org/model"] = model
-        monkeypatch.setattr(constants, "ENDPOINT", served.address)
-        template = served.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        close_session()
-        with tuning.override(HUB_WAIT=0.01):
-            yield served
-        close_session()
+        yield served
 
 
 @pytest.fixture
