@@ -113,6 +113,8 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["survey", "s.zarr"],
         ["duplicates", "s.zarr"],
         ["scan", "s.zarr", "--nearest", "2"],
+        ["scan", "s.zarr", "--metric", "dot", "--largest", "2", "--bottom", "2"],
+        ["scan", "s.zarr", "--against", "s.zarr", "--metric", "dot", "--top", "2", "--json"],
         ["outliers", "s.zarr", "--tokens", "0:20"],
         ["export", "s.zarr", "-o", "W.safetensors"],
     ],

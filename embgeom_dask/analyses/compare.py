@@ -17,7 +17,7 @@ from embgeom_dask import devices, tuning
 from embgeom_dask.analyses import many
 from embgeom_dask.analyses.lineage import lineage
 from embgeom_dask.analyses.matching import Matched, match_rows, pieces
-from embgeom_dask.analyses.scan import split_role
+from embgeom_dask.analyses.sides import split_role
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array

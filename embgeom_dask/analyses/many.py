@@ -30,7 +30,7 @@ from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
-_FIRST = ("farthest", "nearest")  # of these a table has the first
+_FIRST = ("farthest", "nearest", "largest", "smallest")  # of these a table has the first
 _KEPT = {"side", "radius", "quantile"}
 _WHOSE = {"model", "revision", "matrix", "against", "against_revision"}
 Work = Callable[[Data, PathLike | None, Client, int], xr.Dataset]
@@ -300,9 +300,9 @@ def _with_common_edges(
 def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:
     """What scans with the same settings have one of, as a Dataset over `model`.
 
-    The first of the farthest and of the nearest pairs with their tokens, the moments, counts within radii, quantiles,
-    and `pairs_within_count`; where all have the same bins, these; the coordinates `revision`, `matrix` and, of scans
-    against another model, `against` and `against_revision`.
+    The first of the farthest, nearest, largest and smallest pairs with their tokens, the moments, counts within radii,
+    quantiles, and `pairs_within_count`; where all have the same bins, these; the coordinates `revision`, `matrix` and,
+    of scans against another model, `against` and `against_revision`.
     """
     columns: dict[str, Any] = {}
     for name, variable in scans[0].variables.items() if scans else ():

@@ -44,7 +44,7 @@ def neighbors(
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input where there is no output matrix.
     metric : str
-        `euclidean`, `cosine`, `chebyshev` or `cityblock`.
+        `euclidean`, `cosine`, `chebyshev` or `cityblock`: a distance.
     out : path, optional
         Where to save the result; the same result there is opened instead of computed again.
     device : {"auto", "cpu", "cuda", "mps"}

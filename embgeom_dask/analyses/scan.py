@@ -6,11 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,10 +19,10 @@ from distributed import Client
 from embgeom_dask.analyses.many import for_each
 from embgeom_dask.analyses.quantiles import find as find_quantiles
 from embgeom_dask.analyses.radii import parse_radii
-from embgeom_dask.analyses.selection import Selection, parse_tokens
-from embgeom_dask.errors import InputError
+from embgeom_dask.analyses.selection import Selection
+from embgeom_dask.analyses.sides import sides_of
 from embgeom_dask.execution import workers
-from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
+from embgeom_dask.execution.arrays import Data, Given
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.execution.panel_result import PassResult
@@ -35,7 +35,7 @@ from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.progress import note, showing
-from embgeom_dask.storage import model_stores, paths, result_names, results
+from embgeom_dask.storage import paths, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -51,6 +51,10 @@ def scan(
     farthest: int | None = None,
     nearest: int | None = None,
     neighbors: int | None = None,
+    largest: int | None = None,
+    smallest: int | None = None,
+    top: int | None = None,
+    bottom: int | None = None,
     histogram: int | None = None,
     histogram_scale: str = "linear",
     histogram_edges: Numbers | None = None,
@@ -74,7 +78,8 @@ def scan(
     """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
 
     At least one of `farthest`, `nearest`, `neighbors`, `histogram`, `histogram_edges`, `quantiles`, `within` and
-    `pairs_within` must be given. One pass over the pairs serves all of them.
+    `pairs_within` must be given, or with metric `dot` of `largest`, `smallest`, `top` and `bottom`. One pass over the
+    pairs serves all of them.
 
     Parameters
     ----------
@@ -92,12 +97,18 @@ def scan(
         Which rows of `data` to compare, by default all: ids, ranges and names in text, `"0:1000,5000,king"`, or in a
         list, or a file of them, `"@FILE"`, `"FILE.safetensors"`. `king` is the token with that piece or text, with or
         without the mark of a leading space; it is refused where these are several.
-    metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
-        What is computed of two rows. Rows of zeros have no cosine and are left out.
+    metric : {"euclidean", "cosine", "chebyshev", "cityblock", "dot"}
+        What is computed of two rows: a distance, or with `dot` their inner product. Rows of zeros have no cosine and
+        are left out.
     farthest, nearest : int, optional
         How many pairs to keep, of largest and of smallest distance. Identical rows are at distance 0.
     neighbors : int, optional
         How many of the nearest rows to keep for every row.
+    largest, smallest : int, optional
+        With metric `dot`, how many pairs to keep, of largest and of smallest product. Within one matrix no row is
+        multiplied by itself; identical rows of two tokens are a pair like others.
+    top, bottom : int, optional
+        With metric `dot`, how many of the rows of largest and of smallest product with it to keep for every row.
     histogram : int, optional
         How many equal bins to count pairs in, from 0 to a bound of the largest distance (see Notes). Bins are
         half-open, [edge, next edge), and the last is closed. Adds the mean, the standard deviation (n - 1), the
@@ -157,6 +168,8 @@ def scan(
 
         - `farthest_distance (farthest)`, `farthest_token_id (farthest, side)`, and the same for nearest.
         - `neighbor_distance`, `neighbor_token_id (token_id, neighbor)`, nearest first.
+        - `largest_product (largest)`, `largest_token_id (largest, side)`, and the same for smallest; `top_product`,
+          `top_token_id (token_id, top)`, and the same for bottom.
         - `histogram_count`, `histogram_cdf (bin)`, `bin_edge (edge)`; `histogram_below`, `histogram_above`, how many
           pairs are outside all bins; `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`.
         - `quantile_lower`, `quantile_upper`, and `quantile_distance (quantile)` of exact ones.
@@ -183,11 +196,11 @@ def scan(
 
     Notes
     -----
-    Each distance is the float64 number nearest to the true distance of the stored values. Edges and radii are compared
-    with distances as they are reported, so that the pair that a radius was taken from is within it. Ties go to the
-    lowest ids; of an array, to the first rows. Where there are fewer pairs than asked for, all of them are given. The
-    attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs were
-    decided in float64, in double-double and in rational numbers.
+    Each distance or product is the float64 number nearest to the true one of the stored values. Edges and radii are
+    compared with distances as they are reported, so that the pair that a radius was taken from is within it. Ties go to
+    the lowest ids; of an array, to the first rows. Where there are fewer pairs than asked for, all of them are given.
+    The attribute `certificate` (JSON) says what products were made of, the bound of their error, and how many pairs
+    were decided in float64, in double-double and in rational numbers.
 
     Bins end at the sum of the two largest distances from the mean of the first rows (euclidean) or from the origin,
     rounded up to three digits; at 2 for cosine. The mean of the distances of up to 2^18 rows of d values errs by at
@@ -219,6 +232,10 @@ def scan(
         farthest=farthest,
         nearest=nearest,
         neighbors=neighbors,
+        largest=largest,
+        smallest=smallest,
+        top=top,
+        bottom=bottom,
         histogram=histogram,
         histogram_scale=histogram_scale,
         histogram_edges=parse_numbers("histogram_edges", histogram_edges, in_order=True),
@@ -228,7 +245,7 @@ def scan(
         distinct=distinct,
         **parse_radii(within, pairs_within),
     )
-    with showing(progress), _sides(data, role, tokens, against, client) as sides:
+    with showing(progress), sides_of(data, role, tokens, against, client) as sides:
         rows: dict[str, Any] = {"tokens": sides[0].selection}
         rows["against"] = sides[-1].selection if against is not None else None
         spec = replace(spec, **rows, **parse_radii(within, pairs_within, sides))
@@ -302,40 +319,6 @@ def _labelled(
     dataset = results.with_tokens(dataset, [given.matrix for given in sides])
     dataset = results.with_ids(dataset, [given.token_id for given in sides])
     return result_names.complete(dataset, result_names.of_matrices(attrs))
-
-
-@contextmanager
-def _sides(
-    data: Data, role: Role | None, tokens: Selection, against: Data | None, client: ClientLike | None
-) -> Iterator[list[Given]]:
-    """The rows to compare, and those that they are compared `against`."""
-    with ExitStack() as stack:
-        given = stack.enter_context(given_rows(data, role, client))
-        sides = [given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size, given.labels))]
-        if against is not None:
-            sides.append(stack.enter_context(given_rows(*split_role(against, role), client)))
-            _check_widths(sides[0].matrix, sides[1].matrix)
-        for given in sides:
-            model_stores.check_labels(given.matrix)  # before the first tile, not when the result is labelled
-        yield sides
-
-
-def split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
-    """Take `:input` or `:output` off the name of a store."""
-    if is_array(against):
-        return against, role
-    path, _, named = str(against).rpartition(":")
-    if path and named in ("input", "output"):
-        return path, cast(Role, named)
-    return against, role
-
-
-def _check_widths(first: Matrix, second: Matrix) -> None:
-    if first.hidden_size != second.hidden_size:
-        raise InputError(
-            f"{first.model} {first.name} has {first.hidden_size} columns and {second.model} {second.name} has "
-            f"{second.hidden_size}: only matrices of one width can be compared"
-        )
 
 
 def _finalize(

@@ -71,6 +71,10 @@ def scan(
     farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
     nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
     neighbors: Annotated[int | None, typer.Option(metavar="K", help="The K nearest tokens of every token.")] = None,
+    largest: Annotated[int | None, typer.Option(metavar="K", help="With dot: K pairs of largest product.")] = None,
+    smallest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs of smallest product.")] = None,
+    top: Annotated[int | None, typer.Option(metavar="K", help="K tokens of largest product with every token.")] = None,
+    bottom: Annotated[int | None, typer.Option(metavar="K", help="K tokens of smallest product with it.")] = None,
     histogram: Annotated[
         int | None, typer.Option(metavar="BINS", help="Count all distances in BINS bins; moments.")
     ] = None,
@@ -128,6 +132,10 @@ def scan(
         "farthest": farthest,
         "nearest": nearest,
         "neighbors": neighbors,
+        "largest": largest,
+        "smallest": smallest,
+        "top": top,
+        "bottom": bottom,
         "histogram": histogram,
         "histogram_scale": histogram_scale,
         "histogram_edges": histogram_edges,

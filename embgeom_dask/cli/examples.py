@@ -11,6 +11,7 @@ _EXAMPLES = {
     "scan": (
         "embgeom scan acme/tiny --farthest 5 --neighbors 5 --out scan.zarr",
         "embgeom scan acme/tiny --metric cosine --histogram 512",
+        "embgeom scan acme/tiny --metric dot --largest 5 --top 5",
     ),
     "neighbors": ("embgeom neighbors acme/tiny king queen -k 5",),
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),

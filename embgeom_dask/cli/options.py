@@ -21,7 +21,7 @@ Role = Annotated[
 SELECTION = typer.Option(
     metavar="SELECTION", help="0:1000,5000 or king,queen or @FILE or FILE.safetensors or FILE.safetensors:KEY."
 )
-Metric = Annotated[str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")]
+Metric = Annotated[str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev, cityblock or dot.")]
 Out = Annotated[
     str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here; with several stores, a folder.")
 ]

@@ -174,9 +174,11 @@ def scan_text(dataset: xr.Dataset) -> str:
     named = [shown(", ".join(side)) for side in zip(_labels(dataset), dataset.attrs["matrix"], strict=True)]
     sides = _sides(dataset)
     parts = ["\n".join([" against ".join(named), *_left_out(dataset, named)])]
-    parts += [_pairs(dataset, name, sides) for name in ("farthest", "nearest") if f"{name}_distance" in dataset]
-    if "neighbor_distance" in dataset:
-        parts.append(_neighbors(dataset, sides[-1]))
+    pairs = ("farthest", "nearest", "largest", "smallest")
+    parts += [_pairs(dataset, name, sides) for name in pairs if f"{name}_token_id" in dataset]
+    parts += [
+        _by_rank(dataset, name, sides[-1]) for name in ("neighbor", "top", "bottom") if f"{name}_token_id" in dataset
+    ]
     if "histogram_count" in dataset:
         parts.append(_histogram(dataset))
     elif "distance_mean" in dataset:
@@ -244,18 +246,26 @@ def _left_out(dataset: xr.Dataset, named: Sequence[str]) -> list[str]:
 
 
 def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
-    columns = (dataset[f"{name}_{part}"].to_numpy() for part in ("distance", "token_id", "token"))
+    what = _measured(dataset, name)
+    columns = (dataset[f"{name}_{part}"].to_numpy() for part in (what, "token_id", "token"))
     rows = (
         [rank, distance, first, token, second, other]
         for rank, (distance, (first, second), (token, other)) in enumerate(zip(*columns, strict=True), start=1)
     )
-    return align([name, "distance", *(f"{side}{column}" for side in sides for column in ("id", "token"))], rows)
+    return align([name, what, *(f"{side}{column}" for side in sides for column in ("id", "token"))], rows)
 
 
-def _neighbors(dataset: xr.Dataset, side: str) -> str:
-    distances = dataset["neighbor_distance"].to_numpy()
-    columns = [function(distances, axis=0) for function in (np.nanmin, np.nanmedian, np.nanmean, np.nanmax)]
-    header = [f"{side}neighbor", "least distance", "median", "mean", "greatest"]
+def _measured(dataset: xr.Dataset, name: str) -> str:
+    """What is told of some pairs: their products or their distances."""
+    return "product" if f"{name}_product" in dataset else "distance"
+
+
+def _by_rank(dataset: xr.Dataset, name: str, side: str) -> str:
+    """The spread of the distances or products of each rank over all rows."""
+    what = _measured(dataset, name)
+    values = dataset[f"{name}_{what}"].to_numpy()
+    columns = [function(values, axis=0) for function in (np.nanmin, np.nanmedian, np.nanmean, np.nanmax)]
+    header = [f"{side}{name}", f"least {what}", "median", "mean", "greatest"]
     return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
 
 

@@ -39,6 +39,7 @@ from embgeom_dask.reductions import (
     Neighbors,
     PairsWithin,
     Reductions,
+    RowProducts,
     Thresholds,
     Within,
 )
@@ -73,7 +74,8 @@ class InspectedRows:
 
     `distance_from_centre` (n,) float64 are those of the rows, `samples` (s, d) some of the rows as stored, and
     `duplicate_of` (n,) int64 the distinct row of the second side identical to each of the first (-1: none), where
-    pairs of these are left out.
+    pairs of these are left out. `norm` (rows,) float64 are bounds of the L2 norms of the distinct rows, where the
+    metric is a product.
     """
 
     matrices: list[Matrix]
@@ -81,6 +83,7 @@ class InspectedRows:
     centre: NDArray[np.float64]
     distance_from_centre: list[NDArray[np.float64]]
     samples: list[NDArray[np.generic]]
+    norm: list[NDArray[np.float64] | None]
     duplicate_of: NDArray[np.int64] | None
 
     @property
@@ -113,8 +116,9 @@ def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: 
             needed.cache,
             needed.cache_on_device,
             uuid4().hex,
+            norm=norm,
         )
-        for matrix, rows in zip(inspected.matrices, inspected.rows, strict=True)
+        for matrix, rows, norm in zip(inspected.matrices, inspected.rows, inspected.norm, strict=True)
     ]
     instead = point_formats_instead(point_format, inspected.dtypes, inspected.distance_from_centre)
     return Plan((sources[0], sources[-1]), reductions, resources.device, needed, instead)
@@ -136,7 +140,8 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
         for found, ids in sides
     ]
     zeros = not metric.undefined_for_zero_rows
-    rows = [distinct_rows(*side, found, zeros=zeros) for side, found in zip(sides, summaries, strict=True)]
+    apart = metric.is_product and len(sides) == 1
+    rows = [distinct_rows(*side, found, zeros=zeros, apart=apart) for side, found in zip(sides, summaries, strict=True)]
     for (matrix, _), distinct in zip(sides, rows, strict=True):
         if not distinct.members.size:
             raise InputError(
@@ -151,6 +156,7 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
             some,
             *(other.take(ids[: tuning.SAMPLE_ROWS]) for other, ids in sides[1:] if spec.neighbors or spec.radii),
         ],
+        norm=_norms(sides, summaries, rows) if metric.is_product else [None for _ in sides],
         duplicate_of=_identical_rows(sides, summaries, rows) if spec.distinct else None,
     )
 
@@ -182,6 +188,12 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
         reductions["nearest"] = Extreme(spec.nearest or 1, False, duplicate_of if spec.nearest else None)
     if spec.neighbors:
         reductions["neighbors"] = Neighbors(spec.neighbors, rows[0].token_id.size, symmetric, duplicate_of)
+    for name, farthest in (("largest", False), ("smallest", True)):
+        if count := getattr(spec, name):
+            reductions[name] = Extreme(count, farthest, of_products=True)
+    for name, smallest in (("top", False), ("bottom", True)):
+        if count := getattr(spec, name):
+            reductions[name] = RowProducts(count, rows[0].token_id.size, symmetric, smallest=smallest)
     if spec.summed:
         top = distance_bound(metric, largest)
         edges = spec.histogram_edges or bin_edges(spec.bins, top, spec.histogram_scale)
@@ -246,6 +258,16 @@ def fit_memory(
         f"this scan needs {bytes_text(needs)}{where} and {bytes_text(allowed)} are allowed: "
         "raise `memory_limit`, ask for fewer neighbors, lower `max_pairs`, or scan fewer `tokens`"
     )
+
+
+def _norms(
+    sides: list[Selected], found: list[RowSummary], rows: list[DistinctRows]
+) -> list[NDArray[np.float64] | None]:
+    """Bounds of the norms of the distinct rows of each side."""
+    return [
+        summary.distance_from_centre[np.searchsorted(token_id, distinct.token_id)] * (1 + 1e-9)
+        for (_, token_id), summary, distinct in zip(sides, found, rows, strict=True)
+    ]
 
 
 def _identical_rows(sides: list[Selected], found: list[RowSummary], rows: list[DistinctRows]) -> NDArray[np.int64]:

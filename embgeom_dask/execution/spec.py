@@ -16,13 +16,26 @@ import numpy as np
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import InputError, shorten
+from embgeom_dask.metrics import METRICS
 
 Numbers = str | float | Iterable[float | str]
 
 MAX_PAIRS = 10_000_000
 MOST_BINS = 10_000_000
 
-_KEEP = ("farthest", "nearest", "neighbors", "histogram", "histogram_edges", "quantiles", "within", "pairs_within")
+_OF_DISTANCES = (
+    "farthest",
+    "nearest",
+    "neighbors",
+    "histogram",
+    "histogram_edges",
+    "quantiles",
+    "within",
+    "pairs_within",
+)
+_OF_PRODUCTS = ("largest", "smallest", "top", "bottom")
+_KEEP = (*_OF_DISTANCES, *_OF_PRODUCTS)
+_COUNTS = ("farthest", "nearest", "neighbors", "histogram", "max_pairs", *_OF_PRODUCTS)
 
 
 @dataclass(frozen=True)
@@ -35,13 +48,17 @@ class ScanSpec:
     Raises
     ------
     InputError
-        for a number out of range, or where nothing is to be kept.
+        for a number out of range, or where nothing is to be kept, or what the metric does not have.
     """
 
     metric: str
     farthest: int | None = None
     nearest: int | None = None
     neighbors: int | None = None
+    largest: int | None = None
+    smallest: int | None = None
+    top: int | None = None
+    bottom: int | None = None
     histogram: int | None = None
     histogram_scale: str = "linear"
     histogram_edges: tuple[float, ...] | None = None
@@ -55,10 +72,8 @@ class ScanSpec:
     distinct: bool = False
 
     def __post_init__(self) -> None:
-        if not self.kept:
-            options = [f"`{name}`" for name in _KEEP]
-            raise InputError(f"nothing to keep: ask for {', '.join(options[:-1])} or {options[-1]}")
-        for name in ("farthest", "nearest", "neighbors", "histogram", "max_pairs"):
+        self._check_kept()
+        for name in _COUNTS:
             object.__setattr__(self, name, parse_count(name, getattr(self, name)))
         if self.histogram is not None and self.histogram > MOST_BINS:
             raise InputError(f"`histogram` {self.histogram}: give at most {MOST_BINS:,} bins")
@@ -75,6 +90,20 @@ class ScanSpec:
             raise InputError("`exact_quantiles`: say which with `quantiles`")
         if self.distinct and not self.kept & {"nearest", "neighbors"}:
             raise InputError("`distinct` leaves identical rows out of `nearest` and `neighbors`: ask for one of them")
+
+    def _check_kept(self) -> None:
+        """Refuse to keep nothing, products of a distance, and distances of a product."""
+        is_product = METRICS[self.metric].is_product
+        there, other = (_OF_PRODUCTS, _OF_DISTANCES) if is_product else (_OF_DISTANCES, _OF_PRODUCTS)
+        options = [f"`{name}`" for name in there]
+        choice = f"ask for {', '.join(options[:-1])} or {options[-1]}"
+        for name in other:
+            if name in self.kept and is_product:
+                raise InputError(f"`{name}` is of distances, and `metric` dot is none: {choice}")
+            if name in self.kept:
+                raise InputError(f"`{name}` is of inner products: choose `metric` dot, or {choice}")
+        if not self.kept:
+            raise InputError(f"nothing to keep: {choice}")
 
     @property
     def binned(self) -> bool:

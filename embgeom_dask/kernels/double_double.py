@@ -80,6 +80,28 @@ def squared_differences(
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def products(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
+    """Return sum_k x[i, k] y[j, k], (p,) float64, in the compiler's order of summation.
+
+    Consecutive pairs with the same i are faster.
+    """
+    out = np.empty(i.size)
+    a, last = np.empty(x.shape[1]), -1
+    for p in range(i.size):
+        fetch_next(x, y, i, j, p)
+        if i[p] != last:
+            last = i[p]
+            row = x[last]
+            for k in range(row.size):
+                a[k] = np.float64(value(row[k]))
+        b, total = y[j[p]], 0.0
+        for k in range(b.size):
+            total += a[k] * np.float64(value(b[k]))
+        out[p] = total
+    return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def absolute_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
     """Return sum_k |x[i, k] - y[j, k]|, (p,) float64, in the compiler's order of summation."""
     out = np.empty(i.size)

@@ -1,4 +1,4 @@
-"""The metrics, by scipy's names.
+"""The metrics, by scipy's names, and the inner product.
 
 A metric says what a tile computes for a pair, how far that may be from the pair's value (the bounds of the filter), and
 how the value is computed exactly (the recheck). `docs/design.md`, "How a pair is decided", has the inequalities.
@@ -10,13 +10,29 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 from embgeom_dask.metrics.cosine import Cosine
 from embgeom_dask.metrics.differences import Chebyshev, Cityblock
+from embgeom_dask.metrics.dot import Dot
 from embgeom_dask.metrics.euclidean import Euclidean
 from embgeom_dask.metrics.matrix_product import product_error
 from embgeom_dask.metrics.workspace import Workspace
 
-__all__ = ["METRICS", "Metric", "Norms", "Points", "Precision", "Workspace", "find_metric", "product_error"]
+__all__ = [
+    "DISTANCES",
+    "METRICS",
+    "Metric",
+    "Norms",
+    "Points",
+    "Precision",
+    "Workspace",
+    "find_metric",
+    "product_error",
+]
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (Euclidean(), Cosine(), Chebyshev(), Cityblock())}
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (Euclidean(), Cosine(), Chebyshev(), Cityblock(), Dot())
+}
+
+DISTANCES = tuple(name for name, metric in METRICS.items() if not metric.is_product)
+"""The metrics that are distances."""
 
 
 def find_metric(name: str) -> Metric:

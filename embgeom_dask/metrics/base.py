@@ -112,6 +112,11 @@ class Metric(ABC):
     """Rows can be points without shift and scale, in the dtype that they are stored in."""
     quantizes: bool = False
     """Points can be rows rounded to 8-bit integers."""
+    is_product: bool = False
+    """It is no distance: values are inner products, negative, and err by a part of |x| |y|, not of themselves.
+
+    Two identical rows have a product like any others.
+    """
     undefined_for_zero_rows: bool = False
     """A row of zeros has no distance to any row: such rows are left out."""
     prunes_by_norm: bool = True
@@ -148,7 +153,10 @@ class Metric(ABC):
 
     @abstractmethod
     def direct_slack(self, values: Array, width: int) -> Array:
-        """Return a bound (p,) of the error of the values (p,) that `direct` gave; `width` is d."""
+        """Return a bound (p,) of the error of what `direct` gave; `width` is d.
+
+        `values` (p,) are the sizes of those values, or of products |x| |y|.
+        """
 
     @abstractmethod
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
@@ -160,7 +168,7 @@ class Metric(ABC):
 
     @abstractmethod
     def key_slack(self, values: Array, width: int) -> Array:
-        """Return a bound (p,) of the error of `keys` that are not exact; `width` is d."""
+        """Return a bound (p,) of the error of `keys` that are not exact; `values` and `width` as for `direct_slack`."""
 
     @abstractmethod
     def order(self, x: Array, y: Array) -> Fraction:

@@ -31,7 +31,8 @@ class BlockSource:
 
     With `sorted_by_norm` the rows of a block come in order of their distance from the centre, farthest first. Points
     are of the form `instead` where this process does not multiply those of `point_format` rightly. Blocks are kept for
-    later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own.
+    later use, up to `keep` bytes of them on the host and `keep_on_device` on a device of its own. `norm` (rows,)
+    float64 are bounds of the L2 norms of the rows, where the metric is a product.
     """
 
     matrix: Matrix
@@ -43,6 +44,7 @@ class BlockSource:
     keep_on_device: int
     key: str
     instead: PointFormat | None = None
+    norm: Array | None = None
 
     def load(self, index: int) -> Block:
         """Read block `index` from the store, and make its points, on the CPU."""
@@ -219,7 +221,7 @@ class BlockReader:
 
     def rows(self, source: BlockSource) -> Rows:
         """The rows of a source as stored."""
-        return Rows(source.tile, lambda index: self.block(source, index, _CPU).stored)
+        return Rows(source.tile, lambda index: self.block(source, index, _CPU).stored, source.norm)
 
     def _load(self, source: BlockSource, index: int) -> Block:
         block = source.load(index)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import inf, nextafter
@@ -43,10 +43,14 @@ class Pairs(Table):
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one side: `block(b)` gives rows b * tile, b * tile + 1, ..., in the stored dtype."""
+    """The rows of one side: `block(b)` gives rows b * tile, b * tile + 1, ..., in the stored dtype.
+
+    `norm` (rows,) float64 are upper bounds of their L2 norms, given where the metric is a product.
+    """
 
     tile: int
     block: Callable[[int], Array]
+    norm: Array | None = None
 
     def __getitem__(self, positions: Array) -> Array:
         """The rows at `positions` (p,), float64 (p, d)."""
@@ -59,7 +63,8 @@ class Exact:
     """Exact answers about pairs of rows given by position.
 
     `first` and `second` are the rows of either side, `width` is d; `unit` turns values of rows into values of the
-    tiles' points.
+    tiles' points. Where `turned`, values are those with the other sign, and the nearest pairs the farthest; what is
+    reported of a pair stays.
     """
 
     metric: Metric
@@ -69,6 +74,27 @@ class Exact:
     unit: float
     counts: Counter[str] = field(default_factory=Counter)
     """How many pairs came to each level: `float64`, `double_double`, `rational`."""
+    turned: bool = False
+
+    def turn(self) -> Exact:
+        """Answers about the same pairs with values of the other sign."""
+        return replace(self, turned=not self.turned)
+
+    def value_slack(self, first: Array, second: Array, values: Array) -> Array:
+        """How far `values` (p,) of pairs, in plain float64, may be from the true ones."""
+        return self.metric.direct_slack(self._sizes(first, second, values), self.width)
+
+    def key_slack(self, pairs: Pairs) -> Array:
+        """How far keys that are not exact may be from the true values, (p,) float64."""
+        return self.metric.key_slack(self._sizes(pairs.first, pairs.second, pairs.high), self.width)
+
+    def _sizes(self, first: Array, second: Array, values: Array) -> Array:
+        """What the errors of values (p,) are parts of: their sizes, or of products |x| |y|."""
+        if not self.metric.is_product:
+            return np.abs(values)
+        assert self.first.norm is not None
+        assert self.second.norm is not None
+        return np.asarray(self.first.norm[first] * self.second.norm[second])
 
     def values(self, first: Array, second: Array) -> tuple[Array, Array]:
         """Values (p,) float64, and how far each may be from the true one."""
@@ -77,7 +103,7 @@ class Exact:
         for part, x, y, i, j in self._gather(first, second):
             found = share_out(lambda a, b: self.metric.direct(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
             out[part] = np.concatenate(found)
-        return out, self.metric.direct_slack(out, self.width)
+        return -out if self.turned else out, self.value_slack(first, second, out)
 
     def keys(self, first: Array, second: Array) -> Pairs:
         """The pairs with their keys."""
@@ -87,13 +113,14 @@ class Exact:
             found = share_out(lambda a, b: self.metric.keys(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
             for column, parts in zip((high, low, exact), zip(*found, strict=True), strict=True):
                 column[part] = np.concatenate(parts)
-        return Pairs(first, second, high, low, exact)
+        return Pairs(first, second, -high, -low, exact) if self.turned else Pairs(first, second, high, low, exact)
 
     def order(self, first: Array, second: Array) -> list[Fraction]:
         """The rational number of each pair that grows with its distance."""
         self.counts["rational"] += first.size
         rows = zip(self.first[first], self.second[second], strict=True)
-        return [self.metric.order(x, y) for x, y in rows]
+        numbers = [self.metric.order(x, y) for x, y in rows]
+        return [-number for number in numbers] if self.turned else numbers
 
     def sort(self, pairs: Pairs, *, descending: bool = False) -> tuple[Pairs, Array]:
         """Order pairs by exact distance, then by `first`, then by `second`.
@@ -109,7 +136,7 @@ class Exact:
         index = np.lexsort((pairs.second, pairs.first, sign * pairs.low, sign * pairs.high))
         high, low, exact = pairs.high[index], pairs.low[index], pairs.exact[index]
         new = (np.diff(high) != 0) | (np.diff(low) != 0)
-        slack = self.metric.key_slack(np.abs(high), self.width)
+        slack = self.key_slack(pairs.take(index))
         close = np.abs(np.diff(high) + np.diff(low)) <= slack[1:] + slack[:-1]
         doubtful = close & ~(exact[1:] & exact[:-1])
         if doubtful.any():
@@ -134,7 +161,7 @@ class Exact:
         Keys are made only for pairs whose values are too close to tell apart.
         """
         order = np.argsort(values)
-        slack = self.metric.direct_slack(values[order], self.width)
+        slack = self.value_slack(first[order], second[order], values[order])
         new = np.diff(values[order]) > slack[1:] + slack[:-1]
         alone = np.concatenate([[True], new]) & np.concatenate([new, [True]])
         (close,) = np.nonzero(~alone)
@@ -154,7 +181,7 @@ class Exact:
             for column, parts in zip((out, settled), zip(*found, strict=True), strict=True):
                 column[order[part]] = np.concatenate(parts)
         (unsettled,) = np.nonzero(~settled)
-        numbers = self.order(first[unsettled], second[unsettled])
+        numbers = replace(self, turned=False).order(first[unsettled], second[unsettled])
         out[unsettled] = [nearest_float(self.metric, number) for number in numbers]
         return out
 

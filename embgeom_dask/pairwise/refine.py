@@ -67,21 +67,21 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
     tile.forget_product()
     rows, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
     if tile.rows.has_finer_form:
-        parts = tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded()
-        yield Tile(tile.metric, *parts, tile.diagonal, tile.workspace)
+        yield tile.like(tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded())
         return
     by_rows = rows.size < columns.size
-    for centre, cluster in _clusters(tile.rows, rows) if by_rows else _clusters(tile.columns, columns):
+    block, marked = (tile.rows, rows) if by_rows else (tile.columns, columns)
+    clusters = _clusters(block, marked) if tile.metric.shifts else iter([(None, marked)])
+    for centre, cluster in clusters:
         first, second = (cluster, columns) if by_rows else (rows, cluster)
         if centre is not None:
-            parts = tile.rows.take(first).about(centre), tile.columns.take(second).about(centre)
-            yield Tile(tile.metric, *parts, tile.diagonal, tile.workspace)
+            yield tile.like(tile.rows.take(first).about(centre), tile.columns.take(second).about(centre))
             continue
         step = tuning.DOUBLED_ROWS
         for i in range(0, first.size, step):
             for j in range(0, second.size, step):
                 parts = tile.rows.take(first[i : i + step]), tile.columns.take(second[j : j + step])
-                yield Tile(tile.metric, parts[0].doubled(), parts[1].doubled(), tile.diagonal, tile.workspace)
+                yield tile.like(parts[0].doubled(), parts[1].doubled())
 
 
 def places_in(finer: Tile, tile: Tile, i: Array, j: Array) -> tuple[Array, Array, Array]:

@@ -144,8 +144,10 @@ def group(token_id: Array, digests: Array, left_out: Array = _NONE) -> DistinctR
     return DistinctRows(token_id[np.sort(first)], token_id[np.argsort(first[number], kind="stable")], offsets, left_out)
 
 
-def distinct_rows(matrix: Matrix, token_id: Array, facts: RowSummary, *, zeros: bool) -> DistinctRows:
-    """Group identical rows; rows of zeros are left out unless `zeros`.
+def distinct_rows(
+    matrix: Matrix, token_id: Array, facts: RowSummary, *, zeros: bool, apart: bool = False
+) -> DistinctRows:
+    """Group identical rows, unless they stay `apart`; rows of zeros are left out unless `zeros`.
 
     Raises
     ------
@@ -154,6 +156,8 @@ def distinct_rows(matrix: Matrix, token_id: Array, facts: RowSummary, *, zeros: 
     """
     check_fit(matrix, token_id, facts.unfit)
     keep = np.ones(token_id.size, np.bool_) if zeros else ~facts.zero
+    if apart:
+        return DistinctRows(token_id[keep], token_id[keep], np.arange(keep.sum() + 1), token_id[~keep])
     return group(token_id[keep], facts.digest[keep], token_id[~keep])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,17 @@ Array = NDArray[Any]
 
 @dataclass
 class Tile:
-    """All pairs of the rows of two blocks; `diagonal`: only the pairs i < j count. Its product lies in `workspace`."""
+    """All pairs of the rows of two blocks; `diagonal`: only the pairs i < j count. Its product lies in `workspace`.
+
+    Where `turned`, bounds are those of values with the other sign: the nearest pairs are the farthest.
+    """
 
     metric: Metric
     rows: Block
     columns: Block
     diagonal: bool
     workspace: Workspace = field(default_factory=Workspace)
+    turned: bool = False
     _product: torch.Tensor | None = field(default=None, init=False)
 
     @property
@@ -38,6 +42,16 @@ class Tile:
         """Give up the product, so that a later one takes its memory: it is made again where it is asked for again."""
         self._product = None
 
+    def turn(self) -> Tile:
+        """The same product, of values with the other sign."""
+        tile = replace(self, turned=not self.turned)
+        tile._product = self.product
+        return tile
+
+    def like(self, rows: Block, columns: Block) -> Tile:
+        """A tile of these blocks, of some pairs of this one."""
+        return replace(self, rows=rows, columns=columns)
+
     @property
     def rounded(self) -> bool:
         """Whether the points are rounded to integers."""
@@ -45,7 +59,7 @@ class Tile:
 
     def unrounded(self) -> Tile:
         """The same pairs of points that are not."""
-        return Tile(self.metric, self.rows.unrounded(), self.columns.unrounded(), self.diagonal, self.workspace)
+        return self.like(self.rows.unrounded(), self.columns.unrounded())
 
     @property
     def precision(self) -> Precision:
@@ -56,7 +70,8 @@ class Tile:
     def terms(self) -> tuple[LinearBound, LinearBound]:
         """Lower and upper bound of the value of each pair of points, as the points of the scan have it."""
         low, high = self.metric.terms(self.rows.norms, self.columns.norms, self.rows.points.shape[1], self.precision)
-        return low.times(self.rows.unit), high.times(self.rows.unit)
+        low, high = low.times(self.rows.unit), high.times(self.rows.unit)
+        return (-high, -low) if self.turned else (low, high)
 
     def pairs(self, i: Array, j: Array) -> tuple[Array, Array]:
         """The positions of pairs of this tile, within one matrix the lower first."""

@@ -36,19 +36,22 @@ class BestPairs:
 class Extreme(Reduction[BestPairs, Pairs, BestPairs]):
     """The `k` pairs of largest (`farthest`) or smallest distance; ties go to the lowest ids.
 
-    Pairs of identical rows are left out where `duplicate_of` (rows,) int64 is given, the position on the second side of
+    With `of_products` values are products with the sign turned, and the nearest pairs those of the largest. Pairs of
+    identical rows are left out where `duplicate_of` (rows,) int64 is given, the position on the second side of
     the row identical to each of the first, -1 where there is none.
     """
 
     k: int
     farthest: bool
     duplicate_of: Array | None = None
+    of_products: bool = False
     state_type = Pairs
 
     @property
     def name(self) -> str:
         """The prefix of the result's names."""
-        return "farthest" if self.farthest else "nearest"
+        names = ("largest", "smallest") if self.of_products else ("nearest", "farthest")
+        return names[self.farthest]
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +61,7 @@ class Extreme(Reduction[BestPairs, Pairs, BestPairs]):
     @property
     def only_far(self) -> bool:
         """Whether the farthest pairs are sought."""
-        return self.farthest
+        return self.farthest and not self.of_products
 
     def empty(self, hint: Array | None = None) -> BestPairs:
         """No pairs; `hint` is the limit that other panels reached."""
@@ -102,14 +105,18 @@ class Extreme(Reduction[BestPairs, Pairs, BestPairs]):
         return np.array(state.limit)
 
     def finalize(self, state: BestPairs, sides: Sides, exact: Exact) -> Variables:
-        """Name distances and token ids: `<name>_distance (<name>)` and `<name>_token_id (<name>, side)`."""
+        """Name distances and token ids: `<name>_distance (<name>)` and `<name>_token_id (<name>, side)`.
+
+        Products are called `<name>_product`.
+        """
         ordered, rank = exact.sort(state.pairs, descending=self.farthest)
         reported = exact.distances(ordered.first, ordered.second)
         token_id, distance = expand_pairs(
             ordered, reported, rank, sides, self.k, self.duplicate_of is None, farthest=self.farthest
         )
+        what, said = ("product", 0.0 - distance) if self.of_products else ("distance", distance)
         return {
-            f"{self.name}_distance": ((self.name,), distance),
+            f"{self.name}_{what}": ((self.name,), said),
             f"{self.name}_token_id": ((self.name, "side"), token_id),
         }
 
@@ -122,6 +129,6 @@ class Extreme(Reduction[BestPairs, Pairs, BestPairs]):
         kept, limit = ordered.take(slice(self.k)), state.limit
         if kept.size == self.k:
             last = kept.high[-1:]
-            slack = 2.0**-51 * np.abs(last) + exact.metric.key_slack(np.abs(last), exact.width)
+            slack = 2.0**-51 * np.abs(last) + exact.key_slack(kept.take(slice(-1, None)))
             limit = min(limit, ((-last if self.farthest else last) + slack).item())
         return BestPairs(kept, limit)

@@ -76,8 +76,12 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
     rows: int
     symmetric: bool
     duplicate_of: Array | None = None
-    name = "neighbors"
     state_type = NearestPairs
+
+    @property
+    def name(self) -> str:
+        """Its key among the reductions of a plan."""
+        return "neighbors"
 
     @property
     def nbytes(self) -> int:
@@ -189,6 +193,12 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
 
     def finalize(self, state: Candidates, sides: Sides, exact: Exact) -> Variables:
         """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
+        token_id, distance = self._nearest_tokens(state, sides, exact)
+        dims = ("token_id", "neighbor")
+        return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
+
+    def _nearest_tokens(self, state: Candidates, sides: Sides, exact: Exact) -> tuple[Array, Array]:
+        """The neighbours of every token, nearest first, and their distances: (tokens, k) each."""
         ordered, rank = _ordered(state.pairs, exact)
         source, target, pair, place = self._directed(ordered, rank, state.limit)
         near = place < self.k
@@ -196,15 +206,13 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
         first, second = ordered.first[used], ordered.second[used]
         known = exact.distances(first, second)
         equal = exact.equal(first, second, known)
-        token_id, distance = expand_neighbors(
+        return expand_neighbors(
             source[near], target[near], rank[used][pair], known[pair], equal[pair], sides, self.k, self.duplicate_of
         )
-        dims = ("token_id", "neighbor")
-        return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
 
     def _add_valued(self, state: Candidates, found: NearestPairs, exact: Exact) -> Candidates:
         """Add pairs whose values are known to float64; tightens `best` and `limit` in place."""
-        slack = exact.metric.direct_slack(found.value, exact.width)
+        slack = exact.value_slack(found.first, found.second, found.value)
         most, least = (found.value + slack) * exact.unit, (found.value - slack) * exact.unit
         tighten(state.best, state.limit, found.first, found.second if self.symmetric else None, most)
         return self._add(state, PossiblePairs(found.first, found.second, least, found.value))

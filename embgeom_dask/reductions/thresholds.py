@@ -76,7 +76,7 @@ class Thresholds:
     def classify(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
         """The class (p,) int64 and the value (p,) of pairs: by differences; near one by keys, then without error."""
         values, slack = exact.values(first, second)
-        slack += 4 * UNIT * values
+        slack += 4 * UNIT * np.abs(values)
         index = np.searchsorted(self.high, values + slack, side="right")
         lowest = np.searchsorted(self.high, values - slack, side="left")
         lowest[np.isnan(values)] = 0

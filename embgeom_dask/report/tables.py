@@ -63,15 +63,22 @@ _OF_A_TABLE = {
 }
 """Of each plain table the variable that has its dimensions, and its columns."""
 
-_PAIRS = {"farthest": "farthest", "nearest": "nearest", "pairs": "pair"}
+_PAIRS = {
+    **{"farthest": "farthest", "nearest": "nearest", "pairs": "pair"},
+    **{"largest": "largest", "smallest": "smallest"},
+}
+_BY_RANK = {"neighbors": "neighbor", "top": "top", "bottom": "bottom"}
 _OF_GROUPS = ("groups", "members")
 _WHOSE = ("model", "revision", "matrix", "against", "against_revision")
 
 
 def names(result: xr.Dataset) -> list[str]:
     """The names of the tables that a result has."""
-    found = [name for name, stem in _PAIRS.items() if {f"{stem}_distance", f"{stem}_token_id"} <= set(result)]
-    found += ["neighbors"] if "neighbor_distance" in result else []
+    found = [
+        name
+        for name, stem in (_PAIRS | _BY_RANK).items()
+        if {f"{stem}_{_measured(result, stem)}", f"{stem}_token_id"} <= set(result)
+    ]
     found += [name for name, (variable, _) in _OF_A_TABLE.items() if variable in result]
     found += [*_OF_GROUPS] if "member_group" in result else []
     command = result.attrs.get("command")
@@ -93,8 +100,8 @@ def frame(result: xr.Dataset, name: str) -> pd.DataFrame:
         raise InputError(f"this result has no table {name!r}: it has {there}")
     if name in _PAIRS:
         return _pairs(result, _PAIRS[name])
-    if name == "neighbors":
-        return _neighbors(result)
+    if name in _BY_RANK:
+        return _by_rank(result, _BY_RANK[name])
     if name in _OF_GROUPS:
         return _of_groups(result, name)
     if name in _OF_A_TABLE:
@@ -145,14 +152,16 @@ def _tidy(main: xr.DataArray, columns: dict[str, xr.DataArray]) -> pd.DataFrame:
 
 def _without_missing(table: pd.DataFrame) -> pd.DataFrame:
     """The lines that have a distance: shorter lists end with NaN. Ids are integers again."""
-    table = table[table["distance"].notna()].reset_index(drop=True)
+    if "distance" in table:
+        table = table[table["distance"].notna()].reset_index(drop=True)
     return table.astype({name: "int64" for name in table.columns if "token_id" in name})
 
 
 def _pairs(result: xr.Dataset, stem: str) -> pd.DataFrame:
-    distance = result[f"{stem}_distance"]
+    what = _measured(result, stem)
+    distance = result[f"{stem}_{what}"]
     columns = {"rank": result[stem]} if stem in distance.dims and stem != "pair" else {}
-    columns["distance"] = distance
+    columns[what] = distance
     for side, letter in enumerate("ab"):
         for what in ("token_id", "token"):
             if f"{stem}_{what}" in result.variables:
@@ -160,12 +169,18 @@ def _pairs(result: xr.Dataset, stem: str) -> pd.DataFrame:
     return _without_missing(_tidy(distance, columns))
 
 
-def _neighbors(result: xr.Dataset) -> pd.DataFrame:
+def _measured(result: xr.Dataset, stem: str) -> str:
+    """What is told of some pairs: their products or their distances."""
+    return "product" if f"{stem}_product" in result else "distance"
+
+
+def _by_rank(result: xr.Dataset, stem: str) -> pd.DataFrame:
     columns = {name: result[name] for name in ("token_id", "token") if name in result.variables}
-    columns["rank"] = result["neighbor"]
-    columns |= {name: result[name] for name in ("neighbor_token_id", "neighbor_token") if name in result.variables}
-    columns["distance"] = result["neighbor_distance"]
-    return _without_missing(_tidy(result["neighbor_distance"], columns))
+    columns["rank"] = result[stem]
+    columns |= {name: result[name] for name in (f"{stem}_token_id", f"{stem}_token") if name in result.variables}
+    what = _measured(result, stem)
+    columns[what] = result[f"{stem}_{what}"]
+    return _without_missing(_tidy(result[f"{stem}_{what}"], columns))
 
 
 def _numbers(result: xr.Dataset) -> list[str]:

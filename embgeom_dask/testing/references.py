@@ -74,9 +74,9 @@ class Truth:
     i, j : numpy.ndarray of int, (pairs,)
         Ids of the rows.
     order : numpy.ndarray of Fraction, (pairs,)
-        A number that grows with the distance, without error.
+        A number that grows with the distance, without error; of `dot` with the product.
     distance : numpy.ndarray of float64, (pairs,)
-        The float64 nearest to the distance.
+        The float64 nearest to the distance; of `dot` to the product.
     symmetric : bool
         Whether either row is a neighbor of the other: a matrix is compared with itself.
 
@@ -98,7 +98,7 @@ class Truth:
     symmetric: bool
 
     def best(self, k: int, *, farthest: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (k, 2) and distances (k,) of the k farthest or nearest, ties by ids."""
+        """Ids (k, 2) and distances (k,) of the k farthest or nearest, ties by ids; large products are far."""
         sign = -1 if farthest else 1
         keys = zip((sign * self.order).tolist(), self.i.tolist(), self.j.tolist(), strict=True)
         order = [p for _, p in sorted(zip(keys, range(self.i.size), strict=True))][:k]
@@ -110,12 +110,14 @@ class Truth:
         keep = (values[0][self.i] != values[1][self.j]).any(axis=1)
         return replace(self, i=self.i[keep], j=self.j[keep], order=self.order[keep], distance=self.distance[keep])
 
-    def neighbors(self, token: int, k: int) -> tuple[list[int], list[float]]:
-        """Ids and distances of the k nearest of a token."""
+    def neighbors(self, token: int, k: int, *, farthest: bool = False) -> tuple[list[int], list[float]]:
+        """Ids and distances of the k nearest of a token, or of the farthest."""
         found: list[tuple[Fraction, int, float]] = []
+        sign = -1 if farthest else 1
         for mine, other in ((self.i, self.j), (self.j, self.i))[: 2 if self.symmetric else 1]:
             here = np.flatnonzero(mine == token)
-            found += zip(self.order[here].tolist(), other[here].tolist(), self.distance[here].tolist(), strict=True)
+            columns = sign * self.order[here], other[here], self.distance[here]
+            found += zip(*(column.tolist() for column in columns), strict=True)
         found.sort()
         return [other for _, other, _ in found[:k]], [distance for _, _, distance in found[:k]]
 
@@ -167,7 +169,7 @@ def truth(
         Finite, of any dtype that float64 holds.
     ids : numpy.ndarray of int, (V,), optional
         What the rows are called; their positions by default.
-    metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
+    metric : {"euclidean", "cosine", "chebyshev", "cityblock", "dot"}
         For cosine, no row may be of zeros.
     against : tuple of (rows, ids), optional
         The second matrix.
@@ -202,6 +204,9 @@ def truth(
         xx, yy = (x**2).sum(axis=1), (y**2).sum(axis=1)
         order = [_cosine_order((x[a] * y[b]).sum(), xx[a], yy[b]) for a, b in pairs]
         distance = [_cosine_distance(value) for value in order]
+    elif metric == "dot":
+        order = [Fraction((x[a] * y[b]).sum()) for a, b in pairs]
+        distance = [value.numerator / (1 << 2148) for value in order]
     else:
         total = np.max if metric == "chebyshev" else np.sum
         order = [Fraction(total(np.abs(x[a] - y[b]))) for a, b in pairs]

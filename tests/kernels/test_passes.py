@@ -157,6 +157,8 @@ def test_the_bounds_of_products_about_another_centre_hold() -> None:
 def distances(metric: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if metric == "cosine":
         return 1 - (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    if metric == "dot":
+        return -(x * y).sum(-1)
     difference = np.abs(x - y)
     return difference.max(-1) if metric == "chebyshev" else (difference ** (1 + (metric == "euclidean"))).sum(-1)
 
@@ -361,8 +363,9 @@ def test_the_tile_of_a_device_without_float64_makes_none() -> None:
             i, j, least = torch_passes.select(tile.product, low, limit, limit, True)
             upper_bounds(tile.product, low, high, i, j, least)
         np.testing.assert_array_equal(i, select(tile.product, low, limit, limit, diagonal=True)[0])
-        expected = truth(points, metric=metric)
-        assert i.size == int((expected.distance ** (2 if metric == "euclidean" else 1) <= 3).sum()) > 0
+        expected = truth(points, metric=metric).distance
+        value = -expected if metric == "dot" else expected ** (2 if metric == "euclidean" else 1)
+        assert i.size == int((value <= 3).sum()) > 0
 
 
 @settings(deadline=None, max_examples=40)

@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.exact import Exact, Pairs, Rows
 from embgeom_dask.testing.references import truth
@@ -14,7 +15,8 @@ from embgeom_dask.testing.strategies import matrices
 
 
 def exactly(rows: np.ndarray, metric: str = "euclidean") -> Exact:
-    blocks = Rows(5, lambda index: rows[5 * index : 5 * index + 5])
+    lengths = np.sqrt(norms(rows)[:, 1]) * (1 + 1e-9)
+    blocks = Rows(5, lambda index: rows[5 * index : 5 * index + 5], lengths)
     return Exact(METRICS[metric], blocks, blocks, rows.shape[1], 1.0)
 
 
@@ -23,19 +25,20 @@ def without_zeros(rows: np.ndarray) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=60)
-@given(matrices(max_rows=16), st.sampled_from(["euclidean", "chebyshev", "cityblock"]))
+@given(matrices(max_rows=16), st.sampled_from(["euclidean", "chebyshev", "cityblock", "dot"]))
 def test_every_level_keeps_its_bound(rows: np.ndarray, metric: str) -> None:
     exact, expected = exactly(rows, metric), truth(rows, metric=metric)
-    unit = Fraction(1, 1 << (2148 if metric == "euclidean" else 1074))
+    unit = Fraction(1, 1 << (2148 if metric in ("euclidean", "dot") else 1074))
+    sign = -1 if metric == "dot" else 1
     keys = exact.keys(expected.i, expected.j)
     values, slack = exact.values(expected.i, expected.j)
-    key_slack = exact.metric.key_slack(keys.high, rows.shape[1])
+    key_slack = exact.key_slack(keys)
     for p, order in enumerate(expected.order.tolist()):
-        true = order * unit
+        true = sign * order * unit
         key = Fraction(keys.high[p]) + Fraction(keys.low[p])
         assert abs(Fraction(values[p]) - true) <= Fraction(slack[p]) * Fraction(1 + 2**-40)
         assert abs(key - true) <= (0 if keys.exact[p] else Fraction(key_slack[p]))
-    assert exact.order(keys.first, keys.second) == expected.order.tolist()
+    assert exact.order(keys.first, keys.second) == (sign * expected.order).tolist()
 
 
 @settings(deadline=None, max_examples=60)
@@ -63,6 +66,7 @@ def test_sorting_equals_sorting_rationals(rows: np.ndarray, descending: bool, se
     exact, expected = exactly(rows, metric), truth(rows, metric=metric)
     shuffled = np.random.default_rng(seed).permutation(expected.i.size)
     ordered, rank = exact.sort(exact.keys(expected.i[shuffled], expected.j[shuffled]), descending=descending)
+    descending ^= metric == "dot"  # values are products with the sign turned
     ids, _ = expected.best(expected.i.size, farthest=descending)
     np.testing.assert_array_equal(np.stack([ordered.first, ordered.second], 1), ids.reshape(-1, 2))
     order = {(i, j): v for i, j, v in zip(expected.i.tolist(), expected.j.tolist(), expected.order, strict=True)}

@@ -9,7 +9,6 @@ import torch
 from scipy.spatial.distance import cdist
 
 from embgeom_dask.metrics import METRICS
-from embgeom_dask.pairwise import refine
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.points import PointFormat
@@ -65,8 +64,8 @@ def test_a_tile_whose_dense_pairs_were_multiplied_again_has_its_own_product(
     rows = clustered(300)
     tile = tile_of(rows, element)
     made: list[Any] = []
-    finer = refine.Tile  # type: ignore[attr-defined]
-    monkeypatch.setattr(refine, "Tile", lambda *given: made.append(given) or finer(*given))
+    finer = Tile.like
+    monkeypatch.setattr(Tile, "like", lambda whole, *given: made.append(given) or finer(whole, *given))
     unit = tile.rows.point_format.unit if tile.rows.point_format else 1.0
     side = Rows(300, lambda _: rows)
     exact = Exact(EUCLIDEAN, side, side, 64, unit)

@@ -26,6 +26,7 @@ from embgeom_dask.reductions import (
     OrderStatistics,
     PairsWithin,
     Reductions,
+    RowProducts,
     Thresholds,
     Within,
 )
@@ -52,6 +53,11 @@ def shared(count: int, rng: np.random.Generator) -> DistinctRows:
     return DistinctRows(members[offsets[:-1]], members, offsets, np.zeros(0, np.int64))
 
 
+def apart(count: int) -> DistinctRows:
+    """So many distinct rows, each of one token."""
+    return DistinctRows(np.arange(count), np.arange(count), np.arange(count + 1), np.zeros(0, np.int64))
+
+
 @st.composite
 def cases(draw: Any) -> Case:
     rows, metric = draw(matrices(max_rows=20, max_width=6)), METRICS[draw(st.sampled_from(sorted(METRICS)))]
@@ -69,7 +75,8 @@ def cases(draw: Any) -> Case:
         return Block(places, some, *form.points(some), np.zeros(len(some)), start, form)
 
     def stored(part: np.ndarray) -> Rows:
-        return Rows(STEP, lambda index: part[index * STEP : (index + 1) * STEP])
+        length = np.sqrt(norms(part)[:, 1]) * (1 + 1e-9)
+        return Rows(STEP, lambda index: part[index * STEP : (index + 1) * STEP], length)
 
     blocks = [[block(part, start) for start in range(0, len(part), STEP)] for part in parts]
     tiles = [
@@ -78,7 +85,7 @@ def cases(draw: Any) -> Case:
         for j, other in enumerate(blocks[1])
         if j >= i or not symmetric
     ]
-    first = shared(len(parts[0]), rng)
+    first = shared(len(parts[0]), rng) if not (symmetric and metric.is_product) else apart(len(parts[0]))
     second = first if symmetric else shared(len(parts[1]), rng)
     return Case(
         Exact(metric, stored(parts[0]), stored(parts[1]), rows.shape[1], form.unit),
@@ -90,6 +97,11 @@ def cases(draw: Any) -> Case:
 def reductions_of(case: Case, k: int, rng: np.random.Generator) -> Reductions:
     """All of them, with thresholds at distances of pairs."""
     metric, sides = case.exact.metric, case.sides
+    rows = sides.first.token_id.size
+    if metric.is_product:
+        products: list[Any] = [Extreme(k, farthest, of_products=True) for farthest in (False, True)]
+        products += [RowProducts(k, rows, sides.symmetric, smallest=smallest) for smallest in (False, True)]
+        return {reduction.name: reduction for reduction in products}
     first, second = np.indices((sides.first.token_id.size, sides.second.token_id.size)).reshape(2, -1)
     apart = first < second if sides.symmetric else np.ones(first.size, bool)
     distance = np.append(case.exact.distances(first[apart], second[apart]), 1.0)
@@ -99,7 +111,7 @@ def reductions_of(case: Case, k: int, rng: np.random.Generator) -> Reductions:
     found: list[Any] = [
         Extreme(k, farthest=True),
         Extreme(k, farthest=False),
-        Neighbors(k, sides.first.token_id.size, sides.symmetric),
+        Neighbors(k, rows, sides.symmetric),
         Histogram(Thresholds.at(metric, edges, closed=False), weights),
         Within(Thresholds.at(metric, radii, closed=True), weights, sides.symmetric),
         PairsWithin(Thresholds.at(metric, radii[:1], closed=True), 4 * k, weights, sides.symmetric),

@@ -19,7 +19,7 @@ from embgeom_dask import tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.cli.app import app
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.metrics import METRICS
+from embgeom_dask.metrics import DISTANCES
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import Truth, truth
 from embgeom_dask.testing.strategies import matrices, slow_examples
@@ -28,7 +28,7 @@ from embgeom_dask.testing.strategies import matrices, slow_examples
 @st.composite
 def cases(draw: Any) -> tuple[np.ndarray, np.ndarray | None, str, int]:
     """Rows, rows of a second matrix or None, a metric in which either has distances, and rows of a tile."""
-    metric = draw(st.sampled_from(sorted(METRICS)))
+    metric = draw(st.sampled_from(DISTANCES))
     rows = draw(matrices(max_rows=30))
     if metric == "cosine":
         rows[~rows.astype(float).any(axis=1)] = 1
@@ -321,7 +321,7 @@ def test_moments_of_distances_that_are_tiny_beside_the_rows(small: float, client
     for i in range(23):
         rows[i + 1, i] = np.nextafter(rows[i + 1, i], 9)
     store = make_store(tmp_path / "m.zarr", output=rows)
-    for metric in METRICS:
+    for metric in DISTANCES:
         found, expected = scan(store, metric=metric, histogram=4, client=client), truth(rows, metric=metric)
         np.testing.assert_allclose(found["distance_mean"], expected.distance.mean(), rtol=1e-12)
         np.testing.assert_allclose(found["distance_std"], expected.distance.std(ddof=1), rtol=1e-12)

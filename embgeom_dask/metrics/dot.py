@@ -1,0 +1,127 @@
+"""The inner product x.y: no distance, but ordered like one, by the value -x.y."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.bounds import LinearBound
+from embgeom_dask.kernels.correct_rounding import are_each_settled, dots
+from embgeom_dask.kernels.double_double import UNIT, Keys, dot_keys, integers, products
+from embgeom_dask.kernels.double_double_sums import sum_slack
+from embgeom_dask.kernels.row_norms import norms
+from embgeom_dask.metrics import matrix_product
+from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
+from embgeom_dask.metrics.euclidean import squared_norm
+from embgeom_dask.metrics.matrix_product import product_error
+from embgeom_dask.metrics.workspace import Workspace
+
+Array = NDArray[Any]
+
+_MOST = 2.0**64
+"""The most that one side's norms may count as much as the other's: no square times it overflows or underflows."""
+
+
+class Dot(Metric):
+    """The inner product. Values and distances are -x.y: the nearest pairs are those of the largest products."""
+
+    name = "dot"
+    is_product = True
+    as_stored = True
+    prunes_by_norm = False
+
+    def unit(self, scale: float) -> float:
+        """Return scale^2."""
+        return scale**2
+
+    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
+        """Return the L2 norm: the centre is the origin."""
+        return np.asarray(np.sqrt(l2_squared))
+
+    def points(self, values: Array, dtype: Any) -> Points:
+        """Return the rows as they are, with their squared norms."""
+        points = values.astype(dtype, copy=False)
+        return Points(points, Norms(squared_norm(points)))
+
+    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
+        """Return the matrix product."""
+        return matrix_product.multiply(rows, columns, workspace)
+
+    def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
+        """Bound -p.q, which errs by at most c |x| |y|, c = `product_error`.
+
+        A linear bound is a sum: |x| |y| <= (a |x|^2 + |y|^2 / a) / 2 for any a > 0, an equality where a = |y| / |x|. It
+        is taken of the medians of the tile's norms.
+        """
+        error = 0.5 * product_error(width, precision)
+        share = _share(rows.norm, columns.norm)
+
+        def bound(sign: int) -> LinearBound:
+            row, column = (
+                (sign * (side.norm * (error * part) + precision.tiny)).astype(precision.dtype)
+                for side, part in ((rows, share), (columns, 1 / share))
+            )
+            return LinearBound(row, column, -1.0, sign * precision.rounding)
+
+        return bound(-1), bound(1)
+
+    def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """Return -sum_k x_k y_k, in float64."""
+        values: Array = -products(x, y, i, j)
+        return values
+
+    def direct_slack(self, values: Array, width: int) -> Array:
+        """Return (d + 8) u |x| |y|, of `values` |x| |y|: a sum of d products errs by d u of these in any order."""
+        return (width + 8) * UNIT * values
+
+    def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
+        """Return -x.y and whether it is settled.
+
+        The first sum errs by at most `sum_slack` |x| |y|. Where that does not do, as for orthogonal rows, it is made
+        again in a way that tells if anything was rounded.
+        """
+        high, low = dots(x, y, i, j)
+        sizes = np.sqrt(norms(x)[:, 1])[i] * np.sqrt(norms(y)[:, 1])[j]
+        settled = are_each_settled(high, low, (1 + 2.0**-20) * sum_slack(x.shape[1]) * sizes)
+        (again,) = np.nonzero(~settled)
+        keys = dot_keys(x, y, i[again], j[again])
+        exact = again[keys.exact]
+        high[exact], low[exact] = keys.high[keys.exact], keys.low[keys.exact]
+        settled[exact] = are_each_settled(high[exact], low[exact], np.zeros(exact.size))
+        return 0.0 - high, settled
+
+    def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
+        """Return -sum_k x_k y_k in double-double."""
+        high, low, exact = dot_keys(x, y, i, j)
+        return Keys(0.0 - high, 0.0 - low, exact)
+
+    def key_slack(self, values: Array, width: int) -> Array:
+        """Return 4 (d + 1)^2 u^2 |x| |y|, of `values` |x| |y|: each of d terms loses at most 3 d u^2 of these."""
+        return 4.0 * (width + 1) ** 2 * UNIT**2 * values
+
+    def order(self, x: Array, y: Array) -> Fraction:
+        """Return -x.y in units of 2^-2148, exactly."""
+        a, b, unit = integers(x, y)
+        return Fraction(-sum(p * q for p, q in zip(a, b, strict=True)) << 2 * unit + 2148)
+
+    def order_of(self, distance: Fraction) -> Fraction:
+        """Return the value in units of 2^-2148."""
+        return distance * 2**2148
+
+    def near(self, order: Fraction) -> float:
+        """Return the value, rounded once."""
+        return order.numerator / (order.denominator << 2148)
+
+    def bound(self, largest: float) -> float:
+        """Return a bound of every product's size: that of half the sum of the two largest norms, squared."""
+        return (0.5 * largest) ** 2
+
+
+def _share(rows: Array, columns: Array) -> float:
+    """How much the squared norms of rows count beside those of columns: the ratio of their medians' roots."""
+    sizes = [float(np.sqrt(np.median(side[side > 0]))) if (side > 0).any() else 1.0 for side in (rows, columns)]
+    return float(np.clip(sizes[1] / sizes[0], 1 / _MOST, _MOST))

@@ -1,0 +1,140 @@
+"""Inner products of all pairs: the largest and the smallest, of the whole and of every row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embgeom_dask import devices
+from embgeom_dask.analyses.scan import scan
+from embgeom_dask.errors import InputError
+from embgeom_dask.testing import make_store
+from embgeom_dask.testing.references import Truth, truth
+from embgeom_dask.testing.strategies import DTYPES, hostile, matrices, slow_examples
+
+
+def check(result: xr.Dataset, expected: Truth, rows: int) -> None:
+    """Compare every product that a scan found with brute force."""
+    for name in ("largest", "smallest"):
+        if f"{name}_product" in result:
+            ids, product = expected.best(result.sizes[name], farthest=name == "largest")
+            np.testing.assert_array_equal(result[f"{name}_token_id"], ids)
+            np.testing.assert_array_equal(result[f"{name}_product"], product)
+            assert not np.signbit(result[f"{name}_product"].values[product == 0]).any()
+    for name in ("top", "bottom"):
+        if f"{name}_product" in result:
+            for row in range(rows):
+                ids, products = expected.neighbors(row, result.sizes[name], farthest=name == "top")
+                assert result[f"{name}_token_id"].values[row].tolist() == ids
+                np.testing.assert_array_equal(result[f"{name}_product"].values[row], products)
+
+
+@slow_examples
+@given(
+    rows=matrices() | hostile(),
+    tile=st.sampled_from([1, 3, 16, 2048]),
+    k=st.integers(1, 30),
+    cut=st.none() | st.integers(0, 40),
+    wanted=st.sets(st.sampled_from(["largest", "smallest", "top", "bottom"]), min_size=1),
+)
+def test_products_equal_rational_brute_force(
+    rows: np.ndarray,
+    tile: int,
+    k: int,
+    cut: int | None,
+    wanted: set[str],
+    client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("products")
+    store = make_store(folder / "m.zarr", output=rows)
+    other = None if cut is None else rows[cut if cut < len(rows) else 0 :][::-1].copy()
+    against = None if other is None else make_store(folder / "n.zarr", output=other)
+    asked: dict[str, Any] = dict.fromkeys(wanted, k)
+    result = scan(store, against=against, metric="dot", tile=max(tile, len(rows) // 8), client=client, **asked)
+    expected = truth(rows, metric="dot", against=None if other is None else (other, np.arange(len(other))))
+    for name in wanted & {"largest", "smallest"}:
+        assert result.sizes[name] == min(k, expected.i.size)
+    for name in wanted & {"top", "bottom"}:
+        assert result.sizes[name] == min(k, len(rows) - 1 if other is None else len(other))
+    check(result, expected, len(rows))
+
+
+@slow_examples
+@given(
+    dtypes=st.tuples(*[st.sampled_from(sorted(DTYPES))] * 2),
+    seed=st.integers(0, 999),
+    powers=st.tuples(*[st.integers(-12, 12)] * 2),
+)
+def test_products_of_matrices_of_different_types_and_lengths_equal_rational_brute_force(
+    dtypes: tuple[str, str],
+    seed: int,
+    powers: tuple[int, int],
+    client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("products")
+    one, other = (
+        (rng.normal(size=(n, 70)) * 2.0**power).astype(DTYPES[name])
+        for n, power, name in zip((23, 31), powers, dtypes, strict=True)
+    )
+    one[3], other[5], other[6] = 0, 0, other[7]
+    asked = dict.fromkeys(("largest", "smallest", "top", "bottom"), 4)
+    stores = [make_store(folder / f"{n}.zarr", output=rows) for n, rows in enumerate((one, other))]
+    result = scan(stores[0], against=stores[1], metric="dot", tile=16, client=client, **asked)
+    check(result, truth(one, metric="dot", against=(other, np.arange(31))), 23)
+
+
+def test_identical_rows_have_a_product_like_others(client: Client, tmp_path: Path) -> None:
+    rows = np.array([[1, 2], [1, 2], [0, -1], [1, 2]], np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows, tokens=["a", "b", "c", "d"])
+    found = scan(store, metric="dot", largest=4, top=2, bottom=9, client=client)
+    assert found["largest_product"].values.tolist() == [5, 5, 5, -2]
+    assert found["largest_token"].values.tolist() == [["a", "b"], ["a", "d"], ["b", "d"], ["a", "c"]]
+    assert found["top_token"].values.tolist() == [["b", "d"], ["a", "d"], ["a", "b"], ["a", "b"]]
+    assert found["bottom_product"].values.tolist() == [[-2, 5, 5], [-2, 5, 5], [-2, -2, -2], [-2, 5, 5]]
+
+
+@pytest.mark.parametrize("element", ["bfloat16", "float32"])
+def test_products_of_every_element_equal_those_of_numpy(
+    element: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "fastest", lambda *_: [element, "float32"])
+    rng = np.random.default_rng(0)
+    rows, other = ((rng.normal(size=(n, 96)) + 0.2).astype(ml_dtypes.bfloat16) for n in (1000, 3000))
+    rows[7], other[50:1300] = 40 * rows[8], other[50]  # some norms are far from the median; many ties
+    other[1300:2000, 0] += np.linspace(0, 0.1, 700).astype(ml_dtypes.bfloat16)
+    stores = [make_store(tmp_path / f"{n}.zarr", output=each) for n, each in enumerate((rows, other))]
+    found = scan(stores[0], against=stores[1], metric="dot", top=10, bottom=10, largest=20, tile=512, client=client)
+    assert json.loads(found.attrs["certificate"])["products"] == element
+    products = rows.astype(float) @ other.astype(float).T
+    for name, sign in (("top", -1), ("bottom", 1)):
+        ids = np.argsort(sign * np.round(products, 9), axis=1, kind="stable")[:, :10]
+        np.testing.assert_array_equal(found[f"{name}_token_id"], ids)
+        np.testing.assert_allclose(found[f"{name}_product"], np.take_along_axis(products, ids, 1), rtol=1e-9)
+    np.testing.assert_allclose(found["largest_product"], np.sort(products.ravel())[::-1][:20], rtol=1e-9)
+
+
+def test_what_a_metric_does_not_have_is_refused_in_one_line(client: Client, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
+    for asked, words in (
+        ({"metric": "dot"}, "nothing to keep: ask for `largest`, `smallest`, `top` or `bottom`"),
+        ({"metric": "dot", "farthest": 1}, "`farthest` is of distances, and `metric` dot is none: ask for `largest`"),
+        ({"metric": "dot", "histogram": 4, "top": 1}, "`histogram` is of distances, and `metric` dot is none"),
+        ({"metric": "dot", "pairs_within": 0, "top": 1}, "`pairs_within` is of distances"),
+        ({"top": 1}, "`top` is of inner products: choose `metric` dot, or ask for `farthest`"),
+        ({"metric": "dot", "top": 1, "distinct": True}, "`distinct` leaves identical rows out of `nearest`"),
+        ({"metric": "dot", "bottom": 0}, "`bottom` 0: give a whole number of at least 1"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            scan(store, client=client, **asked)
+        assert "\n" not in str(caught.value)
