@@ -7,6 +7,8 @@ elsewhere: what a data type of zarr derives from, in `bfloat16`; the reading of 
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,6 +82,26 @@ def wait_for_zarr(work: Coroutine[Any, Any, T]) -> T:
     from zarr.core.sync import sync
 
     return sync(work)
+
+
+def close_gcsfs_in_zarr(fs: Any) -> None:
+    """Close the session of a gcsfs file system that zarr has, before Python ends, in the event loop that opened it.
+
+    gcsfs would close it in another, and say so in a traceback after all that a command prints.
+    """
+    if not _with_sessions:
+        atexit.register(_close_sessions)
+    _with_sessions.add(fs)
+
+
+_with_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _close_sessions() -> None:
+    for fs in list(_with_sessions):
+        session = fs._session
+        if session is not None and not session.closed:
+            wait_for_zarr(session.close())
 
 
 def workers_here() -> list[Worker]:

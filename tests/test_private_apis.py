@@ -104,6 +104,18 @@ def zarr_runs_a_coroutine_in_its_own_loop() -> None:
     assert private_apis.wait_for_zarr(which()) is private_apis.wait_for_zarr(which())
 
 
+@of("gcsfs", "GCSFileSystem._session")
+def a_session_of_gcsfs_is_closed_where_it_was_opened() -> None:
+    import gcsfs
+
+    fs = gcsfs.GCSFileSystem(token="anon", asynchronous=True, skip_instance_cache=True)
+    private_apis.wait_for_zarr(fs._set_session())
+    private_apis.close_gcsfs_in_zarr(fs)
+    assert not fs._session.closed
+    private_apis._close_sessions()
+    assert fs._session.closed
+
+
 @of("zarr", "HasEndianness and HasItemSize in core.dtype.common")
 def a_data_type_has_an_order_of_bytes_and_a_size() -> None:
     from embgeom_dask.bfloat16 import BFloat16

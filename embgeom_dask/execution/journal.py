@@ -282,8 +282,7 @@ def _is_run(run: Mapping[str, Any]) -> bool:
 def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
     """Remove what a pass wrote, and its folder where nothing else is in it."""
     made = [entry for entry in fs.ls(folder, detail=False) if _OF_PASS.fullmatch(_last(entry))]
-    if made:
-        fs.rm(made)
+    paths.remove(fs, made)
     with suppress(OSError):
         fs.rmdir(folder)
 
@@ -337,7 +336,8 @@ def _last(path: str) -> str:
 
 def modified(entry: Mapping[str, Any]) -> float:
     """Return when an entry that a file system lists was written, in seconds."""
-    when = entry.get("mtime") or entry.get("LastModified") or entry.get("last_modified") or 0.0
+    names = ("mtime", "LastModified", "last_modified", "uploaded_at")
+    when = next((entry[name] for name in names if entry.get(name)), 0.0)
     return float(when.timestamp() if isinstance(when, datetime) else when)
 
 

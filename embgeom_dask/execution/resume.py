@@ -10,7 +10,7 @@ import xarray as xr
 
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution.journal import Journal
-from embgeom_dask.storage import results
+from embgeom_dask.storage import paths, results
 from embgeom_dask.storage.paths import PathLike
 
 
@@ -30,6 +30,7 @@ def result_or_journal(
     if out is None:
         yield None, None
         return
+    paths.check_writable(paths.locate(out))
     journal = Journal(out)
     done = results.existing(journal.out, attrs)
     if done is not None:

@@ -1,4 +1,7 @@
-"""Where stores and results lie: a folder on this machine, or a URL that fsspec knows (`s3://`, `gs://`, `https://`)."""
+"""Where stores and results lie: a folder on this machine, or a URL that fsspec knows.
+
+Such are `s3://`, `gs://`, `hf://buckets/` and, to read, `https://` and the other `hf://`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +22,7 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from embgeom_dask import private_apis
 from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, shorten
 from embgeom_dask.redaction import redact
 
@@ -29,6 +34,10 @@ UNFINISHED = "unfinished"
 _READERS = 4  # threads that check chunks
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
+
+_BUCKETS = "hf://buckets/"
+_READ_ONLY = {"http": "https:// is only read", "https": "https:// is only read"}
+_READ_ONLY["hf"] = "of hf:// only buckets are written, hf://buckets/OWNER/NAME/"
 
 
 def is_url(place: PathLike) -> bool:
@@ -100,9 +109,49 @@ def explained(what: str, passing: tuple[type[Exception], ...] = (EmbgeomError, F
 
 def filesystem(place: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a path or URL, with no listing remembered, and the path in it."""
-    fs, path = cast(tuple[AbstractFileSystem, str], url_to_fs(place))
+    fs, path = cast(tuple[AbstractFileSystem, str], url_to_fs(place, **_options(place)))
     fs.invalidate_cache()
     return fs, path
+
+
+def _options(place: str) -> dict[str, Any]:
+    """What a file system is made with: of the hub a new one each time, since threads trip over listings they share."""
+    if not place.startswith("hf://"):
+        return {}
+    _hush_the_hub()
+    return {"skip_instance_cache": True}
+
+
+def _hush_the_hub() -> None:
+    """Let the hub's library draw no bars, of which each file has three, unless its user has asked for them."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled():
+        disable_progress_bars()
+
+
+def check_writable(place: str) -> None:
+    """Raise InputError where `place` is a URL to which nothing can be written."""
+    why = _READ_ONLY.get(place.partition("://")[0])
+    if place.startswith(_BUCKETS):  # the hub's library comes without it on some machines
+        why = "" if find_spec("hf_xet") else "it needs a package that is not installed: pip install hf_xet"
+    if why:
+        raise InputError(f"cannot write {place}: {why}")
+
+
+def remove(fs: AbstractFileSystem, files: Sequence[str]) -> None:
+    """Remove files, which may be none, of a file system that `filesystem` gave: many at once."""
+    if not files:
+        return
+    if fs.protocol != "hf":
+        fs.rm(list(files))
+        return
+    from huggingface_hub import HfApi  # whose file system takes one at a time
+
+    places = [fs.resolve_path(file) for file in files]
+    hub = HfApi(endpoint=fs.endpoint, token=fs.token)
+    hub.batch_bucket_files(places[0].bucket_id, delete=[place.path for place in places])
 
 
 def exists(place: str) -> bool:
@@ -175,8 +224,16 @@ def writer(place: str) -> Store:
 def _open(place: str, *, read_only: bool) -> Store:
     if not is_url(place):
         return LocalStore(place, read_only=read_only)
-    store = FsspecStore.from_url(place, read_only=read_only)
+    missing: tuple[type[Exception], ...] = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+    if place.startswith("hf://"):
+        from huggingface_hub.errors import EntryNotFoundError  # of a file that was listed, and is removed
+
+        missing += (EntryNotFoundError,)
+    options = _options(place)
+    store = FsspecStore.from_url(place, storage_options=options, read_only=read_only, allowed_exceptions=missing)
     store.fs.invalidate_cache()
+    if "gs" in store.fs.protocol:
+        private_apis.close_gcsfs_in_zarr(store.fs)
     return store
 
 

@@ -89,8 +89,7 @@ def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Ite
 
 @contextmanager
 def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
-    if target.startswith(("http://", "https://")):
-        raise InputError(f"cannot write {target}: from https:// is only read")
+    paths.check_writable(target)
     if not overwrite and not paths.is_free(target):
         raise EmbgeomError(f"cannot write {target}: something is there")
     try:
@@ -99,8 +98,9 @@ def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]
         mark = {"zarr_format": 3, "node_type": "group", "attributes": {paths.UNFINISHED: resume or True}}
         fs.pipe_file(f"{path}/zarr.json", json.dumps(mark).encode())
         old = [] if resumed else [file for file in fs.find(path) if file != f"{path}/zarr.json"]
-        if old:
-            fs.rm(old)
+        paths.remove(fs, old)
+    except FileNotFoundError as error:
+        raise EmbgeomError(f"cannot write {target}: there is no such bucket: {paths.explain(error)}") from error
     except Exception as error:
         raise EmbgeomError(f"cannot write {target}: {paths.explain(error)}") from error
     try:

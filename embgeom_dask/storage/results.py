@@ -99,6 +99,7 @@ def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
         where something else is at `path`; it names what differs, with both values.
     """
     place = paths.locate(path)
+    paths.check_writable(place)
     if paths.is_free(place):
         return None
     group = _result_group(path)
