@@ -84,15 +84,16 @@ def scan(
     Parameters
     ----------
     data : path, array, or list of these
-        A store, or any array of rows: an xarray DataArray, a numpy or dask array, a torch tensor. The rows of an array
-        are those that it holds, in their order, repeated ones too. Its integers along the dimension `token_id` (or the
-        first) are the token ids of the result, its coordinate `token` the strings; without, ids are positions. What is
-        not stored already is written to a temporary store.
+        A store, a matrix of a file as for `against`, or any array of rows: an xarray DataArray, a numpy or dask array,
+        a torch tensor. The rows of an array are those that it holds, in their order, repeated ones too. Its integers
+        along the dimension `token_id` (or the first) are the token ids of the result, its coordinate `token` the
+        strings; without, ids are positions. What is not stored already is written to a temporary store.
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input where there is no output matrix.
     against : path or array, optional
         Other rows of the same width: each row of `data` is compared with each of them. `STORE:input` and `STORE:output`
-        name a matrix of a store, else `role` does.
+        name a matrix of a store, else `role` does; `FILE.npy`, `FILE.safetensors` or `FILE.safetensors:KEY` a matrix
+        of a file, which is written to a temporary store.
     tokens : str, list of int and str, or mask, optional
         Which rows of `data` to compare, by default all: ids, ranges and names in text, `"0:1000,5000,king"`, or in a
         list, or a file of them, `"@FILE"`, `"FILE.safetensors"`. `king` is the token with that piece or text, with or

@@ -31,11 +31,11 @@ def sides_of(
 
 
 def split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
-    """Take `:input` or `:output` off the name of a store."""
+    """Take `:input` or `:output` off the name of a store; of a file these are names of tensors."""
     if is_array(against):
         return against, role
     path, _, named = str(against).rpartition(":")
-    if path and named in ("input", "output"):
+    if path and named in ("input", "output") and not path.endswith(".safetensors"):
         return path, cast(Role, named)
     return against, role
 

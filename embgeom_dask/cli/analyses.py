@@ -63,7 +63,7 @@ def scan(
     role: Role = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="STORE2", help="Compare with the rows of another: STORE2, STORE2:input, STORE2:output."),
+        typer.Option(metavar="STORE2", help="Against other rows: STORE2, STORE2:input, FILE.npy, FILE.safetensors."),
     ] = None,
     metric: Metric = "euclidean",
     tokens: Annotated[str | None, SELECTION] = None,

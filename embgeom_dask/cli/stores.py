@@ -76,8 +76,13 @@ def read_list(path: str) -> list[str]:
 
 
 def find_other(given: str) -> str:
-    """Return the path of a store as `find_store` does, with `:input` or `:output` after it where that was given."""
+    """Return the path of a store as `find_store` does, with `:input` or `:output` after it where that was given.
+
+    The matrix KEY of a file, `FILE.safetensors:KEY`, stays as it is.
+    """
     store, colon, role = given.rpartition(":")
+    if store.endswith(".safetensors") and _may_be_there(store):
+        return given
     return f"{find_store(store)}:{role}" if colon and role in ("input", "output") else find_store(given)
 
 

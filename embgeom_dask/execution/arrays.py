@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +21,18 @@ from numpy.typing import NDArray
 
 from embgeom_dask import progress
 from embgeom_dask.bfloat16 import from_torch
+from embgeom_dask.checkpoints.bare_files import find_matrix_file, read_matrix
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike, check_usable
 from embgeom_dask.storage import fill, model_stores
+from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.units import bytes_text
 
 Data: TypeAlias = PathLike | xr.DataArray | xr.Dataset | NDArray[Any] | dask.array.Array | torch.Tensor
-"""What a command computes with: the path of a store, or an array (rows, columns), taken by value."""
+"""What a command computes with: the path of a store or of a matrix in a file, or an array (rows, columns), by value."""
 
 _LARGEST_INTEGER = 2**53
 """Float64 holds every integer up to this one."""
@@ -104,10 +107,11 @@ def given_rows(
     Parameters
     ----------
     data : path, xarray.DataArray or Dataset, numpy or dask array, torch tensor
-        A store; or the values to compare, one row each: along the dimension `token_id` of a DataArray, if it has one,
-        else along the first. Of a Dataset of `open_model`, the matrix of `role`. The ids of rows are the coordinate
-        `token_id` along that dimension, or else its integers; their token strings the coordinate `token`, or labels
-        that are no integers; without, ids are positions. Rows may be repeated.
+        A store; a matrix in a file, `FILE.npy`, `FILE.safetensors` or `FILE.safetensors:KEY`; or the values to compare,
+        one row each: along the dimension `token_id` of a DataArray, if it has one, else along the first. Of a Dataset
+        of `open_model`, the matrix of `role`. The ids of rows are the coordinate `token_id` along that dimension, or
+        else its integers; their token strings the coordinate `token`, or labels that are no integers; without, ids are
+        positions. Rows may be repeated.
     role : {"input", "output"}, optional
         The matrix of a store or of a Dataset.
     client : Client, cluster or str, optional
@@ -133,6 +137,11 @@ def given_rows(
     [[1. 0. 0.]] [0 1 2] None
     """
     if not is_array(data):
+        if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
+            matrix_of_file = read_matrix(*file)
+            with temporary_store(lambda folder: _copy(matrix_of_file, file, role, folder), file[0].name) as given:
+                yield given
+            return
         matrix = model_stores.find_matrix(cast(PathLike, data), role)
         yield Given(matrix, np.arange(matrix.vocab_size))
         return
@@ -142,15 +151,34 @@ def given_rows(
         yield Given(*stored)
         return
     check_usable(client)
-    with tempfile.TemporaryDirectory(prefix="embgeom-array-", dir=dask.config.get("temporary-directory")) as folder:
+
+    def write(folder: str) -> str:
         with client.as_current() if isinstance(client, Client) else cast(AbstractContextManager[Any], nullcontext()):
-            path = _write(array, folder)
-        matrix = model_stores.find_matrix(path)
+            return _write(array, folder)
+
+    with temporary_store(write, "the array given") as given:
+        yield replace(given, token_id=_token_id(array))
+
+
+@contextmanager
+def temporary_store(write: Callable[[str], str], what: str) -> Iterator[Given]:
+    """The rows of a store that `write` makes in a folder, for as long as they are needed; a note says where it is."""
+    with tempfile.TemporaryDirectory(prefix="embgeom-array-", dir=dask.config.get("temporary-directory")) as folder:
+        matrix = model_stores.find_matrix(write(folder))
         nbytes = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-        progress.note(
-            f"the array given is in {folder} meanwhile, {bytes_text(nbytes)} (dask's temporary-directory says where)"
-        )
-        yield Given(matrix, np.arange(matrix.vocab_size), _token_id(array), nbytes)
+        progress.note(f"{what} is in {folder} meanwhile, {bytes_text(nbytes)} (dask's temporary-directory says where)")
+        yield Given(matrix, np.arange(matrix.vocab_size), None, nbytes)
+
+
+def _copy(source: RowSource, file: tuple[Path, str], role: Role | None, folder: str) -> str:
+    """Write a store of the matrix of a file, a chunk of rows at a time; the file and its tensor are the model."""
+    attrs = {"model": _model_of(file), "revision": ""}
+    return model_stores.write_model(f"{folder}/file.zarr", {f"{role or 'output'}_embedding": source}, attrs=attrs)
+
+
+def _model_of(file: tuple[Path, str]) -> str:
+    path, key = file
+    return f"{path.name}:{key}" if key else path.name
 
 
 def name_of(data: Data, role: Role | None = None) -> tuple[str, str]:
@@ -163,6 +191,8 @@ def name_of(data: Data, role: Role | None = None) -> tuple[str, str]:
     """
     if is_array(data):
         return _named(_as_data_array(data, role))
+    if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
+        return _model_of(file), ""
     matrix = model_stores.find_matrix(cast(PathLike, data), role)
     return matrix.model, matrix.revision
 

@@ -18,10 +18,11 @@ import xarray as xr
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from scipy.spatial.distance import cdist
 
 import embgeom_dask as eg
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution.arrays import given_rows
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.storage.model_stores import labels_of
@@ -281,3 +282,50 @@ def test_temporary_stores_are_in_the_folder_of_the_system_by_default(
         eg.scan(ROWS, nearest=1, client=client)
     assert seen == {"embgeom-array-"}
     assert not [*tmp_path.glob("embgeom-array-*")]
+
+
+def _file(folder: Path, name: str, rows: np.ndarray) -> str:
+    """Write rows to a file of that ending."""
+    if name.endswith(".npy"):
+        np.save(folder / name, rows)
+    else:
+        save_file({"W": rows, "bias": rows[0], "mask": np.ones(3, np.uint8)}, folder / name)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("name", ["d.npy", "d.safetensors"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_a_matrix_of_a_file_is_its_rows(
+    name: str, dtype: type, store: str, folder: Path, tmp_path_factory: pytest.TempPathFactory, client: Client
+) -> None:
+    rows = np.random.default_rng(1).normal(size=(9, 4)).astype(dtype)
+    path = _file(tmp_path_factory.mktemp("files"), name, rows)
+    asked = {"metric": "dot", "top": 3, "client": client}
+    found, expected = (eg.scan(store, against=each, **asked) for each in (path, rows))
+    xr.testing.assert_equal(found["top_product"], expected["top_product"].assign_coords(against=found["against"]))
+    np.testing.assert_array_equal(found["top_token_id"], expected["top_token_id"])
+    assert found["against"].item() == name
+    turned = eg.scan(Path(path), against=store, **asked)
+    assert turned["top_token"].values[0, 0] == f"w{turned['top_token_id'].values[0, 0]}"
+    assert turned["model"].item() == name
+    if name == "d.safetensors":
+        named = eg.scan(store, against=f"{path}:W", **asked)
+        np.testing.assert_array_equal(named["top_token_id"], expected["top_token_id"])
+        assert named["against"].item() == "d.safetensors:W"
+
+
+def test_files_without_that_matrix_are_refused_in_one_line(store: str, folder: Path, tmp_path_factory: Any) -> None:
+    files = tmp_path_factory.mktemp("files")
+    save_file({name: np.eye(4, dtype=np.float32) for name in ("A", "B")}, files / "two.safetensors")
+    np.save(files / "int.npy", np.eye(4, dtype=np.int64))
+    (files / "broken.npy").write_bytes(b"x")
+    for name, words in (
+        ("two.safetensors", r"has 2 matrices of floats: name one, .*two\.safetensors:KEY \(A, B\)"),
+        ("two.safetensors:C", "has no matrix 'C': its matrices of floats are A, B"),
+        ("int.npy", "holds <i8"),
+        ("broken.npy", "is not a .npy file"),
+        ("none.npy", "none.npy"),
+    ):
+        with pytest.raises(EmbgeomError, match=words) as caught:
+            eg.scan(store, against=str(files / name), farthest=1)
+        assert "\n" not in str(caught.value)
