@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embgeom_dask.analyses.batch import status as status
     from embgeom_dask.analyses.compare import compare as compare
+    from embgeom_dask.analyses.components import components as components
     from embgeom_dask.analyses.controls import controls as controls
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "compare": "analyses.compare",
+    "components": "analyses.components",
     "controls": "analyses.controls",
     "convert": "checkpoints.convert",
     "duplicates": "analyses.duplicates",
@@ -55,6 +57,7 @@ __all__ = sorted(_HOME)
 
 _GIVE_RESULTS = {
     "compare",
+    "components",
     "duplicates",
     "neighbors",
     "open_result",

@@ -251,7 +251,7 @@ def _scan_each(
     how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client")}
     how |= {"device": settings.pop("device", "auto"), "out": settings.pop("out", None)}
     if len(stores) > 1:
-        check_one_store(settings.get("within"), settings.get("pairs_within"))
+        check_one_store(**{name: settings.get(name) for name in ("within", "pairs_within")})
     names = node_names(stores, how["role"])
     if settings.get("dry_run"):
         how["out"] = None

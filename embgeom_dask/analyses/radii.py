@@ -24,10 +24,8 @@ _UNKNOWN = Fraction(2) ** -1060
 """A unit in the last place of rows that are not known yet."""
 
 
-def parse_radii(
-    within: Numbers | None, pairs_within: float | str | None, sides: Sequence[Given] | None = None
-) -> dict[str, Any]:
-    """Read the radii of a scan, as `ScanSpec` takes them: `within` several, `pairs_within` one.
+def parse_radii(sides: Sequence[Given] | None = None, **given: Numbers | None) -> dict[str, Any]:
+    """Read radii as `ScanSpec` takes them, by their parameters: several each, and one of `pairs_within`.
 
     `2ulp` counts in the unit in the last place that the largest absolute value of the rows selected has in their stored
     type; of two matrices it is the one with fewer bits. While `sides`, the rows compared, are not given, some tiny
@@ -39,23 +37,25 @@ def parse_radii(
     InputError
         where they are no radii, or count in units of a whole stored matrix: its largest value says little of others.
     """
-    given: dict[str, Any] = {"within": within, "pairs_within": pairs_within}
     counting = {name: each for name, each in given.items() if counts_ulps(each)}
     if sides is not None:
         given = counting
     if not given:
         return {}
     unit = _unit(next(iter(given)), sides) if sides is not None else _UNKNOWN
-    read: dict[str, Any] = {"within": parse_numbers, "pairs_within": parse_number}
-    return {name: read[name](name, each, ulp=unit if name in counting else None) for name, each in given.items()}
+    read: dict[str, Any] = {"pairs_within": parse_number}
+    return {
+        name: read.get(name, parse_numbers)(name, each, ulp=unit if name in counting else None)
+        for name, each in given.items()
+    }
 
 
-def check_one_store(within: Numbers | None, pairs_within: float | str | None) -> None:
+def check_one_store(**given: Numbers | None) -> None:
     """Refuse radii that would be other ones for each of several stores."""
-    for name, given in (("within", within), ("pairs_within", pairs_within)):
-        if counts_ulps(given):
+    for name, each in given.items():
+        if counts_ulps(each):
             raise InputError(
-                f"`{name}` {shorten(given)}: of several stores each would have another radius; say at which value, "
+                f"`{name}` {shorten(each)}: of several stores each would have another radius; say at which value, "
                 "2ulp@0.037"
             )
 

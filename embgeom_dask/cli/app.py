@@ -21,6 +21,7 @@ from embgeom_dask.cli.controls import controls
 from embgeom_dask.cli.doctor import doctor
 from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
+from embgeom_dask.cli.graphs import components
 from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.one_pass import spectrum, tokens
 from embgeom_dask.cli.options import Version
@@ -49,7 +50,7 @@ def _options(
 
 for _command in (
     *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, compare),
-    *(scan, neighbors, outliers),
+    *(scan, neighbors, outliers, components),
     *(show, status, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")

@@ -15,6 +15,7 @@ _EXAMPLES = {
     ),
     "neighbors": ("embgeom neighbors acme/tiny king queen -k 5",),
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
+    "components": ("embgeom components acme/tiny --radius 0.5,1 --diameter --out components.zarr",),
     "controls": ("embgeom controls acme/tiny --like gaussian --seed 42",),
     "tokens": ("embgeom tokens acme/tiny --from king --out tokens.zarr",),
     "spectrum": ("embgeom spectrum acme/tiny --components 3 --sky 1,2,3 --out spectrum.zarr",),

@@ -34,6 +34,7 @@ from embgeom_dask.pairwise.rows import (
     join,
 )
 from embgeom_dask.reductions import (
+    Components,
     Extreme,
     Histogram,
     Neighbors,
@@ -204,6 +205,8 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
     if spec.pairs_within is not None:
         radius = Thresholds.at(metric, [spec.pairs_within], closed=True)
         reductions["pairs_within"] = PairsWithin(radius, spec.max_pairs, weights, symmetric)
+    if spec.components:
+        reductions["components"] = Components(Thresholds.at(metric, spec.components, closed=True), weights[0].size)
     return reductions
 
 

@@ -89,7 +89,7 @@ def point_formats_instead(
 
 def _can_round(settings: ScanSpec, width: int) -> bool:
     """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
-    wanted = settings.kept <= {"farthest", "neighbors", "within", "pairs_within"}
+    wanted = settings.kept <= {"farthest", "neighbors", "within", "pairs_within", "components"}
     return wanted and METRICS[settings.metric].quantizes and width in _WIDTHS
 
 
@@ -115,8 +115,13 @@ def _cheapest(formats: list[PointFormat], settings: ScanSpec, samples: list[Arra
 
 def _cost(point_format: PointFormat, settings: ScanSpec, samples: list[Array]) -> float:
     """What a pair costs on average, in float32 products: its product, and the recheck where radii are in its bounds."""
-    blocks = [_block(point_format, rows) for rows in (_few(samples[0]), samples[-1])]
-    tile = Tile(METRICS[settings.metric], blocks[0], blocks[1], diagonal=False)
+    metric, some = METRICS[settings.metric], [samples[0], samples[-1]]
+    if metric.undefined_for_zero_rows:
+        some = [rows[(rows != 0).any(axis=1)] for rows in some]
+    if not all(map(len, some)):
+        return tuning.PRODUCT_COSTS[point_format.element]
+    blocks = [_block(point_format, rows) for rows in (_few(some[0]), some[1])]
+    tile = Tile(metric, blocks[0], blocks[1], diagonal=False)
     least, most = (bounds(tile.product, terms).numpy() for terms in tile.terms)
     undecided = np.zeros(least.shape, np.bool_)
     for radius in Thresholds.at(tile.metric, settings.radii, closed=True).high * point_format.unit:

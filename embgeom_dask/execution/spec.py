@@ -42,8 +42,9 @@ _COUNTS = ("farthest", "nearest", "neighbors", "histogram", "max_pairs", *_OF_PR
 class ScanSpec:
     """The settings of a scan: these decide the result, and nothing else does. `max_pairs` may only refuse it.
 
-    `histogram_edges`, `quantiles` and `within` ascend; `tokens` and `against` are digests of the rows compared, None
-    for all. With `distinct` pairs of identical rows are not kept among the nearest and the neighbors.
+    `histogram_edges`, `quantiles`, `within` and `components` (radii, too) ascend; `tokens` and `against` are digests of
+    the rows compared, None for all. With `distinct` pairs of identical rows are not kept among the nearest and the
+    neighbors.
 
     Raises
     ------
@@ -70,6 +71,7 @@ class ScanSpec:
     tokens: str | None = None
     against: str | None = None
     distinct: bool = False
+    components: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_kept()
@@ -123,12 +125,16 @@ class ScanSpec:
     @property
     def kept(self) -> set[str]:
         """What is to be kept."""
-        return {name for name in _KEEP if getattr(self, name) is not None}
+        return {name for name in (*_KEEP, "components") if getattr(self, name) is not None}
 
     @property
     def radii(self) -> tuple[float, ...]:
         """The radii that pairs are compared with."""
-        return (*(self.within or ()), *(() if self.pairs_within is None else (self.pairs_within,)))
+        return (
+            *(self.within or ()),
+            *(self.components or ()),
+            *(() if self.pairs_within is None else (self.pairs_within,)),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that were given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embgeom_dask.reductions.base import Reduction, Reductions
+from embgeom_dask.reductions.components import Components
 from embgeom_dask.reductions.extremes import Extreme
 from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
@@ -13,6 +14,7 @@ from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.within import Within
 
 __all__ = [
+    "Components",
     "Extreme",
     "Histogram",
     "Neighbors",

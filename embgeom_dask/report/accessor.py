@@ -43,9 +43,9 @@ class Report:
         `farthest`, and `top`, `bottom` as `neighbors`, with a column `product` and ids `top_token_id`. `groups` of
         identical rows: `model`, `group`, `group_population`; `members`: these and `token_id`, `token`. `histogram`,
         `within`, `degrees`, `quantiles`, `left_out`, `against_left_out`, `centroid`, `token_to_group`, of a spectrum
-        `eigenvalues`, `components`, `component_error`, `scores`, `sky`, `columns`, `outlier_dimensions`, and of
-        outliers `sides`, `segments`, `vertices`: columns named as the variables. A list of neighbors that is short has
-        fewer lines.
+        `eigenvalues`, `components`, `component_error`, `scores`, `sky`, `columns`, `outlier_dimensions`, of
+        outliers `sides`, `segments`, `vertices`, and of components `connected_components`, `token_to_component`,
+        `radii`, `numbers`: columns named as the variables. A list of neighbors that is short has fewer lines.
 
         Raises
         ------
@@ -83,8 +83,9 @@ class Report:
     def to_parquet(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a parquet file with a row for each token, as Embedding Atlas takes it.
 
-        `token_id`, `token`, `text`, each variable along `token_id`, `within_degree_R` for each radius R, `score_C` for
-        each component C, and `neighbors`, a struct of the lists `ids` and `distances`.
+        `token_id`, `token`, `text`, each variable along `token_id`, `within_degree_R`, `token_to_component_R` and
+        `degree_R` for each radius R, `score_C` for each component C, and `neighbors`, a struct of the lists `ids` and
+        `distances`.
 
         Raises
         ------

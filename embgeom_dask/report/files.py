@@ -42,10 +42,11 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
     for name, variable in result.data_vars.items():
         if variable.dims == ("token_id",):
             columns[str(name)] = variable.to_numpy()
-    if "within_degree" in result:
-        degree = result["within_degree"].transpose("token_id", "radius").to_numpy()
-        names = [f"within_degree_{radius!r}" for radius in result["radius"].to_numpy().tolist()]
-        columns |= dict(zip(names, degree.T, strict=True))
+    for name in ("within_degree", "token_to_component", "degree"):
+        if name in result and "radius" in result[name].dims:
+            values = result[name].transpose("radius", "token_id").to_numpy()
+            names = [f"{name}_{radius!r}" for radius in result["radius"].to_numpy().tolist()]
+            columns |= dict(zip(names, values, strict=True))
     if "score" in result:
         scores = result["score"].transpose("component", "token_id").to_numpy()
         columns |= {f"score_{rank}": each for rank, each in zip(result["component"].to_numpy(), scores, strict=True)}

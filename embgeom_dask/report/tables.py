@@ -29,6 +29,11 @@ _OF_TWO_MODELS = (
     *("shared_row_count", "identical_column_count", "shared_column_count", "shared_token_count"),
 )
 
+_OF_A_COMPONENT = (
+    *("connected_component", "component_radius", "component_token_count", "component_distinct_count"),
+    *("component_edge_count", "component_density", "component_diameter", "component_token_id", "component_token"),
+)
+
 _OF_A_TABLE = {
     "histogram": (
         "histogram_count",
@@ -60,6 +65,12 @@ _OF_A_TABLE = {
     "sky": ("sky_latitude", ("token_id", "token", "sky_latitude", "sky_longitude", "sky_distance")),
     "columns": ("column_variance", ("hidden", "centroid", "column_variance")),
     "outlier_dimensions": ("outlier_dimension", ("outlier", "outlier_dimension")),
+    "connected_components": ("component_density", _OF_A_COMPONENT),
+    "token_to_component": (
+        "token_to_component",
+        ("token_id", "token", "radius", "token_to_component", "degree"),
+    ),
+    "radii": ("component_count", ("radius", "component_count", "alone_count", "isolated_count", "edge_count")),
 }
 """Of each plain table the variable that has its dimensions, and its columns."""
 

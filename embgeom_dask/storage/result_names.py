@@ -25,7 +25,7 @@ _RANKED = (
     "unmatched",
     "against_unmatched",
 )
-_NUMBERED = ("hidden", "against_hidden", "edge", "group", "member")
+_NUMBERED = ("hidden", "against_hidden", "edge", "group", "member", "connected_component")
 
 LONG_NAMES = {
     "farthest_distance": "distance of the farthest pairs",
@@ -130,6 +130,22 @@ LONG_NAMES = {
     "origin_distance_rank": "rank of the distance from the token chosen, largest first",
     "origin_token_id": "id of the token chosen",
     "script": "script",
+    "connected_component": "connected component",
+    "token_to_component": "connected component of the token",
+    "degree": "distinct rows within the radius",
+    "component_count": "connected components",
+    "alone_count": "tokens alone",
+    "isolated_count": "distinct rows without an edge",
+    "edge_count": "pairs of distinct rows within the radius",
+    "distinct_count": "distinct rows",
+    "component_radius": "radius",
+    "component_token_count": "tokens of the connected component",
+    "component_distinct_count": "distinct rows of the connected component",
+    "component_edge_count": "edges of the connected component",
+    "component_density": "edges / pairs of rows of the connected component",
+    "component_token_id": "lowest token id of the connected component",
+    "component_diameter": "diameter of the connected component",
+    "component_diameter_token_id": "token ids of the diameter",
     "eigenvalue_rank": "rank of the eigenvalue, largest first",
     "eigenvalue": "eigenvalue of the covariance",
     "eigenvalue_share": "share of the variance",

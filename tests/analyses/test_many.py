@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import many
 from embgeom_dask.cli import app, text
 from embgeom_dask.errors import SomeFailed
+from embgeom_dask.execution import planning
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
@@ -138,13 +138,13 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, client: Client, mon
     first = nodes(eg.scan(stores[:2], out=out, client=client, nearest=1))
     assert eg.open_result(out / "table.zarr").sizes["model"] == 2
     planned: list[str] = []
-    plan = inspect.unwrap(eg.scan).__globals__["make_plan"]
+    plan = planning.make_plan
 
     def make_plan(client: Client, sides: list[Any], *how: Any) -> Any:
         planned.append(sides[0][0].model)
         return plan(client, sides, *how)
 
-    monkeypatch.setattr("embgeom_dask.analyses.scan.make_plan", make_plan)
+    monkeypatch.setattr("embgeom_dask.analyses.all_pairs.make_plan", make_plan)
     again = nodes(eg.scan(stores, out=out, client=client, nearest=1))
     assert planned == ["org/c"]
     xr.testing.assert_identical(again[0].load(), first[0].load())

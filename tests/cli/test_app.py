@@ -306,6 +306,23 @@ def test_spectrum_names_the_tokens_at_the_ends_of_components(run):
     assert run("spectrum", A, "--components", "9")[2].startswith("error: --components 9: give 0 to 8")
 
 
+def test_components_at_many_radii(run):
+    code, out, err = run("components", A, "--radius", "2.5,2", "--diameter", "--json")
+    found = json.loads(out)
+    values = rows().astype(np.float64)
+    distances = np.linalg.norm(values[:, None] - values[None], axis=2)
+    assert (code, found["radius"]) == (0, [2.0, 2.5])
+    assert found["edge_count"] == [int((distances <= radius).sum() - ROWS) // 2 for radius in (2, 2.5)]
+    assert " components: 100%" in err
+    assert " diameters: 100%" in err
+    code, out, _ = run("components", A, "--radius", "2.5")
+    assert code == 0
+    largest = found["component_token_count"][found["component_radius"].index(2.5)]
+    assert re.search(rf"^0 +{largest} ", out.partition("within 2.5")[2], re.M)
+    assert run("components", A, "--radius", "wide")[2].startswith("error: --radius wide: give numbers")
+    assert run("components", A)[0] == 2
+
+
 def test_stores_may_be_listed_in_a_file(run):
     testing.make_store("stores/b.zarr", output=rows() * 2, model="org/b")
     Path("some.txt").write_text("# models\nstores/b.zarr  # the second\n\nstores/a.zarr\n")
@@ -512,6 +529,7 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
         ("compare", A, A, "--all-pairs"),
         ("scan", A, "--nearest", "3", "--neighbors", "2", "--histogram", "9", "--quantiles", "0.5", "--within", "2"),
         ("scan", A, "--metric", "chebyshev", "--pairs-within", "2", "--against", A),
+        ("components", A, "--radius", "2,2.5", "--diameter"),
     ],
 )
 def test_a_saved_result_is_shown_as_it_was_printed(run, command):
@@ -522,7 +540,11 @@ def test_a_saved_result_is_shown_as_it_was_printed(run, command):
 
 
 @pytest.mark.parametrize(
-    "command", [("survey",), ("duplicates",), ("spectrum",), ("tokens",), ("scan", "--nearest", "2")]
+    "command",
+    [
+        *(("survey",), ("duplicates",), ("spectrum",), ("tokens",), ("scan", "--nearest", "2")),
+        ("components", "--radius", "2,3"),
+    ],
 )
 def test_the_table_of_many_models_is_shown_as_it_was_printed(run, command):
     testing.make_store("stores/b.zarr", output=2 * rows(), model="org/b")

@@ -25,7 +25,7 @@ from distributed import Client, LocalCluster, Reschedule, Security, get_client, 
 
 import embgeom_dask as eg
 from embgeom_dask import progress, tuning
-from embgeom_dask.analyses import scan
+from embgeom_dask.analyses import all_pairs
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import cluster, passes, workers
 from embgeom_dask.execution.cluster import connect
@@ -153,7 +153,11 @@ def test_a_device_that_workers_lack_is_refused_before_any_work(
 ) -> None:
     missing = next(name for name in ("mps", "cuda") if not getattr(torch, name).is_available())
     store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
-    for work in ("analyses.scan.make_plan", "execution.workers.completed", "analyses.outliers._norms_and_centroid"):
+    for work in (
+        "analyses.all_pairs.make_plan",
+        "execution.workers.completed",
+        "analyses.outliers._norms_and_centroid",
+    ):
         monkeypatch.setattr(f"embgeom_dask.{work}", lambda *_, **__: pytest.fail("work was done"))
     for command in (
         lambda **how: eg.scan(store, nearest=1, **how),
@@ -389,7 +393,7 @@ def test_a_scheduler_that_dies_is_told_in_one_line(
         if moment == "waiting":
             monkeypatch.setattr(progress, "note", lambda text: own.close() if "no worker" in text else None)
         else:
-            module, name = (scan, "make_plan") if moment == "planning" else (passes, "execute")
+            module, name = (all_pairs, "make_plan") if moment == "planning" else (passes, "execute")
             honest = getattr(module, name)
             monkeypatch.setattr(module, name, lambda *args: own.close() or honest(*args))
         with pytest.raises(EmbgeomError, match=r"^lost the dask scheduler at tcp://\S+: start one, and run") as told:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shutil
@@ -18,9 +17,10 @@ from distributed import Client
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
+from embgeom_dask.analyses import all_pairs
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.execution import runner
+from embgeom_dask.execution import planning, runner
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.validation import is_store
 from embgeom_dask.testing import make_store
@@ -288,14 +288,14 @@ def test_a_chunk_of_another_conversion_is_never_used(store: Path, tmp_path: Path
 def test_a_chunk_that_changes_under_a_scan_commits_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
-    made = inspect.unwrap(eg.scan).__globals__["make_plan"]
+    made = planning.make_plan
 
     def swapped(*args: Any) -> Any:
         plan = made(*args)
         swap_chunk(store)
         return plan
 
-    monkeypatch.setitem(inspect.unwrap(eg.scan).__globals__, "make_plan", swapped)
+    monkeypatch.setattr(all_pairs, "make_plan", swapped)
     with pytest.raises(EmbgeomError, match="chunk 1 holds other bytes than were converted"):
         eg.scan(store, neighbors=2, tile=128, out=tmp_path / "r.zarr", client=client)
     panels = [path.name for path in tmp_path.glob("r.zarr.journal/scan-*/*-*-*") if not path.name.endswith(".failed")]
