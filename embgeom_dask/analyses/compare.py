@@ -14,9 +14,10 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices, tuning
-from embgeom_dask.analyses import many
+from embgeom_dask.analyses import alignment, kept_neighbors, many
+from embgeom_dask.analyses.kept_neighbors import Scans
 from embgeom_dask.analyses.lineage import lineage
-from embgeom_dask.analyses.matching import Matched, match_rows, pieces
+from embgeom_dask.analyses.matching import Matched, labels_of, match_rows, unmatched
 from embgeom_dask.analyses.sides import split_role
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.errors import InputError
@@ -24,10 +25,11 @@ from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.map_rows import in_order
 from embgeom_dask.execution.plan import ITEMSIZE
+from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.kernels.rationals import Rationals
-from embgeom_dask.metrics import METRICS
+from embgeom_dask.metrics import METRICS, find_metric
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
@@ -59,13 +61,29 @@ class Found(NamedTuple):
     distances: dict[str, Array]
 
 
+class Asked(NamedTuple):
+    """What is asked of two vocabularies beyond their rows: how many neighbors, by which metric, and so on."""
+
+    neighbors: int | None
+    csls: int | None
+    shared: int | None
+    columns: bool
+    metric: str
+
+
 def compare(
     data: Data | Iterable[Data],
     other: Data | None = None,
     role: Role | None = None,
     *,
     match: str = "id",
+    neighbors: int | None = None,
+    csls: int | None = None,
+    shared: int | None = None,
+    columns: bool = False,
+    metric: str = "euclidean",
     out: PathLike | None = None,
+    device: str = "auto",
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -86,8 +104,23 @@ def compare(
         Which rows are compared: those of one token id, or those of one token. Tokens are the same if their bytes are,
         with the marks of a leading space of SentencePiece and of byte-level BPE for spaces; of several alike in one
         vocabulary the one with the lowest id is meant.
+    neighbors : int, optional
+        Count how many of so many nearest tokens of each token are the same in both, of the tokens that are matched: by
+        a scan of each.
+    csls : int, optional
+        Give each two rows that are matched their cross-domain similarity local scaling (Conneau et al. 2018), with the
+        means of so many nearest rows of the other side: by two scans of one against the other.
+    shared : int, optional
+        Name for each token of `data` that is not matched so many nearest, by cosine, of those that are.
+    columns : bool
+        Whether to compare the columns over the rows that are matched, also where the widths differ: which column is
+        which, linear CKA, leading directions. By one more pass; it needs scipy.
+    metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
+        By what `neighbors` are nearest.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again.
+    device : {"auto", "cpu", "cuda", "mps"}
+        What products of scans are computed on, on each worker.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -109,6 +142,17 @@ def compare(
         - `matched_count`, `identical_count`, `token_changed_count`; `vocab_size`, `hidden_size`, `unmatched_count`, and
           of the other side `against_vocab_size` and so on; `unmatched_token_id (unmatched)` and
           `against_unmatched_token_id (against_unmatched)` where there are any.
+        - With `neighbors`: `neighbors_kept (token_id)`, how many neighbors are the same in both, and
+          `neighbors_kept_share` of all. With `csls`: `csls (token_id)`, 2 cos - r - r', and the means r and r',
+          `near_cosine_mean` and `against_near_cosine_mean`. With `shared`: `shared_distance` and `shared_token_id`,
+          over `unmatched` and `shared`; NaN and -1 of rows of zeros, and where there are fewer.
+        - With `columns`: `column_match (hidden)`, the column of the other side that each is (-1 for none), so that the
+          sum of sizes of cosines is the largest there is (AWM, arXiv 2510.06738), `column_cosine` of the two, negative
+          where the sign was turned; `column_cosine_mean` of their sizes, `column_moved_count` and
+          `column_negated_count`. `cka`, linear CKA (Kornblith et al. 2019), |C_xy|^2 / (|C_xx| |C_yy|) in Frobenius
+          norms of covariances, within `cka_error`. Of the 10 leading components of either side
+          `score_correlation (component, against_component)`, that of the scores of the tokens, `component_cosine` where
+          the widths are the same, and `component_share (component)` and `against_component_share` of the variance.
 
         Of a list, over `model` and `against`, the same models:
 
@@ -122,9 +166,10 @@ def compare(
     Raises
     ------
     InputError
-        If there is no store or no such matrix, if the two are of different roles and `role` is not given, if no row is
-        matched, if a row has NaN, infinity, or a float64 value below 2^-400 or above 2^400 in size (of a list these
-        are compared like other values), or if something else is at `out`.
+        If there is no store or no such matrix, if what is asked of two is asked of a list, if the two are of different
+        roles and `role` is not given, if no row is matched, if a row has NaN, infinity, or a float64 value below 2^-400
+        or above 2^400 in size (of a list these are compared like other values), if the columns do not fit into memory,
+        or if something else is at `out`.
     EmbgeomError
         If a store cannot be read.
 
@@ -142,15 +187,33 @@ def compare(
            [2, 3]])
     """
     with showing(progress):
+        asked = _asked(neighbors, csls, shared, columns, metric)
         if other is None:
+            if asked != Asked(None, None, None, False, "") or match != "id":
+                raise InputError("this is asked of two stores: of a list only which bytes, rows and columns are shared")
             return lineage(many.each_of(data, "compare"), role, out, client)
         if not many.is_one(data):
             raise InputError("`data` is a list: compare it all against all without `other`, or give one store")
-        return _compare(cast(Data, data), other, role, match, out, client)
+        return _compare(cast(Data, data), other, role, match, asked, out, device, client)
+
+
+def _asked(neighbors: int | None, csls: int | None, shared: int | None, columns: bool, metric: str) -> Asked:
+    counts = {
+        name: parse_count(name, each) for name, each in (("neighbors", neighbors), ("csls", csls), ("shared", shared))
+    }
+    found = find_metric(metric).name
+    return Asked(**counts, columns=bool(columns), metric=found if neighbors else "")
 
 
 def _compare(
-    data: Data, other: Data, role: Role | None, match: str, out: PathLike | None, client: ClientLike | None
+    data: Data,
+    other: Data,
+    role: Role | None,
+    match: str,
+    asked: Asked,
+    out: PathLike | None,
+    device: str,
+    client: ClientLike | None,
 ) -> xr.Dataset:
     """Compare two vocabularies row by row."""
     started = perf_counter()
@@ -160,7 +223,8 @@ def _compare(
         second = stack.enter_context(given_rows(store, own, client, whole=True))
         if role is own is None and not is_array(data) and not is_array(other):
             _check_roles(first.matrix, second.matrix)
-        settings = {"match": match} | {
+        settings: dict[str, Any] = {"match": match} | {name: value for name, value in asked._asdict().items() if value}
+        settings |= {
             name: each.selection
             for name, each in (("tokens", first), ("against", second))
             if each.selection is not None
@@ -170,10 +234,13 @@ def _compare(
             return done
         for each in (first, second):
             model_stores.check_labels(each.matrix)
+        _check_asked(asked, first.matrix, second.matrix)
         matched = match_rows(first, second, match)
-        with connect(client, out=out) as active:
-            variables = _measured(active, first, second, matched)
-        dataset = xr.Dataset(variables | _unmatched(first, second, matched) | _tokens(first, second, matched, match))
+        with connect(client, device, out) as active:
+            variables, means = _measured(active, first, second, matched)
+            more, attrs["devices"] = _more(active, first, second, matched, asked, variables, means, device)
+            variables |= more
+        dataset = xr.Dataset(variables | unmatched(first, second, matched) | labels_of(first, second, matched, match))
         labelled = [name for name in dataset.variables if str(name).endswith("token")]
         dataset = dataset.set_coords(["token_id", "text", *labelled])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
@@ -187,8 +254,44 @@ def _check_roles(first: Matrix, second: Matrix) -> None:
         )
 
 
-def _measured(client: Client, first: Given, second: Given, matched: Matched) -> dict[str, Any]:
-    """The variables of one pass over the rows that are matched."""
+def _check_asked(asked: Asked, first: Matrix, second: Matrix) -> None:
+    """Refuse what two matrices cannot be asked."""
+    if asked.csls and first.hidden_size != second.hidden_size:
+        raise InputError(
+            f"`csls`: {first.label} has {first.hidden_size} columns and {second.label} has {second.hidden_size}"
+        )
+    if asked.columns:
+        alignment.check_columns(first, second)
+
+
+def _more(
+    client: Client,
+    first: Given,
+    second: Given,
+    matched: Matched,
+    asked: Asked,
+    found: dict[str, Any],
+    means: list[Rationals],
+    device: str,
+) -> tuple[dict[str, Any], list[str]]:
+    """What is asked beyond the rows, and the devices that it was computed on."""
+    variables: dict[str, Any] = {}
+    scans = Scans(client, device, {"cpu"})
+    if asked.neighbors:
+        variables |= kept_neighbors.neighbors_kept(scans, first, second, matched, asked.neighbors, asked.metric)
+    if asked.csls:
+        cosine = found["cosine_distance"][1]
+        variables |= kept_neighbors.csls(scans, first, second, matched, cosine, asked.csls)
+    if asked.shared:
+        variables |= kept_neighbors.nearest_shared(scans, first, matched, asked.shared)
+    if asked.columns:
+        with devices.session(torch.device("cpu")):
+            variables |= alignment.compare_columns(client, first.matrix, second.matrix, matched, means)
+    return variables, sorted(scans.devices)
+
+
+def _measured(client: Client, first: Given, second: Given, matched: Matched) -> tuple[dict[str, Any], list[Rationals]]:
+    """The variables of one pass over the rows that are matched, and the mean row of either side."""
     matrix, against, size = first.matrix, second.matrix, matched.first.size
     sums = [ColumnSums.none(each.hidden_size) for each in (matrix, against)]
     norms, unfit = np.empty((2, size)), np.empty((2, size), np.uint8)
@@ -212,7 +315,8 @@ def _measured(client: Client, first: Given, second: Given, matched: Matched) -> 
     variables |= {"norm_l2": ("token_id", norms[0]), "against_norm_l2": ("token_id", norms[1])}
     if kept:
         variables["identical_count"] = np.count_nonzero(kept["changed_value_count"] == 0)
-    return variables | _centroids(*(each.mean(size) for each in sums))
+    means = [each.mean(size) for each in sums]
+    return variables | _centroids(*means), means
 
 
 def _centroids(mine: Rationals, theirs: Rationals) -> dict[str, Any]:
@@ -264,31 +368,4 @@ def _distances(name: str, x: Array, y: Array, changed: Array, directed: Array) -
         asked &= directed
     places = np.flatnonzero(asked)
     found[places] = exact.distances(places, places)
-    return found
-
-
-def _unmatched(first: Given, second: Given, matched: Matched) -> dict[str, Any]:
-    """How many rows of either side are not matched, and which."""
-    variables: dict[str, Any] = {"matched_count": matched.first.size}
-    for prefix, given, rows in (("", first, matched.first), ("against_", second, matched.second)):
-        left = np.setdiff1d(given.rows, rows)
-        variables[f"{prefix}vocab_size"] = given.rows.size
-        variables[f"{prefix}hidden_size"] = given.matrix.hidden_size
-        variables[f"{prefix}unmatched_count"] = left.size
-        if left.size:
-            ids = left if given.token_id is None else given.token_id[left]
-            variables[f"{prefix}unmatched_token_id"] = (f"{prefix}unmatched", ids)
-            variables[f"{prefix}unmatched_token"] = (f"{prefix}unmatched", pieces(given)[left])
-    return variables
-
-
-def _tokens(first: Given, second: Given, matched: Matched, match: str) -> dict[str, Any]:
-    """The labels of the rows that are matched."""
-    mine, theirs = first.labels().isel(token_id=matched.first), second.labels().isel(token_id=matched.second)
-    found: dict[str, Any] = {name: ("token_id", mine[name].to_numpy()) for name in ("token_id", "token", "text")}
-    found["against_token_id"] = ("token_id", theirs["token_id"].to_numpy())
-    found["against_token"] = ("token_id", theirs["token"].to_numpy())
-    if match == "id":
-        changed = mine["token"].to_numpy() != theirs["token"].to_numpy()
-        found |= {"token_changed": ("token_id", changed), "token_changed_count": np.count_nonzero(changed)}
     return found

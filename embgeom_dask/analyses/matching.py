@@ -77,6 +77,33 @@ def pieces(given: Given) -> NDArray[Any]:
     return found
 
 
+def unmatched(first: Given, second: Given, matched: Matched) -> dict[str, Any]:
+    """How many rows of either side are not matched, and which."""
+    variables: dict[str, Any] = {"matched_count": matched.first.size}
+    for prefix, given, rows in (("", first, matched.first), ("against_", second, matched.second)):
+        left = np.setdiff1d(given.rows, rows)
+        variables[f"{prefix}vocab_size"] = given.rows.size
+        variables[f"{prefix}hidden_size"] = given.matrix.hidden_size
+        variables[f"{prefix}unmatched_count"] = left.size
+        if left.size:
+            ids = left if given.token_id is None else given.token_id[left]
+            variables[f"{prefix}unmatched_token_id"] = (f"{prefix}unmatched", ids)
+            variables[f"{prefix}unmatched_token"] = (f"{prefix}unmatched", pieces(given)[left])
+    return variables
+
+
+def labels_of(first: Given, second: Given, matched: Matched, match: str) -> dict[str, Any]:
+    """The labels of the rows that are matched."""
+    mine, theirs = first.labels().isel(token_id=matched.first), second.labels().isel(token_id=matched.second)
+    found: dict[str, Any] = {name: ("token_id", mine[name].to_numpy()) for name in ("token_id", "token", "text")}
+    found["against_token_id"] = ("token_id", theirs["token_id"].to_numpy())
+    found["against_token"] = ("token_id", theirs["token"].to_numpy())
+    if match == "id":
+        changed = mine["token"].to_numpy() != theirs["token"].to_numpy()
+        found |= {"token_changed": ("token_id", changed), "token_changed_count": np.count_nonzero(changed)}
+    return found
+
+
 def _plain(text: str) -> str:
     text = text.replace(_MARK, " ")
     return f" {text[1:]}" if text.startswith(_LEADING) else text

@@ -278,7 +278,7 @@ def _mean_cosine(found: Moments, rows: int) -> dict[str, float]:
 def _moments(client: Client, given: Given) -> Moments:
     """One pass over the rows: in pieces whose sums are added in order, so that no cluster decides a bit."""
     matrix, width = given.matrix, given.matrix.hidden_size
-    groups = list(_groups(width))
+    groups = list(column_groups(width))
     piece = max(8 * BLOCK_ROWS, 1 << (4 * width - 1).bit_length())
     step = piece * -(-matrix.chunk_rows // piece)
     parts = [
@@ -301,7 +301,7 @@ def _moments(client: Client, given: Given) -> Moments:
     return Moments(sums, units, zero, np.concatenate(unfit), list(products.values()))
 
 
-def _groups(width: int) -> Iterator[list[int]]:
+def column_groups(width: int) -> Iterator[list[int]]:
     """The stripes of columns, in groups whose products fit into what a task may give back."""
     group: list[int] = []
     size = 0

@@ -8,7 +8,7 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_result
-from embgeom_dask.cli.options import FromFile, Json, ManyStores, Role, Scheduler
+from embgeom_dask.cli.options import Device, FromFile, Json, ManyStores, Metric, Role, Scheduler
 from embgeom_dask.cli.stores import find_other, find_store, find_stores
 
 if TYPE_CHECKING:
@@ -22,10 +22,22 @@ def compare(
     match: Annotated[
         Literal["id", "token"], typer.Option(help="Which rows of two models are one: by id, or by the token's bytes.")
     ] = "id",
+    neighbors: Annotated[
+        int | None, typer.Option(metavar="K", help="How many of the K nearest tokens are the same in both.")
+    ] = None,
+    csls: Annotated[int | None, typer.Option(metavar="K", help="CSLS of each two rows, by the K nearest.")] = None,
+    shared: Annotated[
+        int | None, typer.Option(metavar="K", help="The K nearest shared tokens of each that is not matched.")
+    ] = None,
+    columns: Annotated[
+        bool, typer.Option("--columns", help="Which column is which, linear CKA, leading directions.")
+    ] = False,
+    metric: Metric = "euclidean",
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help="Of two models, too: only which bytes, rows, columns they share.")
     ] = False,
     out: Annotated[str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here.")] = None,
+    device: Device = "auto",
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
@@ -34,9 +46,10 @@ def compare(
     The second of two may be STORE:input or STORE:output.
     """
     given = [*(stores or [])]
-    how: dict[str, Any] = {"out": out, "client": scheduler}
+    how: dict[str, Any] = {"match": match, "neighbors": neighbors, "csls": csls, "shared": shared, "columns": columns}
+    how |= {"metric": metric, "out": out, "device": device, "client": scheduler}
     if len(given) == 2 and not from_file and not all_pairs:
-        found = eg.compare(find_store(given[0]), find_other(given[1]), role, match=match, **how)
+        found = eg.compare(find_store(given[0]), find_other(given[1]), role, **how)
     else:
         found = eg.compare(find_stores(given, from_file), None, role, **how)
     _show(found, as_json)

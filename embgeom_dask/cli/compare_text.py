@@ -17,7 +17,10 @@ _TOKEN_LINES = 10
 _PAIR_LINES = 20
 _METRICS = ("euclidean", "cosine", "chebyshev", "cityblock")
 _SIDES = ("vocab_size", "hidden_size", "unmatched_count")
-_NUMBERS = ("matched_count", "identical_count", "token_changed_count", "centroid_shift")
+_NUMBERS = (
+    *("matched_count", "identical_count", "token_changed_count", "centroid_shift", "neighbors_kept_share", "cka"),
+    *("cka_error", "column_cosine_mean", "column_moved_count", "column_negated_count"),
+)
 
 
 def compare_text(dataset: xr.Dataset) -> str:
@@ -35,7 +38,34 @@ def _rows_text(dataset: xr.Dataset) -> str:
     parts = [shown(" against ".join(sides)), align(["", "first", "second"], counts), align(["rows", ""], facts)]
     if "euclidean_distance" in dataset:
         parts += [_distances(dataset), _farthest(dataset)]
+    if "shared_distance" in dataset:
+        parts.append(_shared(dataset))
+    if "score_correlation" in dataset:
+        parts.append(_directions(dataset))
     return "\n\n".join(parts)
+
+
+def _shared(dataset: xr.Dataset) -> str:
+    """The nearest shared token of tokens that are not matched, and the second nearest."""
+    columns = [dataset[f"unmatched_{name}"].to_numpy()[:_TOKEN_LINES] for name in ("token_id", "token")]
+    header = ["id", "not matched"]
+    for place in range(min(2, dataset.sizes["shared"])):
+        columns += [dataset[f"shared_{name}"].to_numpy()[:_TOKEN_LINES, place] for name in ("token", "distance")]
+        header += ["nearest" if place == 0 else "then", "distance"]
+    table = align(header, zip(*columns, strict=True))
+    more = dataset.sizes["unmatched"] - _TOKEN_LINES
+    return table if more <= 0 else f"{table}\n{more} more tokens: --json prints all, --out saves them"
+
+
+def _directions(dataset: xr.Dataset) -> str:
+    """For each leading component of the first which of the second is most like it."""
+    correlation = dataset["score_correlation"].to_numpy()
+    best = np.nan_to_num(np.abs(correlation)).argmax(axis=1)
+    shares = dataset["component_share"].to_numpy(), dataset["against_component_share"].to_numpy()[best]
+    columns = [dataset["component"].to_numpy(), shares[0], best + 1, shares[1]]
+    columns.append(np.take_along_axis(correlation, best[:, None], 1)[:, 0])
+    header = ["component", "share", "most like", "its share", "correlation of scores"]
+    return align(header, zip(*columns, strict=True))
 
 
 def _number(value: Any) -> str:

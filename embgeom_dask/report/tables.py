@@ -21,7 +21,7 @@ _OF_A_TOKEN = (
 _OF_A_ROW = (
     *("token_id", "token", "text", "against_token_id", "against_token", "token_changed", "changed_value_count"),
     *("euclidean_distance", "cosine_distance", "chebyshev_distance", "cityblock_distance"),
-    *("norm_l2", "against_norm_l2"),
+    *("norm_l2", "against_norm_l2", "neighbors_kept", "csls", "near_cosine_mean", "against_near_cosine_mean"),
 )
 
 _OF_TWO_MODELS = (
@@ -32,6 +32,12 @@ _OF_TWO_MODELS = (
 _OF_A_COMPONENT = (
     *("connected_component", "component_radius", "component_token_count", "component_distinct_count"),
     *("component_edge_count", "component_density", "component_diameter", "component_token_id", "component_token"),
+)
+
+_OF_SHARED = ("shared_token_id", "shared_token", "shared_distance")
+_OF_DIRECTIONS = (
+    *("component", "against_component", "score_correlation", "component_cosine", "component_share"),
+    "against_component_share",
 )
 
 _OF_A_TABLE = {
@@ -58,6 +64,9 @@ _OF_A_TABLE = {
     "against_unmatched": ("against_unmatched_token_id", ("against_unmatched_token_id", "against_unmatched_token")),
     "against_centroid": ("against_centroid", ("against_hidden", "hidden", "against_centroid")),
     "models": ("same_bytes", _OF_TWO_MODELS),
+    "shared": ("shared_distance", ("unmatched_token_id", "unmatched_token", "shared", *_OF_SHARED)),
+    "column_matches": ("column_match", ("hidden", "column_match", "column_cosine")),
+    "component_pairs": ("score_correlation", _OF_DIRECTIONS),
     "eigenvalues": ("eigenvalue", ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")),
     "components": ("component_vector", ("component", "hidden", "component_vector")),
     "component_error": ("component_error", ("component", "component_error")),

@@ -252,3 +252,101 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 of 60 rows .* hold NaN or infinity \(token ids 3, 30\)"):
         eg.compare(a, make_store(tmp_path / "bad.zarr", bad), out=tmp_path / "r.zarr")
     assert not (tmp_path / "r.zarr").exists()
+
+
+def turned(rows: Array, width: int, seed: int = 5) -> tuple[Array, Array, Array]:
+    """The columns of rows in another order, with other signs and some noise, and columns of noise up to `width`."""
+    random = np.random.default_rng(seed)
+    order, signs = random.permutation(rows.shape[1]), random.choice([-1, 1], rows.shape[1])
+    found = np.hstack([rows[:, order] * signs, random.normal(size=(len(rows), width - rows.shape[1]))])
+    places = random.permutation(width)
+    place_of = np.empty(width, int)
+    place_of[places] = np.arange(width)
+    return (
+        found[:, places] + 0.01 * random.normal(size=found.shape),
+        place_of[np.argsort(order)],
+        signs[np.argsort(order)],
+    )
+
+
+@pytest.mark.parametrize("width", [9, 14])
+def test_columns_are_found_through_order_sign_and_width(width: int, tmp_path: Path, client: Client) -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    rows = np.random.default_rng(4).normal(size=(500, 9)) * np.linspace(1, 3, 9) + 0.3
+    other, match, signs = turned(rows, width)
+    base, tuned = rows.astype(np.float32), other[:450].astype(ml_dtypes.bfloat16)
+    a, b = make_store(tmp_path / "a.zarr", base), make_store(tmp_path / "b.zarr", tuned)
+    found = eg.compare(a, b, columns=True, client=client)
+    assert found["column_match"].values.tolist() == match.tolist()
+    assert np.sign(found["column_cosine"].values).tolist() == signs.tolist()
+    x, y = base[:450].astype(float), tuned.astype(float)
+    cosine = (x / np.linalg.norm(x, axis=0)).T @ (y / np.linalg.norm(y, axis=0))
+    mine, theirs = optimize.linear_sum_assignment(1 - np.abs(cosine))
+    np.testing.assert_allclose(found["column_cosine"], cosine[mine, theirs], rtol=1e-12)
+    np.testing.assert_allclose(found["column_cosine_mean"], np.abs(cosine[mine, theirs]).mean(), rtol=1e-12)
+    assert found["column_moved_count"].item() == (match != np.arange(9)).sum()
+    x, y = x - x.mean(0), y - y.mean(0)
+    cka = np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    assert abs(found["cka"].item() - cka) < 1e-12
+    assert 0 < found["cka_error"].item() < 1e-11
+    spectra = [np.linalg.eigh(np.cov(each.T)) for each in (x, y)]
+    scores = [each @ vectors[:, ::-1][:, :9] for each, (_, vectors) in zip((x, y), spectra, strict=True)]
+    there = np.corrcoef(*(each.T for each in scores))[:9, 9:]
+    np.testing.assert_allclose(np.abs(found["score_correlation"]), np.abs(there), atol=1e-9)
+    np.testing.assert_allclose(found["component_share"], spectra[0][0][::-1] / spectra[0][0].sum(), rtol=1e-9)
+    assert ("component_cosine" in found) == (width == 9)
+
+
+def test_neighbors_csls_and_shared_tokens_are_those_of_brute_force(tmp_path: Path, client: Client) -> None:
+    random = np.random.default_rng(6)
+    words = [f"w{i}" for i in range(70)]
+    rows = random.normal(size=(70, 6)).astype(np.float32)
+    tuned = (rows + 0.3 * random.normal(size=rows.shape)).astype(np.float32)
+    mine, theirs = np.arange(60), random.permutation(np.arange(15, 70))
+    a = make_store(tmp_path / "a.zarr", rows[mine], tokens=[words[i] for i in mine])
+    b = make_store(tmp_path / "b.zarr", tuned[theirs], tokens=[words[i] for i in theirs])
+    how: dict[str, Any] = {"match": "token", "metric": "cosine", "client": client}
+    found = eg.compare(a, b, neighbors=4, csls=5, shared=3, **how)
+    shared = np.arange(15, 60)
+    x, y = (each[shared].astype(float) for each in (rows, tuned))
+    x, y = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (x, y))
+    lists = [np.argsort(-(each @ each.T) + 9 * np.eye(45), axis=1)[:, :4] for each in (x, y)]
+    kept = [len({*one} & {*other}) for one, other in zip(*(each.tolist() for each in lists), strict=True)]
+    assert found["neighbors_kept"].values.tolist() == kept
+    assert found["neighbors_kept_share"].item() == pytest.approx(sum(kept) / 180)
+    near = [np.sort(each, axis=1)[:, -5:].mean(axis=1) for each in (x @ y.T, y @ x.T)]
+    np.testing.assert_allclose(found["csls"], 2 * (x * y).sum(axis=1) - near[0] - near[1], atol=1e-12)
+    np.testing.assert_allclose(found["against_near_cosine_mean"], near[1], rtol=1e-12)
+    left = rows[:15].astype(float)
+    cosine = (left / np.linalg.norm(left, axis=1, keepdims=True)) @ x.T
+    best = np.argsort(-cosine, axis=1)[:, :3]
+    assert found["shared_token_id"].values.tolist() == shared[best].tolist()
+    assert found["shared_token"].values.tolist() == [[words[i] for i in line] for line in shared[best].tolist()]
+    np.testing.assert_allclose(found["shared_distance"], 1 - np.take_along_axis(cosine, best, 1), rtol=1e-12)
+    assert found.embgeom.to_frame("shared")["unmatched_token_id"].tolist() == np.repeat(np.arange(15), 3).tolist()
+    same = eg.compare(a, a, csls=1, client=client)
+    np.testing.assert_allclose(same["csls"], 0, atol=1e-15)
+
+
+def test_a_row_of_zeros_has_no_cosine_with_any(tmp_path: Path, client: Client) -> None:
+    rows = np.random.default_rng(7).normal(size=(9, 4)).astype(np.float32)
+    rows[[1, 8]] = 0
+    a, b = make_store(tmp_path / "a.zarr", rows), make_store(tmp_path / "b.zarr", rows[:6])
+    found = eg.compare(a, b, csls=2, shared=2, neighbors=2, metric="cosine", client=client)
+    assert np.flatnonzero(np.isnan(found["csls"])).tolist() == [1]
+    assert found["neighbors_kept"].values.tolist() == [2, 0, 2, 2, 2, 2]
+    assert found["neighbors_kept_share"].item() == 1
+    assert found["shared_token_id"].values[2].tolist() == [-1, -1]
+
+
+def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+    base, tuned = two()
+    a, b = make_store(tmp_path / "a.zarr", base), make_store(tmp_path / "b.zarr", tuned[:, :5])
+    with pytest.raises(InputError, match="`csls`: test/model has 12 columns and test/model has 5"):
+        eg.compare(a, b, csls=3)
+    with pytest.raises(InputError, match="this is asked of two stores"):
+        eg.compare([a, b], neighbors=3)
+    with pytest.raises(InputError, match="`shared` 0: give a whole number of at least 1"):
+        eg.compare(a, b, shared=0)
+    with pytest.raises(InputError, match="no metric 'taxi'"):
+        eg.compare(a, b, metric="taxi")

@@ -43,7 +43,9 @@ def run(capsys, *args):
 
 
 def test_both_tables_fit_80_columns(stores, narrow):
-    for said in (compare_text(eg.compare(*stores[:2])), compare_text(eg.compare(stores))):
+    part = eg.open_model(stores[0])["output_embedding"][:, :]
+    more = eg.compare(part, part[:20], columns=True, shared=2, neighbors=3)
+    for said in (compare_text(eg.compare(*stores[:2])), compare_text(eg.compare(stores)), compare_text(more)):
         assert max(map(len, said.splitlines())) <= 80
         assert "\x1b" not in said
 

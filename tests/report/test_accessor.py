@@ -158,7 +158,8 @@ def test_every_variable_of_every_result_is_in_a_table(made: Made, client: Client
         "tokens": eg.tokens(made.store, client=client),
         "spectrum": eg.spectrum(made.store, sky="1,2,3", client=client),
         "compare": eg.compare(made.store, zeros, client=client),
-        "compare widths": eg.compare(made.store, made.rows[:9, :3], client=client),
+        "compare widths": eg.compare(made.store, made.rows[:9, :3], columns=True, shared=2, client=client),
+        "compare more": eg.compare(made.store, zeros, neighbors=2, csls=2, columns=True, client=client),
         "compare all": eg.compare([made.store, zeros], client=client),
     }
     for name, result in results.items():
