@@ -6,6 +6,8 @@ The public names are loaded when first used, so that zarr can import `embgeom_da
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
     from embgeom_dask.errors import InputError as InputError
     from embgeom_dask.errors import SomeFailed as SomeFailed
+    from embgeom_dask.report.page import report as report
     from embgeom_dask.storage.export import export as export
     from embgeom_dask.storage.listing import list_models as list_models
     from embgeom_dask.storage.model_stores import open_model as open_model
@@ -43,6 +46,7 @@ _HOME = {
     "open_model": "storage.model_stores",
     "open_result": "storage.results",
     "outliers": "analyses.outliers",
+    "report": "report.page",
     "scan": "analyses.scan",
     "spectrum": "analyses.spectrum",
     "status": "analyses.batch",
@@ -79,3 +83,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(types.ModuleType):
+    """This module: its `report` is the function, and not the room of that name, which Python would put there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "report":
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -26,6 +26,7 @@ from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.one_pass import spectrum, tokens
 from embgeom_dask.cli.options import Version
 from embgeom_dask.cli.plots import plot
+from embgeom_dask.cli.reports import report
 from embgeom_dask.cli.results import show, status
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.redaction import redact
@@ -51,7 +52,7 @@ def _options(
 for _command in (
     *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, compare),
     *(scan, neighbors, outliers, components),
-    *(show, status, plot, to_parquet, to_csv, to_netcdf, doctor),
+    *(show, status, report, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")
     _computes = _command is not doctor and "scheduler" in signature(_command).parameters

@@ -25,6 +25,10 @@ _EXAMPLES = {
     ),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
+    "report": (
+        "embgeom report survey.zarr tokens.zarr scan.zarr -o report.html",
+        "embgeom report surveys scans -o models.html",
+    ),
     "plot": ("embgeom plot scan.zarr --heatmap -o neighbors.png",),
     "to-parquet": ("embgeom to-parquet scan.zarr -o scan.parquet",),
     "to-csv": ("embgeom to-csv scan.zarr farthest -o farthest.csv",),

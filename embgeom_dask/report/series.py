@@ -88,14 +88,23 @@ def _check(result: Any, name: str, where: str, missing: str, dimension: str | No
         raise InputError(f"{where} {missing}")
 
 
+def split(result: xr.Dataset) -> list[xr.Dataset]:
+    """A result of each model of a table of several; groups of identical rows are those of a model each."""
+    if "model" not in result.dims:
+        return [result]
+    found = []
+    for place in range(result.sizes["model"]):
+        chosen: dict[str, Any] = {"model": place}
+        if "group_model" in result:
+            of_group = result["group_model"].to_numpy() == place
+            chosen |= {"group": of_group, "member": of_group[result["member_group"].to_numpy()]}
+        found.append(result.isel(chosen))
+    return found
+
+
 def _split(result: xr.Dataset, name: str) -> list[xr.Dataset]:
-    """A table of several models as a result of each; groups of identical rows are those of a model each."""
-    places = range(result.sizes.get("model", 0))
-    if "model" in result[name].dims:
-        return [result.isel(model=place) for place in places]
-    if "group_model" in result:
-        return [result.isel(model=place, group=result["group_model"].to_numpy() == place) for place in places]
-    return [result]
+    """The models of a table that the variable `name` is of."""
+    return split(result) if "model" in result[name].dims or "group_model" in result else [result]
 
 
 def _labelled(found: Sequence[tuple[str | None, xr.Dataset]]) -> list[Series]:

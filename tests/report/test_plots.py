@@ -22,6 +22,7 @@ from scipy.spatial.distance import cdist, pdist
 
 import embgeom_dask as eg
 from embgeom_dask.cli import app
+from embgeom_dask.report import drawing
 from embgeom_dask.testing import make_store
 from tests.report.figures import FIGURES, FOLDER, Results, draw, results
 
@@ -325,7 +326,7 @@ def test_what_a_result_lacks_is_said_in_a_line_with_what_makes_it(made: Results)
 
 
 def test_pairs_of_too_many_tokens_are_refused(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embgeom_dask.report.drawing._MATRIX_TOKENS", 10)
+    monkeypatch.setattr(drawing, "_MATRIX_TOKENS", 10)
     with pytest.raises(eg.InputError, match=r"a heat map shows up to 10 tokens, the pairs are of 1.*: scan `tokens`"):
         made.one.embgeom.plot.heatmap(of="pairs")
 
@@ -433,7 +434,7 @@ def test_what_the_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     commands = re.findall(r"^    \$ embgeom (.*)$", page, re.M)
     (words,) = [re.search(r"--tokens (\S+)", command) for command in commands if "--tokens" in command]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("embgeom_dask.report.drawing.DPI", 50)
+    monkeypatch.setattr(drawing, "DPI", 50)
     rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
     tokens = [*(f"t{i}" for i in range(44)), *words[1].split(",")]
     name = "sentence-transformers/all-MiniLM-L6-v2"

@@ -1,0 +1,266 @@
+"""Sections of a report about pairs of tokens: distances, farthest and nearest, groups, ranks, neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from embgeom_dask.report import charts, series
+from embgeom_dask.report.charts import Axis, Scale
+from embgeom_dask.report.gathering import Gathered, Item
+from embgeom_dask.report.markup import Column, cut, table, text
+from embgeom_dask.report.parts import Parts, Section, array, for_each, legend, note, side_by_side
+
+_MODEL = Column("model", "text")
+_MEMBERS = 20
+"""The most tokens of a group of identical rows that are named."""
+
+
+def by_metric(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """The results of each metric: distances of two have no common axis."""
+    found: dict[str, list[Item]] = {}
+    for each in items:
+        found.setdefault(series.metric_of(each.result), []).append(each)
+    return found
+
+
+def _headed(several: dict[str, list[Item]], metric: str, level: int = 3) -> str:
+    """A heading for each metric, where there are several."""
+    return f"<h{level}>{text(metric.capitalize())}</h{level}>" if len(several) > 1 else ""
+
+
+def distances(found: Gathered, parts: Parts) -> Section | None:
+    """Histograms of all distances, their shares up to each, moments and quantiles."""
+    items = [each for each in found.having("pair_count") if "distance_mean" in each.result]
+    if not items:
+        return None
+    several = by_metric(items)
+    body = ""
+    for metric, of_metric in several.items():
+        binned = [each for each in of_metric if "histogram_count" in each.result]
+        body += _headed(several, metric)
+        if binned:
+            figures = [parts.figure(_histogram(binned, metric, scale), title) for scale, title in _SCALES]
+            figures.append(parts.figure(_cdf(binned, metric), "Share of pairs up to the distance"))
+            quantiles = _quantiles(of_metric)
+            beside, below = (quantiles, "") if len(of_metric) == 1 else ("", quantiles)
+            figures.append(f"<div>{_moments(of_metric)}{beside}</div>")
+            body += legend(binned) + side_by_side(figures) + below
+        else:
+            body += _moments(of_metric)
+    return Section("distances", "Distances of all pairs", body)
+
+
+_SCALES: tuple[tuple[Scale, str], ...] = (("linear", "Linear"), ("log", "Logarithmic"))
+
+
+def _histogram(items: Sequence[Item], metric: str, scale: Scale) -> Any:
+    """Pairs in each bin; of several models shares, since their bins and vocabularies differ."""
+    filled = len(items) == 1
+    counts = [each.result["histogram_count"].to_numpy() for each in items]
+    largest = max(int(count.max(initial=1)) for count in counts)
+    counted = charts.counted("pairs", largest) if filled and scale == "linear" else charts.Counted(1, "pairs")
+    name = counted.name if filled else "share of pairs per unit of distance"
+    x, start = _distance_axis(items, metric), 0 if scale == "linear" else None
+    plot = charts.new(x, Axis(name, scale, start))
+    drawn = []
+    for each, count in zip(items, counts, strict=True):
+        edges = each.result["bin_edge"].to_numpy()
+        heights = count / counted.unit if filled else count / float(each.result["pair_count"]) / np.diff(edges)
+        drawn.append(charts.stairs(plot, each.label, each.color, edges, heights, {"count": count}, filled=filled))
+    rows = [("model", "$name"), ("from", "@left{%.6g}"), ("to", "@right{%.6g}"), ("pairs", "@count{0,0}")]
+    charts.hover(plot, drawn, rows[filled:], line_policy="prev")
+    return plot
+
+
+def _distance_axis(items: Sequence[Item], metric: str) -> Axis:
+    """The axis of distances: from the least to the greatest distance that there is."""
+    ends = [float(each.result[f"distance_{end}"]) for each in items for end in ("min", "max")]
+    ends = [end for end in ends if np.isfinite(end)]
+    scale: Scale = "log" if {series.scale_of(each.result) for each in items} == {"log"} else "linear"
+    if scale == "log":
+        ends = [end for end in ends if end > 0]
+    return Axis(metric, scale, *charts.room(ends, scale)) if ends else Axis(metric, scale)
+
+
+def _cdf(items: Sequence[Item], metric: str) -> Any:
+    """The share of pairs up to each edge, with quantiles: points where they are known, else from edge to edge."""
+    plot = charts.new(_distance_axis(items, metric), Axis("share of pairs", "linear", -0.03, 1.03))
+    drawn, marked = [], []
+    for each in items:
+        one = each.result
+        below = float(one["histogram_below"] / one["pair_count"])
+        share = np.concatenate([[below], one["histogram_cdf"].to_numpy()])
+        drawn.append(charts.line(plot, each.label, each.color, {"x": one["bin_edge"].to_numpy(), "y": share}))
+        if "quantile_lower" in one:
+            marked += _mark_quantiles(plot, each)
+    several = len(items) > 1
+    rows = [("model", "$name"), ("distance", "@x{%.6g}"), ("share of pairs", "@y{%.6g}")]
+    charts.hover(plot, drawn, rows[not several :], line_policy="nearest")
+    rows = [("model", "$name"), ("quantile", "@y"), ("from", "@left{%.9g}"), ("to", "@right{%.9g}")]
+    charts.hover(plot, marked, rows[not several :])
+    return plot
+
+
+def _mark_quantiles(plot: Any, item: Item) -> list[Any]:
+    one = item.result
+    lower, upper = (one[f"quantile_{side}"].to_numpy() for side in ("lower", "upper"))
+    if "quantile_distance" in one:
+        lower = upper = one["quantile_distance"].to_numpy()
+    data = {"left": lower, "right": upper, "x": lower + (upper - lower) / 2, "y": one["quantile"].to_numpy()}
+    source = charts.source_of(data)
+    how = {"source": source, "color": item.color, "name": item.label}
+    plot.segment("left", "y", "right", "y", line_width=3, **how)
+    return [plot.scatter("x", "y", size=7, **how)]
+
+
+def _moments(items: Sequence[Item]) -> str:
+    names = ("distance_mean", "distance_std", "distance_min", "distance_max")
+    rows = [[each.label, each.result["pair_count"], *(each.result[name].item() for name in names)] for each in items]
+    columns = [_MODEL, Column("pairs", "count"), *map(Column, ("mean", "std", "min", "max"))]
+    return "<h4>All pairs</h4>" + table(columns, rows)
+
+
+def _quantiles(items: Sequence[Item]) -> str:
+    """A line a quantile, its distance, or between which distances it lies for certain."""
+    rows = []
+    for each in (each for each in items if "quantile_lower" in each.result):
+        one = each.result
+        exact = "quantile_distance" in one
+        ends = ["quantile_distance"] * 2 if exact else ["quantile_lower", "quantile_upper"]
+        for share, *between in zip(one["quantile"].to_numpy(), *(one[end].to_numpy() for end in ends), strict=True):
+            rows.append([each.label, share, *between])
+    if not rows:
+        return ""
+    columns = [_MODEL, Column("share of pairs"), Column("quantile, at least"), Column("at most")]
+    return "<h4>Quantiles</h4>" + table(columns, sorted(rows, key=lambda row: row[1]))
+
+
+def extremes(found: Gathered, parts: Parts) -> Section | None:
+    """The farthest and the nearest pairs, with tokens."""
+    del parts
+    body = ""
+    for name in ("farthest", "nearest"):
+        items = found.having(f"{name}_distance", name)
+        several = by_metric(items)
+        for metric, of_metric in several.items():
+            metric_said = f", {metric}" if len(several) > 1 else ""
+            body += f"<h3>{name.capitalize()} pairs{text(metric_said)}</h3>"
+            body += for_each(of_metric, lambda item, name=name: _pairs(item, name))  # type: ignore[misc]
+    return Section("pairs", "Farthest and nearest pairs", body) if body else None
+
+
+def _pairs(item: Item, name: str) -> str:
+    one = item.result
+    ids = one[f"{name}_token_id"].transpose(name, "side").to_numpy()
+    tokens = _strings(one, f"{name}_token", ids.shape)
+    rows = [
+        [rank, value, first, token, second, other]
+        for rank, value, (first, second), (token, other) in zip(
+            one[name].to_numpy(), one[f"{name}_distance"].to_numpy(), ids, tokens, strict=True
+        )
+        if np.isfinite(value)
+    ]
+    columns = [Column("rank", "count"), Column("distance"), Column("id", "id"), Column("token", "token")]
+    rest = f"<code>embgeom to-csv RESULT.zarr {name} -o pairs.csv</code> writes all."
+    return table([*columns, *columns[2:]], rows, rest=rest)
+
+
+def _strings(result: xr.Dataset, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    return result[name].to_numpy() if name in result.variables else np.full(shape, "", np.object_)
+
+
+def duplicates(found: Gathered, parts: Parts) -> Section | None:
+    """Groups of identical rows: how many, and which tokens."""
+    del parts
+    items = found.having("unique_count")
+    if not items:
+        return None
+    counts = ("vocab_size", "unique_count", "removed_count", "group_count", "member_count")
+    names = ("rows", "different rows", "rows less different rows", "groups", "tokens in groups")
+    rows = [[each.label, *(each.result[name].item() for name in counts)] for each in items]
+    body = table([_MODEL, *(Column(name, "count") for name in names)], rows)
+    groups = [row for each in items for row in _groups(each)]
+    if groups:
+        columns = [
+            *(_MODEL, Column("group", "id"), Column("tokens in it", "count")),
+            *(Column("first ids", "text"), Column("first tokens", "tokens")),
+        ]
+        body += "<h3>Groups of identical rows, largest first</h3>" + table(
+            columns, groups, rest="<code>embgeom to-csv RESULT.zarr members -o members.csv</code> writes all."
+        )
+    else:
+        body += note("No two rows are identical." if len(items) == 1 else "No two rows of any model are identical.")
+    return Section("duplicates", "Identical rows", body)
+
+
+def _groups(item: Item) -> list[list[Any]]:
+    """A line for each group, the largest first, with the first of its tokens."""
+    one = item.result
+    population = one["group_population"].to_numpy()
+    of, ids = one["member_group"].to_numpy(), one["member_token_id"].to_numpy()
+    tokens = _strings(one, "member_token", ids.shape)
+    numbers = one["group"].to_numpy()
+    first, rows = np.searchsorted(of, numbers), []
+    for place in np.argsort(-population, kind="stable").tolist():
+        members = slice(first[place], first[place] + min(int(population[place]), _MEMBERS))
+        more = "" if population[place] <= _MEMBERS else ", …"
+        listed = ", ".join(map(str, ids[members].tolist())) + more
+        rows.append([item.label, numbers[place], population[place], listed, tokens[members].tolist()])
+    return rows
+
+
+def neighbors(found: Gathered, parts: Parts) -> Section | None:
+    """A field to type a token in, which shows its neighbors."""
+    items = found.having("neighbor_distance", "neighbor")
+    if not items:
+        return None
+    options = []
+    for each in items:
+        said = f"{each.label}, {series.metric_of(each.result)}, {each.result.sizes['token_id']:,} tokens"
+        options.append(f'<option value="{parts.packed(_of_neighbors(each.result))}">{text(said)}</option>')
+    body = (
+        '<div class="search" id="search"><label>Token <input type="search" autocomplete="off" spellcheck="false" '
+        'placeholder="a token, or its id"></label>'
+        f"<label>of <select>{''.join(options)}</select></label>"
+        '<div class="matches" aria-live="polite"></div><div class="answer" aria-live="polite"></div></div>'
+    )
+    return Section("neighbors", "Neighbors of a token", body)
+
+
+def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
+    """What the search looks in: tokens, their neighbors, and the distances with six digits, which float32 keeps."""
+    ids = result["neighbor_token_id"].transpose("token_id", "neighbor").to_numpy()
+    distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
+    own = result["token_id"].to_numpy()
+    names = _strings(result, "token", own.shape)
+    texts = _strings(result, "text", own.shape)
+    of_neighbors = _strings(result, "neighbor_token", ids.shape)
+    known, first = np.unique(ids, return_index=True)
+    six_digits = np.array([float(f"{value:.6g}") for value in distance.ravel().tolist()], np.float32)
+    return {
+        "ranks": distance.shape[1],
+        "id": array(own.astype(np.int32)),
+        "token": [cut(each) for each in names.tolist()],
+        "text": [cut(each) for each in texts.tolist()],
+        "neighbor": array(ids.astype(np.int32).ravel()),
+        "distance": array(six_digits),
+        "other_id": array(known.astype(np.int32)),
+        "other_token": [cut(each) for each in of_neighbors.ravel()[first].tolist()],
+        "same": "against" not in result.coords or str(result["against"].values) == str(result["model"].values),
+    }
+
+
+def ranks(found: Gathered, parts: Parts) -> Section | None:
+    """Values against their ranks: sizes of groups, distances, neighbors, degrees, norms."""
+    from embgeom_dask.report import rank_charts
+
+    figures = rank_charts.figures(found, parts)
+    if not figures:
+        return None
+    drawn = [each for kind in rank_charts.KINDS for each in rank_charts.of_kind(found, kind)]
+    return Section("ranks", "Values against their ranks", legend(drawn) + side_by_side(figures))
