@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*")
+
 
 def bytes_text(count: int) -> str:
     """Return a number of bytes for a person.
@@ -12,3 +16,18 @@ def bytes_text(count: int) -> str:
     ('1.50 GiB', '220 MiB')
     """
     return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
+
+
+def bytes_of(text: str) -> int | None:
+    """Return the number of bytes that a text says, with a unit or without; None where it says none.
+
+    Examples
+    --------
+    >>> bytes_of("1.5GiB"), bytes_of("16 MB"), bytes_of("8192"), bytes_of("much")
+    (1610612736, 16000000, 8192, None)
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        return None
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))

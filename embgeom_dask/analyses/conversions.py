@@ -68,7 +68,7 @@ def convert_each(
         return {}, {}
     asked = {name: options.get(f"{name}_key") for name in ("input", "output")}
     how = {"role": options.get("role", "both"), "keys": asked, "overwrite": options.get("overwrite", False)}
-    how |= {name: options.get(name) for name in ("tokenizer", "name")}
+    how |= {name: options.get(name) for name in ("tokenizer", "name", "shard")}
     progress = _Progress(os.fspath(stores), sources, resume_command)
     cluster = nullcontext(None) if client is None else connect(client, out=stores)
     with progress.kept(), cluster as active, bar(len(sources), "convert", "models") as advance:

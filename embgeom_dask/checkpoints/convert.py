@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from embgeom_dask import tuning, units
 from embgeom_dask.checkpoints import existing, hub
 from embgeom_dask.checkpoints.bare_files import check_ending, list_file
 from embgeom_dask.checkpoints.choosing import choose
@@ -36,6 +37,7 @@ def convert(
     tokenizer: str | os.PathLike[str] | None = None,
     name: str | None = None,
     overwrite: bool = False,
+    shard: int | str | None = None,
 ) -> str:
     """Convert a checkpoint to a store.
 
@@ -63,6 +65,11 @@ def convert(
         The name of the model, `organisation/name`. By default the hub id, or the names of the checkpoint's folders.
     overwrite : bool
         Replace the store of the same model and revision as soon as the new one is complete.
+    shard : int or str, optional
+        Where many small objects are slow or dear: the most bytes of a matrix, before compression, that make an object,
+        like 1GiB, of at least 16MiB. Chunks lie in it together (zarr's sharding), and are still read one by one. While
+        a shard is written its chunks are in memory, compressed. By default each chunk, of up to 8 MiB, is an object. A
+        store that is there already stays as it is.
 
     Returns
     -------
@@ -92,7 +99,7 @@ def convert(
         warnings.warn(said, EmbgeomWarning, stacklevel=3)
 
     keys = {"input": input_key, "output": output_key}
-    return convert_telling(warn, source, stores, role, keys, tokenizer, name, overwrite=overwrite)
+    return convert_telling(warn, source, stores, role, keys, tokenizer, name, overwrite=overwrite, shard=shard)
 
 
 def convert_telling(
@@ -105,8 +112,10 @@ def convert_telling(
     name: str | None,
     *,
     overwrite: bool,
+    shard: int | str | None = None,
 ) -> str:
     """Convert a checkpoint as `convert` does, and tell `warn` what it warns of: others may do so in other threads."""
+    shard_bytes = _parse_shard(shard)
     folder = _folder(source)
     vocabulary = find_tokenizer(folder.path, tokenizer)
     named = folder if name is None else replace(folder, model=check_name(name))
@@ -137,7 +146,8 @@ def convert_telling(
         attrs={"model": named.model, "revision": named.revision, **facts},
         tied=tied,
         overwrite=overwrite,
-        resume=_resumable(named, tensors, labels) if isinstance(named, HubFolder) else None,
+        resume=_resumable(named, tensors, labels, shard_bytes) if isinstance(named, HubFolder) else None,
+        shard=shard_bytes,
     )
 
 
@@ -174,12 +184,22 @@ def _list(folder: LocalFolder | HubFolder) -> Listing:
     return list_file(folder.path) if folder.path.is_file() else list_local(folder)
 
 
-def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource], labels: Labels) -> str:
+def _parse_shard(shard: int | str | None) -> int | None:
+    """Read `shard` as bytes; None stays None."""
+    size = None if shard is None else units.bytes_of(str(shard))
+    if shard is not None and (size is None or size < 2 * tuning.CHUNK_BYTES):
+        least = units.bytes_text(2 * tuning.CHUNK_BYTES).replace(" ", "")
+        raise InputError(f"`shard` {shorten(shard)}: give a size like 1GiB, of at least {least}, two chunks")
+    return size
+
+
+def _resumable(folder: HubFolder, tensors: Mapping[str, RowSource], labels: Labels, shard: int | None) -> str:
     """Return a digest of what is to be written: an interrupted conversion with the same digest can be continued."""
     facts = [
         folder.model,
         folder.revision,
         *((name, rows.tensor, rows.shape, name in labels.own) for name, rows in tensors.items()),
+        *([] if shard is None else [shard]),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 

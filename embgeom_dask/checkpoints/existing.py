@@ -19,7 +19,7 @@ from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.storage import model_stores, paths, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import ROLES, Matrix
-from embgeom_dask.storage.validation import forget
+from embgeom_dask.storage.validation import forget, read_metadata, shard_bytes
 
 _MOST_NAME = 200  # bytes; file systems allow 255, and temporary names beside the store are longer
 _READERS = 4  # threads that verify chunks
@@ -101,6 +101,7 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
         attrs={**attrs, "tokenizer": labels.tokenizer},
         tied=facts["tied"],
         overwrite=True,
+        shard=shard_bytes(read_metadata(target)),
     )
     progress.note(f"{target} has its tokens now")
     return labels.warnings

@@ -32,6 +32,9 @@ def convert(
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="What the model is called.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Objects of up to so many bytes, like 1GiB; default: of a chunk.")
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler whose workers convert; default: here.")
     ] = None,
@@ -46,6 +49,7 @@ def convert(
     wanted = list(dict.fromkeys([*(sources or []), *(read_list(from_file) if from_file else [])]))
     keys = {"input_key": input_key, "output_key": output_key}
     options: dict[str, Any] = {"role": role, **keys, "tokenizer": tokenizer, "name": name, "overwrite": overwrite}
+    options["shard"] = shard
     if not wanted:
         raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
     failed: dict[str, str] = {}

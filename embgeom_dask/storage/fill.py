@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections import deque
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,20 +10,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
-import google_crc32c
 import numpy as np
 import zarr
-from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import LocalStore
 
 from embgeom_dask import tuning
 from embgeom_dask.progress import Advance
+from embgeom_dask.storage.shards import BLOSC, ChunkWriter, object_rows
 
 _most_readers: ContextVar[int | None] = ContextVar("_most_readers", default=None)
 """The most chunks that a source is asked for at a time; None: as `tuning` says."""
-
-_BLOSC: Any = {"cname": "lz4", "clevel": 5}
 
 
 @contextmanager
@@ -54,22 +49,27 @@ class RowSource(Protocol):
     def read(self, start: int, stop: int) -> np.ndarray: ...  # noqa: D102
 
 
-def create(group: zarr.Group, name: str, source: RowSource, dimensions: list[str]) -> zarr.Array[Any]:
+def create(
+    group: zarr.Group, name: str, source: RowSource, dimensions: list[str], shard: int | None = None
+) -> zarr.Array[Any]:
     """Create the array of a matrix, or open the one that is there.
 
-    Its chunks are a power of two of whole rows, 8 MiB at most.
+    Its chunks are a power of two of whole rows, 8 MiB at most; as many as are `shard` bytes make an object, where that
+    is given.
     """
     if name in group:
         return cast(zarr.Array[Any], group[name])
     rows, columns = source.shape
     chunk_rows = min(rows, 1 << max(0, (tuning.CHUNK_BYTES // (columns * source.dtype.itemsize)).bit_length() - 1))
+    together = min(-(-rows // chunk_rows), (shard or 0) // (chunk_rows * columns * source.dtype.itemsize))
     return group.create_array(
         name,
         shape=source.shape,
         chunks=(chunk_rows, columns),
+        shards=(together * chunk_rows, columns) if together > 1 else None,
         dtype=source.dtype,
         compressors=[
-            BloscCodec(**_BLOSC, shuffle="bitshuffle", typesize=source.dtype.itemsize),
+            BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=source.dtype.itemsize),
             Crc32cCodec(),
         ],
         dimension_names=dimensions,
@@ -91,11 +91,11 @@ def fill(
         ThreadPoolExecutor(at_once) as readers,
         ThreadPoolExecutor(tuning.CHUNKS_WRITTEN_BEHIND) as writers,
     ):
-        writes: deque[Future[None]] = deque()
+        writes: deque[Future[Any]] = deque()
+        writer = ChunkWriter(array, writers)
         try:
             for start, block, chunk_digest, fresh in _read(readers, array, source, kept):
-                if fresh:
-                    writes.append(writers.submit(_write, array, start, block))
+                writes.extend(writer.write(start, block, fresh=fresh))
                 digest.update(cast(Any, block.view(np.uint8).data))
                 chunk_digests.append(chunk_digest)
                 while len(writes) >= tuning.CHUNKS_WRITTEN_BEHIND:
@@ -125,7 +125,7 @@ def _read(
 
     def find(start: int) -> tuple[np.ndarray, bool]:
         stop = min(start + step, rows)
-        if f"c/{start // step}/0" in kept:
+        if f"c/{start // object_rows(array)}/0" in kept:
             try:
                 return cast(np.ndarray, array[start:stop]), False
             except Exception:  # a chunk that is damaged is read again
@@ -140,23 +140,3 @@ def _read(
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
-
-
-def _write(array: zarr.Array[Any], start: int, block: np.ndarray) -> None:
-    """Write the chunk that begins with row `start`, as `array[start:] = block` does.
-
-    On this machine without zarr: every chunk passes the one thread of its event loop, which takes half as long again.
-    What a kill leaves of a chunk fails its checksum.
-    """
-    if not isinstance(array.store, LocalStore):
-        array[start : start + len(block)] = block
-        return
-    rows, columns = array.chunks
-    if len(block) < rows:
-        block = np.concatenate([block, np.zeros((rows - len(block), columns), block.dtype)])
-    packed = Blosc(**_BLOSC, shuffle=Blosc.BITSHUFFLE, typesize=block.itemsize).encode(block.view(np.uint8))
-    chunk = array.store.root / array.path / "c" / str(start // rows) / "0"
-    chunk.parent.mkdir(parents=True, exist_ok=True)
-    with chunk.open("wb") as file:
-        file.write(packed)
-        file.write(struct.pack("<I", google_crc32c.value(packed)))

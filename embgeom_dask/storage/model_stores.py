@@ -319,6 +319,7 @@ def write_model(
     tied: bool = False,
     overwrite: bool = False,
     resume: str | None = None,
+    shard: int | None = None,
 ) -> str:
     """Write a model's store, streaming its rows chunk by chunk, and return its path.
 
@@ -328,7 +329,8 @@ def write_model(
     `token_id_output`; so are those of a matrix that has `own_labels`, by its name: its rows are other tokens.
     `matrices` is keyed by `input_embedding` and `output_embedding` (one of them where `tied`; two of the same bits are
     found to be), `attrs` needs `model`, and `labels` is as `make_labels` gives (default: no tokens). With `resume`,
-    which names these very rows, what fails is kept, and the next writer goes on from the chunks there.
+    which names these very rows, what fails is kept, and the next writer goes on from the chunks there. Chunks lie in
+    objects of up to `shard` bytes, before compression, where that is given.
 
     Raises
     ------
@@ -357,7 +359,7 @@ def write_model(
                 write_label(group, f"token_id{suffix}", np.arange(source.shape[0]), f"token_id{suffix}")
             for label in LABELS if name in own else ():
                 write_label(group, f"{label}{suffix}", own[name][label].values, f"token_id{suffix}")
-            array = fill.create(group, name, source, [f"token_id{suffix}", hidden])
+            array = fill.create(group, name, source, [f"token_id{suffix}", hidden], shard)
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
                 kept = paths.names_in(paths.join(place, name)) if resume else ()
                 sha256, chunk_sha256 = fill.fill(array, source, bar, kept)

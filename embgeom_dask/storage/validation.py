@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -38,6 +39,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _TEXTS = ("revision", "tokenizer", "architecture", "license")
 _GRID = ("chunk_grid", "configuration", "chunk_shape")
 _AT_ONCE = 8
+_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
 class NoStore(InputError):
@@ -107,8 +109,27 @@ def chunk_count(array: Mapping[str, Any]) -> int:
 
 
 def chunk_rows(array: Mapping[str, Any]) -> int:
-    """The rows of a chunk of a valid matrix."""
-    return int(array["chunk_grid"]["configuration"]["chunk_shape"][0])
+    """The rows of a chunk of a valid matrix, which may lie with others in a shard."""
+    return int(_chunk_shape(array)[0])
+
+
+def shard_bytes(metadata: Metadata) -> int | None:
+    """The most bytes of a matrix, before compression, that a store has in a shard; None where it has none."""
+    arrays = [metadata.arrays[name] for name in MATRICES if name in metadata.arrays]
+    sizes = [[*_at(array, *_GRID), ITEMSIZES[array["data_type"]]] for array in arrays if _sharding(array)]
+    return max(map(math.prod, sizes), default=None)
+
+
+def _sharding(array: Any) -> Any:
+    """How the shards of an array are made; None where it has none."""
+    found = _at(array, "codecs")
+    only = found[0] if isinstance(found, list) and len(found) == 1 else None
+    return _at(only, "configuration") if _at(only, "name") == "sharding_indexed" else None
+
+
+def _chunk_shape(array: Any) -> Any:
+    sharding = _sharding(array)
+    return _at(array, *_GRID) if sharding is None else _at(sharding, "chunk_shape")
 
 
 def _read_root(store: PathLike) -> tuple[str, bytes]:
@@ -229,7 +250,7 @@ def _check_matrix(name: str, array: Any) -> None:
     shape, dtype = _at(array, "shape"), _at(array, "data_type")
     _check(_is_shape(shape, 2), f"the shape of {name} is {shortened(shape)}")
     _check(isinstance(dtype, str) and dtype in ITEMSIZES, f"the data type of {name} is {shortened(dtype)}")
-    chunk = _at(array, *_GRID)
+    chunk, objects = _chunk_shape(array), _at(array, *_GRID)
     _check(_is_shape(chunk, 2), f"the chunks of {name} are {shortened(chunk)}")
     row_bytes = shape[1] * ITEMSIZES[dtype]
     fits = chunk[1] == shape[1] and chunk[0] <= shape[0] and chunk[0] * row_bytes <= max(_CHUNK_BYTES, row_bytes)
@@ -237,6 +258,8 @@ def _check_matrix(name: str, array: Any) -> None:
         fits and row_bytes <= _LARGEST_CHUNK,
         f"the chunks of {name} are {shortened(chunk)}, its shape is {shortened(shape)}",
     )
+    whole = _is_shape(objects, 2) and objects[1] == shape[1] and objects[0] % chunk[0] == 0
+    _check(whole, f"the shards of {name} are {shortened(objects)}, its chunks {shortened(chunk)}")
     _check_stored(name, array, ["bytes", "blosc", "crc32c"])
     attrs = _at(array, "attributes")
     _expect(name, array, ("attributes", "dtype"), dtype)
@@ -266,6 +289,10 @@ def _check_stored(name: str, array: Any, codecs: Sequence[str]) -> None:
     _expect(name, array, ("chunk_key_encoding",), {"name": "default", "configuration": {"separator": "/"}})
     _check(not _at(array, "storage_transformers"), f"{name} has storage_transformers")
     found = _at(array, "codecs")
+    if (sharding := _sharding(array)) is not None:
+        _expect(name, sharding, ("index_location",), "end")
+        _expect(name, sharding, ("index_codecs",), _INDEX_CODECS)
+        found = _at(sharding, "codecs")
     names = [_at(codec, "name") for codec in found] if isinstance(found, list) else found
     _check(names == codecs, f"the codecs of {name} are {shortened(names)}, not {shortened(codecs)}")
     if names[0] == "bytes":
@@ -309,7 +336,10 @@ def _read_or_none(file: str) -> bytes | None:
 
 def _check_chunks(path: str, arrays: Mapping[str, Any]) -> None:
     """Check that every chunk is there and not empty, where that can be told without reading it."""
-    chunks = [f"{name}/c/{i}/0" for name in MATRICES if name in arrays for i in range(chunk_count(arrays[name]))]
+    objects = {
+        name: -(-arrays[name]["shape"][0] // _at(arrays[name], *_GRID)[0]) for name in MATRICES if name in arrays
+    }
+    chunks = [f"{name}/c/{i}/0" for name, count in objects.items() for i in range(count)]
     chunks += [f"{name}/c/0" for name in label_names(arrays)]
     sizes = _listed_sizes(path) if paths.is_url(path) else None
     if sizes is None and paths.is_url(path):

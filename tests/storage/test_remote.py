@@ -183,6 +183,18 @@ def test_a_writer_to_a_bucket_goes_on_from_the_chunks_there(bucket: str) -> None
         fs.rm(f"{bucket}/m.zarr", recursive=True)
 
 
+def test_a_store_of_shards_lies_in_a_bucket(bucket: str) -> None:
+    rows = cloud(900)
+    matrices = {"output_embedding": ArrayRows(rows)}
+    store = model_stores.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, shard=4 * 8192)
+    objects = [key for key in keys(bucket) if key.startswith("m.zarr/output_embedding/c/")]
+    assert objects == ["m.zarr/output_embedding/c/0/0", "m.zarr/output_embedding/c/1/0"]
+    matrix = model_stores.find_matrix(store)
+    assert matrix.read(0, 900).tobytes() == rows.tobytes()
+    assert matrix.read(500, 520).tobytes() == rows[500:520].tobytes()
+    assert xr.open_zarr(store).output_embedding.values.tobytes() == rows.tobytes()
+
+
 def test_damage_in_a_bucket_is_reported(bucket: str) -> None:
     store = make_store(f"{bucket}/m.zarr", cloud(400))
     matrix = model_stores.find_matrix(store)
