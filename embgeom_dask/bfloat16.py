@@ -3,8 +3,10 @@
 Importing this module registers the type with zarr-python. The entry point `zarr.data_type` is meant for that:
 zarr-python 3.4 loads it, 3.1 never does; the group `zarr.buffer` both load, when they open a group. So
 `xarray.open_zarr` and `zarr.open_group` read such an array in a process that never imports this package;
-`zarr.open_array` of the array's own path needs this import first, with zarr 3.1. Only numpy, ml_dtypes and zarr are
-imported here; `from_torch` imports torch when it is called.
+`zarr.open_array` of the array's own path needs this import first, with zarr 3.1.
+
+This file stands alone: it imports numpy, ml_dtypes and zarr, nothing of this package, and may be taken into another;
+`docs/bfloat16.md` says how. `tests/test_bfloat16.py` is all of its tests, and needs no more than tensorstore besides.
 
 Data type: https://github.com/zarr-developers/zarr-extensions/tree/main/data-types/bfloat16
 """
@@ -29,7 +31,7 @@ except ImportError:
 if TYPE_CHECKING:
     from zarr.core.common import JSON, ZarrFormat
 
-__all__ = ["BFloat16", "Buffer", "from_torch"]
+__all__ = ["BFloat16", "Buffer"]
 
 _DTYPE = np.dtype(ml_dtypes.bfloat16)
 
@@ -104,16 +106,3 @@ class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
 
 
 data_type_registry.register(BFloat16._zarr_v3_name, BFloat16)
-
-
-def from_torch(tensor: Any) -> np.ndarray:
-    """Return the values of a tensor of torch as a numpy array, those of bfloat16 as ml_dtypes'.
-
-    They are copied where they lie on a device, are negated lazily or have gaps. TypeError for a type that numpy lacks.
-    """
-    import torch
-
-    plain = tensor.detach().cpu().resolve_neg().contiguous()
-    bits = plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain
-    values: np.ndarray = bits.numpy()
-    return values if bits is plain else values.view(_DTYPE)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -52,6 +54,35 @@ print(sorted({{"torch", "dask", "distributed", "transformers", "numba"}} & set(s
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_file_works_alone(tmp_path: Path) -> None:
+    """A copy under another name, where nothing of this package can be imported."""
+    source = Path(inspect.getfile(BFloat16)).read_text()
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(ast.parse(source))
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [each.name for each in getattr(node, "names", [])]
+        )
+    }
+    assert imported == {"__future__", "dataclasses", "ml_dtypes", "numpy", "struct", "typing", "zarr"}
+    (tmp_path / "copied.py").write_text(source)
+    code = """
+import sys
+sys.modules["embgeom_dask"] = None  # what imports it fails
+import importlib.metadata
+importlib.metadata.entry_points = lambda **_: importlib.metadata.EntryPoints()  # nor does zarr find it
+import zarr
+import numpy as np
+import copied, ml_dtypes
+every = np.arange(1 << 16, dtype=np.uint16)
+zarr.create_array("a", data=every.view(ml_dtypes.bfloat16), config={"write_empty_chunks": True})
+assert (zarr.open_array("a")[:].view(np.uint16) == every).all()
+assert zarr.open_array("a").metadata.to_dict()["data_type"] == "bfloat16"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("bits", [0x0000, 0x8000, 0x3F80, 0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0x0001])

@@ -20,7 +20,7 @@ from embgeom_dask.cli.app import app, main
 from tests import pages
 
 ROOT = pages.ROOT
-PYTHON_PAGES = ["README.md", "docs/tutorial.md", "docs/python.md", "docs/where-it-runs.md"]
+PYTHON_PAGES = ["README.md", "docs/tutorial.md", "docs/python.md", "docs/where-it-runs.md", "docs/bfloat16.md"]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embgeom_dask.bfloat16 import from_torch
+from embgeom_dask.bfloat16 import BFloat16
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, list_folder, read_index
 from embgeom_dask.errors import InputError, shorten
@@ -123,3 +123,16 @@ def _tensors(values: dict[Any, Any]) -> dict[str, Any]:
             elif isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu":
                 found.setdefault(f"{prefix}{name}", value)
     return found
+
+
+def from_torch(tensor: Any) -> np.ndarray:
+    """Return the values of a tensor of torch as a numpy array, those of bfloat16 as ml_dtypes'.
+
+    They are copied where they lie on a device, are negated lazily or have gaps. TypeError for a type that numpy lacks.
+    """
+    import torch
+
+    plain = tensor.detach().cpu().resolve_neg().contiguous()
+    bits = plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain
+    values: np.ndarray = bits.numpy()
+    return values if bits is plain else values.view(BFloat16().to_native_dtype())
