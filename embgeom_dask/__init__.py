@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.spectrum import spectrum as spectrum
     from embgeom_dask.analyses.survey import survey as survey
     from embgeom_dask.analyses.tokens import tokens as tokens
+    from embgeom_dask.analyses.undertrained import undertrained as undertrained
     from embgeom_dask.checkpoints.convert import convert as convert
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
     from embgeom_dask.errors import InputError as InputError
@@ -52,6 +53,7 @@ _HOME = {
     "status": "analyses.batch",
     "survey": "analyses.survey",
     "tokens": "analyses.tokens",
+    "undertrained": "analyses.undertrained",
     "EmbgeomError": "errors",
     "InputError": "errors",
     "SomeFailed": "errors",
@@ -70,6 +72,7 @@ _GIVE_RESULTS = {
     "spectrum",
     "survey",
     "tokens",
+    "undertrained",
 }
 
 

@@ -29,7 +29,7 @@ from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.kernels.rationals import Rationals
-from embgeom_dask.metrics import METRICS, find_metric
+from embgeom_dask.metrics import DISTANCES, METRICS, find_metric
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
@@ -349,7 +349,7 @@ def _look(matrix: Matrix, part: Part) -> Found:
             [_changed(x[start : start + _ROWS], y[start : start + _ROWS]) for start in range(0, len(x), _ROWS)]
         )
         directed = (first.norms > 0) & (second.norms > 0)
-        return Found(first, second, changed, {name: _distances(name, x, y, changed, directed) for name in METRICS})
+        return Found(first, second, changed, {name: _distances(name, x, y, changed, directed) for name in DISTANCES})
 
 
 def _changed(x: Array, y: Array) -> Array:

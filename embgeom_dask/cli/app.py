@@ -23,7 +23,7 @@ from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.graphs import components
 from embgeom_dask.cli.model_stores import convert, export, list_stores
-from embgeom_dask.cli.one_pass import spectrum, tokens
+from embgeom_dask.cli.one_pass import spectrum, tokens, undertrained
 from embgeom_dask.cli.options import Version
 from embgeom_dask.cli.plots import plot
 from embgeom_dask.cli.reports import report
@@ -50,7 +50,7 @@ def _options(
 
 
 for _command in (
-    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, compare),
+    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, undertrained, compare),
     *(scan, neighbors, outliers, components),
     *(show, status, report, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):

@@ -23,6 +23,7 @@ _EXAMPLES = {
         "embgeom compare acme/base acme/tuned --out compare.zarr",
         "embgeom compare acme/base acme/tuned --all-pairs",
     ),
+    "undertrained": ("embgeom undertrained acme/tiny --unused 3,5 --out undertrained.zarr",),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
     "report": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -53,6 +53,29 @@ def spectrum(
 
     how: dict[str, Any] = {"role": role, "components": components, "sky": sky, "out": out, "client": scheduler}
     _ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
+
+
+def undertrained(
+    stores: ManyStores = None,
+    from_file: FromFile = None,
+    role: Role = None,
+    unused: Annotated[
+        str | None,
+        typer.Option(metavar="SELECTION", help="Tokens never trained: ids, names, padding, bytes, named, identical."),
+    ] = None,
+    indicator: Annotated[
+        Literal["input_norm", "cosine", "centered", "component", "euclidean"] | None,
+        typer.Option(help="What tokens are ranked by; default: input_norm where there is one, else cosine."),
+    ] = None,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Rank tokens by how little they were trained."""
+    from embgeom_dask.cli import unused_text
+
+    how: dict[str, Any] = {"role": role, "unused": unused, "indicator": indicator, "out": out, "client": scheduler}
+    _ask("undertrained", find_stores(stores, from_file), how, unused_text.undertrained_text, as_json)
 
 
 def _ask(

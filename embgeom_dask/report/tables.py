@@ -34,6 +34,10 @@ _OF_A_COMPONENT = (
     *("component_edge_count", "component_density", "component_diameter", "component_token_id", "component_token"),
 )
 
+_OF_INDICATORS = (
+    *("token_id", "token", "text", "category", "unused", "indicator_rank", "candidate", "input_norm"),
+    *("unused_cosine_distance", "unused_centered_distance", "unused_component_distance", "unused_euclidean_distance"),
+)
 _OF_SHARED = ("shared_token_id", "shared_token", "shared_distance")
 _OF_DIRECTIONS = (
     *("component", "against_component", "score_correlation", "component_cosine", "component_share"),
@@ -64,6 +68,8 @@ _OF_A_TABLE = {
     "against_unmatched": ("against_unmatched_token_id", ("against_unmatched_token_id", "against_unmatched_token")),
     "against_centroid": ("against_centroid", ("against_hidden", "hidden", "against_centroid")),
     "models": ("same_bytes", _OF_TWO_MODELS),
+    "indicators": ("indicator_rank", _OF_INDICATORS),
+    "unused_mean": ("unused_mean", ("hidden", "unused_mean")),
     "shared": ("shared_distance", ("unmatched_token_id", "unmatched_token", "shared", *_OF_SHARED)),
     "column_matches": ("column_match", ("hidden", "column_match", "column_cosine")),
     "component_pairs": ("score_correlation", _OF_DIRECTIONS),

@@ -214,10 +214,39 @@ LONG_NAMES = {
     "identical_column_count": "columns that are the same in both",
     "shared_column_count": "different columns that both have",
     "shared_token_count": "different tokens that both have",
+    "unused_cosine_distance": "cosine distance from the mean of the unused rows",
+    "unused_centered_distance": "cosine distance from the mean of the unused rows, less the mean row",
+    "unused_component_distance": "cosine distance from the mean of the unused rows, without the first component",
+    "unused_euclidean_distance": "euclidean distance from the mean of the unused rows",
+    "input_norm": "L2 norm of the row of the input matrix",
+    "indicator_rank": "rank of the indicator, lowest first",
+    "candidate": "whether the indicator is at most the threshold",
+    "category": "kind of token",
+    "unused": "whether the token is one of the unused",
+    "unused_mean": "mean of the unused rows",
+    "unused_rule": "what tells the unused tokens",
+    "unused_count": "unused tokens",
+    "indicator": "indicator that tokens are ranked by",
+    "threshold": "threshold of the indicator",
+    "candidate_count": "candidates",
+    "indicator_mean": "mean of the indicator",
+    "indicator_std": "standard deviation of the indicator",
     "angle_law_of_cosines": "angle by the law of cosines",
     "angle_dot_product": "angle by the dot product",
 }
-NAMES = {"model", "revision", "matrix", "against", "against_revision", "side", "segment", "vertex", "dtype"}
+NAMES = {
+    "model",
+    "revision",
+    "matrix",
+    "against",
+    "against_revision",
+    "side",
+    "segment",
+    "vertex",
+    "dtype",
+    "indicator",
+    "unused_rule",
+}
 """Variables of a few short strings: numpy's, which xarray plots. Tokens are Python's: a long one costs no other."""
 
 _UNITS = {

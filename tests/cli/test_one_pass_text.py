@@ -9,6 +9,7 @@ import pytest
 
 import embgeom_dask as eg
 from embgeom_dask.cli.one_pass_text import spectrum_text, tokens_text
+from embgeom_dask.cli.unused_text import undertrained_text
 from embgeom_dask.testing import make_store
 
 
@@ -54,3 +55,16 @@ def test_tokens_without_names_are_shown_by_their_ids():
     assert " ".join(map(str, order[:5])) in spectrum_text(result)
     assert "(no token)" in tokens_text(eg.tokens(rows, origin=2))
     assert "nearest to 2" in tokens_text(eg.tokens(rows, origin=2))
+
+
+def test_undertrained_tokens_fit_80_columns_and_come_in_order(store):
+    found = eg.undertrained(store, unused="3,7")
+    said = undertrained_text(found)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "\x1b" not in said
+    assert ["unused", "tokens", "2", "(given)"] in [line.split() for line in said.splitlines()]
+    found = eg.undertrained(np.random.default_rng(2).normal(size=(300, 4)), unused=[1, 2])
+    lines = undertrained_text(found).partition("not among the unused\n")[2].splitlines()[1:]
+    values = found["unused_cosine_distance"].values
+    order = [each for each in np.argsort(values) if each > 2 and values[each] <= found["threshold"].item()]
+    assert [int(line.split()[0]) for line in lines] == order

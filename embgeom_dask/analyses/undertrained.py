@@ -1,0 +1,311 @@
+"""Tokens that were hardly trained, by the indicators of Land and Bartolo (2024, arXiv 2405.05417)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from time import perf_counter
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.analyses.duplicates import tokens_to_groups
+from embgeom_dask.analyses.selection import Selection
+from embgeom_dask.analyses.spectrum import spectrum
+from embgeom_dask.analyses.survey import Summary, summarize
+from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.analyses.unused import categories, find_unused, stored_labels
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
+from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.map_rows import by_chunk, map_rows, parts_of
+from embgeom_dask.kernels.exact_sums import ColumnSums
+from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
+from embgeom_dask.kernels.projections import projections
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_checks import SMALLEST
+from embgeom_dask.kernels.row_norms import nearest_distances, nearest_norms
+from embgeom_dask.pairwise.rows import check_fit, digest, group
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import fill, model_stores, result_names, results
+from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
+
+Array = NDArray[Any]
+
+_LEAST = 1e-6
+"""The product of two norms is at least this, where magikarp divides by it."""
+
+_ROWS = 1024  # that lose a component together
+
+_PERCENT = 2.0
+"""Of ordinary tokens, the share below whose indicator tokens are candidates: magikarp's."""
+
+INDICATORS = {
+    "input_norm": "input_norm",
+    "cosine": "unused_cosine_distance",
+    "centered": "unused_centered_distance",
+    "component": "unused_component_distance",
+    "euclidean": "unused_euclidean_distance",
+}
+"""What each choice of `indicator` ranks tokens by."""
+
+
+class Reference(NamedTuple):
+    """What rows are compared with: the mean of unused rows, that of all rows, and the first component (d,) float64."""
+
+    unused: Rationals
+    centre: Rationals
+    component: Array
+
+
+def undertrained(
+    data: Data | Iterable[Data],
+    role: Role | None = None,
+    *,
+    unused: Selection = None,
+    indicator: str | None = None,
+    out: PathLike | None = None,
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Rank tokens by how little they were trained: how near their rows are to those of tokens known to be unused.
+
+    The indicators are those that magikarp computes (github.com/cohere-ai/magikarp, `magikarp/utils.py`), with u the
+    mean of the unused rows. Norms and distances are the float64 numbers nearest to the true ones; cosine distances are
+    within 2^-50 of them, that without the first component within that and four times `component_error`.
+
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes.
+    role : {"input", "output"}, optional
+        The matrix whose rows are compared with u; by default output, or input if the store has no output matrix.
+    unused : str, list of int and str, or mask, optional
+        Which tokens are known to be unused: a selection as `scan` takes it, or what tells them: `padding`, rows without
+        a token; `bytes`, single bytes that UTF-8 never has (C0, C1, F5 to FF), or else `<0x41>` and other bytes of
+        ASCII of which another token is the text; `named`, `[unused1]`, `<|reserved_special_token_1|>` and the like;
+        `identical`, rows that several tokens have. By default the first of these that there are.
+    indicator : {"input_norm", "cosine", "centered", "component", "euclidean"}, optional
+        What tokens are ranked by: by default `input_norm` where there is one, else `cosine`, as magikarp does.
+    out : path, optional
+        Where to save the result. If the same result is there already, it is opened instead of computed again. With
+        several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
+        as `table.zarr`.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataTree
+        Of a list a DataTree: a node for each model, and in the root a table of the numbers that each has one of. All
+        variables are over `token_id`, unless it is said, with the coordinates `token` and `text`.
+
+        - `unused_cosine_distance`, 1 - cos(row, u), where the product of the two norms is taken as 1e-6 at least;
+          `unused_centered_distance`, the same of rows and u less the mean row; `unused_component_distance`, the same of
+          rows and u without their part along the first component, of the covariance of all rows;
+          `unused_euclidean_distance` from u.
+        - `input_norm`, the L2 norm of the row of the input matrix, where input and output matrix are not one.
+        - `indicator_rank`, from 1 for the lowest value of the indicator chosen, equal ones by token id; `candidate`,
+          whether it is at most `threshold ()`, the 2nd percentile (numpy's) of the ordinary tokens, and the token is an
+          ordinary or a special one. `category`: `token`, `special`, `byte`, `partial` (of a letter in UTF-8), `none`.
+        - `unused`, whether the token is one of the unused; `unused_mean (hidden)`, u, rounded.
+        - `indicator ()`, `unused_rule ()`, what told the unused ones or `given`; `unused_count`, `candidate_count`,
+          `indicator_mean`, `indicator_std` of all rows that are tokens (n, as numpy's), `component_error`,
+          `vocab_size`.
+
+        Whether a token can be reached, by which magikarp leaves out more, needs the tokenizer, which a store does not
+        hold; so does asking the model itself whether it can repeat a token, which magikarp calls verification.
+
+    Raises
+    ------
+    InputError
+        If there is no store or no such matrix, if a row has NaN, infinity, or a float64 value below 2^-400 or above
+        2^400 in size, if no token is known to be unused, if `indicator` is none of these or the store has no input
+        matrix for it, or if something else is at `out`.
+    EmbgeomError
+        If a store cannot be read.
+    SomeFailed
+        If some of several stores failed, after the others are done; its `results` are those of the others.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.array([[0, 2], [1, 0], [3, 0], [4, 3], [1, 0.1]], np.float32)
+    >>> names = ["a", "[unused1]", "[unused2]", "b", "c"]
+    >>> found = undertrained(make_store("tiny.zarr", output=rows, tokens=names))
+    >>> found["unused_rule"].item(), found["unused_cosine_distance"].values.round(3)
+    ('named', array([1.   , 0.   , 0.   , 0.2  , 0.005]))
+    >>> found["token"].values[found["indicator_rank"].values.argsort()].tolist()
+    ['[unused1]', '[unused2]', 'c', 'b', 'a']
+    """
+    if indicator is not None and indicator not in INDICATORS:
+        raise InputError(f"`indicator` {indicator}: choose one of {', '.join(INDICATORS)}")
+
+    asked = unused if unused is None or isinstance(unused, str | os.PathLike) or is_array(unused) else list(unused)
+
+    def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:
+        return _undertrained(each, role, asked, indicator, target, active)
+
+    with showing(progress):
+        return one_or_tree("undertrained", data, one, role=role, out=out, client=client)
+
+
+def _undertrained(
+    data: Data,
+    role: Role | None,
+    unused: Selection,
+    indicator: str | None,
+    out: PathLike | None,
+    client: ClientLike | None,
+) -> xr.Dataset:
+    """Rank the tokens of one model."""
+    started = perf_counter()
+    with given_rows(data, role, client, whole=True) as given:
+        matrix, inputs = given.matrix, _inputs(data, given)
+        if indicator == "input_norm" and inputs is None:
+            raise InputError(f"{matrix.label} has no input matrix of its own: choose another `indicator`")
+        indicator = indicator or ("cosine" if inputs is None else "input_norm")
+        matrices = [matrix] if inputs is None or inputs == matrix else [matrix, inputs]
+        settings: dict[str, Any] = {"unused": _told(unused), "indicator": indicator}
+        settings |= {"tokens": given.selection} if given.selection else {}
+        attrs = results.provenance("undertrained", matrices, ["cpu"], 0.0, settings)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        model_stores.check_labels(matrix)
+        with connect(client, out=out) as active:
+            dataset = _measured(active, given, inputs, unused)
+        dataset = _ranked(dataset, given, indicator)
+    own = {name: value for name, value in attrs.items() if name in ("model", "revision", "matrix")}
+    return results.finish(
+        dataset, attrs, started, out, result_names.of_matrices({name: each[:1] for name, each in own.items()})
+    )
+
+
+def _told(unused: Selection) -> str | None:
+    """A selection as the settings have it: of ids and names the digest."""
+    if unused is None or isinstance(unused, str | os.PathLike):
+        return None if unused is None else os.fspath(unused)
+    return fill.sha256(np.array([str(each) for each in np.asarray(unused, np.object_).tolist()]))
+
+
+def _inputs(data: Data, given: Given) -> Matrix | None:
+    """The input matrix of a store, where that is not its output matrix too."""
+    if is_array(data) or given.nbytes or not isinstance(data, str | os.PathLike) or given.matrix.tied:
+        return None
+    names = model_stores.attributes(data)["matrices"]
+    return model_stores.find_matrix(data, "input") if "input_embedding" in names else None
+
+
+def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selection) -> xr.Dataset:
+    """The indicators of all rows, by four passes: sums and digests, the spectrum's two, distances."""
+    matrix, size = given.matrix, given.matrix.vocab_size
+    sums, norms = ColumnSums.none(matrix.hidden_size), np.empty(size)
+    digests, unfit = np.empty((size, 16), np.uint8), np.empty(size, np.uint8)
+    for start, (summary, names) in by_chunk("norms", matrix, _look, client=client):
+        part = slice(start, start + len(names))
+        sums.add(summary.sums)
+        norms[part], unfit[part], digests[part] = summary.norms, summary.unfit, names
+    check_fit(matrix, given.ids, unfit)
+    labelled = stored_labels(given)
+    groups = tokens_to_groups(group(given.rows, digests), size)
+    chosen, rule = find_unused(unused, given, labelled, groups, norms == 0)
+    role = cast(Role, matrix.name.removesuffix("_embedding"))
+    found = spectrum(matrix.store, role, components=1, client=client)
+    reference = Reference(
+        _mean_of(client, matrix, given.rows[chosen]), sums.mean(size), found["component_vector"].to_numpy()[0]
+    )
+    names_of = list(INDICATORS.values())[1:]
+    columns: dict[str, Array] = {name: np.empty(size) for name in names_of}
+    for start, parts in by_chunk("indicators", matrix, _distances, reference, client=client):
+        for name, values in zip(names_of, parts, strict=True):
+            columns[name][start : start + values.size] = values
+    if inputs is not None:
+        columns["input_norm"] = norms if inputs == matrix else _input_norms(client, inputs, size)
+    columns |= {"unused": chosen, "category": np.array(categories(labelled), np.object_)}
+    variables: dict[str, Any] = {name: ("token_id", values) for name, values in columns.items()}
+    variables |= {"unused_mean": ("hidden", reference.unused.nearest()), "unused_rule": rule}
+    variables |= {"unused_count": np.count_nonzero(chosen), "vocab_size": size}
+    return xr.Dataset(variables | {"component_error": found["component_error"].to_numpy()[0]})
+
+
+def _mean_of(client: Client, matrix: Matrix, rows: Array) -> Rationals:
+    """The mean of some rows, exactly."""
+    sums = ColumnSums.none(matrix.hidden_size)
+    for part in map_rows(client, "unused", matrix, parts_of(matrix, rows), _sums):
+        sums.add(part)
+    return sums.mean(rows.size)
+
+
+def _input_norms(client: Client, inputs: Matrix, size: int) -> Array:
+    """The norms of the rows of the input matrix, NaN where it has fewer."""
+    found, unfit = np.full(max(size, inputs.vocab_size), np.nan), np.zeros(inputs.vocab_size, np.uint8)
+    for start, (summary, names) in by_chunk("input norms", inputs, _look, client=client):
+        part = slice(start, start + len(names))
+        found[part], unfit[part] = summary.norms, summary.unfit
+    check_fit(inputs, np.arange(inputs.vocab_size), unfit)
+    return found[:size]
+
+
+def _ranked(dataset: xr.Dataset, given: Given, indicator: str) -> xr.Dataset:
+    """The result with ranks, threshold and labels."""
+    values, category = dataset[INDICATORS[indicator]].to_numpy(), dataset["category"].to_numpy()
+    ranks = np.empty(values.size, np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(1, values.size + 1)
+    ordinary, known = values[category == "token"], values[(category != "none") & ~np.isnan(values)]
+    known = known if known.size else values[~np.isnan(values)]
+    ordinary = ordinary[~np.isnan(ordinary)] if np.any(category == "token") else known
+    threshold = float(np.percentile(ordinary if ordinary.size else known, _PERCENT))
+    candidate = (values <= threshold) & np.isin(category, ("token", "special"))
+    named = given.labels()
+    found: dict[str, Any] = {name: ("token_id", named[name].to_numpy()) for name in ("token_id", "token", "text")}
+    found |= {"indicator_rank": ("token_id", ranks), "candidate": ("token_id", candidate)}
+    found |= {"indicator": indicator, "threshold": threshold, "candidate_count": np.count_nonzero(candidate)}
+    found |= {"indicator_mean": float(known.mean()), "indicator_std": float(known.std())}
+    return dataset.assign(found).set_coords(["token_id", "token", "text"])
+
+
+def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[Summary, Array]:
+    with devices.session(torch.device("cpu")):
+        rows = matrix.read(*part)
+        return summarize(rows), digest(rows)
+
+
+def _sums(matrix: Matrix, rows: Array) -> ColumnSums:
+    return summarize(matrix.take(rows)).sums
+
+
+def _distances(matrix: Matrix, part: tuple[int, int], to: Reference) -> list[Array]:
+    """The distances of rows from the mean of the unused: cosine, centred, without the component, and euclidean."""
+    with devices.session(torch.device("cpu")):
+        rows, none = matrix.read(*part), np.zeros(matrix.hidden_size)
+        plain = _cosine_distance(rows, none, none, nearest_norms(rows), to.unused)
+        high, low = to.centre.in_two_words()
+        centred = _cosine_distance(rows, high, low, nearest_distances(rows, to.centre), to.unused.minus(to.centre))
+        without = [_without(rows[start : start + _ROWS], to) for start in range(0, len(rows), _ROWS)]
+        return [plain, centred, np.concatenate(without), nearest_distances(rows, to.unused)]
+
+
+def _cosine_distance(rows: Array, high: Array, low: Array, norms: Array, point: Rationals) -> Array:
+    """1 - cos of rows less a point, of which `norms` (n,) are the lengths, with another vector."""
+    dot = projections(rows, high, low, point.nearest()[None])[:, 0]
+    return 1 - dot / np.maximum(norms * point.l2, _LEAST)
+
+
+def _without(rows: Array, to: Reference) -> Array:
+    """The cosine distance of rows and the mean of the unused without their parts along the first component."""
+    none, values = np.zeros(rows.shape[1]), as_float(as_numba(rows))
+    left = values - projections(rows, none, none, to.component[None]) * to.component
+    mean = to.unused.nearest()
+    mean = mean - projections(mean[None], none, none, to.component[None])[0] * to.component
+    for each in (left, mean):
+        each[np.abs(each) < SMALLEST] = 0
+    return _cosine_distance(left, none, none, nearest_norms(left), Rationals.of(mean))
