@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
     from embgeom_dask.analyses.outliers import outliers as outliers
+    from embgeom_dask.analyses.readout import readout as readout
     from embgeom_dask.analyses.scan import scan as scan
     from embgeom_dask.analyses.spectrum import spectrum as spectrum
     from embgeom_dask.analyses.survey import survey as survey
@@ -47,6 +48,7 @@ _HOME = {
     "open_model": "storage.model_stores",
     "open_result": "storage.results",
     "outliers": "analyses.outliers",
+    "readout": "analyses.readout",
     "report": "report.page",
     "scan": "analyses.scan",
     "spectrum": "analyses.spectrum",
@@ -68,6 +70,7 @@ _GIVE_RESULTS = {
     "neighbors",
     "open_result",
     "outliers",
+    "readout",
     "scan",
     "spectrum",
     "survey",

@@ -24,7 +24,7 @@ def sides_of(
         sides = [given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size, given.labels))]
         if against is not None:
             sides.append(stack.enter_context(given_rows(*split_role(against, role), client)))
-            _check_widths(sides[0].matrix, sides[1].matrix)
+            check_widths(sides[0].matrix, sides[1].matrix)
         for given in sides:
             model_stores.check_labels(given.matrix)  # before the first tile, not when the result is labelled
         yield sides
@@ -40,7 +40,8 @@ def split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
     return against, role
 
 
-def _check_widths(first: Matrix, second: Matrix) -> None:
+def check_widths(first: Matrix, second: Matrix) -> None:
+    """Refuse matrices of different widths."""
     if first.hidden_size != second.hidden_size:
         raise InputError(
             f"{first.model} {first.name} has {first.hidden_size} columns and {second.model} {second.name} has "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,12 +63,39 @@ def read_matrix(path: Path, key: str = "") -> Tensor:
     listing = list_file(path)
     tensors = listing.headers[path.name]
     matrices = [name for name, tensor in tensors.items() if tensor.is_matrix]
-    named = ", ".join(matrices[:_SHOWN]) + ("..." if len(matrices) > _SHOWN else "") or "none"
     if key and key not in matrices:
-        raise InputError(f"{path} has no matrix {key!r}: its matrices of floats are {named}")
+        raise InputError(f"{path} has no matrix {key!r}: its matrices of floats are {_some(matrices)}")
     if not key and len(matrices) != 1:
-        raise InputError(f"{path} has {len(matrices)} matrices of floats: name one, {path}:KEY ({named})")
+        raise InputError(f"{path} has {len(matrices)} matrices of floats: name one, {path}:KEY ({_some(matrices)})")
     return tensors[key or matrices[0]]
+
+
+def read_vector(path: Path, key: str = "") -> np.ndarray:
+    """Return the vector of floats `key` of a file, or its only one, (n,) float64.
+
+    Raises
+    ------
+    InputError
+        where the file is broken or not there, there is no such vector, or there are several.
+    """
+    tensors = list_file(path).headers[path.name]
+    vectors = {
+        name: row
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 1 and (row := replace(tensor, shape=(1, *tensor.shape))).is_matrix
+    }
+    if not key and len(vectors) != 1:
+        raise InputError(f"{path} has {len(vectors)} lists of floats: name one, {path}:KEY ({_some(vectors)})")
+    if key and key not in vectors:
+        raise InputError(f"{path} has no list of floats {key!r}: its lists are {_some(vectors)}")
+    found: np.ndarray = vectors[key or next(iter(vectors))].read(0, 1)[0].astype(np.float64)
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of some names, for a message."""
+    listed = list(names)
+    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "") or "none"
 
 
 def list_file(path: Path) -> Listing:

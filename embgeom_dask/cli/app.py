@@ -26,6 +26,7 @@ from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.one_pass import spectrum, tokens, undertrained
 from embgeom_dask.cli.options import Version
 from embgeom_dask.cli.plots import plot
+from embgeom_dask.cli.readout import readout
 from embgeom_dask.cli.reports import report
 from embgeom_dask.cli.results import show, status
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
@@ -51,7 +52,7 @@ def _options(
 
 for _command in (
     *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, undertrained, compare),
-    *(scan, neighbors, outliers, components),
+    *(scan, neighbors, outliers, components, readout),
     *(show, status, report, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")

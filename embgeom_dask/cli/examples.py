@@ -14,6 +14,7 @@ _EXAMPLES = {
         "embgeom scan acme/tiny --metric dot --largest 5 --top 5",
     ),
     "neighbors": ("embgeom neighbors acme/tiny king queen -k 5",),
+    "readout": ("embgeom readout directions.npy --against acme/tiny -k 5",),
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
     "components": ("embgeom components acme/tiny --radius 0.5,1 --diameter --out components.zarr",),
     "controls": ("embgeom controls acme/tiny --like gaussian --seed 42",),

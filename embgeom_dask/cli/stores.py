@@ -23,7 +23,7 @@ def find_store(given: str, *, must_be_there: bool = True) -> str:
     InputError
         where nothing is there.
     """
-    if "://" in given:
+    if "://" in given or _is_matrix_file(given):
         return given
     named = os.path.join(_FOLDER, f"{given.replace('/', '--')}.zarr")  # noqa: PTH118
     for path in (given, named):  # first what is a store: a checkpoint's folder may have the same name
@@ -76,14 +76,16 @@ def read_list(path: str) -> list[str]:
 
 
 def find_other(given: str) -> str:
-    """Return the path of a store as `find_store` does, with `:input` or `:output` after it where that was given.
-
-    The matrix KEY of a file, `FILE.safetensors:KEY`, stays as it is.
-    """
-    store, colon, role = given.rpartition(":")
-    if store.endswith(".safetensors") and _may_be_there(store):
+    """Return the path of a store as `find_store` does, with `:input` or `:output` after it where that was given."""
+    if _is_matrix_file(given):
         return given
+    store, colon, role = given.rpartition(":")
     return f"{find_store(store)}:{role}" if colon and role in ("input", "output") else find_store(given)
+
+
+def _is_matrix_file(given: str) -> bool:
+    """Whether this is `FILE.npy`, `FILE.safetensors` or `FILE.safetensors:KEY`, there or not."""
+    return re.fullmatch(r".+\.(npy|safetensors(:.+)?)", given) is not None and not Path(given).is_dir()
 
 
 def _may_be_there(path: str) -> bool:

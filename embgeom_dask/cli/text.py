@@ -107,7 +107,7 @@ def neighbors_text(dataset: xr.Dataset) -> str:
 
 def result_text(dataset: xr.Dataset) -> str:
     """A saved result of any command, or the table of many, as that command printed it."""
-    from embgeom_dask.cli import compare_text, graphs_text, one_pass_text, unused_text
+    from embgeom_dask.cli import compare_text, graphs_text, one_pass_text, readout_text, unused_text
 
     command = dataset.attrs["command"]
     if "model" in dataset.dims and command not in ("survey", "duplicates", "compare"):
@@ -123,6 +123,7 @@ def result_text(dataset: xr.Dataset) -> str:
         "neighbors": neighbors_text,
         "outliers": outliers_text,
         "components": graphs_text.components_text,
+        "readout": readout_text.readout_text,
     }
     return texts[command](dataset)
 

@@ -201,7 +201,8 @@ def _measured(result: xr.Dataset, stem: str) -> str:
 
 
 def _by_rank(result: xr.Dataset, stem: str) -> pd.DataFrame:
-    columns = {name: result[name] for name in ("token_id", "token") if name in result.variables}
+    whose = ("token_id", "token", "direction", "label")
+    columns = {name: result[name] for name in whose if name in result.variables}
     columns["rank"] = result[stem]
     columns |= {name: result[name] for name in (f"{stem}_token_id", f"{stem}_token") if name in result.variables}
     what = _measured(result, stem)

@@ -73,6 +73,8 @@ LONG_NAMES = {
     "neighbor": "rank of the neighbor",
     "farthest": "rank of the pair, farthest first",
     "nearest": "rank of the pair, nearest first",
+    "direction": "direction",
+    "label": "label",
     "largest": "rank of the pair, largest product first",
     "smallest": "rank of the pair, smallest product first",
     "top": "rank of the token, largest product first",

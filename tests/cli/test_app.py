@@ -560,6 +560,7 @@ def test_what_is_no_result_is_not_shown(run):
 def test_the_examples_of_every_help_run(run):
     testing.make_checkpoint("acme/tiny", {"model.embed_tokens.weight": rows()}, {"model_type": "llama"})
     names = [f"tok{i}" for i in range(ROWS - 2)] + ["king", "queen"]
+    np.save("directions.npy", rows()[:3].astype(np.float32))
     for name in ("base", "tuned"):
         testing.make_store(f"stores/acme--{name}.zarr", output=rows(), model=f"acme/{name}")
     for command in re.findall(r"^  ([a-z-]+) ", run("--help")[1].partition("Commands:")[2], re.M):

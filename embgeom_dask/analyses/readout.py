@@ -1,0 +1,224 @@
+"""What directions write: the tokens of the largest and of the smallest products with each of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from embgeom_dask.analyses.scan import scan
+from embgeom_dask.analyses.sides import check_widths, split_role
+from embgeom_dask.checkpoints.bare_files import find_matrix_file, read_vector
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, Given, given_rows, temporary_store
+from embgeom_dask.execution.cluster import ClientLike
+from embgeom_dask.execution.spec import parse_count
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import fill, model_stores, result_names, results
+from embgeom_dask.storage.model_stores import Role
+from embgeom_dask.storage.paths import PathLike
+
+_MOST_LABELS = 1 << 30
+"""Bytes of a file of labels."""
+
+
+def readout(
+    directions: Data,
+    against: Data,
+    k: int = 10,
+    *,
+    role: Role | None = None,
+    gain: PathLike | ArrayLike | None = None,
+    labels: PathLike | Iterable[str] | None = None,
+    out: PathLike | None = None,
+    device: str = "auto",
+    memory_limit: str | int | None = None,
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Multiply directions with the rows of a vocabulary, and keep the tokens that each writes most and least.
+
+    Directions are rows of the model's width, like those of a sparse autoencoder's decoder, singular vectors, probes,
+    steering vectors; from one of them to millions. This is the logit lens of weights: `scan` of the directions
+    `against` the vocabulary with metric `dot`, `top=k` and `bottom=k`.
+
+    Parameters
+    ----------
+    directions : path or array
+        A matrix of a file, `FILE.npy`, `FILE.safetensors` or `FILE.safetensors:KEY`, a store, or any array that `scan`
+        takes, a row each. Files and arrays are written to a temporary store.
+    against : path or array
+        The vocabulary, as a rule the output embedding of a store; `STORE:input` and `STORE:output` name a matrix.
+    k : int
+        How many tokens of either end to keep of each direction.
+    role : {"input", "output"}, optional
+        The matrix of the vocabulary's store; by default output, or input where there is no output matrix.
+    gain : path or array, optional
+        What each value of the directions is multiplied by, (columns,): the weights of the norm before the output
+        embedding, as an array, `FILE.npy` or `FILE.safetensors:KEY`. Products of values of up to 24 bits, all types but
+        float64, are exact in float64; others are rounded to it once. A model that multiplies by 1 + weight, like
+        Gemma, needs that sum.
+    labels : path or list of str, optional
+        What directions are called: a text file with one a line, or a list. By default the token strings of a store, or
+        the labels or the coordinate `token` of an array.
+    out : path, optional
+        Where to save the result; the same result there is opened instead of computed again.
+    device : {"auto", "cpu", "cuda", "mps"}
+        What products are computed on, on each worker.
+    memory_limit : str or int, optional
+        What the process of each worker may hold, as for `scan`.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
+
+    Returns
+    -------
+    xarray.Dataset
+        `top_product` float64 and `top_token_id` int64 `(direction, top)`, largest first, with the strings `top_token`,
+        and the same for bottom, smallest first. `direction` numbers the rows, or has the token ids of a store or an
+        array; `label (direction)` are their names.
+
+    Raises
+    ------
+    InputError
+        As `scan` does, and if gain or labels do not fit the directions.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> store = make_store("tiny.zarr", output=np.array([[0, 1], [3, 4], [2, 0]], np.float32), tokens=["a", "b", "c"])
+    >>> found = readout(np.array([[1.0, 0.0], [0.5, -1.0]]), store, k=1, labels=["right", "down"])
+    >>> found["top_token"].values.tolist(), found["bottom_token"].values.tolist()
+    ([['b'], ['c']], [['a'], ['b']])
+    >>> found["top_product"].sel(direction=1).item()
+    1.0
+    """
+    started, count = perf_counter(), parse_count("k", k)
+    if count is None:
+        raise InputError("`k`: give the number of tokens")
+    with (
+        showing(progress),
+        given_rows(directions, None, client, whole=True) as rows,
+        given_rows(*split_role(against, role), client, whole=True) as vocabulary,
+    ):
+        check_widths(rows.matrix, vocabulary.matrix)
+        names = _labels(labels, rows)
+        factors = None if gain is None else _gain(gain, rows.matrix.hidden_size)
+        settings = {"k": count, "gain": _digest(factors), "labels": _digest(names)}
+        settings |= {"tokens": rows.selection, "against": vocabulary.selection}
+        attrs = results.provenance("readout", [rows.matrix, vocabulary.matrix], [], 0.0, settings)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        how = {"device": device, "memory_limit": memory_limit, "client": client, "progress": progress}
+        with _multiplied(rows, factors) as multiplied:
+            found = scan(
+                multiplied.matrix.store,
+                role=_role(multiplied),
+                against=f"{vocabulary.matrix.store}:{_role(vocabulary)}",
+                metric="dot",
+                top=count,
+                bottom=count,
+                **how,
+            )
+        found = results.with_ids(found, [rows.token_id, vocabulary.token_id])
+    named = {"direction": found["token_id"].to_numpy(), "label": ("direction", np.array(names, np.object_))}
+    coords = {name: found[name].variable for name in ("top_token", "bottom_token")}
+    kept = xr.Dataset({name: found[name].variable for name in found.data_vars}, coords)
+    attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
+    made = kept.rename_dims(token_id="direction").assign_coords(named)
+    return results.finish(made, attrs, started, out, result_names.of_matrices(attrs))
+
+
+def _role(given: Given) -> Any:
+    return given.matrix.name.removesuffix("_embedding")
+
+
+def _digest(values: NDArray[Any] | list[str] | None) -> str | None:
+    """What tells values from others."""
+    if isinstance(values, list):
+        return fill.sha256(np.frombuffer("\n".join(values).encode(errors="surrogatepass"), np.uint8))
+    return None if values is None else fill.sha256(values)
+
+
+def _gain(gain: PathLike | ArrayLike, width: int) -> NDArray[np.float64]:
+    """What each column is multiplied by, (d,) float64."""
+    if isinstance(gain, str | os.PathLike):
+        file = find_matrix_file(os.fspath(gain))
+        if file is None:
+            raise InputError(f"`gain` {gain}: give FILE.npy or FILE.safetensors:KEY, a list of numbers")
+        values = read_vector(*file)
+    else:
+        try:
+            values = np.asarray(gain, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError("`gain`: give numbers, one a column of the directions") from error
+    if values.shape != (width,):
+        raise InputError(f"`gain` has the shape {values.shape}, the directions have {width} columns")
+    if not np.isfinite(values).all():
+        raise InputError("`gain` holds NaN or infinity")
+    return values.astype(np.float64)
+
+
+def _labels(labels: PathLike | Iterable[str] | None, rows: Given) -> list[str]:
+    """What each direction is called."""
+    if labels is None:
+        return list(map(str, rows.labels()["token"].to_numpy().tolist()))
+    if isinstance(labels, str | os.PathLike):
+        try:
+            with Path(labels).open("rb") as file:
+                found = file.read(_MOST_LABELS).decode("utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or "it is no text"
+            raise InputError(f"cannot read the labels {os.fspath(labels)}: {said}") from error
+    else:
+        found = list(map(str, labels))
+    if len(found) != rows.rows.size:
+        raise InputError(f"`labels` are {len(found)}, and directions {rows.rows.size}: give one for each")
+    return found
+
+
+@contextmanager
+def _multiplied(rows: Given, gain: NDArray[np.float64] | None) -> Iterator[Given]:
+    """The rows, with each column multiplied where there is a gain: those are written to a temporary store."""
+    if gain is None:
+        yield rows
+        return
+    source = _Products(rows, gain)
+    attrs = {"model": rows.matrix.model, "revision": rows.matrix.revision}
+
+    def write(folder: str) -> str:
+        return model_stores.write_model(f"{folder}/multiplied.zarr", {rows.matrix.name: source}, attrs=attrs)
+
+    with temporary_store(write, "directions times gain") as given:
+        yield given
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Rows times a gain, as a store is written from."""
+
+    rows: Given
+    gain: NDArray[np.float64]
+    tensor: str = "product"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.rows.size, self.gain.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        with np.errstate(over="ignore"):  # infinity is refused as in any matrix
+            return self.rows.matrix.take(self.rows.rows[start:stop]).astype(np.float64) * self.gain

@@ -1,0 +1,39 @@
+"""What directions write, as text for a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embgeom_dask.cli.text import align
+from embgeom_dask.escaping import shown
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_DIRECTIONS = 10
+_TOKENS = 20
+
+
+def readout_text(dataset: xr.Dataset) -> str:
+    """The tokens at both ends of the first directions, largest product first, then smallest."""
+    whose = f"{dataset['model'].item()} against {dataset['against'].item()}, {dataset.attrs['matrix'][-1]}"
+    count, ranks = dataset.sizes["direction"], dataset.sizes["top"]
+    parts = [shown(whose)]
+    parts += [_direction(dataset, place) for place in range(min(count, _DIRECTIONS))]
+    more = []
+    if count > _DIRECTIONS:
+        more.append(f"{count - _DIRECTIONS:,} more directions")
+    if ranks > _TOKENS:
+        more.append(f"{ranks - _TOKENS:,} more tokens of each")
+    if more:
+        parts.append(f"{', '.join(more)}: --json prints all, --out saves them")
+    return "\n\n".join(parts)
+
+
+def _direction(dataset: xr.Dataset, place: int) -> str:
+    one = dataset.isel(direction=place)
+    called = " ".join(filter(None, (f"direction {one['direction'].item()}", shown(one["label"].item()))))
+    names = [f"{end}_{what}" for end in ("top", "bottom") for what in ("product", "token_id", "token")]
+    columns = (one[name].to_numpy()[:_TOKENS].tolist() for name in names)
+    rows = ([rank, *row] for rank, row in enumerate(zip(*columns, strict=True), start=1))
+    return f"{called}\n{align(['', 'most', 'id', 'token', 'least', 'id', 'token'], rows)}"
