@@ -35,6 +35,7 @@ _WANTED = (
     Wanted("the spectrum", "eigenvalue", None, "spectrum"),
     Wanted("the sky map", "score", "token_id", "spectrum", "--sky 1,2,3"),
     Wanted("groups of identical rows", "unique_count", None, "duplicates"),
+    Wanted("components over radius", "component_count", "radius", "components", "--radius 0.2,0.4,0.6,0.8,1,1.2"),
     Wanted("farthest pairs", "farthest_distance", "farthest", "scan", "--farthest 20"),
     Wanted("nearest pairs", "nearest_distance", "nearest", "scan", "--nearest 20"),
     Wanted("neighbors", "neighbor_distance", "neighbor", "scan", "--neighbors 10"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from embgeom_dask.report import about_sections, model_sections, pair_sections
+from embgeom_dask.report import about_sections, graph_section, model_sections, pair_sections
 from embgeom_dask.report.charts import bokeh
 from embgeom_dask.report.gathering import Gathered, Given, gather
 from embgeom_dask.report.markup import text
@@ -26,6 +26,7 @@ _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (
     pair_sections.extremes,
     pair_sections.neighbors,
     pair_sections.duplicates,
+    graph_section.components,
     pair_sections.ranks,
     model_sections.outliers,
     about_sections.provenance,

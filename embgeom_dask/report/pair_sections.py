@@ -28,7 +28,7 @@ def by_metric(items: Sequence[Item]) -> dict[str, list[Item]]:
     return found
 
 
-def _headed(several: dict[str, list[Item]], metric: str, level: int = 3) -> str:
+def headed(several: dict[str, list[Item]], metric: str, level: int = 3) -> str:
     """A heading for each metric, where there are several."""
     return f"<h{level}>{text(metric.capitalize())}</h{level}>" if len(several) > 1 else ""
 
@@ -42,7 +42,7 @@ def distances(found: Gathered, parts: Parts) -> Section | None:
     body = ""
     for metric, of_metric in several.items():
         binned = [each for each in of_metric if "histogram_count" in each.result]
-        body += _headed(several, metric)
+        body += headed(several, metric)
         if binned:
             figures = [parts.figure(_histogram(binned, metric, scale), title) for scale, title in _SCALES]
             figures.append(parts.figure(_cdf(binned, metric), "Share of pairs up to the distance"))
@@ -140,32 +140,44 @@ def _quantiles(items: Sequence[Item]) -> str:
     return "<h4>Quantiles</h4>" + table(columns, sorted(rows, key=lambda row: row[1]))
 
 
+_EXTREMES = {
+    **{name: f"{name}_distance" for name in ("farthest", "nearest")},
+    **{name: f"{name}_product" for name in ("largest", "smallest")},
+}
+"""The pairs at the ends, and the variable of what they are ordered by."""
+
+
 def extremes(found: Gathered, parts: Parts) -> Section | None:
-    """The farthest and the nearest pairs, with tokens."""
+    """The farthest and the nearest pairs, with tokens; those of the largest and the smallest product."""
     del parts
     body = ""
-    for name in ("farthest", "nearest"):
-        items = found.having(f"{name}_distance", name)
+    for name, variable in _EXTREMES.items():
+        items = found.having(variable, name)
         several = by_metric(items)
         for metric, of_metric in several.items():
             metric_said = f", {metric}" if len(several) > 1 else ""
             body += f"<h3>{name.capitalize()} pairs{text(metric_said)}</h3>"
-            body += for_each(of_metric, lambda item, name=name: _pairs(item, name))  # type: ignore[misc]
-    return Section("pairs", "Farthest and nearest pairs", body) if body else None
+            body += for_each(of_metric, lambda item, name=name, variable=variable: _pairs(item, name, variable))  # type: ignore[misc]
+    return Section("pairs", "Pairs at the ends", body) if body else None
 
 
-def _pairs(item: Item, name: str) -> str:
+def _pairs(item: Item, name: str, variable: str) -> str:
     one = item.result
     ids = one[f"{name}_token_id"].transpose(name, "side").to_numpy()
     tokens = _strings(one, f"{name}_token", ids.shape)
     rows = [
         [rank, value, first, token, second, other]
         for rank, value, (first, second), (token, other) in zip(
-            one[name].to_numpy(), one[f"{name}_distance"].to_numpy(), ids, tokens, strict=True
+            one[name].to_numpy(), one[variable].to_numpy(), ids, tokens, strict=True
         )
         if np.isfinite(value)
     ]
-    columns = [Column("rank", "count"), Column("distance"), Column("id", "id"), Column("token", "token")]
+    columns = [
+        Column("rank", "count"),
+        Column(variable.rpartition("_")[2]),
+        Column("id", "id"),
+        Column("token", "token"),
+    ]
     rest = f"<code>embgeom to-csv RESULT.zarr {name} -o pairs.csv</code> writes all."
     return table([*columns, *columns[2:]], rows, rest=rest)
 

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
 
@@ -54,6 +56,16 @@ def has(result: Result, name: str, dimension: str | None = None) -> bool:
     """Whether a result, or any node of a tree, has a variable, and that along `dimension`."""
     nodes: Sequence[Any] = [result] if isinstance(result, xr.Dataset) else [*result.subtree]
     return any(_is_there(node, name, dimension) for node in nodes)
+
+
+def largest_component(result: xr.Dataset) -> NDArray[np.int64]:
+    """At each radius, (radius,), the tokens of the component of most; one where every token is alone."""
+    radius = result["radius"].to_numpy()
+    found = np.full(radius.size, min(1, int(result["token_count"])))
+    order = np.argsort(radius, kind="stable")
+    place = order[np.searchsorted(radius, result["component_radius"].to_numpy(), sorter=order)]
+    np.maximum.at(found, place, result["component_token_count"].to_numpy())
+    return found
 
 
 def metric_of(result: xr.Dataset) -> str:

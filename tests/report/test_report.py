@@ -19,7 +19,8 @@ from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.spatial.distance import pdist
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import pdist, squareform
 
 import embgeom_dask as eg
 from embgeom_dask.cli import app
@@ -55,6 +56,7 @@ class Made(NamedTuple):
     duplicates: xr.Dataset
     spectrum: Any
     scan: Any
+    components: Any
     paths: list[Path]
 
 
@@ -69,14 +71,15 @@ def make(folder: Path, client: Client | None) -> Made:
         make_store(folder / f"{place}.zarr", output=made, tokens=TOKENS, model=name)
         for place, (name, made) in enumerate(rows.items())
     ]
-    paths = [folder / name for name in ("survey", "tokens", "duplicates", "spectrum", "scan")]
+    paths = [folder / name for name in ("survey", "tokens", "duplicates", "spectrum", "scan", "components")]
     kept = {"farthest": 12, "nearest": 9, "neighbors": 4, "histogram": 40, "quantiles": [0.1, 0.5], "within": [3, 4]}
     survey = eg.survey(stores, out=paths[0], client=client)
     tokens = eg.tokens(stores, out=paths[1], client=client)
     duplicates = eg.duplicates(stores, out=paths[2], client=client)
     spectrum = eg.spectrum(stores, out=paths[3], client=client)
     scan = eg.scan(stores, out=paths[4], client=client, **kept)
-    return Made(rows, survey, tokens, duplicates, spectrum, scan, paths)
+    components = eg.components(stores, [1, 2, 3], out=paths[5], client=client)
+    return Made(rows, survey, tokens, duplicates, spectrum, scan, components, paths)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +195,28 @@ def test_tables_hold_the_numbers_of_the_results(made: Made, texts: Texts) -> Non
         assert any(row[0] == label and row[2:] == ("3", "3, 20, 21", members) for row in rows)
 
 
+def test_components_are_those_of_the_graph(made: Made, texts: Texts) -> None:
+    for rows in made.rows.values():
+        unique = np.unique(rows.astype(np.float64), axis=0)
+        weight = np.array([(rows == row).all(axis=1).sum() for row in unique])
+        for radius in (1, 2, 3):
+            near = squareform(pdist(unique)) <= radius
+            count, label = connected_components(near, directed=False)
+            tokens = np.bincount(label, weight).astype(int)
+            edges = (near.sum() - len(unique)) // 2
+            row = [str(radius), f"{count}", f"{(tokens == 1).sum()}", f"{edges:,}", f"{tokens.max()}"]
+            assert row in texts.cells
+
+
+def test_products_have_tables_of_pairs_too(client: Client) -> None:
+    rows = np.array([[1, 0], [2, 0], [0, -3], [-4, 1]], np.float32)
+    found = Texts(page.html_of(gathering.gather(eg.scan(rows, metric="dot", largest=2, smallest=1, client=client))))
+    headings = [row for row in found.cells if row[:2] == ["rank", "product"]]
+    assert len(headings) == 2
+    assert ["1", "-8", "1", "", "3", ""] in found.cells
+    assert ["1", "2", "0", "", "1", ""] in found.cells
+
+
 def test_the_search_has_every_token_and_its_neighbors(made: Made, texts: Texts) -> None:
     options = [attrs["value"] for tag, attrs in texts.elements if tag == "option"]
     assert len(options) == 2
@@ -213,6 +238,7 @@ def test_what_is_not_there_is_said_with_the_command(made: Made, texts: Texts) ->
         f"embgeom tokens {stores} --out tokens",
         f"embgeom spectrum {stores} --sky 1,2,3 --out spectrum",
         f"embgeom duplicates {stores} --out duplicates",
+        f"embgeom components {stores} --radius 0.2,0.4,0.6,0.8,1,1.2 --out components",
         f"embgeom scan {stores} --farthest 20 --nearest 20 --neighbors 10 --histogram 512 "
         "--quantiles 0.01,0.25,0.5,0.75,0.99 --out scan",
     ]

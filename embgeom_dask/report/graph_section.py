@@ -1,0 +1,81 @@
+"""The section of a report about what hangs together: connected components, against the radius."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.report import charts
+from embgeom_dask.report.charts import Axis
+from embgeom_dask.report.gathering import Gathered, Item
+from embgeom_dask.report.markup import Column, table
+from embgeom_dask.report.pair_sections import by_metric, headed
+from embgeom_dask.report.parts import Parts, Section, for_each, legend, side_by_side
+from embgeom_dask.report.series import largest_component
+
+_LISTED = 5
+"""How many components of each radius are listed."""
+
+
+def components(found: Gathered, parts: Parts) -> Section | None:
+    """How many components there are at each radius, and how large the largest is."""
+    items = found.having("component_count", "radius")
+    if not items:
+        return None
+    several, body = by_metric(items), ""
+    for metric, of_metric in several.items():
+        figures = [
+            parts.figure(_figure(of_metric, f"radius, {metric}", log), title)
+            for title, log in (("Components", True), ("Share of tokens in the largest component", False))
+        ]
+        radii = "<h3>At each radius</h3>" + for_each(of_metric, _radii)
+        listed = f"<h3>The {_LISTED} largest components at each radius</h3>" + for_each(of_metric, _largest)
+        body += headed(several, metric) + legend(of_metric) + side_by_side(figures) + radii + listed
+    return Section("components", "What hangs together within a radius", body)
+
+
+def _figure(items: list[Item], radius: str, log: bool) -> Any:
+    """The number of components, all of them and those of several tokens, or the share of the largest."""
+    axis = Axis("components", "log") if log else Axis("share of tokens", "linear", -0.03, 1.03)
+    plot, drawn = charts.new(Axis(radius), axis), []
+    for each in items:
+        one = each.result
+        count, x = one["component_count"].to_numpy(), one["radius"].to_numpy()
+        y = count if log else largest_component(one) / float(one["token_count"])
+        drawn.append(
+            charts.line(plot, each.label, each.color, {"x": x, "y": y.astype(np.float64)}, marked=x.size < 100)
+        )
+    rows = [("model", "$name"), ("radius", "@x{%.6g}"), (axis.name, "@y{0,0}" if log else "@y{%.6g}")]
+    charts.hover(plot, drawn, rows[len(items) == 1 :], line_policy="nearest")
+    return plot
+
+
+def _radii(item: Item) -> str:
+    one = item.result
+    names = ("radius", "component_count", "alone_count", "edge_count")
+    rows = zip(*(one[name].to_numpy() for name in names), largest_component(one), strict=True)
+    counts = ("components", "tokens alone", "pairs within", "tokens in the largest")
+    return table([Column("radius"), *(Column(name, "count") for name in counts)], rows)
+
+
+def _largest(item: Item) -> str:
+    """The components of most tokens at each radius, each named by its lowest token."""
+    one = item.result
+    radius, tokens = one["component_radius"].to_numpy(), one["component_token_count"].to_numpy()
+    places = _first_of_each(radius)
+    names = ("component_edge_count", "component_density", "component_token_id")
+    columns = [radius, tokens, *(one[name].to_numpy() for name in names)]
+    columns.append(
+        one["component_token"].to_numpy() if "component_token" in one.variables else np.full(radius.shape, "")
+    )
+    rows = zip(*(each[places] for each in columns), strict=True)
+    of = [Column("radius"), Column("tokens", "count"), Column("pairs within", "count"), Column("density")]
+    return table([*of, Column("lowest id", "id"), Column("its token", "token")], rows)
+
+
+def _first_of_each(radius: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The places of the first components of each radius, which come largest first."""
+    _, first, inverse = np.unique(radius, return_index=True, return_inverse=True)
+    return np.flatnonzero(np.arange(radius.size) - first[inverse] < _LISTED)
