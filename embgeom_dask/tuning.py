@@ -6,7 +6,7 @@ when they are used, as `tuning.NAME`, so that `override` changes them for a test
 What numba compiles into its loops stays beside them, since a compiled loop never reads it again: `STRIP` in
 `kernels.numba_passes`, `_STRIP` in `kernels.exact_sums`, `LANES` in `kernels.double_double_sums`, `_LINE` in
 `kernels.prefetch`. So does what is no choice: formats, limits that keep a
-hostile file from taking all memory, and the constants of proofs.
+hostile file from taking all memory (but MOST_MODULES, which takes minutes to reach), and the constants of proofs.
 """
 
 from __future__ import annotations
@@ -190,6 +190,17 @@ HUB_CUTS = 5
 
 HUB_WAIT = 1.0
 """Seconds before the first such retry; they double."""
+
+MOST_MODULES = 200_000
+"""Modules of a model that is built without weights to find its embeddings: what asks for more is no model's config."""
+
+# Devices
+
+COMPILED_DEVICES: tuple[str, ...] = ("cuda",)
+"""Kinds of devices on which torch.compile fuses the passes over a tile; elsewhere they run operation by operation."""
+
+COMPILER = "inductor"
+"""The backend of torch.compile."""
 
 
 @contextmanager

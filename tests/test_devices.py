@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from contextlib import contextmanager
@@ -155,14 +156,13 @@ def test_memory_keeps_to_the_limit_of_a_container(monkeypatch):
 
 def test_products_are_made_of_what_is_measured_to_be_fastest(monkeypatch):
     taken = {torch.float32: 2.0, torch.bfloat16: 3.0, torch.int8: 1.0}
-    monkeypatch.setattr(devices, "_seconds", lambda points: taken[points.dtype])
-    devices._fastest.cache_clear()
-    assert devices.fastest("cpu") == ["int8", "float32", "bfloat16"]
-    taken[torch.int8] = 4.0
-    assert devices.fastest("cpu") == ["int8", "float32", "bfloat16"]  # measured once
-    devices._fastest.cache_clear()
-    assert devices.fastest("cpu") == ["float32", "bfloat16", "int8"]
-    devices._fastest.cache_clear()
+    assert devices.by_time(lambda points: taken[points.dtype]) == ["int8", "float32", "bfloat16"]
+    taken[torch.int8] = math.inf
+    assert devices.by_time(lambda points: taken[points.dtype]) == ["float32", "bfloat16", "int8"]
+    first = devices.fastest("cpu")
+    assert sorted(first) == ["bfloat16", "float32", "int8"]
+    monkeypatch.delattr(devices, "multiplied")
+    assert devices.fastest("cpu") == first  # measured once
 
 
 def test_describe_is_plain_json_with_devices_and_versions():

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from copy import deepcopy
 from typing import Any
 
-from embgeom_dask import private_apis
+from embgeom_dask import private_apis, tuning
 from embgeom_dask.checkpoints.by_name import check_sizes, choose_by_name
 from embgeom_dask.checkpoints.decisions import Choice, Decision
 from embgeom_dask.checkpoints.quiet import quiet
@@ -24,7 +24,6 @@ from embgeom_dask.errors import InputError, shorten
 
 _MAPPINGS = ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "PRETRAINING", "")
 _NUMBERED = re.compile(r"\.\d+\.")
-_MOST_MODULES = 200_000
 _Landed = dict[str, tuple[str, ...]]
 
 
@@ -147,8 +146,8 @@ def _build(given: dict[str, Any]) -> tuple[Any, bool]:
     def count(*_: Any) -> None:
         nonlocal modules
         modules += 1
-        if modules > _MOST_MODULES:
-            raise MemoryError(f"more than {_MOST_MODULES} modules")
+        if modules > tuning.MOST_MODULES:
+            raise MemoryError(f"more than {tuning.MOST_MODULES} modules")
 
     counting = register_module_module_registration_hook(count)
     try:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask import devices
+from embgeom_dask import devices, tuning
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.kernels.bounds import BoundedPairs, LinearBound
 from embgeom_dask.kernels.counts import BinCounts, Bins, WithinCounts
@@ -64,7 +64,7 @@ def select(
     """See `embgeom_dask.kernels.passes.select`."""
     *parts, limit, other_limit = _put(product.device, *_parts(terms), row_limit, column_limit)
     row, column, factors = bound = _DeviceBound(*parts)
-    place = _places(_run(_hits, product, bound, limit, other_limit, diagonal))
+    place = _places(run(_hits, product, bound, limit, other_limit, diagonal))
     i, j = place // product.shape[1], place % product.shape[1]
     p = product.reshape(-1)[place].to(row.dtype)
     found, least = _fetch(place, row[i] + column[j] + factors[0] * p + factors[1] * p.abs())
@@ -89,7 +89,7 @@ def bin_pairs(
     *parts, numbers, lower, upper = _put(product.device, *low, *high, scalars, bins.lower, bins.upper)
     bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
     there = _DeviceBins(numbers, lower, upper, bins.root, equal=len(bins.table) == 0, half=bins.half)
-    counts, sums, undecided = _run(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
+    counts, sums, undecided = run(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
     count, total, place = _fetch(counts, sums.reshape(-1), _places(undecided))
     return BinCounts(count, total.reshape(-1, 4), *np.divmod(place, product.shape[1]))
 
@@ -134,7 +134,7 @@ def count_within(
     low, high = map(_parts, terms)
     *parts, near, far = _put(product.device, *low, *high, inside, outside)
     bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
-    rows, columns, unsure = _run(_count, product, bounds, near, far, _put(product.device, *weights), diagonal)
+    rows, columns, unsure = run(_count, product, bounds, near, far, _put(product.device, *weights), diagonal)
     row_count, column_count, place = _fetch(rows.reshape(-1), columns.reshape(-1), _places(unsure))
     counts = row_count.reshape(inside.size, -1).T, column_count.reshape(inside.size, -1).T
     return WithinCounts(*counts, *np.divmod(place, product.shape[1]))
@@ -194,12 +194,12 @@ def _fetch(*tensors: Tensor) -> list[Array]:
     return [part.view(dtype) for part, dtype in zip(np.split(joined, ends[:-1]), dtypes, strict=True)]
 
 
-def _run(work: Callable[..., Any], product: Tensor, *given: Any) -> Any:
-    """Run a pass, compiled if the device is cuda and torch.compile succeeds."""
-    if product.device.type != "cuda" or work in _not_compiled:
+def run(work: Callable[..., Any], product: Tensor, *given: Any) -> Any:
+    """Run a pass, compiled if the device is of those that `tuning` names and torch.compile succeeds."""
+    if product.device.type not in tuning.COMPILED_DEVICES or work in _not_compiled:
         return work(product, *given)
     try:
-        return compiled(work)(product, *given)
+        return compiled(work, backend=tuning.COMPILER)(product, *given)
     except Exception as error:
         if devices.out_of_memory(error):
             raise

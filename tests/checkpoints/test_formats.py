@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 import embgeom_dask as eg
-from embgeom_dask.checkpoints import by_architecture as tensors_of
+from embgeom_dask import tuning
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.storage import model_stores
@@ -338,10 +338,8 @@ def test_npy_files_that_are_no_matrix_are_refused(tmp_path: Path) -> None:
         ({"vocab_size": 2**31, "hidden_size": 2**31, "intermediate_size": 2**31}, "cannot tell the embeddings"),
     ],
 )
-def test_absurd_configs_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], words: str
-) -> None:
-    monkeypatch.setattr(tensors_of, "_MOST_MODULES", 1_000)
+@tuning.override(MOST_MODULES=1_000)
+def test_absurd_configs_are_refused(tmp_path: Path, config: dict[str, Any], words: str) -> None:
     tensors = {"a.weight": random(20, 8), "b.weight": random(20, 8)}
     source = make_checkpoint(tmp_path / "m", tensors, {**LLAMA, **config})
     with pytest.raises(InputError, match=words) as refused:

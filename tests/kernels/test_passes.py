@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 
-from embgeom_dask import devices
+from embgeom_dask import devices, tuning
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.kernels import cache, nearest, numba_passes, torch_passes
 from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
@@ -304,12 +304,8 @@ def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndar
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_passes_compile_as_a_whole_and_find_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fused(work: Callable[..., Any], *given: Any) -> Any:
-        names.append(work.__name__)
-        return torch_passes.compiled(work, backend=backend)(*given)
-
-    names: list[str] = []
+def test_passes_compile_as_a_whole_and_find_the_same(backend: str) -> None:
+    torch_passes.compiled.cache_clear()
     points = np.random.default_rng(3).normal(size=(33, 8)) / 4
     product, norms = torch.from_numpy(points @ points.T), (points**2).sum(1)
     low, high = (
@@ -322,13 +318,12 @@ def test_passes_compile_as_a_whole_and_find_the_same(backend: str, monkeypatch: 
         ("bin_pairs", (product, (low, high), weights, bins_of(20), True)),
     ):
         plain = getattr(torch_passes, name)(*asked)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch_passes, "_run", fused)
+        with tuning.override(COMPILED_DEVICES=("cpu",), COMPILER=backend):
             found = getattr(torch_passes, name)(*asked)
         for a, b in zip(plain, found, strict=True):
             np.testing.assert_array_equal(a, b)
         assert 0 < plain[-1].size < 33 * 16
-    assert names == ["_hits", "_count", "_bin"]
+    assert torch_passes.compiled.cache_info().currsize == 3
 
 
 def test_passes_run_uncompiled_where_torch_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,13 +338,13 @@ def test_passes_run_uncompiled_where_torch_cannot_compile(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", broken)
     tile = SimpleNamespace(device=torch.device("cuda"))
     with pytest.warns(EmbgeomWarning, match=r"torch\.compile fails, so tiles take longer \(no triton\)"):
-        assert torch_passes._run(work, tile, 1) == 2
-    assert torch_passes._run(work, tile, 1) == 2
+        assert torch_passes.run(work, tile, 1) == 2
+    assert torch_passes.run(work, tile, 1) == 2
     assert len(asked) == 1
-    monkeypatch.setattr(torch_passes, "compiled", lambda _: broken)
+    monkeypatch.setattr(torch_passes, "compiled", lambda *_, **__: broken)
     monkeypatch.setattr(torch_passes.devices, "out_of_memory", lambda _: True)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="triton"):
-        torch_passes._run(lambda product: 0, tile)
+        torch_passes.run(lambda product: 0, tile)
 
 
 def test_the_tile_of_a_device_without_float64_makes_none() -> None:
