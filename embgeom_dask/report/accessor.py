@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -110,6 +111,12 @@ class Report:
         """
         files.csv(self._result, path, name, overwrite=overwrite)
 
+    def report(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a report of this result as one HTML file, as `embgeom_dask.report` does of several."""
+        from embgeom_dask.report import page
+
+        return page.report(self._result, path, overwrite=overwrite)
+
 
 @xr.register_datatree_accessor("embgeom")
 class ReportOfTree:
@@ -140,3 +147,9 @@ class ReportOfTree:
     def plot(self) -> Plots:
         """The plots of these results: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`, `skymap`."""
         return Plots(self._tree)
+
+    def report(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a report of these results as one HTML file, as `embgeom_dask.report` does of several."""
+        from embgeom_dask.report import page
+
+        return page.report(self._tree, path, overwrite=overwrite)

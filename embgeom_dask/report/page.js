@@ -15,7 +15,15 @@
   }
 
   function revive(key, value) {
-    return value && value.base64 !== undefined ? new KINDS[value.kind](bytes_of(value.base64).buffer) : value
+    if (!value || value.planes === undefined) return value
+    const planes = bytes_of(value.planes) // the first bytes of all numbers, then the second ones, and so on
+    const size = KINDS[value.kind].BYTES_PER_ELEMENT
+    const count = planes.length / size
+    const bytes = new Uint8Array(planes.length)
+    for (let plane = 0; plane < size; plane++) {
+      for (let place = 0; place < count; place++) bytes[place * size + plane] = planes[plane * count + place]
+    }
+    return new KINDS[value.kind](bytes.buffer)
   }
 
   function unpack(id) {
@@ -142,6 +150,7 @@
     data.other_id.forEach((id, at) => names.set(id, data.other_token[at]))
     const own = new Map()
     data.id.forEach((id, at) => own.set(id, at))
+    if (data.same) data.id.forEach((id, at) => names.set(id, data.token[at]))
     const body = element("tbody")
     for (let rank = 0; rank < data.ranks; rank++) {
       const id = data.neighbor[place * data.ranks + rank]

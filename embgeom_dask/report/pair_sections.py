@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.report import charts, series
 from embgeom_dask.report.charts import Axis, Scale
-from embgeom_dask.report.gathering import Gathered, Item
+from embgeom_dask.report.gathering import Gathered, Item, whose
 from embgeom_dask.report.markup import Column, cut, table, text
 from embgeom_dask.report.parts import Parts, Section, array, for_each, legend, note, side_by_side
 
@@ -253,6 +253,9 @@ def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
     texts = _strings(result, "text", own.shape)
     of_neighbors = _strings(result, "neighbor_token", ids.shape)
     known, first = np.unique(ids, return_index=True)
+    if same := not whose(result).against:
+        others = ~np.isin(known, own)  # the names of the rest are there already
+        known, first = known[others], first[others]
     six_digits = np.array([float(f"{value:.6g}") for value in distance.ravel().tolist()], np.float32)
     return {
         "ranks": distance.shape[1],
@@ -263,7 +266,7 @@ def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
         "distance": array(six_digits),
         "other_id": array(known.astype(np.int32)),
         "other_token": [cut(each) for each in of_neighbors.ravel()[first].tolist()],
-        "same": "against" not in result.coords or str(result["against"].values) == str(result["model"].values),
+        "same": same,
     }
 
 

@@ -127,7 +127,11 @@ class Texts(HTMLParser):
         """The data that the page packed, with arrays as numpy's."""
 
         def revive(value: dict[str, Any]) -> Any:
-            return np.frombuffer(base64.b64decode(value["base64"]), value["kind"]) if "base64" in value else value
+            if "planes" not in value:
+                return value
+            kind = np.dtype(value["kind"])
+            planes = np.frombuffer(base64.b64decode(value["planes"]), np.uint8).reshape(kind.itemsize, -1)
+            return np.frombuffer(planes.T.tobytes(), kind)
 
         return json.loads(gzip.decompress(base64.b64decode(self.ids[name])), object_hook=revive)
 
@@ -362,6 +366,10 @@ def test_a_report_takes_results_as_they_are(made: Made, tmp_path: Path) -> None:
     found = eg.report([made.survey, made.scan, made.paths[1]], tmp_path / "r.html")
     assert found == tmp_path / "r.html"
     assert "Norm against distance" in found.read_text()
+    again = made.scan.embgeom.report(tmp_path / "scan.html")
+    assert page.html_of(gathering.gather(made.scan)).count("<table") == again.read_text().count("<table")
+    with pytest.raises(eg.InputError, match="exists"):
+        made.survey.embgeom.report(again)
     with pytest.raises(eg.InputError, match="no results"):
         eg.report([], tmp_path / "s.html")
     assert not (tmp_path / "s.html").exists()
