@@ -157,6 +157,15 @@ def test_an_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     assert "5" in run(command, "scan", store, "--farthest", "1", "--device", "cpu").split()
 
 
+@pytest.mark.parametrize(
+    "script", [".ci/run", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").iterdir())]
+)
+def test_a_script_can_be_read_and_run(script: str) -> None:
+    done = subprocess.run(["bash", "-n", ROOT / script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.access(ROOT / script, os.X_OK) == (not script.startswith("scripts/_"))  # which others read
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda file: file.stem)
 def test_a_workflow_is_pinned_and_may_do_little(file: Path) -> None:
     text = file.read_text()
