@@ -151,6 +151,9 @@ SCHEDULER_PATIENCE = 5.0
 WORKER_REMINDER = 60.0
 """Seconds between notes that no worker is there yet."""
 
+OUTAGE = 120.0
+"""Seconds in which a worker waits for what it cannot reach, before its task fails."""
+
 # Products of columns
 
 STRIPE_COLUMNS = 512
@@ -169,6 +172,12 @@ CHUNKS_WRITTEN_BEHIND = 2
 
 READ_WHOLE = 1.125
 """Rows taken from a stretch of fewer than so many times as many are read with all of it, in one piece."""
+
+FETCHED_BYTES = 64 << 20
+"""Of a group at a URL so many bytes are read in one go when it is opened, the smallest keys first."""
+
+COLLECTED_BYTES = 8 << 20
+"""What is written to a URL and is larger goes there by itself; the rest of its group in one go, at the end."""
 
 EXPORT_BYTES = 32 << 20
 """Rows that an export reads at a time."""

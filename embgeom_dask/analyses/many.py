@@ -222,7 +222,7 @@ def _outs(names: Sequence[str | None], out: PathLike | None) -> list[PathLike | 
     """Where the result of each store goes; nowhere for a store that is broken."""
     if out is None:
         return [None] * len(names)
-    if not paths.is_free(paths.locate(paths.join(os.fspath(out), "zarr.json"))):
+    if paths.exists(paths.locate(paths.join(os.fspath(out), "zarr.json"))):
         raise InputError(f"{out} is a result: with several stores `out` names a folder")
     return [None if name is None else paths.join(os.fspath(out), f"{name}.zarr") for name in names]
 

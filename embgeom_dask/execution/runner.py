@@ -30,7 +30,7 @@ from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.traversal import traverse
 from embgeom_dask.reductions.base import Array, MergedState
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import model_stores, outages
 
 Hints: TypeAlias = dict[str, Array | None]
 """What panels need not keep, by the name of the reduction; nothing before any was merged."""
@@ -57,7 +57,7 @@ def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | 
     callbacks.tell("computed", plan, panel)
     if journal is not None:
         _check_unchanged(plan)
-        journal.commit(panel, found)
+        outages.waited_out(lambda: journal.commit(panel, found))  # and not computed again
         callbacks.tell("committed", plan, panel)
     return found
 

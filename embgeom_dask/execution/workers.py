@@ -17,7 +17,7 @@ from distributed.comm import CommClosedError
 from embgeom_dask import devices, progress, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution.titles import Title
-from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage import model_stores, outages, paths
 from embgeom_dask.storage.model_stores import Matrix
 
 T = TypeVar("T")
@@ -288,7 +288,7 @@ def _checked(here: str, work: Callable[..., Any], *args: Any) -> Any:
     if (there := version("embgeom-dask")) != here:
         raise AbortRun(_other_version(address, there, here), address)
     try:
-        return work(*args)
+        return outages.waited_out(lambda: work(*args))
     except AbortRun as error:
         raise AbortRun(str(error), address) from error
     except EmbgeomError:

@@ -348,7 +348,7 @@ def write_model(
             raise InputError(f"{given.sizes['token_id']} labels for {expected} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
     with replacement.replacing(target, overwrite=overwrite, resume=resume) as place:
-        group = zarr.open_group(paths.writer(place), mode="a", zarr_format=3)
+        group = zarr.open_group(writer := paths.writer(place, fresh=resume is None), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             write_label(group, name, labels[name].values)
         found = set()
@@ -373,12 +373,13 @@ def write_model(
         if len(found) < len(matrices):
             del group["output_embedding"]
             tied = True
-        replacement.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION})
+        replacement.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION}, writer)
     return os.fspath(path)
 
 
 def check_writable(path: PathLike, *, overwrite: bool) -> None:
     """Raise InputError where writing a store to `path` would replace a store unasked, or anything else at all."""
+    paths.check_writable(paths.locate(path))
     if paths.is_free(paths.locate(path)):
         return
     if not is_store(path):

@@ -22,9 +22,10 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from embgeom_dask import private_apis
+from embgeom_dask import private_apis, tuning
 from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, shorten
 from embgeom_dask.redaction import redact
+from embgeom_dask.storage.url_groups import Collected, Fetched
 
 PathLike = str | os.PathLike[str]
 
@@ -32,6 +33,9 @@ UNFINISHED = "unfinished"
 """The attribute of a group at a URL that is being written, or whose writer died: a name of what it is, or true."""
 
 _READERS = 4  # threads that check chunks
+
+_PREFIXES = ("s3://", "s3a://", "gs://", "gcs://")
+"""Of file systems that list what begins with a prefix."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "s3", "https": "s3"}
 
@@ -115,7 +119,12 @@ def filesystem(place: str) -> tuple[AbstractFileSystem, str]:
 
 
 def _options(place: str) -> dict[str, Any]:
-    """What a file system is made with: of the hub a new one each time, since threads trip over listings they share."""
+    """What a file system is made with: of the hub a new one each time, since threads trip over listings they share.
+
+    In parts at a time s3fs would ask for the size of every key before it reads it.
+    """
+    if place.startswith(("s3://", "s3a://")):
+        return {"max_concurrency": 1}
     if not place.startswith("hf://"):
         return {}
     _hush_the_hub()
@@ -152,6 +161,21 @@ def remove(fs: AbstractFileSystem, files: Sequence[str]) -> None:
     places = [fs.resolve_path(file) for file in files]
     hub = HfApi(endpoint=fs.endpoint, token=fs.token)
     hub.batch_bucket_files(places[0].bucket_id, delete=[place.path for place in places])
+
+
+def sizes_in(url: str) -> dict[str, int]:
+    """The keys in the place at a URL, named from there, and their bytes; none where there is no such place."""
+    with explained(f"list {url}"):
+        fs, path = filesystem(url)
+        folder, _, name = path.rpartition("/")
+        try:
+            if folder and url.startswith(_PREFIXES):  # then nothing more is asked where nothing is there
+                found = fs.find(folder, prefix=f"{name}/", detail=True)
+            else:
+                found = fs.find(path, detail=True)
+        except FileNotFoundError:  # there is no such bucket
+            return {}
+        return {key[len(path) + 1 :]: info["size"] or 0 for key, info in found.items() if key != path}
 
 
 def exists(place: str) -> bool:
@@ -211,14 +235,38 @@ class _Strict(WrapperStore[Store]):
         return found
 
 
-def reader(place: str) -> Store:
-    """A zarr store to read the group at `place`, in which every chunk must be there."""
-    return _Strict(_open(place, read_only=True))
+def reader(place: str, *, whole: bool = False) -> Store:
+    """A zarr store to read the group at `place`, in which every chunk must be there.
+
+    Where the `whole` group is to be read, at a URL all that is small is read now, in one go.
+    """
+    store = _open(place, read_only=True)
+    return _Strict(_fetched(place, store) if whole and is_url(place) else store)
 
 
-def writer(place: str) -> Store:
-    """A zarr store to write the group at `place`."""
-    return _open(place, read_only=False)
+def _fetched(url: str, store: Store) -> Store:
+    sizes, left = sizes_in(url), tuning.FETCHED_BYTES
+    wanted = []
+    for name in sorted(sizes, key=sizes.__getitem__):
+        if (left := left - sizes[name]) < 0:
+            break
+        wanted.append(name)
+    fs, path = url_to_fs(url, **_options(url))  # as it has just listed it
+    found = fs.cat([f"{path}/{name}" for name in wanted]) if wanted else {}
+    return Fetched(store, sizes, {key[len(path) + 1 :]: content for key, content in found.items()})
+
+
+def writer(place: str, *, fresh: bool = False) -> Store:
+    """A zarr store to write the group at `place`; at a URL `flush` writes a `fresh` one, but for what is large."""
+    store = _open(place, read_only=False)
+    return Collected(store) if fresh and is_url(place) else store
+
+
+def flush(place: str, store: Store) -> None:
+    """Write what a `fresh` writer has kept, in one go, but for the group's own document, which ends it."""
+    if isinstance(store, Collected):
+        fs, path = filesystem(place)
+        fs.pipe({f"{path}/{key}": content for key, content in store.contents() if key != "zarr.json"})
 
 
 def _open(place: str, *, read_only: bool) -> Store:
@@ -237,15 +285,15 @@ def _open(place: str, *, read_only: bool) -> Store:
     return store
 
 
-def open_group(place: str) -> zarr.Group:
-    """Open the finished zarr group at `place`.
+def open_group(place: str, *, whole: bool = False) -> zarr.Group:
+    """Open the finished zarr group at `place`; the `whole` of it is to be read.
 
     Raises FileNotFoundError where there is none, ValueError where it is something else, and EmbgeomError where `place`
     cannot be reached.
     """
     try:
         with explained(f"read {place}"):
-            group = zarr.open_group(reader(place), mode="r", zarr_format=3, use_consolidated=True)
+            group = zarr.open_group(reader(place, whole=whole), mode="r", zarr_format=3, use_consolidated=True)
     except EmbgeomError as error:
         if not is_url(place) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
             raise ValueError(f"{place} is no zarr group") from error
@@ -283,11 +331,10 @@ def check_chunks(group: zarr.Group) -> None:
 
 def is_free(place: str) -> bool:
     """Whether nothing is at `place`, or at a URL only what a writer left unfinished."""
-    if not exists(place):
-        return True
     if not is_url(place):
-        return False
-    return left_unfinished(place) is not None
+        return not exists(place)
+    names = sizes_in(place)
+    return not names or ("zarr.json" in names and left_unfinished(place) is not None)
 
 
 def left_unfinished(url: str) -> str | bool | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import zarr
+from zarr.abc.store import Store
 
 from embgeom_dask import private_apis
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
@@ -90,14 +91,16 @@ def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Ite
 @contextmanager
 def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
     paths.check_writable(target)
-    if not overwrite and not paths.is_free(target):
+    there = paths.sizes_in(target)
+    unfinished = paths.left_unfinished(target) if "zarr.json" in there else None
+    if not overwrite and there and unfinished is None:
         raise EmbgeomError(f"cannot write {target}: something is there")
     try:
-        resumed = resume is not None and paths.left_unfinished(target) == resume
+        resumed = resume is not None and unfinished == resume
         fs, path = paths.filesystem(target)
         mark = {"zarr_format": 3, "node_type": "group", "attributes": {paths.UNFINISHED: resume or True}}
         fs.pipe_file(f"{path}/zarr.json", json.dumps(mark).encode())
-        old = [] if resumed else [file for file in fs.find(path) if file != f"{path}/zarr.json"]
+        old = [] if resumed else [f"{path}/{name}" for name in there if name != "zarr.json"]
         paths.remove(fs, old)
     except FileNotFoundError as error:
         raise EmbgeomError(f"cannot write {target}: there is no such bucket: {paths.explain(error)}") from error
@@ -201,13 +204,15 @@ async def _writes_in_flight() -> None:
         await asyncio.wait(tasks)
 
 
-def finish(place: str, attributes: Mapping[str, Any]) -> None:
+def finish(place: str, attributes: Mapping[str, Any], store: Store) -> None:
     """Write the attributes of the group that was written at `place`, with the metadata of its arrays; that ends it.
+
+    `store` is the `paths.writer` by which it was written; what it keeps is written first.
 
     It is what `zarr.consolidate_metadata` writes, and then `Group.attrs.put`. The former warns that format 3 does not
     specify it, and no warning can be silenced in one thread without meddling with those of others.
     """
-    group = zarr.open_group(paths.writer(place), mode="r+", zarr_format=3, use_consolidated=False)
+    group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     arrays = {name: array.metadata.to_dict() for name, array in sorted(group.arrays())}
     document = {
         "attributes": dict(attributes),
@@ -215,5 +220,6 @@ def finish(place: str, attributes: Mapping[str, Any]) -> None:
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
         "node_type": "group",
     }
+    paths.flush(place, store)
     fs, path = paths.filesystem(place)
     fs.pipe_file(f"{path}/zarr.json", json.dumps(document, indent=2).encode())

@@ -100,9 +100,14 @@ def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     """
     place = paths.locate(path)
     paths.check_writable(place)
-    if paths.is_free(place):
+    if not paths.sizes_in(place) if paths.is_url(place) else paths.is_free(place):
         return None
-    group = _result_group(path)
+    try:
+        group = _result_group(path)
+    except InputError:
+        if paths.is_free(place):
+            return None
+        raise
     if group.attrs["fingerprint"] != attrs["fingerprint"]:
         reason = differences(group.attrs, attrs)
         raise InputError(f"{path} holds a result from other settings ({reason}): choose another `out`, or remove it")
@@ -167,20 +172,21 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
     place = paths.locate(path)
     free = paths.is_free(place)
     if replace and not free:
-        open_result(path)
-    elif existing(path, dataset.attrs) is not None:
+        _result_group(path, whole=False)
+    elif not free and existing(path, dataset.attrs) is not None:
         return
     try:
         with replacement.replacing(place, overwrite=not free) as aside:
+            writer = paths.writer(aside, fresh=True)
             _storable(dataset).to_zarr(
-                paths.writer(aside),
+                writer,
                 mode="a",
                 zarr_format=3,
                 consolidated=False,
                 write_empty_chunks=True,
                 encoding={name: {"compressors": _COMPRESSORS} for name in dataset.variables},
             )
-            replacement.finish(aside, {**dataset.attrs, _ORDER: [str(name) for name in dataset.variables]})
+            replacement.finish(aside, {**dataset.attrs, _ORDER: [str(name) for name in dataset.variables]}, writer)
     except EmbgeomError as error:
         another = isinstance(error.__cause__, FileExistsError)
         if not another or existing(path, dataset.attrs) is None:  # which another command has put there meanwhile
@@ -225,7 +231,7 @@ def open_result(path: PathLike) -> Any:
     array([1.41421356])
     """
     folder = paths.locate(path)
-    if paths.is_free(paths.join(folder, "zarr.json")) and (groups := _groups_in(folder)):
+    if not paths.exists(paths.join(folder, "zarr.json")) and (groups := _groups_in(folder)):
         found = {_stem(each): open_result(each) for each in groups}
         table = found.pop(_stem(TABLE), None)
         if table is not None and table.attrs["command"] in _ONE_TABLE:
@@ -297,11 +303,11 @@ def _in_memory(variable: xr.Variable) -> xr.Variable:
     return variable.load() if variable.size * itemsize <= tuning.LOADED_BYTES else variable
 
 
-def _result_group(path: PathLike) -> zarr.Group:
-    """The zarr group of the result at `path`; InputError where there is none."""
+def _result_group(path: PathLike, *, whole: bool = True) -> zarr.Group:
+    """The zarr group of the result at `path`, the `whole` of which is read; InputError where there is none."""
     place = paths.locate(path)
     try:
-        group = paths.open_group(place)
+        group = paths.open_group(place, whole=whole)
     except FileNotFoundError:
         raise InputError(f"no result at {path}: name the folder that `out` wrote") from None
     except ValueError:

@@ -26,21 +26,6 @@ from tests import s3
 HOW: dict[str, Any] = {"neighbors": 2}
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with s3.server(tmp_path_factory.mktemp("s3")) as endpoint, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**s3.CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
-            patch.setenv(name, value)
-        yield endpoint
-
-
-@pytest.fixture
-def bucket(endpoint: str, request: pytest.FixtureRequest) -> str:
-    name = f"b{abs(hash(request.node.name)):x}"
-    s3fs.S3FileSystem().mkdir(name)
-    return f"s3://{name}"
-
-
 @pytest.fixture(autouse=True)
 def small_chunks() -> Iterator[None]:
     with tuning.override(CHUNK_BYTES=8192):

@@ -14,7 +14,7 @@ import embgeom_dask
 from embgeom_dask import devices
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
-from embgeom_dask.storage import replacement, results
+from embgeom_dask.storage import paths, replacement, results
 from embgeom_dask.storage.model_stores import find_matrix
 from embgeom_dask.testing import make_store
 
@@ -73,7 +73,7 @@ def test_a_result_ends_with_what_zarr_would_consolidate(tmp_path: Path) -> None:
     )
     with replacement.replacing(str(tmp_path / "r.zarr"), overwrite=False) as place:
         given.drop_attrs(deep=False).to_zarr(place, zarr_format=3, consolidated=False)
-        replacement.finish(place, given.attrs)
+        replacement.finish(place, given.attrs, paths.writer(place))
     document = json.loads((tmp_path / "r.zarr/zarr.json").read_text())
     with pytest.warns(UserWarning, match="Consolidated metadata"):
         zarr.consolidate_metadata(tmp_path / "r.zarr", zarr_format=3)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import s3fs
+
+from tests import s3
+from tests.proxy import Proxy
+
+
+@pytest.fixture(scope="package")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """The way to an S3 server, one for all tests: s3fs keeps its connections."""
+    with s3.server(tmp_path_factory.mktemp("s3")) as endpoint, pytest.MonkeyPatch.context() as patch:
+        proxy = Proxy(endpoint)
+        for name, value in {**s3.CREDENTIALS, "AWS_ENDPOINT_URL": proxy.address}.items():
+            patch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def endpoint(proxy: Proxy) -> str:
+    return proxy.address
+
+
+@pytest.fixture
+def bucket(endpoint: str, request: pytest.FixtureRequest) -> str:
+    name = f"b{abs(hash(request.node.nodeid)):x}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"
