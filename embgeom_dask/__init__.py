@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.components import components as components
     from embgeom_dask.analyses.controls import controls as controls
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
+    from embgeom_dask.analyses.lattice import lattice as lattice
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
     from embgeom_dask.analyses.outliers import outliers as outliers
     from embgeom_dask.analyses.readout import readout as readout
@@ -43,6 +44,7 @@ _HOME = {
     "convert": "checkpoints.convert",
     "duplicates": "analyses.duplicates",
     "export": "storage.export",
+    "lattice": "analyses.lattice",
     "list_models": "storage.listing",
     "neighbors": "analyses.neighbors",
     "open_model": "storage.model_stores",
@@ -67,6 +69,7 @@ _GIVE_RESULTS = {
     "compare",
     "components",
     "duplicates",
+    "lattice",
     "neighbors",
     "open_result",
     "outliers",

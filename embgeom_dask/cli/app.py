@@ -22,6 +22,7 @@ from embgeom_dask.cli.doctor import doctor
 from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
 from embgeom_dask.cli.graphs import components
+from embgeom_dask.cli.lattice import lattice
 from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.one_pass import spectrum, tokens, undertrained
 from embgeom_dask.cli.options import Version
@@ -51,7 +52,7 @@ def _options(
 
 
 for _command in (
-    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, undertrained, compare),
+    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, undertrained, lattice, compare),
     *(scan, neighbors, outliers, components, readout),
     *(show, status, report, plot, to_parquet, to_csv, to_netcdf, doctor),
 ):

@@ -25,6 +25,7 @@ _EXAMPLES = {
         "embgeom compare acme/base acme/tuned --all-pairs",
     ),
     "undertrained": ("embgeom undertrained acme/tiny --unused 3,5 --out undertrained.zarr",),
+    "lattice": ("embgeom lattice acme/half --tokens 0:10 --pairs-within 2",),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
     "report": (

@@ -31,7 +31,7 @@ def tokens(
     from embgeom_dask.cli import one_pass_text
 
     how: dict[str, Any] = {"role": role, "origin": origin, "out": out, "client": scheduler}
-    _ask("tokens", find_stores(stores, from_file), how, one_pass_text.tokens_text, as_json)
+    ask("tokens", find_stores(stores, from_file), how, one_pass_text.tokens_text, as_json)
 
 
 def spectrum(
@@ -52,7 +52,7 @@ def spectrum(
     from embgeom_dask.cli import one_pass_text
 
     how: dict[str, Any] = {"role": role, "components": components, "sky": sky, "out": out, "client": scheduler}
-    _ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
+    ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
 
 
 def undertrained(
@@ -75,10 +75,10 @@ def undertrained(
     from embgeom_dask.cli import unused_text
 
     how: dict[str, Any] = {"role": role, "unused": unused, "indicator": indicator, "out": out, "client": scheduler}
-    _ask("undertrained", find_stores(stores, from_file), how, unused_text.undertrained_text, as_json)
+    ask("undertrained", find_stores(stores, from_file), how, unused_text.undertrained_text, as_json)
 
 
-def _ask(
+def ask(
     command: str, stores: Sequence[str], how: dict[str, Any], as_text: Callable[[xr.Dataset], str], as_json: bool
 ) -> None:
     """Ask a question of one store and print its result, or of many and print their table."""

@@ -38,6 +38,11 @@ _OF_INDICATORS = (
     *("token_id", "token", "text", "category", "unused", "indicator_rank", "candidate", "input_norm"),
     *("unused_cosine_distance", "unused_centered_distance", "unused_component_distance", "unused_euclidean_distance"),
 )
+_OF_A_COLUMN = (
+    *("hidden", "step_min", "step_max", "step_extent", "value_min", "value_max", "exponent_min", "exponent_max"),
+    *("column_ulp", "both_signs"),
+)
+_OF_STEPS = ("pair_chebyshev_steps", "pair_cityblock_steps")
 _OF_SHARED = ("shared_token_id", "shared_token", "shared_distance")
 _OF_DIRECTIONS = (
     *("component", "against_component", "score_correlation", "component_cosine", "component_share"),
@@ -68,6 +73,10 @@ _OF_A_TABLE = {
     "against_unmatched": ("against_unmatched_token_id", ("against_unmatched_token_id", "against_unmatched_token")),
     "against_centroid": ("against_centroid", ("against_hidden", "hidden", "against_centroid")),
     "models": ("same_bytes", _OF_TWO_MODELS),
+    "lattice_columns": ("step_extent", _OF_A_COLUMN),
+    "exponents": ("exponent_count", ("exponent", "exponent_count")),
+    "exponent_distances": ("exponent_distance", ("token_id", "token", "exponent_distance")),
+    "lattice_pairs": ("pair_chebyshev_steps", ("pair", *_OF_STEPS)),
     "indicators": ("indicator_rank", _OF_INDICATORS),
     "unused_mean": ("unused_mean", ("hidden", "unused_mean")),
     "shared": ("shared_distance", ("unmatched_token_id", "unmatched_token", "shared", *_OF_SHARED)),

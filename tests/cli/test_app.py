@@ -563,6 +563,8 @@ def test_the_examples_of_every_help_run(run):
     np.save("directions.npy", rows()[:3].astype(np.float32))
     for name in ("base", "tuned"):
         testing.make_store(f"stores/acme--{name}.zarr", output=rows(), model=f"acme/{name}")
+    half = rows().astype(ml_dtypes.bfloat16)
+    testing.make_store("stores/acme--half.zarr", output=half, model="acme/half")
     for command in re.findall(r"^  ([a-z-]+) ", run("--help")[1].partition("Commands:")[2], re.M):
         examples = re.findall(r"^ +(embgeom .*)$", run(command, "--help")[1].partition("Examples:")[2], re.M)
         assert examples, command

@@ -4,10 +4,12 @@ import os
 import shutil
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import embgeom_dask as eg
+from embgeom_dask.cli.lattice_text import lattice_text
 from embgeom_dask.cli.one_pass_text import spectrum_text, tokens_text
 from embgeom_dask.cli.unused_text import undertrained_text
 from embgeom_dask.testing import make_store
@@ -68,3 +70,19 @@ def test_undertrained_tokens_fit_80_columns_and_come_in_order(store):
     values = found["unused_cosine_distance"].values
     order = [each for each in np.argsort(values) if each > 2 and values[each] <= found["threshold"].item()]
     assert [int(line.split()[0]) for line in lines] == order
+
+
+def test_a_lattice_fits_80_columns_and_counts_pairs(tmp_path):
+    rows = np.random.default_rng(3).integers(0x3F00, 0x3F03, (30, 3)).astype(np.uint16).view(ml_dtypes.bfloat16)
+    tokens = [f"{'very' * (i % 7)}long{i}\x1b[31m" for i in range(30)]
+    store = make_store(tmp_path / "l.zarr", rows, tokens=tokens, model="some-organisation/a-model-of-some-name")
+    found = eg.lattice(store, origin=3, within="0,1", pairs_within=1)
+    said = lattice_text(found)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "\x1b" not in said
+    steps = rows.view(np.uint16).astype(int)
+    apart = np.abs(steps[:, None] - steps[None])[np.triu_indices(30, 1)]
+    count = np.count_nonzero(apart.max(axis=1) <= 1)
+    assert f"{count} pairs at most 1 steps apart" in said
+    of_one = np.count_nonzero(apart.sum(axis=1) == 1)
+    assert ["1", str(of_one)] in [line.split() for line in said.splitlines()]

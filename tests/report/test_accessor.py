@@ -157,6 +157,7 @@ def test_every_variable_of_every_result_is_in_a_table(made: Made, client: Client
         "neighbors": eg.neighbors(made.store, ["w1", "w2"], k=3, client=client),
         "tokens": eg.tokens(made.store, client=client),
         "spectrum": eg.spectrum(made.store, sky="1,2,3", client=client),
+        "lattice": eg.lattice(made.rows.astype("bfloat16"), origin=1, within=9, pairs_within=9, client=client),
         "undertrained": eg.undertrained(made.store, unused="3,5", client=client),
         "compare": eg.compare(made.store, zeros, client=client),
         "compare widths": eg.compare(made.store, made.rows[:9, :3], columns=True, shared=2, client=client),
