@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from embgeom_dask.report.plots import Plots
 
-_KINDS = ("histogram", "cdf", "norms", "ranks", "heatmap", "skymap")
+_KINDS = ("histogram", "cdf", "norms", "ranks", "heatmap", "skymap", "spectrum", "components")
 
 
 def plot(
@@ -29,28 +29,31 @@ def plot(
     ranks: Annotated[bool, typer.Option("--ranks", help="Values against their ranks.")] = False,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Distances as colours.")] = False,
     skymap: Annotated[bool, typer.Option("--skymap", help="Directions in three components, of a spectrum.")] = False,
+    spectrum: Annotated[bool, typer.Option("--spectrum", help="Eigenvalues against their ranks.")] = False,
+    components: Annotated[bool, typer.Option("--components", help="Components against the radius.")] = False,
     of: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="Of --ranks: groups, farthest, nearest, neighbors, degrees, norms, centroid. "
-            "Of --heatmap: neighbors, pairs.",
+            "Of --heatmap: neighbors, pairs. Of --spectrum: eigenvalues, cumulative. Of --components: count, largest.",
         ),
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="With --histogram, --norms: count on a logarithmic axis.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Draw a saved result; a folder's models share axes."""
-    asked = dict(zip(_KINDS, (histogram, cdf, norms, ranks, heatmap, skymap), strict=True))
+    asked = dict(zip(_KINDS, (histogram, cdf, norms, ranks, heatmap, skymap, spectrum, components), strict=True))
     chosen = [kind for kind, wanted in asked.items() if wanted]
     if len(chosen) != 1:
         raise InputError(f"choose one plot: {', '.join(f'--{kind}' for kind in _KINDS)}")
     (kind,) = chosen
     settings: dict[str, Any] = {"log": True} if log else {}
     settings |= {"of": of} if of is not None else {}
-    for name, kinds in (("log", ("histogram", "norms")), ("of", ("ranks", "heatmap"))):
+    for name, kinds in (("log", ("histogram", "norms")), ("of", ("ranks", "heatmap", "spectrum", "components"))):
         if name in settings and kind not in kinds:
-            raise InputError(f"--{name} goes with {' and '.join(f'--{each}' for each in kinds)}, not with --{kind}")
+            *most, last = (f"--{each}" for each in kinds)
+            raise InputError(f"--{name} goes with {', '.join(most)} and {last}, not with --{kind}")
 
     def draw(plots: Plots, ax: Axes) -> None:
         getattr(plots, kind)(ax, **settings)

@@ -31,7 +31,8 @@ class Report:
 
     @property
     def plot(self) -> Plots:
-        """The plots of this result: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`, `skymap`."""
+        """The plots of this result: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`, `skymap`,
+        `spectrum`, `components`."""
         return Plots(self._result)
 
     def to_frame(self, name: str) -> pd.DataFrame:
@@ -145,7 +146,8 @@ class ReportOfTree:
 
     @property
     def plot(self) -> Plots:
-        """The plots of these results: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`, `skymap`."""
+        """The plots of these results: `plot.histogram()`, `cdf`, `norms`, `ranks`, `heatmap`, `skymap`,
+        `spectrum`, `components`."""
         return Plots(self._tree)
 
     def report(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

@@ -92,7 +92,7 @@ def histogram(result: Result, ax: Axes | None, *, log: bool, density: bool | Non
     found = series.of_models(result, "histogram_count", _NO_HISTOGRAM)
     density = len(found) > 1 if density is None else density
     ax = new_axes(ax)
-    for (label, each), color in zip(found, _colors(len(found)), strict=True):
+    for (label, each), color in zip(found, colors(len(found)), strict=True):
         count, edges = each["histogram_count"].to_numpy(), each["bin_edge"].to_numpy()
         height = count / float(each["pair_count"]) / np.diff(edges) if density else count
         ax.stairs(height, edges, fill=len(found) == 1, color=color, label=shown(label))
@@ -110,7 +110,7 @@ def cdf(result: Result, ax: Axes | None) -> Axes:
     load("matplotlib", "plot")
     found = series.of_models(result, "histogram_cdf", _NO_HISTOGRAM)
     ax = new_axes(ax)
-    for (label, each), color in zip(found, _colors(len(found)), strict=True):
+    for (label, each), color in zip(found, colors(len(found)), strict=True):
         below = float(each["histogram_below"] / each["pair_count"])
         share = np.concatenate([[below], each["histogram_cdf"].to_numpy()])
         ax.plot(each["bin_edge"].to_numpy(), share, color=color, label=shown(label))
@@ -140,7 +140,7 @@ def _finish_distances(ax: Axes, found: Sequence[Series]) -> None:
     ax.set_xlabel((metrics.pop() if len(metrics) == 1 else "distance") + left_out)
     if {series.scale_of(each) for _, each in found} == {"log"}:
         ax.set_xscale("log")
-    _name_models(ax, found)
+    name_models(ax, found)
 
 
 def norms(result: Result, ax: Axes | None, *, log: bool) -> Axes:
@@ -177,14 +177,14 @@ def _norms_of_rows(result: Result, ax: Axes | None, *, log: bool) -> Axes:
     ends = min(norm.min() for norm in all_norms), max(norm.max() for norm in all_norms)
     edges = np.histogram_bin_edges(all_norms[0], _NORM_BINS, ends)
     several = len(found) > 1
-    for (label, _), norm, color in zip(found, all_norms, _colors(len(found)), strict=True):
+    for (label, _), norm, color in zip(found, all_norms, colors(len(found)), strict=True):
         count = np.histogram(norm, edges)[0]
         height = count / norm.size if several else count
         ax.stairs(height, edges, fill=not several, color=color, label=shown(label))
     ax.set_xlabel("L2 norm")
     ax.set_ylabel("share of tokens" if several else "tokens")
     ax.set_yscale("log" if log else "linear")
-    _name_models(ax, found)
+    name_models(ax, found)
     return ax
 
 
@@ -196,11 +196,10 @@ def ranks(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     found = series.of_models(result, kind.variable, f"has no {of}", kind.dimension)
     lines = [line for each in found for line in _ranked(each, of)]
     ax = new_axes(ax)
-    for line, color in zip(lines, _colors(len(lines)), strict=True):
-        ax.plot(line.x, line.y, ".-" if line.x.size <= _PIXELS else "-", color=color, label=shown(line.label))
+    draw_lines(ax, lines)
     values = kind.values or series.metric_of(found[0].result)
     if of == "neighbors":
-        for (_, each), color in zip(found, _colors(len(found)), strict=True):
+        for (_, each), color in zip(found, colors(len(found)), strict=True):
             low, high = (_over_tokens(_neighbor_distances(each), how) for how in ("min", "max"))
             ax.fill_between(each["neighbor"].to_numpy(), low, high, color=color, alpha=0.2, linewidth=0)
         values = f"{values}: median, smallest to largest"
@@ -211,8 +210,14 @@ def ranks(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
         ax.xaxis.set_major_locator(load("matplotlib.ticker", "plot").MaxNLocator(integer=True))
     ax.set_xlabel(kind.ranks)
     ax.set_ylabel(values)
-    _name_models(ax, found, lines)
+    name_models(ax, found, lines)
     return ax
+
+
+def draw_lines(ax: Axes, lines: Sequence[Line]) -> None:
+    """Draw lines in the users' colours, with their points where these can be told apart."""
+    for line, color in zip(lines, colors(len(lines)), strict=True):
+        ax.plot(line.x, line.y, ".-" if line.x.size <= _PIXELS else "-", color=color, label=shown(line.label))
 
 
 def _ranked(each: Series, of: str) -> list[Line]:
@@ -337,14 +342,14 @@ def _chosen(result: Result, of: str | None, known: dict[str, Ranked], none: str)
     return of or there[0]
 
 
-def _colors(count: int) -> list[Any]:
+def colors(count: int) -> list[Any]:
     """The users' colours: steelblue for one, of several the range of inferno that shows on white."""
     if count == 1:
         return [COLOR]
     return [*load("matplotlib", "plot").colormaps[COLORS](np.linspace(0.1, 0.8, count))]
 
 
-def _name_models(ax: Axes, found: Sequence[Series], lines: Sequence[Line] = ()) -> None:
+def name_models(ax: Axes, found: Sequence[Series], lines: Sequence[Line] = ()) -> None:
     """Say whose the numbers are: a legend for several, a title for one."""
     if len(found) == 1:
         set_title(ax, found[0].result)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.report import drawing, skymap
+from embgeom_dask.report import curves, drawing, skymap
 from embgeom_dask.report.extras import load
 from embgeom_dask.report.series import Result
 from embgeom_dask.storage import replacement
@@ -180,6 +180,49 @@ class Plots:
             projection, or matplotlib is not installed.
         """
         return skymap.skymap(self._result, ax, components=components)
+
+    def spectrum(self, ax: Axes | None = None, *, of: Literal["eigenvalues", "cumulative"] = "eigenvalues") -> Axes:
+        """Draw the eigenvalues of the covariance against their ranks.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+        of : str
+            `eigenvalues`, on logarithmic axes, or `cumulative`, the share of the variance up to each rank.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result has no eigenvalues, or matplotlib is not installed.
+        """
+        return curves.spectrum(self._result, ax, of=of)
+
+    def components(self, ax: Axes | None = None, *, of: Literal["count", "largest"] = "count") -> Axes:
+        """Draw the connected components of tokens against the radius.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+        of : str
+            `count`, how many components there are, on a logarithmic axis, or `largest`, the share of the tokens in the
+            component of most.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result has no components, or matplotlib is not installed.
+        """
+        return curves.components(self._result, ax, of=of)
 
 
 def write(

@@ -27,6 +27,7 @@ class Results(NamedTuple):
     duplicates: xr.Dataset
     tokens: Any
     spectrum: xr.Dataset
+    components: Any
 
 
 def results(folder: Path, **settings: Any) -> Results:
@@ -55,7 +56,8 @@ def results(folder: Path, **settings: Any) -> Results:
     survey = eg.survey(stores, out=folder / "surveys", **settings)
     duplicates, tokens = eg.duplicates(stores, **settings), eg.tokens(stores, out=folder / "tokens", **settings)
     spectrum = eg.spectrum(stores[0], out=folder / "spectrum.zarr", **settings)
-    return Results(rows, one, few, tree, survey, duplicates, tokens, spectrum)
+    components = eg.components(stores, [1, 2, 2.5, 3, 4, 6], out=folder / "components", **settings)
+    return Results(rows, one, few, tree, survey, duplicates, tokens, spectrum, components)
 
 
 FIGURES: dict[str, Callable[[Results, Any], object]] = {
@@ -73,6 +75,10 @@ FIGURES: dict[str, Callable[[Results, Any], object]] = {
     "ranks-degrees": lambda made, ax: made.one.embgeom.plot.ranks(ax, of="degrees"),
     "heatmap-neighbors": lambda made, ax: made.one.embgeom.plot.heatmap(ax),
     "heatmap-pairs": lambda made, ax: made.few.embgeom.plot.heatmap(ax, of="pairs"),
+    "spectrum": lambda made, ax: made.spectrum.embgeom.plot.spectrum(ax),
+    "spectrum-cumulative": lambda made, ax: made.spectrum.embgeom.plot.spectrum(ax, of="cumulative"),
+    "components": lambda made, ax: made.components.embgeom.plot.components(ax),
+    "components-largest": lambda made, ax: made.components.embgeom.plot.components(ax, of="largest"),
     "skymap": lambda made, ax: made.spectrum.embgeom.plot.skymap(ax),
 }
 

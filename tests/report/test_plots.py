@@ -18,7 +18,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 from PIL import Image
-from scipy.spatial.distance import cdist, pdist
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist, pdist, squareform
 
 import embgeom_dask as eg
 from embgeom_dask.cli import app
@@ -206,6 +207,36 @@ def test_a_sky_map_refuses_what_it_cannot_draw(made: Results) -> None:
         made.survey.embgeom.plot.norms(log=True)
 
 
+def test_a_spectrum_is_numpys(made: Results) -> None:
+    rows = made.rows["org/a"].astype(np.float64)
+    true = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
+    ax = made.spectrum.embgeom.plot.spectrum()
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), np.stack([np.arange(1, 9), true], axis=1), rtol=1e-10)
+    assert (ax.get_xscale(), ax.get_yscale(), ax.get_title()) == ("log", "log", "org/a, output_embedding")
+    ax = made.spectrum.embgeom.plot.spectrum(of="cumulative")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.cumsum(true) / true.sum(), rtol=1e-10)
+    with pytest.raises(eg.InputError, match="`of` is one of eigenvalues, cumulative, not 'share'"):
+        made.spectrum.embgeom.plot.spectrum(of="share")
+    with pytest.raises(eg.InputError, match="has no eigenvalues: take the result of spectrum"):
+        made.one.embgeom.plot.spectrum()
+
+
+def test_components_are_those_of_the_graph_at_each_radius(made: Results) -> None:
+    count = made.components.embgeom.plot.components()
+    largest = made.components.embgeom.plot.components(of="largest")
+    assert [text.get_text() for text in count.get_legend().get_texts()] == ["org/a", "org/b_$x$"]
+    assert (count.get_xlabel(), count.get_yscale()) == ("radius, euclidean distance", "log")
+    for place, rows in enumerate(made.rows.values()):
+        unique, tokens = np.unique(rows.astype(np.float64), axis=0, return_counts=True)
+        near = squareform(pdist(unique))
+        for at, radius in enumerate([1, 2, 2.5, 3, 4, 6]):
+            components, label = connected_components(near <= radius, directed=False)
+            assert count.lines[place].get_xydata()[at].tolist() == [radius, components]
+            assert largest.lines[place].get_ydata()[at] == np.bincount(label, tokens).max() / len(rows)
+    with pytest.raises(eg.InputError, match="has no components: take the result of components"):
+        made.spectrum.embgeom.plot.components()
+
+
 def test_what_has_the_name_but_not_the_values_is_not_drawn(made: Results, client: Client) -> None:
     plots = eg.outliers(made.rows["org/a"], "0:9", client=client).embgeom.plot
     for draw_it, said in [(plots.ranks, "nothing that is ranked"), (plots.norms, "no norms")]:
@@ -377,10 +408,16 @@ def test_the_ending_is_the_format_and_a_figure_is_the_same_each_time(
     ("args", "message"),
     [
         (["--histogram"], "this result has no histogram: give scan --histogram"),
-        ([], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap"),
-        (["--cdf", "--norms"], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap"),
+        ([], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap, --spectrum, --components"),
+        (
+            ["--cdf", "--norms"],
+            "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap, --spectrum, --components",
+        ),
         (["--cdf", "--log"], "--log goes with --histogram and --norms, not with --cdf"),
-        (["--norms", "--of", "groups"], "--of goes with --ranks and --heatmap, not with --norms"),
+        (
+            ["--norms", "--of", "groups"],
+            "--of goes with --ranks, --heatmap, --spectrum and --components, not with --norms",
+        ),
         (
             ["--ranks", "--of", "sizes"],
             "--of is one of groups, farthest, nearest, neighbors, degrees, norms, centroid, not 'sizes'",
@@ -397,6 +434,8 @@ def test_the_command_refuses_in_a_line(
 
 def test_the_command_draws_a_sky_map(made: Results, folder: Path, tmp_path: Path) -> None:
     assert run("plot", folder / "spectrum.zarr", "--skymap", "-o", tmp_path / "sky.png") == 0
+    assert run("plot", folder / "spectrum.zarr", "--spectrum", "--of", "cumulative", "-o", tmp_path / "share.png") == 0
+    assert run("plot", folder / "components", "--components", "-o", tmp_path / "components.pdf") == 0
     assert run("plot", folder / "tokens", "--norms", "--log", "-o", tmp_path / "norms.svg") == 0
 
 
