@@ -35,6 +35,7 @@ def readout(
     against: Data,
     k: int = 10,
     *,
+    moments: bool = True,
     role: Role | None = None,
     gain: PathLike | ArrayLike | None = None,
     labels: PathLike | Iterable[str] | None = None,
@@ -48,7 +49,7 @@ def readout(
 
     Directions are rows of the model's width, like those of a sparse autoencoder's decoder, singular vectors, probes,
     steering vectors; from one of them to millions. This is the logit lens of weights: `scan` of the directions
-    `against` the vocabulary with metric `dot`, `top=k` and `bottom=k`.
+    `against` the vocabulary with metric `dot`, `top=k`, `bottom=k` and `moments_per_row`.
 
     Parameters
     ----------
@@ -59,6 +60,9 @@ def readout(
         The vocabulary, as a rule the output embedding of a store; `STORE:input` and `STORE:output` name a matrix.
     k : int
         How many tokens of either end to keep of each direction.
+    moments : bool
+        Whether to tell the moments of all products of each direction, too: then products are made in float64, which
+        takes a few times as long.
     role : {"input", "output"}, optional
         The matrix of the vocabulary's store; by default output, or input where there is no output matrix.
     gain : path or array, optional
@@ -85,7 +89,9 @@ def readout(
     -------
     xarray.Dataset
         `top_product` float64 and `top_token_id` int64 `(direction, top)`, largest first, with the strings `top_token`,
-        and the same for bottom, smallest first. `direction` numbers the rows, or has the token ids of a store or an
+        and the same for bottom, smallest first. Of all products of a direction, population moments as `scan` gives them
+        with `moments_per_row`: `row_mean`, `row_std`, `row_skew`, `row_kurtosis` (3 for normal numbers), `row_min`,
+        `row_max (direction)`. `direction` numbers the rows, or has the token ids of a store or an
         array; `label (direction)` are their names.
 
     Raises
@@ -114,7 +120,7 @@ def readout(
         check_widths(rows.matrix, vocabulary.matrix)
         names = _labels(labels, rows)
         factors = None if gain is None else _gain(gain, rows.matrix.hidden_size)
-        settings = {"k": count, "gain": _digest(factors), "labels": _digest(names)}
+        settings = {"k": count, "moments": moments, "gain": _digest(factors), "labels": _digest(names)}
         settings |= {"tokens": rows.selection, "against": vocabulary.selection}
         attrs = results.provenance("readout", [rows.matrix, vocabulary.matrix], [], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
@@ -128,6 +134,7 @@ def readout(
                 metric="dot",
                 top=count,
                 bottom=count,
+                moments_per_row=moments,
                 **how,
             )
         found = results.with_ids(found, [rows.token_id, vocabulary.token_id])

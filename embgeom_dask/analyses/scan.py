@@ -39,6 +39,7 @@ def scan(
     smallest: int | None = None,
     top: int | None = None,
     bottom: int | None = None,
+    moments_per_row: bool = False,
     histogram: int | None = None,
     histogram_scale: str = "linear",
     histogram_edges: Numbers | None = None,
@@ -62,8 +63,8 @@ def scan(
     """Compare every pair of rows of a matrix, or every row with every row of another; keep what is asked for, exactly.
 
     At least one of `farthest`, `nearest`, `neighbors`, `histogram`, `histogram_edges`, `quantiles`, `within` and
-    `pairs_within` must be given, or with metric `dot` of `largest`, `smallest`, `top` and `bottom`. One pass over the
-    pairs serves all of them.
+    `pairs_within` must be given, or with metric `dot` of `largest`, `smallest`, `top` and `bottom`, or in any
+    metric `moments_per_row`. One pass over the pairs serves all of them.
 
     Parameters
     ----------
@@ -94,6 +95,9 @@ def scan(
         multiplied by itself; identical rows of two tokens are a pair like others.
     top, bottom : int, optional
         With metric `dot`, how many of the rows of largest and of smallest product with it to keep for every row.
+    moments_per_row : bool
+        Whether to tell, of every row, the mean, the standard deviation (population: divided by their number), the
+        skewness, the kurtosis (3 for normal numbers), the smallest and the largest of its distances or products.
     histogram : int, optional
         How many equal bins to count pairs in, from 0 to a bound of the largest distance (see Notes). Bins are
         half-open, [edge, next edge), and the last is closed. Adds the mean, the standard deviation (n - 1), the
@@ -155,6 +159,8 @@ def scan(
         - `neighbor_distance`, `neighbor_token_id (token_id, neighbor)`, nearest first.
         - `largest_product (largest)`, `largest_token_id (largest, side)`, and the same for smallest; `top_product`,
           `top_token_id (token_id, top)`, and the same for bottom.
+        - `row_mean`, `row_std`, `row_skew`, `row_kurtosis`, `row_min`, `row_max`, `row_step (token_id)`; `row_count`,
+          how many others each token has.
         - `histogram_count`, `histogram_cdf (bin)`, `bin_edge (edge)`; `histogram_below`, `histogram_above`, how many
           pairs are outside all bins; `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`.
         - `quantile_lower`, `quantile_upper`, and `quantile_distance (quantile)` of exact ones.
@@ -192,6 +198,12 @@ def scan(
     most (d + 10) 2^-40 of itself and 2^-43 of the longest row. The quantile q of n distances is the one of rank
     ceil(q n), q as a decimal number: numpy's `inverted_cdf`.
 
+    Smallest and largest of a row are exact. Its other moments are those of its distances, as they are reported, each
+    rounded to a multiple of `row_step`: a power of two, 2^-28 to 2^-27 of a bound of the row's distances (of products,
+    |x| times the largest norm). Sums are integers, so that the bits hang on nothing else, and mean and standard
+    deviation are within half a step of the true ones. A step is a small part of the standard deviation s, and skewness
+    and kurtosis are off by a few step / s at most. scipy's `skew` and `kurtosis(fisher=False)` say the same.
+
     Examples
     --------
     >>> from embgeom_dask.testing import make_store
@@ -221,6 +233,7 @@ def scan(
         smallest=smallest,
         top=top,
         bottom=bottom,
+        moments_per_row=moments_per_row,
         histogram=histogram,
         histogram_scale=histogram_scale,
         histogram_edges=parse_numbers("histogram_edges", histogram_edges, in_order=True),

@@ -75,6 +75,9 @@ def scan(
     smallest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs of smallest product.")] = None,
     top: Annotated[int | None, typer.Option(metavar="K", help="K tokens of largest product with every token.")] = None,
     bottom: Annotated[int | None, typer.Option(metavar="K", help="K tokens of smallest product with it.")] = None,
+    moments_per_row: Annotated[
+        bool, typer.Option("--moments-per-row", help="Mean, std, skew, kurtosis, min, max of every token's distances.")
+    ] = False,
     histogram: Annotated[
         int | None, typer.Option(metavar="BINS", help="Count all distances in BINS bins; moments.")
     ] = None,
@@ -136,6 +139,7 @@ def scan(
         "smallest": smallest,
         "top": top,
         "bottom": bottom,
+        "moments_per_row": moments_per_row,
         "histogram": histogram,
         "histogram_scale": histogram_scale,
         "histogram_edges": histogram_edges,

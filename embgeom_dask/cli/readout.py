@@ -21,6 +21,9 @@ def readout(
     ],
     against: Annotated[str, typer.Option(metavar="STORE", help="The vocabulary: STORE, STORE:input, STORE:output.")],
     count: Annotated[int, typer.Option("-k", "--count", metavar="K", help="How many tokens of either end.")] = 10,
+    moments: Annotated[
+        bool, typer.Option("--moments/--no-moments", help="The moments of all products of a direction, too.")
+    ] = True,
     role: Role = None,
     gain: Annotated[
         str | None,
@@ -39,7 +42,14 @@ def readout(
     as_json: Json = False,
 ) -> None:
     """Name the tokens that directions write most and least."""
-    how: dict[str, Any] = {"role": role, "gain": gain, "labels": labels, "out": out, "device": device}
+    how: dict[str, Any] = {
+        "role": role,
+        "moments": moments,
+        "gain": gain,
+        "labels": labels,
+        "out": out,
+        "device": device,
+    }
     how |= {"client": scheduler, "memory_limit": memory_limit}
     _show(eg.readout(find_other(directions), find_other(against), count, **how), as_json)
 

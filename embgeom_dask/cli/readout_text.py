@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _DIRECTIONS = 10
 _TOKENS = 20
+_MOMENTS = ("mean", "std", "skew", "kurtosis")
 
 
 def readout_text(dataset: xr.Dataset) -> str:
@@ -36,4 +37,6 @@ def _direction(dataset: xr.Dataset, place: int) -> str:
     names = [f"{end}_{what}" for end in ("top", "bottom") for what in ("product", "token_id", "token")]
     columns = (one[name].to_numpy()[:_TOKENS].tolist() for name in names)
     rows = ([rank, *row] for rank, row in enumerate(zip(*columns, strict=True), start=1))
-    return f"{called}\n{align(['', 'most', 'id', 'token', 'least', 'id', 'token'], rows)}"
+    table = align(["", "most", "id", "token", "least", "id", "token"], rows)
+    moments = [f"{name} {one[f'row_{name}'].item():.6g}" for name in _MOMENTS if f"row_{name}" in one]
+    return "\n".join(filter(None, (called, ", ".join(moments), table)))

@@ -30,6 +30,7 @@ _MEMBERS_ACROSS = 5
 _LEFT_OUT_ACROSS = 10
 _VALUES_ACROSS = 10
 _GAP = 2
+_SPREAD = (np.nanmin, np.nanmedian, np.nanmean, np.nanmax)
 _ENDLESS = 1 << 20
 """Columns of what is no terminal: a file or a pipe gets every table whole."""
 
@@ -183,6 +184,8 @@ def scan_text(dataset: xr.Dataset) -> str:
     parts += [
         _by_rank(dataset, name, sides[-1]) for name in ("neighbor", "top", "bottom") if f"{name}_token_id" in dataset
     ]
+    if "row_mean" in dataset:
+        parts.append(_row_moments(dataset))
     if "histogram_count" in dataset:
         parts.append(_histogram(dataset))
     elif "distance_mean" in dataset:
@@ -268,9 +271,18 @@ def _by_rank(dataset: xr.Dataset, name: str, side: str) -> str:
     """The spread of the distances or products of each rank over all rows."""
     what = _measured(dataset, name)
     values = dataset[f"{name}_{what}"].to_numpy()
-    columns = [function(values, axis=0) for function in (np.nanmin, np.nanmedian, np.nanmean, np.nanmax)]
+    columns = [function(values, axis=0) for function in _SPREAD]
     header = [f"{side}{name}", f"least {what}", "median", "mean", "greatest"]
     return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
+
+
+def _row_moments(dataset: xr.Dataset) -> str:
+    """The spread of each moment of a row over all rows."""
+    rows = []
+    for name in ("row_min", "row_mean", "row_max", "row_std", "row_skew", "row_kurtosis"):
+        values = dataset[name].to_numpy()[np.isfinite(dataset[name].to_numpy())]
+        rows.append([name, *(function(values) if values.size else "" for function in _SPREAD)])
+    return align(["of a row", "least", "median", "mean", "greatest"], rows)
 
 
 def _moments(dataset: xr.Dataset) -> str:

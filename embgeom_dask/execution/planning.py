@@ -40,6 +40,8 @@ from embgeom_dask.reductions import (
     Neighbors,
     PairsWithin,
     Reductions,
+    RowEnd,
+    RowMoments,
     RowProducts,
     Thresholds,
     Within,
@@ -75,8 +77,8 @@ class InspectedRows:
 
     `distance_from_centre` (n,) float64 are those of the rows, `samples` (s, d) some of the rows as stored, and
     `duplicate_of` (n,) int64 the distinct row of the second side identical to each of the first (-1: none), where
-    pairs of these are left out. `norm` (rows,) float64 are bounds of the L2 norms of the distinct rows, where the
-    metric is a product.
+    pairs of these are left out. `distance_from_centre_of_rows` (rows,) float64 are those of the distinct rows, rounded
+    up: of a product their L2 norms.
     """
 
     matrices: list[Matrix]
@@ -84,7 +86,7 @@ class InspectedRows:
     centre: NDArray[np.float64]
     distance_from_centre: list[NDArray[np.float64]]
     samples: list[NDArray[np.generic]]
-    norm: list[NDArray[np.float64] | None]
+    distance_from_centre_of_rows: list[NDArray[np.float64]]
     duplicate_of: NDArray[np.int64] | None
 
     @property
@@ -117,9 +119,11 @@ def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: 
             needed.cache,
             needed.cache_on_device,
             uuid4().hex,
-            norm=norm,
+            norm=lengths if METRICS[spec.metric].is_product else None,
         )
-        for matrix, rows, norm in zip(inspected.matrices, inspected.rows, inspected.norm, strict=True)
+        for matrix, rows, lengths in zip(
+            inspected.matrices, inspected.rows, inspected.distance_from_centre_of_rows, strict=True
+        )
     ]
     instead = point_formats_instead(point_format, inspected.dtypes, inspected.distance_from_centre)
     return Plan((sources[0], sources[-1]), reductions, resources.device, needed, instead)
@@ -157,7 +161,7 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
             some,
             *(other.take(ids[: tuning.SAMPLE_ROWS]) for other, ids in sides[1:] if spec.neighbors or spec.radii),
         ],
-        norm=_norms(sides, summaries, rows) if metric.is_product else [None for _ in sides],
+        distance_from_centre_of_rows=_of_rows(sides, summaries, rows),
         duplicate_of=_identical_rows(sides, summaries, rows) if spec.distinct else None,
     )
 
@@ -195,6 +199,12 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
     for name, smallest in (("top", False), ("bottom", True)):
         if count := getattr(spec, name):
             reductions[name] = RowProducts(count, rows[0].token_id.size, symmetric, smallest=smallest)
+    if spec.moments_per_row:
+        lengths, size = inspected.distance_from_centre_of_rows, rows[0].token_id.size
+        bounds = metric.row_bounds(lengths[0], float(lengths[-1].max())) * (1 + 1e-9)
+        exponent = np.where(bounds > 0, np.frexp(bounds)[1], 0).astype(np.int64)
+        reductions["row_moments"] = RowMoments(exponent, weights, symmetric)
+        reductions |= {end.name: end for end in (RowEnd(1, size, symmetric, largest=each) for each in (False, True))}
     if spec.summed:
         top = distance_bound(metric, largest)
         edges = spec.histogram_edges or bin_edges(spec.bins, top, spec.histogram_scale)
@@ -263,10 +273,8 @@ def fit_memory(
     )
 
 
-def _norms(
-    sides: list[Selected], found: list[RowSummary], rows: list[DistinctRows]
-) -> list[NDArray[np.float64] | None]:
-    """Bounds of the norms of the distinct rows of each side."""
+def _of_rows(sides: list[Selected], found: list[RowSummary], rows: list[DistinctRows]) -> list[NDArray[np.float64]]:
+    """Bounds of the distances from the centre of the distinct rows of each side."""
     return [
         summary.distance_from_centre[np.searchsorted(token_id, distinct.token_id)] * (1 + 1e-9)
         for (_, token_id), summary, distinct in zip(sides, found, rows, strict=True)

@@ -95,7 +95,7 @@ def _can_round(settings: ScanSpec, width: int) -> bool:
 
 def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, fastest: list[str]) -> list[str]:
     """The elements, fastest first, that points may be of that are no integers; without radii the first is taken."""
-    if settings.summed or ("float64" in dtypes and not METRICS[settings.metric].is_product):
+    if settings.summed or settings.moments_per_row or ("float64" in dtypes and not METRICS[settings.metric].is_product):
         return ["float64"]
     offset = float(np.linalg.norm(centre))
     near_origin = offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10

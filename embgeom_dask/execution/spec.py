@@ -34,7 +34,8 @@ _OF_DISTANCES = (
     "pairs_within",
 )
 _OF_PRODUCTS = ("largest", "smallest", "top", "bottom")
-_KEEP = (*_OF_DISTANCES, *_OF_PRODUCTS)
+_OF_BOTH = ("moments_per_row",)
+_KEEP = (*_OF_DISTANCES, *_OF_PRODUCTS, *_OF_BOTH)
 _COUNTS = ("farthest", "nearest", "neighbors", "histogram", "max_pairs", *_OF_PRODUCTS)
 
 
@@ -71,6 +72,7 @@ class ScanSpec:
     tokens: str | None = None
     against: str | None = None
     distinct: bool = False
+    moments_per_row: bool = False
     components: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -96,8 +98,9 @@ class ScanSpec:
     def _check_kept(self) -> None:
         """Refuse to keep nothing, products of a distance, and distances of a product."""
         is_product = METRICS[self.metric].is_product
-        there, other = (_OF_PRODUCTS, _OF_DISTANCES) if is_product else (_OF_DISTANCES, _OF_PRODUCTS)
-        options = [f"`{name}`" for name in there]
+        distances = (*_OF_DISTANCES, "components")
+        there, other = (_OF_PRODUCTS, distances) if is_product else (_OF_DISTANCES, _OF_PRODUCTS)
+        options = [f"`{name}`" for name in (*there, *_OF_BOTH)]
         choice = f"ask for {', '.join(options[:-1])} or {options[-1]}"
         for name in other:
             if name in self.kept and is_product:
@@ -125,7 +128,8 @@ class ScanSpec:
     @property
     def kept(self) -> set[str]:
         """What is to be kept."""
-        return {name for name in (*_KEEP, "components") if getattr(self, name) is not None}
+        asked = {name: getattr(self, name) for name in (*_KEEP, "components")}
+        return {name for name, value in asked.items() if value is not None and value is not False}
 
     @property
     def radii(self) -> tuple[float, ...]:

@@ -186,6 +186,14 @@ class Metric(ABC):
         """Return the distances of values."""
         return np.sqrt(values) if self.root else values
 
+    def row_bounds(self, lengths: Array, other: float) -> Array:
+        """Return a bound of the distances of each row (b,), where `lengths` (b,) are the distances from the centre.
+
+        `other` is the largest of those that it is compared with. Of products, a bound of their size.
+        """
+        bounds: Array = lengths + other
+        return bounds
+
     def bound(self, largest: float) -> float:
         """Return a bound of every distance; `largest` is the sum of the two largest distances from the centre."""
         return largest

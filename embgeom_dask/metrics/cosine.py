@@ -58,6 +58,10 @@ class Cosine(Metric):
         """Return 2, the distance of opposite rows."""
         return 2.0
 
+    def row_bounds(self, lengths: Array, other: float) -> Array:  # noqa: ARG002
+        """Return 2 for each row."""
+        return np.full(lengths.shape, 2.0)
+
     def points(self, values: Array, dtype: Any) -> Points:
         """Return unit vectors; their norms are 1."""
         return Points(_unit(values).astype(dtype), Norms(np.ones(len(values))))

@@ -116,6 +116,11 @@ class Dot(Metric):
         """Return the value, rounded once."""
         return order.numerator / (order.denominator << 2148)
 
+    def row_bounds(self, lengths: Array, other: float) -> Array:
+        """Return |x| times the largest norm."""
+        bounds: Array = lengths * other
+        return bounds
+
     def bound(self, largest: float) -> float:
         """Return a bound of every product's size: that of half the sum of the two largest norms, squared."""
         return (0.5 * largest) ** 2

@@ -9,6 +9,7 @@ from embgeom_dask.reductions.histogram import Histogram
 from embgeom_dask.reductions.neighbors import Neighbors
 from embgeom_dask.reductions.order_statistics import OrderStatistics
 from embgeom_dask.reductions.pairs_within import PairsWithin
+from embgeom_dask.reductions.row_moments import RowEnd, RowMoments
 from embgeom_dask.reductions.row_products import RowProducts
 from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.within import Within
@@ -22,6 +23,8 @@ __all__ = [
     "PairsWithin",
     "Reduction",
     "Reductions",
+    "RowEnd",
+    "RowMoments",
     "RowProducts",
     "Thresholds",
     "Within",

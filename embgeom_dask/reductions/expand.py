@@ -143,6 +143,11 @@ def lexical_order(*columns: Array) -> Array:
     return np.argsort(key)
 
 
+def token_lines(rows: DistinctRows) -> Array:
+    """The row of each token, tokens in ascending order of their id: (tokens,) int64."""
+    return np.repeat(np.arange(rows.token_id.size), rows.weights)[np.argsort(rows.members)]
+
+
 def _tokens_of(rows: DistinctRows, positions: Array) -> tuple[Array, Array]:
     """The tokens of the rows at `positions` (p,), row after row, and for each the index of its row in `positions`.
 

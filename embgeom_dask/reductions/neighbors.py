@@ -210,6 +210,13 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
             source[near], target[near], rank[used][pair], known[pair], equal[pair], sides, self.k, self.duplicate_of
         )
 
+    def _first(self, state: Candidates, exact: Exact) -> tuple[Array, Array]:
+        """The rows that have a neighbour, and the distance of the nearest of each."""
+        ordered, rank = _ordered(state.pairs, exact)
+        source, _, pair, place = self._directed(ordered, rank, state.limit)
+        pair = pair[place == 0]
+        return source[place == 0], exact.distances(ordered.first[pair], ordered.second[pair])
+
     def _add_valued(self, state: Candidates, found: NearestPairs, exact: Exact) -> Candidates:
         """Add pairs whose values are known to float64; tightens `best` and `limit` in place."""
         slack = exact.value_slack(found.first, found.second, found.value)

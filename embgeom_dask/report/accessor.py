@@ -42,12 +42,13 @@ class Report:
         each model, like the mean of all distances. `tokens`: a line a token, and `numbers`. `farthest`, `nearest`,
         `pairs`: `rank` (not of `pairs`), `distance`, `token_id_a`, `token_a`, `token_id_b`, `token_b`. `neighbors`:
         `token_id`, `token`, `rank`, `neighbor_token_id`, `neighbor_token`, `distance`. `largest`, `smallest` as
-        `farthest`, and `top`, `bottom` as `neighbors`, with a column `product` and ids `top_token_id`. `groups` of
-        identical rows: `model`, `group`, `group_population`; `members`: these and `token_id`, `token`. `histogram`,
-        `within`, `degrees`, `quantiles`, `left_out`, `against_left_out`, `centroid`, `token_to_group`, of a spectrum
-        `eigenvalues`, `components`, `component_error`, `scores`, `sky`, `columns`, `outlier_dimensions`, of
-        outliers `sides`, `segments`, `vertices`, and of components `connected_components`, `token_to_component`,
-        `radii`, `numbers`: columns named as the variables. A list of neighbors that is short has fewer lines.
+        `farthest`, and `top`, `bottom` as `neighbors`, with a column `product` and ids `top_token_id`; `row_moments`, a
+        line a row. `groups` of identical rows: `model`, `group`, `group_population`; `members`: these and `token_id`,
+        `token`. `histogram`, `within`, `degrees`, `quantiles`, `left_out`, `against_left_out`, `centroid`,
+        `token_to_group`, of a spectrum `eigenvalues`, `components`, `component_error`, `scores`, `sky`, `columns`,
+        `outlier_dimensions`, of outliers `sides`, `segments`, `vertices`, and of components `connected_components`,
+        `token_to_component`, `radii`, `numbers`: columns named as the variables. A list of neighbors that is short has
+        fewer lines.
 
         Raises
         ------

@@ -49,7 +49,10 @@ _OF_DIRECTIONS = (
     "against_component_share",
 )
 
+_ROW_MOMENTS = ("row_mean", "row_std", "row_skew", "row_kurtosis", "row_min", "row_max")
+
 _OF_A_TABLE = {
+    "row_moments": ("row_mean", ("token_id", "token", "direction", "label", *_ROW_MOMENTS, "row_step")),
     "histogram": (
         "histogram_count",
         ("bin_left", "bin_right", "bin_center", "histogram_count", "histogram_cdf"),

@@ -127,7 +127,7 @@ def test_products_of_every_element_equal_those_of_numpy(
 def test_what_a_metric_does_not_have_is_refused_in_one_line(client: Client, tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
     for asked, words in (
-        ({"metric": "dot"}, "nothing to keep: ask for `largest`, `smallest`, `top` or `bottom`"),
+        ({"metric": "dot"}, "nothing to keep: ask for `largest`, `smallest`, `top`, `bottom` or `moments_per_row`"),
         ({"metric": "dot", "farthest": 1}, "`farthest` is of distances, and `metric` dot is none: ask for `largest`"),
         ({"metric": "dot", "histogram": 4, "top": 1}, "`histogram` is of distances, and `metric` dot is none"),
         ({"metric": "dot", "pairs_within": 0, "top": 1}, "`pairs_within` is of distances"),

@@ -14,6 +14,7 @@ from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from scipy import stats
 
 import embgeom_dask as eg
 from embgeom_dask.errors import EmbgeomError
@@ -59,6 +60,16 @@ def test_directions_of_any_kind_are_read_out(kind: str, store: str, client: Clie
     assert found["direction"].values.tolist() == list(range(7))
     assert found["label"].values.tolist() == ([f"t{i}" for i in range(7)] if kind == "store" else [""] * 7)
     assert found.attrs["command"] == "readout"
+    products = DIRECTIONS.astype(float) @ VOCABULARY.astype(float).T
+    np.testing.assert_allclose(found["row_mean"], products.mean(1), atol=1e-6)
+    np.testing.assert_allclose(found["row_std"], products.std(1), rtol=1e-6)
+    np.testing.assert_allclose(found["row_skew"], stats.skew(products, axis=1), atol=1e-6)
+    np.testing.assert_allclose(found["row_kurtosis"], stats.kurtosis(products, axis=1, fisher=False), rtol=1e-6)
+    for name, end in (("row_max", "top"), ("row_min", "bottom")):
+        np.testing.assert_array_equal(found[name], found[f"{end}_product"].isel({end: 0}))
+    without = eg.readout(given_as[kind], store, k=4, moments=False, client=client)
+    assert "row_mean" not in without
+    np.testing.assert_array_equal(without["top_product"], found["top_product"])
 
 
 def test_a_gain_multiplies_the_columns_exactly(store: str, client: Client, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_its_tables_fit_80_columns(files, monkeypatch):
     said = readout_text(eg.readout("d.npy", "m.zarr", k=30, labels="labels.txt"))
     assert max(map(len, said.splitlines())) <= 80
     assert "\x1b" not in said
-    assert "direction 9 feature 9" in said
+    assert "direction 9 feature 9\nmean " in said
     assert said.endswith("2 more directions, 10 more tokens of each: --json prints all, --out saves them")
 
 

@@ -26,6 +26,8 @@ from embgeom_dask.reductions import (
     OrderStatistics,
     PairsWithin,
     Reductions,
+    RowEnd,
+    RowMoments,
     RowProducts,
     Thresholds,
     Within,
@@ -94,21 +96,33 @@ def cases(draw: Any) -> Case:
     )
 
 
+def exponent(case: Case) -> int:
+    """That of a power of two which no distance exceeds."""
+    first, second = np.indices((case.sides.first.token_id.size, case.sides.second.token_id.size)).reshape(2, -1)
+    return int(np.frexp(np.abs(case.exact.distances(first, second)).max())[1])
+
+
 def reductions_of(case: Case, k: int, rng: np.random.Generator) -> Reductions:
     """All of them, with thresholds at distances of pairs."""
     metric, sides = case.exact.metric, case.sides
     rows = sides.first.token_id.size
+    weights = sides.first.weights, sides.second.weights
+    moments = RowMoments(rng.integers(0, 3, rows) + exponent(case), weights, sides.symmetric)
+    ends_of_rows = [RowEnd(1, rows, sides.symmetric, largest=largest) for largest in (False, True)]
     if metric.is_product:
-        products: list[Any] = [Extreme(k, farthest, of_products=True) for farthest in (False, True)]
+        products: list[Any] = [moments, *ends_of_rows]
+        products += [Extreme(k, farthest, of_products=True) for farthest in (False, True)]
         products += [RowProducts(k, rows, sides.symmetric, smallest=smallest) for smallest in (False, True)]
         return {reduction.name: reduction for reduction in products}
     first, second = np.indices((sides.first.token_id.size, sides.second.token_id.size)).reshape(2, -1)
     apart = first < second if sides.symmetric else np.ones(first.size, bool)
     distance = np.append(case.exact.distances(first[apart], second[apart]), 1.0)
     radii = np.unique(rng.choice(distance, 3))
-    edges, weights = np.unique([0.0, *radii, 2 * distance.max()]), (sides.first.weights, sides.second.weights)
+    edges = np.unique([0.0, *radii, 2 * distance.max()])
     pairs = int((weights[0][first] * weights[1][second])[apart].sum())
     found: list[Any] = [
+        moments,
+        *ends_of_rows,
         Extreme(k, farthest=True),
         Extreme(k, farthest=False),
         Neighbors(k, rows, sides.symmetric),
