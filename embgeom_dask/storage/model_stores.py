@@ -27,9 +27,9 @@ from embgeom_dask.storage.labels import digest_labels as digest_labels
 from embgeom_dask.storage.labels import empty_label, read_labels, suffix_of, write_label
 from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_rows
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import FORMAT_VERSION, Metadata, chunk_rows, damaged, read_metadata
 from embgeom_dask.storage.validation import LABELS as LABELS
 from embgeom_dask.storage.validation import MATRICES as MATRICES
+from embgeom_dask.storage.validation import Metadata, chunk_rows, damaged, format_attributes, read_metadata
 from embgeom_dask.storage.validation import is_store as is_store
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ def write_model(
         if len(found) < len(matrices):
             del group["output_embedding"]
             tied = True
-        replacement.finish(place, {**attrs, "tied": tied, "format_version": FORMAT_VERSION}, writer)
+        replacement.finish(place, {**attrs, "tied": tied, **format_attributes()}, writer)
     return os.fspath(path)
 
 

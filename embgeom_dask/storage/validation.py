@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
 
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
-from embgeom_dask.errors import NO_STORE, EmbgeomError, InputError
+from embgeom_dask.errors import NO_STORE, EmbgeomError, InputError, shorten
 from embgeom_dask.storage import paths, records
 from embgeom_dask.storage.paths import PathLike
 
@@ -36,7 +37,7 @@ _LARGEST_CHUNK = (1 << 31) - 1
 """What blosc can hold."""
 _NO_FILE = -1
 _SHA256 = re.compile("[0-9a-f]{64}")
-_TEXTS = ("revision", "tokenizer", "architecture", "license")
+_TEXTS = ("revision", "tokenizer", "architecture", "license", "written_by")
 _GRID = ("chunk_grid", "configuration", "chunk_shape")
 _AT_ONCE = 8
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
@@ -79,6 +80,11 @@ def read_metadata(store: PathLike) -> Metadata:
         where it cannot be read.
     """
     return _validated(*_read_root(store))
+
+
+def format_attributes() -> dict[str, Any]:
+    """The attributes that say in which layout a store is, and which version wrote it."""
+    return {"format_version": FORMAT_VERSION, "written_by": f"embgeom-dask {version('embgeom-dask')}"}
 
 
 def is_store(path: PathLike) -> bool:
@@ -162,11 +168,16 @@ def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _validated(path: str, content: bytes) -> Metadata:
     root = _parse(path, content)
-    version = root["attributes"].get("format_version")
-    if version != FORMAT_VERSION:
-        newer = type(version) is int and version > FORMAT_VERSION
-        remedy = "install the newer embgeom-dask that made it" if newer else "convert the model again, and overwrite it"
-        raise InputError(f"{path} has layout {version!r:.20}, this version reads {FORMAT_VERSION}: {remedy}")
+    found = root["attributes"].get("format_version")
+    if found != FORMAT_VERSION:
+        newer = type(found) is int and found > FORMAT_VERSION
+        remedy = "use that version" if newer else "convert the model again, and overwrite it"
+        by = root["attributes"].get("written_by")
+        by = shorten(by, 40) if isinstance(by, str) and by else "another embgeom-dask"
+        raise InputError(
+            f"{path} has layout {found!r:.20}, written by {by}; this version, {version('embgeom-dask')}, reads layout "
+            f"{FORMAT_VERSION}: {remedy}"
+        )
     try:
         arrays = _at(root, "consolidated_metadata", "metadata")
         whole = isinstance(arrays, dict) and all(isinstance(array, dict) for array in arrays.values())

@@ -19,6 +19,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embgeom_dask import __version__
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import listing, model_stores
 from embgeom_dask.storage.row_selection import find_rows
@@ -106,7 +107,8 @@ def test_layout_on_disk(tmp_path: Path) -> None:
         *("text", "token", "token_id", "zarr.json"),
     ]
     root = json.loads((store / "zarr.json").read_text())
-    assert root["attributes"] == {"model": "org/name", "revision": "", "tied": False, "format_version": 2}
+    by = {"format_version": 2, "written_by": f"embgeom-dask {__version__}"}
+    assert root["attributes"] == {"model": "org/name", "revision": "", "tied": False, **by}
     metadata = json.loads((store / "output_embedding/zarr.json").read_text())
     assert metadata["data_type"] == "bfloat16"
     assert metadata["chunk_grid"]["configuration"]["chunk_shape"] == [8_192, 512]

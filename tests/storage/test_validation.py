@@ -16,7 +16,7 @@ import zarr
 from distributed import Client
 
 import embgeom_dask as eg
-from embgeom_dask import tuning
+from embgeom_dask import __version__, tuning
 from embgeom_dask.analyses import all_pairs
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
@@ -89,7 +89,10 @@ def refused(store: Path, words: str, remedy: str = "convert the model again, and
         (lambda root: root["set"].update(decision=[]), "its attribute decision is no object"),
         (lambda root: root["set"].update(decision={"input": {"how": 1}}), "decision names no tensor for input"),
         (lambda root: root["set"].pop("format_version"), "has layout None"),
-        (lambda root: root["set"].update(format_version=1), "has layout 1, this version reads 2: convert"),
+        (
+            lambda root: root["set"].update(format_version=1),
+            "has layout 1, written by embgeom-dask ",
+        ),
         (lambda root: root["arrays"].pop("token"), "it has no token"),
         (lambda root: root["arrays"].clear(), "it has no matrix"),
         (lambda root: root["arrays"].update(output_embedding=5), "its zarr.json has no consolidated metadata"),
@@ -106,8 +109,11 @@ def test_a_group_that_says_something_wrong(store: Path, edit: Edit, words: str) 
 
 
 def test_a_store_of_a_newer_layout_asks_for_the_newer_version(store: Path) -> None:
-    edit_root(store, lambda root: root["set"].update(format_version=3))
-    refused(store, "has layout 3, this version reads 2", remedy="install the newer embgeom-dask that made it")
+    edit_root(store, lambda root: root["set"].update(format_version=3, written_by="embgeom-dask 9.1"))
+    said = f"has layout 3, written by embgeom-dask 9.1; this version, {__version__}, reads layout 2: use that version"
+    refused(store, said.replace(".", r"\."), remedy="use that version")
+    edit_root(store, lambda root: root["set"].update(written_by=["?"]))
+    refused(store, "has layout 3, written by another embgeom-dask; this version", remedy="use that version")
 
 
 def set_at(*keys: str, value: Any) -> Edit:
@@ -402,6 +408,8 @@ def test_a_conversion_replaces_a_damaged_store_where_it_is_told_to(
     assert eg.convert(checkpoint, tmp_path / "s", overwrite=True) == str(store)
     assert model_stores.find_matrix(store).read(0, 500).tobytes() == CLOUD.tobytes()
     edit_root(store, lambda root: root["set"].update(format_version=1))
-    with pytest.raises(InputError, match="has layout 1, this version reads 2: convert the model again, and overwrite"):
+    with pytest.raises(
+        InputError, match=r"has layout 1, written by .*, reads layout 2: convert the model again, and overwrite"
+    ):
         eg.convert(checkpoint, tmp_path / "s")
     assert eg.convert(checkpoint, tmp_path / "s", overwrite=True) == str(store)
