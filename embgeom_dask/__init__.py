@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embgeom_dask.analyses.batch import status as status
+    from embgeom_dask.analyses.cluster import cluster as cluster
     from embgeom_dask.analyses.compare import compare as compare
     from embgeom_dask.analyses.components import components as components
     from embgeom_dask.analyses.controls import controls as controls
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "cluster": "analyses.cluster",
     "compare": "analyses.compare",
     "components": "analyses.components",
     "controls": "analyses.controls",
@@ -66,6 +68,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 _GIVE_RESULTS = {
+    "cluster",
     "compare",
     "components",
     "duplicates",

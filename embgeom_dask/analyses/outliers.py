@@ -14,6 +14,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.analyses.cluster import members_of
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.selection import Cluster, Selection, read_cluster
 from embgeom_dask.analyses.survey import Summary, summarize
@@ -33,10 +34,13 @@ from embgeom_dask.storage.paths import PathLike
 
 Vector = NDArray[np.float64]
 
+CLUSTER = "cluster"
+"""In place of a selection: the dense cluster that `cluster` finds."""
+
 
 def outliers(
     data: Data,
-    tokens: Selection,
+    tokens: Selection = CLUSTER,
     role: Role | None = None,
     *,
     out: PathLike | None = None,
@@ -56,7 +60,8 @@ def outliers(
         A store, or any array that `scan` takes.
     tokens : selection
         The tokens to compare, as `scan` takes them; at least two. If it is a safetensors file with a centroid, that one
-        is C; else C is the mean row of the selection.
+        is C; else C is the mean row of the selection. By default, or as "cluster", they are those of the dense cluster
+        that `cluster` finds; the token of that name is '"cluster"', in quotes.
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
     out : path, optional
@@ -104,17 +109,30 @@ def outliers(
     with showing(progress), given_rows(data, role, client) as given:
         source = given.matrix
         model_stores.check_labels(source)
-        cluster, chosen = _read(tokens, given)
-        of_file = "" if cluster.centroid is None else fill.sha256(cluster.centroid)
-        settings = {"tokens": fill.sha256(chosen.ids), "centroid": of_file}
+        sought = isinstance(tokens, str) and tokens == CLUSTER
+        selected = None if sought else _read(tokens, given)
+        centroid = None if selected is None else selected[0].centroid
+        settings = _settings(given, selected)
         attrs = results.provenance("outliers", [source], [], 0.0, settings)
-        attrs["centroid_source"] = "file" if of_file else "mean"
+        attrs["centroid_source"] = "mean" if centroid is None else "file"
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         with connect(client, device, out) as active:
+            cluster, chosen = selected or _read(members_of(active, data, role), given)
             dataset, attrs["devices"] = _measured(active, chosen, cluster, device)
         dataset = results.with_ids(dataset, [given.token_id])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
+
+
+def _settings(given: Given, selected: tuple[Cluster, Given] | None) -> dict[str, str]:
+    """What decides the result: the tokens and the centroid of a selection, or that the cluster is sought."""
+    if selected is None:
+        return {"tokens": CLUSTER} | ({"rows": given.selection} if given.selection else {})
+    cluster, chosen = selected
+    return {
+        "tokens": fill.sha256(chosen.ids),
+        "centroid": "" if cluster.centroid is None else fill.sha256(cluster.centroid),
+    }
 
 
 def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> tuple[xr.Dataset, list[str]]:

@@ -24,7 +24,8 @@ Labels = Callable[[], xr.Dataset]
 """Gives the coordinates `token_id`, `token` and `text` of the tokens that can be selected."""
 
 _FORMS = "use ids, ranges and tokens (0:1000,5000,king), @FILE, FILE.safetensors or FILE.safetensors:KEY"
-_CLUSTER_KEYS = ("cluster_token_ids", "cluster_mask")
+_GROUPS = "token_to_black_hole"
+_CLUSTER_KEYS = ("cluster_token_ids", "cluster_mask", _GROUPS)
 _ID = re.compile(r"-?[0-9]{1,19}")
 _PARTS = re.compile(r'\s*"[^"]*"\s*(?=,|$)|[^,]+|(?<=,)(?=,|$)|^$')
 _RANGE = re.compile(r"(-?[0-9]{1,19})?:(-?[0-9]{1,19})?")
@@ -50,9 +51,9 @@ def parse_tokens(selection: Selection, vocab_size: int, labels: Labels | None = 
       ``30000:``, ``king,queen``. A token is named by its piece or its text, with or without the mark of a leading space
       (``king`` is ``king``, ``▁king`` or ``Ġking``); in quotes (``"7"``, ``","``) by its very piece;
     - ``@FILE``: one id a line; blank lines and what follows a ``#`` are ignored;
-    - ``FILE.safetensors``: its `cluster_token_ids`, or where it has none its `cluster_mask`;
-      ``FILE.safetensors:KEY``: the vector KEY. A vector of bool or uint8 is a mask over the vocabulary, one of another
-      integer type holds ids;
+    - ``FILE.safetensors``: its `cluster_token_ids`, or where it has none its `cluster_mask`, or the tokens that
+      `token_to_black_hole` has in groups of identical rows; ``FILE.safetensors:KEY``: the vector KEY. A vector of bool
+      or uint8 is a mask over the vocabulary, one of another integer type holds ids;
     - integers and tokens, or a boolean array that is a mask over the vocabulary.
 
     `labels` are needed, and read, where tokens are named.
@@ -205,6 +206,8 @@ def _read_safetensors(path: str, key: str | None, vocab_size: int) -> Cluster:
     if centroid is not None and not torch.isfinite(centroid).all():
         raise InputError(f"the centroid of {path!r} holds NaN or infinity")
     name = f"{found} of {path!r}"
+    if found == _GROUPS and vector.shape == (vocab_size,):  # -1 for a unique row
+        vector = vector >= 0
     if vector.dtype in (torch.bool, torch.uint8):
         token_ids = _from_mask(vector.numpy(), name, vocab_size)
     else:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses.duplicates import tokens_to_groups
+from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.scripts import scripts
-from embgeom_dask.analyses.selection import in_order
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.analyses.trees import one_or_tree
-from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.map_rows import by_chunk
@@ -133,7 +132,7 @@ def _tokens(
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
         model_stores.check_labels(matrix)
-        row = None if origin is None else _row_of(origin, given)
+        row = None if origin is None else row_of(origin, given)
         settings: dict[str, Any] = {} if row is None else {"origin": int(given.ids[row])}
         settings |= {"tokens": given.selection} if given.selection else {}
         attrs = results.provenance("tokens", [matrix], ["cpu"], 0.0, settings)
@@ -143,18 +142,6 @@ def _tokens(
             dataset = _measured(active, given, row)
         dataset = dataset.assign(_labels(given, dataset)).set_coords(["token_id", "token", "text"])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
-
-
-def _row_of(origin: int | str, given: Given) -> int:
-    """The row of the token from which distances are asked."""
-    listed: Any = origin if isinstance(origin, str) else [origin]
-    ids = in_order(listed, given.vocab_size, given.labels)
-    if ids.size != 1:
-        raise InputError(f"`origin` {origin}: give one token, not {ids.size}")
-    rows = given.select(ids).rows
-    if rows.size != 1:
-        raise InputError(f"`origin` {origin}: {rows.size} rows of the array given are of token {ids[0]}")
-    return int(rows[0])
 
 
 def _measured(client: Client, given: Given, row: int | None) -> xr.Dataset:

@@ -191,16 +191,19 @@ def neighbors(
 
 def outliers(
     store: Store,
-    tokens: Annotated[str, SELECTION],
+    tokens: Annotated[str | None, SELECTION] = None,
     role: Role = None,
     out: Out = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Find the farthest two of some tokens, and their centroid."""
+    """Find the farthest two of some tokens, and their centroid.
+
+    Without --tokens they are those of the dense cluster that `embgeom cluster` finds.
+    """
     store = find_store(store)
     from embgeom_dask.cli import text
 
-    result = eg.outliers(store, tokens, role, out=out, device=device, client=scheduler)
+    result = eg.outliers(store, "cluster" if tokens is None else tokens, role, out=out, device=device, client=scheduler)
     print_result(result, text.outliers_text, as_json)

@@ -20,8 +20,8 @@ from embgeom_dask.cli.compare import compare
 from embgeom_dask.cli.controls import controls
 from embgeom_dask.cli.doctor import doctor
 from embgeom_dask.cli.examples import examples
-from embgeom_dask.cli.exports import to_csv, to_netcdf, to_parquet
-from embgeom_dask.cli.graphs import components
+from embgeom_dask.cli.exports import to_csv, to_masks, to_netcdf, to_parquet
+from embgeom_dask.cli.graphs import cluster, components
 from embgeom_dask.cli.lattice import lattice
 from embgeom_dask.cli.model_stores import convert, export, list_stores
 from embgeom_dask.cli.one_pass import spectrum, tokens, undertrained
@@ -53,8 +53,8 @@ def _options(
 
 for _command in (
     *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, undertrained, lattice, compare),
-    *(scan, neighbors, outliers, components, readout),
-    *(show, status, report, plot, to_parquet, to_csv, to_netcdf, doctor),
+    *(scan, neighbors, outliers, components, cluster, readout),
+    *(show, status, report, plot, to_parquet, to_csv, to_netcdf, to_masks, doctor),
 ):
     _name = "list" if _command is list_stores else _command.__name__.replace("_", "-")
     _computes = _command is not doctor and "scheduler" in signature(_command).parameters

@@ -17,6 +17,7 @@ _EXAMPLES = {
     "readout": ("embgeom readout directions.npy --against acme/tiny -k 5",),
     "outliers": ("embgeom outliers acme/tiny --tokens 0:10",),
     "components": ("embgeom components acme/tiny --radius 0.5,1 --diameter --out components.zarr",),
+    "cluster": ("embgeom cluster acme/tiny --least 3 --mask cluster.safetensors --out cluster.zarr",),
     "controls": ("embgeom controls acme/tiny --like gaussian --seed 42",),
     "tokens": ("embgeom tokens acme/tiny --from king --out tokens.zarr",),
     "spectrum": ("embgeom spectrum acme/tiny --components 3 --sky 1,2,3 --out spectrum.zarr",),
@@ -35,6 +36,7 @@ _EXAMPLES = {
     "plot": ("embgeom plot scan.zarr --heatmap -o neighbors.png",),
     "to-parquet": ("embgeom to-parquet scan.zarr -o scan.parquet",),
     "to-csv": ("embgeom to-csv scan.zarr farthest -o farthest.csv",),
+    "to-masks": ("embgeom to-masks tokens.zarr -o masks.safetensors",),
     "to-netcdf": ("embgeom to-netcdf scan.zarr -o scan.nc",),
     "doctor": ("embgeom doctor",),
 }

@@ -36,6 +36,14 @@ def to_csv(
     print_answer(output)
 
 
+def to_masks(result: _Result, output: _Output, overwrite: _Overwrite = False) -> None:
+    """Write the masks of a saved result as safetensors."""
+    from embgeom_dask.report import masks
+
+    masks.write(open_table(result), output, overwrite=overwrite)
+    print_answer(output)
+
+
 def to_netcdf(result: _Result, output: _Output, overwrite: _Overwrite = False) -> None:
     """Write a saved result, or a folder of them, as netCDF."""
     from embgeom_dask.report import files

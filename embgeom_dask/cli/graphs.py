@@ -1,4 +1,4 @@
-"""The commands that ask which tokens lie together: components."""
+"""The commands that ask which tokens lie together: components, cluster."""
 
 from __future__ import annotations
 
@@ -52,4 +52,45 @@ def components(
 
     with finished(show):
         tree = eg.components(stores, radius, **how)
+    show([node.to_dataset() for node in tree.children.values()])
+
+
+def cluster(
+    stores: ManyStores = None,
+    from_file: FromFile = None,
+    role: Role = None,
+    least: Annotated[int, typer.Option(metavar="N", help="Tokens that the cluster has at least.")] = 16,
+    origin: Annotated[
+        str | None, typer.Option("--from", metavar="TOKEN", help="Begin at this token, by name or id.")
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="FILE.safetensors", help="Write its mask, ids and centroid here, too.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a mask that exists.")] = False,
+    out: Out = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Find the dense cluster of tokens that were never trained."""
+    stores = find_stores(stores, from_file)
+    from embgeom_dask.analyses import trees
+    from embgeom_dask.cli import graphs_text
+    from embgeom_dask.errors import InputError
+    from embgeom_dask.report import masks
+
+    if mask is not None and len(stores) > 1:
+        raise InputError("`mask` is of one store: embgeom to-masks writes those of several")
+    how: dict[str, Any] = {"role": role, "least": least, "origin": origin, "out": out, "client": scheduler}
+    if len(stores) == 1:
+        result = eg.cluster(stores[0], **how)
+        if mask is not None:
+            masks.write(result, mask, overwrite=overwrite)
+        print_result(result, graphs_text.cluster_text, as_json)
+        return
+
+    def show(found: Sequence[xr.Dataset]) -> None:
+        print_many(trees.table("cluster", found), found, as_json)
+
+    with finished(show):
+        tree = eg.cluster(stores, **how)
     show([node.to_dataset() for node in tree.children.values()])

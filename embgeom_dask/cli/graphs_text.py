@@ -1,4 +1,4 @@
-"""Results of graphs of tokens as text for a person: components."""
+"""Results of what lies together as text for a person: components, cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _LINES = 10
 _ACROSS = 4
 _OF_RADIUS = ("radius", "component_count", "alone_count", "isolated_count", "edge_count")
+_OF_CLUSTER = ("vocab_size", "cluster_count", "cluster_radius", "next_distance", "contrast")
+_OF_ITERATION = ("iteration", "kind", "count", "radius", "next_distance", "contrast", "shift")
 _OF_COMPONENT = {
     "component_token_count": "tokens",
     "component_distinct_count": "distinct",
@@ -57,3 +59,32 @@ def _components(dataset: xr.Dataset, place: int, listed: np.ndarray) -> str:
         said = " ".join([*first, *(["..."] if members.size > _ACROSS else [])])
         rows.append([component, *(dataset[name].to_numpy()[component].item() for name in names), said])
     return align(["", *(_OF_COMPONENT[name] for name in names), "tokens"], rows)
+
+
+def cluster_text(dataset: xr.Dataset) -> str:
+    """The cluster with the tokens at its edge, and how it was found."""
+    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
+    facts = [[name, _number(dataset[name].item())] for name in _OF_CLUSTER]
+    facts += [[name, "yes" if dataset[name].item() else "no"] for name in ("stands_apart", "is_stable")]
+    parts = [whose, align(["cluster", ""], facts)]
+    names = [name if name == "iteration" else f"iteration_{name}" for name in _OF_ITERATION]
+    columns = (dataset[name].to_numpy().tolist() for name in names)
+    parts.append(align(["step", *_OF_ITERATION[1:4], "next", *_OF_ITERATION[5:]], zip(*columns, strict=True)))
+    distance, inside = dataset["cluster_distance"].to_numpy(), dataset["in_cluster"].to_numpy()
+    order = np.argsort(distance, kind="stable")
+    within, outside = order[inside[order]], order[~inside[order]]
+    for title, rows in (
+        ("nearest to its centroid", within[:_LINES]),
+        ("last inside", within[-_LINES // 2 :]),
+        ("first outside", outside[: _LINES // 2]),
+    ):
+        lines = zip(
+            *(dataset[name].to_numpy()[rows] for name in ("token_id", "token", "cluster_distance")), strict=True
+        )
+        parts.append(f"{title}\n{align(['id', 'token', 'distance'], lines)}")
+    parts.append("--json prints all tokens, --out saves them")
+    return "\n\n".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

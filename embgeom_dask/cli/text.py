@@ -126,6 +126,7 @@ def result_text(dataset: xr.Dataset) -> str:
         "outliers": outliers_text,
         "components": graphs_text.components_text,
         "readout": readout_text.readout_text,
+        "cluster": graphs_text.cluster_text,
     }
     return texts[command](dataset)
 

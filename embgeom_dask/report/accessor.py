@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 from numpy.typing import NDArray
 
-from embgeom_dask.report import files, graphs, tables
+from embgeom_dask.report import files, graphs, masks, tables
 from embgeom_dask.report.plots import Plots
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class Report:
         `token`. `histogram`, `within`, `degrees`, `quantiles`, `left_out`, `against_left_out`, `centroid`,
         `token_to_group`, of a spectrum `eigenvalues`, `components`, `component_error`, `scores`, `sky`, `columns`,
         `outlier_dimensions`, of outliers `sides`, `segments`, `vertices`, and of components `connected_components`,
-        `token_to_component`, `radii`, `numbers`: columns named as the variables. A list of neighbors that is short has
-        fewer lines.
+        `token_to_component`, `diameters`, `radii`, `numbers`, of a cluster `in_cluster`, `cluster_tokens`,
+        `iterations`, `gaps`, `cluster`: columns named as the variables. A list of neighbors that is short has fewer
+        lines.
 
         Raises
         ------
@@ -118,6 +119,25 @@ class Report:
         from embgeom_dask.report import page
 
         return page.report(self._result, path, overwrite=overwrite)
+
+    def to_masks(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the masks of a result, as notebooks exchange them.
+
+        Of `cluster`: `cluster_mask` (V,) uint8, `cluster_token_ids` (n,) int32, `centroid` (d,) bfloat16,
+        `spatial_mask` (V,) uint8, the tokens that refining began with, `n_cluster`, `n_spatial`, `n_filtered`, those of
+        them that are not in the cluster, and `n_iterations`, of refining, (1,) int32, and `center_lat`, `center_lon`
+        and `angular_diameter` (1,) float32, NaN: no box is drawn. Of `tokens` each mask (V,) bool, `has_token`,
+        `is_added`, `is_special`; of these and of `duplicates` `token_to_black_hole` (V,) int64, the group of identical
+        rows, -1 for a unique row. `FILE` and `FILE:KEY` select the tokens of each.
+
+        Raises
+        ------
+        InputError
+            where the result has no mask or is not of a whole vocabulary, or `path` exists and `overwrite` is not given.
+        EmbgeomError
+            where the file cannot be written; nothing is left behind.
+        """
+        masks.write(self._result, path, overwrite=overwrite)
 
 
 @xr.register_datatree_accessor("embgeom")

@@ -51,6 +51,16 @@ _OF_DIRECTIONS = (
 
 _ROW_MOMENTS = ("row_mean", "row_std", "row_skew", "row_kurtosis", "row_min", "row_max")
 
+_OF_A_DIAMETER = (
+    *("connected_component", "side", "component_diameter"),
+    *("component_diameter_token_id", "component_diameter_token"),
+)
+
+_OF_AN_ITERATION = (
+    *("iteration", "iteration_kind", "iteration_count", "iteration_radius", "iteration_next_distance"),
+    *("iteration_contrast", "iteration_shift"),
+)
+
 _OF_A_TABLE = {
     "row_moments": ("row_mean", ("token_id", "token", "direction", "label", *_ROW_MOMENTS, "row_step")),
     "histogram": (
@@ -97,6 +107,11 @@ _OF_A_TABLE = {
         "token_to_component",
         ("token_id", "token", "radius", "token_to_component", "degree"),
     ),
+    "diameters": ("component_diameter_token_id", _OF_A_DIAMETER),
+    "in_cluster": ("in_cluster", ("token_id", "token", "in_cluster", "is_candidate", "cluster_distance")),
+    "cluster_tokens": ("cluster_token_id", ("cluster", "cluster_token_id", "cluster_token")),
+    "iterations": ("iteration_count", _OF_AN_ITERATION),
+    "gaps": ("gap_width", ("gap", "gap_width", "gap_start", "gap_end", "gap_token_count")),
     "radii": ("component_count", ("radius", "component_count", "alone_count", "isolated_count", "edge_count")),
 }
 """Of each plain table the variable that has its dimensions, and its columns."""

@@ -323,6 +323,27 @@ def test_components_at_many_radii(run):
     assert run("components", A)[0] == 2
 
 
+def test_the_cluster_is_what_outliers_and_masks_are_of(run):
+    values = np.random.default_rng(1).normal(size=(100, 6))
+    values[20:40] = 0.01 * values[20:40] + 0.1
+    testing.make_store("stores/c.zarr", output=values, model="org/c")
+    code, out, err = run("cluster", "stores/c.zarr", "--mask", "c.safetensors", "--out", "c.zarr")
+    assert code == 0
+    assert "cluster_count   20\n" in out
+    assert re.search(r"^stands_apart +yes$", out, re.M)
+    assert " distances: 100%" in err
+    found = json.loads(run("outliers", "stores/c.zarr", "--json")[1])
+    assert found["token_count"] == 20
+    again = json.loads(run("outliers", "stores/c.zarr", "--tokens", "c.safetensors", "--json")[1])
+    assert again["farthest_token_id"] == found["farthest_token_id"]
+    assert run("to-masks", "c.zarr", "-o", "again.safetensors")[:2] == (0, "again.safetensors\n")
+    assert Path("again.safetensors").read_bytes() == Path("c.safetensors").read_bytes()
+    assert run("cluster", "stores/c.zarr", "--mask", "c.safetensors")[2].endswith("exists: --overwrite replaces it\n")
+    assert "--mask is of one store" in run("cluster", "stores/c.zarr", A, "--mask", "d.safetensors")[2]
+    assert run("cluster", "stores/c.zarr", "--least", "26")[2].endswith("among four times as many: give fewer\n")
+    assert run("outliers", A)[2].endswith("output_embedding has 60: choose tokens with --tokens\n")
+
+
 def test_stores_may_be_listed_in_a_file(run):
     testing.make_store("stores/b.zarr", output=rows() * 2, model="org/b")
     Path("some.txt").write_text("# models\nstores/b.zarr  # the second\n\nstores/a.zarr\n")
@@ -531,6 +552,7 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
         ("scan", A, "--nearest", "3", "--neighbors", "2", "--histogram", "9", "--quantiles", "0.5", "--within", "2"),
         ("scan", A, "--metric", "chebyshev", "--pairs-within", "2", "--against", A),
         ("components", A, "--radius", "2,2.5", "--diameter"),
+        ("cluster", A, "--least", "4"),
     ],
 )
 def test_a_saved_result_is_shown_as_it_was_printed(run, command):
@@ -545,6 +567,7 @@ def test_a_saved_result_is_shown_as_it_was_printed(run, command):
     [
         *(("survey",), ("duplicates",), ("spectrum",), ("tokens",), ("scan", "--nearest", "2")),
         ("components", "--radius", "2,3"),
+        ("cluster", "--least", "4"),
     ],
 )
 def test_the_table_of_many_models_is_shown_as_it_was_printed(run, command):

@@ -159,6 +159,8 @@ def test_every_variable_of_every_result_is_in_a_table(made: Made, client: Client
         "spectrum": eg.spectrum(made.store, sky="1,2,3", client=client),
         "lattice": eg.lattice(made.rows.astype("bfloat16"), origin=1, within=9, pairs_within=9, client=client),
         "undertrained": eg.undertrained(made.store, unused="3,5", client=client),
+        "components": eg.components(made.store, [0.5, 1.0], diameter=True, client=client),
+        "cluster": eg.cluster(made.store, least=4, client=client),
         "compare": eg.compare(made.store, zeros, client=client),
         "compare widths": eg.compare(made.store, made.rows[:9, :3], columns=True, shared=2, client=client),
         "compare more": eg.compare(made.store, zeros, neighbors=2, csls=2, columns=True, client=client),

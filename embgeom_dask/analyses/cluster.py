@@ -1,0 +1,341 @@
+"""The dense cluster of a vocabulary, as of tokens that were never trained, without a box drawn by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.analyses.origins import row_of
+from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, Given, given_rows
+from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.map_rows import by_chunk, map_rows, parts_of
+from embgeom_dask.execution.spec import parse_count
+from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
+from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_checks import unfit
+from embgeom_dask.kernels.row_norms import nearest_distances
+from embgeom_dask.pairwise.rows import check_fit
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
+
+Array = NDArray[Any]
+
+LEAST = 16
+"""Tokens of a cluster, at least."""
+
+APART = 2.0
+"""What `contrast` a cluster has that stands apart: along a line of tokens at equal steps it is 2, in a plane less."""
+
+_FLOOR = 2.0**-10
+"""Distances under this share of the median are taken as that share: rows that all but coincide are one place."""
+
+_MOST_STEPS = 100
+_GAPS = 10
+
+
+def cluster(
+    data: Data | Iterable[Data],
+    role: Role | None = None,
+    *,
+    least: int = LEAST,
+    origin: int | str | None = None,
+    out: PathLike | None = None,
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Find the dense cluster of a vocabulary: the tokens about one centre, up to the gap in their distances from it.
+
+    It begins at the mean row of all tokens and narrows: the half of the tokens nearest to the centre, their mean as the
+    next centre, and so on down to `least` tokens. There it refines: of the distances of all tokens from the centre, in
+    ascending order, it takes those up to a gap; the mean of these tokens is the next centre, until the tokens are those
+    of a step before.
+
+    The gap: let r(k) be the k-th smallest distance. Where r(2k) / r(k) is largest, the number of tokens doubles over
+    the longest way; that ratio is the `contrast`. Between these k and 2k tokens the gap is where r(j + 1) / r(j) is
+    largest. k is at least `least` and at most a quarter of all tokens, and a distance under 2^-10 of the median one
+    counts as that, so that a group of identical rows within a cluster is none of its own. A cluster *stands apart*
+    where the contrast is 2 or more. A cloud of one piece has less: 2^(1 / d) in d dimensions.
+
+    Centres are the exact means of stored values, distances the float64 numbers nearest to the true ones, and equal
+    distances come in order of the token ids: no bit depends on chunks, workers or threads.
+
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    least : int
+        How many tokens the cluster has at least.
+    origin : int or str, optional
+        A token, by id or by name: it refines from the row of this token, and does not narrow.
+    out : path, optional
+        Where to save the result; of a list, a folder. If the same result is there already, it is opened instead of
+        computed again.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataTree
+        Of a list a DataTree: a node for each model, and in the root a table of the numbers that each has one of.
+
+        - `in_cluster (token_id)`, `cluster_distance (token_id)`, the distance of each token from `centroid (hidden)`,
+          the mean row of the cluster; `is_candidate (token_id)`, the tokens that refining began with.
+        - `cluster_token_id (cluster)` and the coordinate `cluster_token`, nearest to the centroid first.
+        - `cluster_count ()`, `cluster_radius ()`, the largest distance in it, `next_distance ()`, the smallest outside,
+          `contrast ()`, `stands_apart ()`, `is_stable ()`, false where steps come in a circle, and `vocab_size ()`.
+        - Every step (`iteration`): `iteration_kind`, "narrow" or "refine", `iteration_count`, the tokens taken,
+          `iteration_radius`, `iteration_next_distance` and `iteration_contrast`, as seen from its centre, and
+          `iteration_shift`, how far the centre of the next step is from it.
+        - The largest gaps between distances from the centroid (`gap`), largest first: `gap_width`, `gap_start`,
+          `gap_end` and `gap_token_count`, the tokens inside. Between them lie the shells.
+
+    Raises
+    ------
+    InputError
+        If there is no store or no such matrix, if it has fewer than four times `least` rows, if a row has NaN,
+        infinity, or a float64 value below 2^-400 or above 2^400 in size, if `origin` is not one row, or if something
+        else is at `out`.
+    SomeFailed
+        If some of several stores failed, after the others are done; its `results` are those of the others.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> rows = np.random.default_rng(0).normal(size=(40, 8))
+    >>> rows[5:10] = 0.01 * rows[5:10] + 0.3
+    >>> found = cluster(make_store("tiny.zarr", output=rows), least=3)
+    >>> np.flatnonzero(found["in_cluster"].values), bool(found["stands_apart"])
+    (array([5, 6, 7, 8, 9]), True)
+    """
+    parse_count("least", least)
+
+    def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:
+        return _cluster(each, role, least, origin, target, active)
+
+    with showing(progress):
+        return one_or_tree("cluster", data, one, role=role, out=out, client=client)
+
+
+def members_of(client: Client, data: Data, role: Role | None) -> Array:
+    """The token ids, int64 (n,), of the dense cluster of all rows of a matrix or an array.
+
+    Raises
+    ------
+    InputError
+        where none stands apart.
+    """
+    with given_rows(data, role, client, whole=True) as given:
+        if given.matrix.vocab_size < 4 * LEAST:
+            raise InputError(
+                f"{given.matrix.model}: a cluster is sought among {4 * LEAST} rows or more, and "
+                f"{given.matrix.name} has {given.matrix.vocab_size}: choose tokens with `tokens`"
+            )
+        dataset = _found(client, given, LEAST, None)
+        if not dataset["stands_apart"].item():
+            raise InputError(
+                f"{given.matrix.model}: no cluster of {given.matrix.name} stands apart (contrast "
+                f"{dataset['contrast'].item():.3g}, under {APART:g}): choose tokens with `tokens`"
+            )
+        found: Array = given.ids[dataset["in_cluster"].to_numpy()]
+        return found
+
+
+def _cluster(
+    data: Data, role: Role | None, least: int, origin: int | str | None, out: PathLike | None, client: ClientLike | None
+) -> xr.Dataset:
+    """Find the cluster of one model."""
+    started = perf_counter()
+    with given_rows(data, role, client, whole=True) as given:
+        matrix = given.matrix
+        model_stores.check_labels(matrix)
+        row = None if origin is None else row_of(origin, given)
+        settings: dict[str, Any] = {"least": least} | ({} if row is None else {"origin": int(given.ids[row])})
+        settings |= {"tokens": given.selection} if given.selection else {}
+        attrs = results.provenance("cluster", [matrix], ["cpu"], 0.0, settings)
+        if out is not None and (done := results.existing(out, attrs)) is not None:
+            return done
+        with connect(client, out=out) as active:
+            dataset = _found(active, given, least, row)
+        dataset = results.with_tokens(dataset.assign_coords(token_id=np.arange(matrix.vocab_size)), [matrix])
+        dataset = results.with_ids(dataset, [given.token_id])
+    return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
+
+
+class Edge(NamedTuple):
+    """Where the tokens about a centre end: how many are `inside`, and the `contrast` there.
+
+    `order` (n,) are the rows by their distance, `radius` is that of the last inside, `following` that of the next.
+    """
+
+    order: Array
+    inside: int
+    radius: float
+    following: float
+    contrast: float
+
+    @property
+    def rows(self) -> Array:
+        """The rows inside, ascending."""
+        return np.sort(self.order[: self.inside])
+
+
+def edge(distance: Array, least: int, count: int | None = None) -> Edge:
+    """The edge of the tokens about a centre, from the distances (n,) of all; with `count` that many are inside."""
+    order = np.argsort(distance, kind="stable")
+    near = distance[order]
+    floored = np.maximum(near, _FLOOR * (near[near.size // 2] or near[-1] or 1.0))
+    first = np.arange(least, near.size // 4 + 1)
+    ratio = floored[2 * first - 1] / floored[first - 1]
+    best = int(ratio.argmax())
+    if count is None:
+        k = int(first[best])
+        count = k + int((floored[k : 2 * k] / floored[k - 1 : 2 * k - 1]).argmax())
+    return Edge(order, count, float(near[count - 1]), float(near[count]), float(ratio[best]))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a matrix, on the workers of a client."""
+
+    client: Client
+    given: Given
+
+    def mean(self, rows: Array) -> Rationals:
+        """The mean of some rows, exactly."""
+        matrix = self.given.matrix
+        sums = ColumnSums.none(matrix.hidden_size)
+        for part in map_rows(self.client, "centre", matrix, parts_of(matrix, rows), _add_up):
+            sums.add(part)
+        return sums.mean(rows.size)
+
+    def mean_of_all(self) -> Rationals:
+        """The mean of all rows, none of which may be unfit."""
+        matrix = self.given.matrix
+        sums, reasons = ColumnSums.none(matrix.hidden_size), np.empty(matrix.vocab_size, np.uint8)
+        for start, found in by_chunk("mean", matrix, _look, client=self.client):
+            sums.add(found[0])
+            reasons[start : start + found[1].size] = found[1]
+        check_fit(matrix, self.given.ids, reasons)
+        return sums.mean(matrix.vocab_size)
+
+    def distances(self, point: Rationals) -> Array:
+        """The distance of every row from a point."""
+        found = np.empty(self.given.matrix.vocab_size)
+        for start, part in by_chunk("distances", self.given.matrix, _distances, point, client=self.client):
+            found[start : start + part.size] = part
+        return found
+
+
+def _found(client: Client, given: Given, least: int, origin: int | None) -> xr.Dataset:
+    """The variables of the result, but strings; tokens are numbers of rows."""
+    rows, matrix = _Rows(client, given), given.matrix
+    if matrix.vocab_size < 4 * least:
+        raise InputError(
+            f"{matrix.model}: {matrix.name} has {matrix.vocab_size} rows, and a cluster of `least` {least} is sought "
+            f"among four times as many: give fewer"
+        )
+    centre = rows.mean_of_all()
+    if origin is not None:
+        centre = Rationals.of(matrix.take(np.array([origin])).astype(np.float64)[0])
+    steps: list[tuple[str, Edge, float]] = []
+    distance, size = rows.distances(centre), matrix.vocab_size if origin is None else least
+    while size > least:
+        size = max(least, size // 2)
+        taken = edge(distance, least, size)
+        centre, shift = _moved(rows, centre, taken)
+        steps.append(("narrow", taken, shift))
+        distance = rows.distances(centre)
+    seen: list[bytes] = []
+    taken = edge(distance, least)
+    candidates = taken.rows
+    while (now := taken.rows.tobytes()) not in seen and len(seen) < _MOST_STEPS:
+        seen.append(now)
+        centre, shift = _moved(rows, centre, taken)
+        steps.append(("refine", taken, shift))
+        distance = rows.distances(centre)
+        last, taken = taken, edge(distance, least)
+    found = _dataset(distance, centre, last.rows, candidates, steps)
+    contrast = {"contrast": taken.contrast, "stands_apart": taken.contrast >= APART, "is_stable": now == seen[-1]}
+    return found.assign(contrast)
+
+
+def _moved(rows: _Rows, centre: Rationals, taken: Edge) -> tuple[Rationals, float]:
+    """The mean of the rows taken, and how far it is from the centre that they were seen from."""
+    mean = rows.mean(taken.rows)
+    return mean, mean.minus(centre).l2
+
+
+def _dataset(
+    distance: Array,
+    centre: Rationals,
+    rows: Array,
+    candidates: Array,
+    steps: list[tuple[str, Edge, float]],
+) -> xr.Dataset:
+    """The variables but the contrast, from the rows of the cluster, whose mean is `centre`, and all distances."""
+    inside, candidate = (np.zeros(distance.size, np.bool_) for _ in range(2))
+    inside[rows], candidate[candidates] = True, True
+    order = np.argsort(distance, kind="stable")
+    near = distance[order]
+    width = np.diff(near)
+    gaps = np.argsort(-width, kind="stable")[:_GAPS]
+    kinds, edges, shifts = zip(*steps, strict=True)
+    return xr.Dataset(
+        {
+            "in_cluster": ("token_id", inside),
+            "is_candidate": ("token_id", candidate),
+            "cluster_distance": ("token_id", distance),
+            "cluster_token_id": ("cluster", order[inside[order]]),
+            "centroid": ("hidden", centre.nearest()),
+            "cluster_count": rows.size,
+            "cluster_radius": float(distance[inside].max()),
+            "next_distance": float(distance[~inside].min()),
+            "vocab_size": distance.size,
+            "iteration_kind": ("iteration", np.array(kinds)),
+            "iteration_count": ("iteration", np.array([each.inside for each in edges])),
+            "iteration_radius": ("iteration", np.array([each.radius for each in edges])),
+            "iteration_next_distance": ("iteration", np.array([each.following for each in edges])),
+            "iteration_contrast": ("iteration", np.array([each.contrast for each in edges])),
+            "iteration_shift": ("iteration", np.array(shifts)),
+            "gap_width": ("gap", width[gaps]),
+            "gap_start": ("gap", near[gaps]),
+            "gap_end": ("gap", near[gaps + 1]),
+            "gap_token_count": ("gap", gaps + 1),
+        }
+    )
+
+
+def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[ColumnSums, Array]:
+    with devices.session(torch.device("cpu")):
+        stored = matrix.read(*part)
+        reasons = unfit(stored)
+        return column_sums(stored, reasons == 0), reasons
+
+
+def _add_up(matrix: Matrix, rows: Array) -> ColumnSums:
+    with devices.session(torch.device("cpu")):
+        stored = matrix.take(rows)
+        return column_sums(stored, np.ones(len(stored), np.bool_))
+
+
+def _distances(matrix: Matrix, part: tuple[int, int], point: Rationals) -> Array:
+    with devices.session(torch.device("cpu")):
+        return nearest_distances(matrix.read(*part), point)
