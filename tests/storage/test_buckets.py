@@ -188,6 +188,17 @@ def test_a_writer_goes_on_from_the_chunks_there(bucket: str) -> None:
     assert model_stores.find_matrix(f"{bucket}/m.zarr").read(0, 600).tobytes() == array.tobytes()
 
 
+def test_a_store_of_shards_is_read_chunk_by_chunk(bucket: str, keys: Callable[[], set[str]]) -> None:
+    rows = cloud(900)  # eight chunks of 128 rows, of which four make a shard
+    matrices = {"output_embedding": ArrayRows(rows)}
+    store = model_stores.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, shard=4 * 8192)
+    assert {key for key in keys() if "_embedding/c/" in key} == {f"m.zarr/output_embedding/c/{i}/0" for i in range(2)}
+    matrix = model_stores.find_matrix(store)
+    assert matrix.read(0, 900).tobytes() == rows.tobytes()
+    assert matrix.read(500, 520).tobytes() == rows[500:520].tobytes()
+    assert xr.open_zarr(store).output_embedding.values.tobytes() == rows.tobytes()
+
+
 def test_a_command_ends_without_a_word(bucket: str) -> None:
     store = make_store(f"{bucket}/m.zarr", cloud(300))
     code = f"from embgeom_dask.cli.app import run; import sys; sys.argv = ['embgeom', 'survey', {store!r}]; run()"
