@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.survey import survey as survey
     from embgeom_dask.analyses.tokens import tokens as tokens
     from embgeom_dask.analyses.undertrained import undertrained as undertrained
+    from embgeom_dask.analyses.whiten import whiten as whiten
     from embgeom_dask.checkpoints.convert import convert as convert
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
     from embgeom_dask.errors import InputError as InputError
@@ -60,6 +61,7 @@ _HOME = {
     "survey": "analyses.survey",
     "tokens": "analyses.tokens",
     "undertrained": "analyses.undertrained",
+    "whiten": "analyses.whiten",
     "EmbgeomError": "errors",
     "InputError": "errors",
     "SomeFailed": "errors",

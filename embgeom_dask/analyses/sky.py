@@ -47,11 +47,24 @@ def directions(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     return np.where(somewhere, np.arctan2(y, x), np.nan), np.clip(sine, -1, 1), distance
 
 
-def sky_of(scores: Array, axes: Sequence[int]) -> dict[str, Any]:
-    """The variables of a map, of scores (n, k) and its axes."""
+def ranked_latitude(sine: Array) -> Array:
+    """The latitude (n,), in radians, that each point has by the rank of the sine of its own.
+
+    It is asin((2 r - 1) / n - 1) for the rank r from 1 of n points, equal ones in their order: zones of the same area
+    hold as many points. NaN where the sine is.
+    """
+    found = np.full(sine.size, np.nan)
+    order = np.argsort(sine, kind="stable")[: np.count_nonzero(~np.isnan(sine))]
+    found[order] = np.arcsin((2 * np.arange(1, order.size + 1) - 1) / max(1, order.size) - 1)
+    return found
+
+
+def sky_of(scores: Array, axes: Sequence[int], *, by_rank: bool) -> dict[str, Any]:
+    """The variables of a map, of scores (n, k) and its axes; `by_rank` adds latitudes by rank."""
     longitude, sine, distance = directions(*(scores[:, axis - 1] for axis in axes))
-    return {
+    found: dict[str, Any] = {
         "sky_latitude": ("token_id", np.degrees(np.arcsin(sine))),
         "sky_longitude": ("token_id", np.degrees(longitude)),
         "sky_distance": ("token_id", distance),
     }
+    return found | ({"sky_ranked_latitude": ("token_id", np.degrees(ranked_latitude(sine)))} if by_rank else {})

@@ -80,6 +80,7 @@ def spectrum(
     *,
     components: int = 3,
     sky: Sequence[int] | str | None = None,
+    sky_by_rank: bool = False,
     out: PathLike | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
@@ -102,6 +103,8 @@ def spectrum(
         How many leading vectors to keep, with the scores of every token; 0 saves the second pass that these take.
     sky : three ints or str, optional
         The components x, y and z, counted from 1, of a map of the sky as the mean row sees it: `(1, 2, 3)` or "1,2,3".
+    sky_by_rank : bool
+        Whether the map also has latitudes by rank, at which tokens are spread evenly from south to north.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
@@ -124,6 +127,7 @@ def spectrum(
           row with the vector, to within its last place and the rounding of the vector.
         - With `sky`: `sky_latitude (token_id)`, asin(z / r), and `sky_longitude`, atan2(y, x), in degrees, of the
           scores x, y, z on these components; `sky_distance`, r = sqrt(x^2 + y^2 + z^2). Angles are NaN where r is 0.
+          With `sky_by_rank` `sky_ranked_latitude`, asin((2 k - 1) / n - 1) for the k-th of n tokens from the south.
         - `participation_ratio`, (sum of eigenvalues)^2 / sum of their squares; NaN if all rows are the same.
           `isoscore`, of Rudman, Gillman, Rayne and Eickhoff (2022, arXiv 2108.07344): (participation ratio - 1) /
           (d - 1), to which their steps come down; NaN for one column.
@@ -156,9 +160,11 @@ def spectrum(
     """
 
     def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:
-        return _spectrum(each, role, components, axes, target, active, memory)
+        return _spectrum(each, role, components, (axes, bool(sky_by_rank)), target, active, memory)
 
     axes = read_axes(sky, components)
+    if sky_by_rank and not axes:
+        raise InputError("`sky_by_rank`: give the components of the map with `sky`")
     memory = Shared(devices.memory(torch.device("cpu"))[1])
 
     with showing(progress):
@@ -169,16 +175,17 @@ def _spectrum(
     data: Data,
     role: Role | None,
     components: int,
-    axes: Sequence[int],
+    sky: tuple[list[int], bool],
     out: PathLike | None,
     client: ClientLike | None,
     memory: Shared,
 ) -> xr.Dataset:
     """The spectrum of one model, of several that share the memory of this process."""
-    started = perf_counter()
+    started, (axes, by_rank) = perf_counter(), sky
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
         settings: dict[str, Any] = {"components": components} | ({"sky": [*axes]} if axes else {})
+        settings |= {"sky_by_rank": True} if by_rank else {}
         settings |= {"tokens": given.selection} if given.selection else {}
         attrs = results.provenance("spectrum", [matrix], ["cpu"], 0.0, settings)
         needed = _check(matrix, components)
@@ -188,7 +195,7 @@ def _spectrum(
         with memory.taking(needed), connect(client, out=out) as active, devices.session(torch.device("cpu")):
             dataset = _measured(active, given, components)
         if axes:
-            dataset = dataset.assign(sky_of(dataset["score"].to_numpy(), axes))
+            dataset = dataset.assign(sky_of(dataset["score"].to_numpy(), axes, by_rank=by_rank))
         if components:
             dataset = dataset.assign_coords(given.labels().drop_vars("has_token").coords)
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
@@ -214,12 +221,7 @@ def _measured(client: Client, given: Given, components: int) -> xr.Dataset:
     matrix = given.matrix
     rows, width = matrix.vocab_size, matrix.hidden_size
     found = _moments(client, given)
-    high, low = found.sums.mean(rows).in_two_words()
-    squares = sum(float(np.trace(total[:, : len(total)])) for group in found.products for total in group.total)
-    covariance = sample_covariance(found.products, high, low, rows)
-    found.products.clear()
-    # each entry is rounded twice, and its sums are off a little
-    off = 2.0**-51 * _size(covariance) + 1.01 * error_of(rows) * squares / (rows - 1)
+    covariance, high, low, off = _covariance(found, rows)
     variance = covariance.diagonal().copy()
     total, size = float(variance.sum()), _size(covariance)
     ratio = (total / size) ** 2 if size else math.nan
@@ -251,6 +253,24 @@ def _measured(client: Client, given: Given, components: int) -> xr.Dataset:
         variables["component_error"] = ("component", spectrum.sine)
         variables["score"] = (("token_id", "component"), scores)
     return xr.Dataset(variables)
+
+
+def covariance_of(client: Client, given: Given) -> tuple[Array, Array, Array, float]:
+    """The covariance (d, d) of the rows, divided by N - 1; their mean in two words, (d,) each; and a bound of how far
+    the covariance is from the true one, in the Frobenius norm. Refuses what `spectrum` refuses.
+    """
+    _check(given.matrix, 0)
+    return _covariance(_moments(client, given), given.matrix.vocab_size)
+
+
+def _covariance(found: Moments, rows: int) -> tuple[Array, Array, Array, float]:
+    """The same of what a pass found, whose products are not kept."""
+    high, low = found.sums.mean(rows).in_two_words()
+    squares = sum(float(np.trace(total[:, : len(total)])) for group in found.products for total in group.total)
+    covariance = sample_covariance(found.products, high, low, rows)
+    found.products.clear()
+    # each entry is rounded twice, and its sums are off a little
+    return covariance, high, low, 2.0**-51 * _size(covariance) + 1.01 * error_of(rows) * squares / (rows - 1)
 
 
 def _size(covariance: Array) -> float:

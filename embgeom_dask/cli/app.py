@@ -17,7 +17,7 @@ from embgeom_dask.cli.analyses import duplicates, neighbors, outliers, scan, sur
 from embgeom_dask.cli.answers import as_options
 from embgeom_dask.cli.commands import Command, with_report
 from embgeom_dask.cli.compare import compare
-from embgeom_dask.cli.controls import controls
+from embgeom_dask.cli.controls import controls, whiten
 from embgeom_dask.cli.doctor import doctor
 from embgeom_dask.cli.examples import examples
 from embgeom_dask.cli.exports import to_csv, to_masks, to_netcdf, to_parquet
@@ -52,7 +52,8 @@ def _options(
 
 
 for _command in (
-    *(convert, export, list_stores, controls, survey, tokens, duplicates, spectrum, undertrained, lattice, compare),
+    *(convert, export, list_stores, controls, whiten, survey, tokens, duplicates, spectrum, undertrained),
+    *(lattice, compare),
     *(scan, neighbors, outliers, components, cluster, readout),
     *(show, status, report, plot, to_parquet, to_csv, to_netcdf, to_masks, doctor),
 ):

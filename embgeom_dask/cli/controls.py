@@ -1,4 +1,4 @@
-"""The command that makes null models: controls."""
+"""The commands that make stores of stores: controls, whiten."""
 
 from __future__ import annotations
 
@@ -29,4 +29,30 @@ def controls(
     """Write stores of random numbers of the same shape and type."""
     how: dict[str, Any] = {"like": like, "seed": seed, "match": match, "stores": stores, "overwrite": overwrite}
     paths = eg.controls(find_stores(given, from_file), role, client=scheduler, **how)
+    print_answer({"stores": paths} if as_json else "\n".join(paths))
+
+
+def whiten(
+    given: ManyStores = None,
+    from_file: FromFile = None,
+    role: Role = None,
+    how: Annotated[
+        Literal["causal", "pca", "zca", "remove"],
+        typer.Option(help="Whitened, by Cholesky, by components or symmetrically; or without leading components."),
+    ] = "causal",
+    ridge: Annotated[float, typer.Option(metavar="X", help="What is added to each eigenvalue.")] = 1e-6,
+    divisor: Annotated[Literal["n-1", "n"], typer.Option(help="What a covariance is divided by.")] = "n-1",
+    components: Annotated[
+        int | None, typer.Option(metavar="K", help="With remove: how many; default a hundredth of the columns.")
+    ] = None,
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="The type of the new rows.")] = "float32",
+    stores: Stores = "stores",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Write stores in which the covariance of the rows is the identity."""
+    options: dict[str, Any] = {"how": how, "ridge": ridge, "divisor": divisor, "components": components, "dtype": dtype}
+    options |= {"stores": stores, "overwrite": overwrite, "client": scheduler}
+    paths = eg.whiten(find_stores(given, from_file), role, **options)
     print_answer({"stores": paths} if as_json else "\n".join(paths))

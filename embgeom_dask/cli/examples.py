@@ -19,6 +19,7 @@ _EXAMPLES = {
     "components": ("embgeom components acme/tiny --radius 0.5,1 --diameter --out components.zarr",),
     "cluster": ("embgeom cluster acme/tiny --least 3 --mask cluster.safetensors --out cluster.zarr",),
     "controls": ("embgeom controls acme/tiny --like gaussian --seed 42",),
+    "whiten": ("embgeom whiten acme/tiny --how causal --ridge 0.001",),
     "tokens": ("embgeom tokens acme/tiny --from king --out tokens.zarr",),
     "spectrum": ("embgeom spectrum acme/tiny --components 3 --sky 1,2,3 --out spectrum.zarr",),
     "compare": (

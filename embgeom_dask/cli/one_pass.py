@@ -44,6 +44,9 @@ def spectrum(
     sky: Annotated[
         str | None, typer.Option(metavar="X,Y,Z", help="A map of the sky in three components, like 1,2,3.")
     ] = None,
+    sky_by_rank: Annotated[
+        bool, typer.Option("--sky-by-rank", help="The map also has latitudes by rank, evenly spread.")
+    ] = False,
     out: Out = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -51,7 +54,8 @@ def spectrum(
     """Find the eigenvalues and leading components of the rows."""
     from embgeom_dask.cli import one_pass_text
 
-    how: dict[str, Any] = {"role": role, "components": components, "sky": sky, "out": out, "client": scheduler}
+    how: dict[str, Any] = {"role": role, "components": components, "sky": sky, "sky_by_rank": sky_by_rank}
+    how |= {"out": out, "client": scheduler}
     ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
 
 

@@ -99,7 +99,10 @@ _OF_A_TABLE = {
     "components": ("component_vector", ("component", "hidden", "component_vector")),
     "component_error": ("component_error", ("component", "component_error")),
     "scores": ("score", ("token_id", "token", "component", "score")),
-    "sky": ("sky_latitude", ("token_id", "token", "sky_latitude", "sky_longitude", "sky_distance")),
+    "sky": (
+        "sky_latitude",
+        ("token_id", "token", "sky_latitude", "sky_longitude", "sky_distance", "sky_ranked_latitude"),
+    ),
     "columns": ("column_variance", ("hidden", "centroid", "column_variance")),
     "outlier_dimensions": ("outlier_dimension", ("outlier", "outlier_dimension")),
     "connected_components": ("component_density", _OF_A_COMPONENT),

@@ -194,6 +194,7 @@ LONG_NAMES = {
     "component_error": "sine of the angle to the true component, at most",
     "score": "product of the component with the row less the mean row",
     "sky_latitude": "latitude",
+    "sky_ranked_latitude": "latitude by rank",
     "sky_longitude": "longitude",
     "sky_distance": "distance from the mean row in three components",
     "participation_ratio": "participation ratio",
@@ -306,6 +307,7 @@ NAMES = {
 
 _UNITS = {
     "sky_latitude": "degrees",
+    "sky_ranked_latitude": "degrees",
     "sky_longitude": "degrees",
     "angle_law_of_cosines": "degrees",
     "angle_dot_product": "degrees",

@@ -275,3 +275,15 @@ def test_a_covariance_that_does_not_fit_is_refused_with_both_numbers(
     monkeypatch.setattr(devices, "memory", lambda _: (4 << 20, 1 << 20))
     with pytest.raises(InputError, match=r"the covariance of 1024 columns takes 48 MiB here, and 1 MiB are free"):
         spectrum(path)
+
+
+def test_latitudes_by_rank_are_spread_evenly(tmp_path: Path) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    path = make_store(tmp_path / "m.zarr", np.random.default_rng(5).normal(size=(101, 5)))
+    found = spectrum(path, sky="1,2,3", sky_by_rank=True)
+    ranks = stats.rankdata(found["sky_latitude"].values)
+    expected = np.degrees(np.arcsin((2 * ranks - 1) / 101 - 1))
+    np.testing.assert_allclose(found["sky_ranked_latitude"], expected, rtol=1e-12, atol=1e-12)
+    assert "sky_ranked_latitude" not in spectrum(path, sky="1,2,3")
+    with pytest.raises(InputError, match="`sky_by_rank`: give the components of the map with `sky`"):
+        spectrum(path, sky_by_rank=True)

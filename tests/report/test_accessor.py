@@ -156,7 +156,7 @@ def test_every_variable_of_every_result_is_in_a_table(made: Made, client: Client
         "outliers": eg.outliers(made.store, "0:10", client=client),
         "neighbors": eg.neighbors(made.store, ["w1", "w2"], k=3, client=client),
         "tokens": eg.tokens(made.store, client=client),
-        "spectrum": eg.spectrum(made.store, sky="1,2,3", client=client),
+        "spectrum": eg.spectrum(made.store, sky="1,2,3", sky_by_rank=True, client=client),
         "lattice": eg.lattice(made.rows.astype("bfloat16"), origin=1, within=9, pairs_within=9, client=client),
         "undertrained": eg.undertrained(made.store, unused="3,5", client=client),
         "components": eg.components(made.store, [0.5, 1.0], diameter=True, client=client),
