@@ -99,7 +99,7 @@ def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, 
         return ["float64"]
     offset = float(np.linalg.norm(centre))
     near_origin = offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10
-    as_stored = dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored
+    as_stored = METRICS[settings.metric].rounds or (dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored)
     fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
     return [*(name for name in fastest if name in fit), *(["float64"] if settings.radii else [])]
 

@@ -110,6 +110,8 @@ class Metric(ABC):
     """The distance does not change if a centre is subtracted from all rows."""
     as_stored: bool = False
     """Rows can be points without shift and scale, in the dtype that they are stored in."""
+    rounds: bool = False
+    """Rows that are stored in a longer type can be points of bfloat16 too, rounded, without shift and scale."""
     quantizes: bool = False
     """Points can be rows rounded to 8-bit integers."""
     is_product: bool = False

@@ -32,6 +32,7 @@ class Dot(Metric):
     name = "dot"
     is_product = True
     as_stored = True
+    rounds = True
     prunes_by_norm = False
 
     def unit(self, scale: float) -> float:
@@ -52,20 +53,30 @@ class Dot(Metric):
         return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
-        """Bound -p.q, which errs by at most c |x| |y|, c = `product_error`.
+        """Bound -p.q, which errs by at most c |p| |q|, c = `product_error`; p, q are off the rows x, y by at most e, f.
 
-        A linear bound is a sum: |x| |y| <= (a |x|^2 + |y|^2 / a) / 2 for any a > 0, an equality where a = |y| / |x|. It
-        is taken of the medians of the tile's norms.
+        So x.y differs from the product by at most c |p| |q| + e |y| + |p| f, where |p| <= |x| + e. A linear bound is a
+        sum: each of these products, u v, is at most (a u^2 + v^2 / a) / 2 for any a > 0, an equality where a = v / u.
+        That is taken of the medians of the tile.
         """
-        error = 0.5 * product_error(width, precision)
-        share = _share(rows.norm, columns.norm)
+        moved = rows.error is not None or columns.error is not None
+        x, y = rows.norm, columns.norm
+        parts = [(product_error(width, precision) * (1 + 2.0**-6 * moved), x, y)]
+        if rows.error is not None:
+            parts.append((1 + 2.0**-20, rows.error**2, y))
+        if columns.error is not None:
+            p = x if rows.error is None else (np.sqrt(x) + rows.error) ** 2
+            parts.append((1 + 2.0**-20, p, columns.error**2))
+        row, column = np.full(x.shape, precision.tiny), np.full(y.shape, precision.tiny)
+        for factor, left, right in parts:
+            if left.any() and right.any():
+                share = _share(left, right)
+                row += 0.5 * factor * share * left
+                column += 0.5 * factor / share * right
 
         def bound(sign: int) -> LinearBound:
-            row, column = (
-                (sign * (side.norm * (error * part) + precision.tiny)).astype(precision.dtype)
-                for side, part in ((rows, share), (columns, 1 / share))
-            )
-            return LinearBound(row, column, -1.0, sign * precision.rounding)
+            first, second = ((sign * end).astype(precision.dtype) for end in (row, column))
+            return LinearBound(first, second, -1.0, sign * precision.rounding)
 
         return bound(-1), bound(1)
 
@@ -126,7 +137,7 @@ class Dot(Metric):
         return (0.5 * largest) ** 2
 
 
-def _share(rows: Array, columns: Array) -> float:
-    """How much the squared norms of rows count beside those of columns: the ratio of their medians' roots."""
-    sizes = [float(np.sqrt(np.median(side[side > 0]))) if (side > 0).any() else 1.0 for side in (rows, columns)]
+def _share(left: Array, right: Array) -> float:
+    """The ratio of the median sizes of the right and the left, which are squares, not all 0: of those that are not."""
+    sizes = [float(np.sqrt(np.median(side[side > 0]))) for side in (left, right)]
     return float(np.clip(sizes[1] / sizes[0], 1 / _MOST, _MOST))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from embgeom_dask.metrics import METRICS, Metric, Norms
 Array = NDArray[Any]
 
 _CPU = torch.device("cpu")
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class PointFormat:
     """What the points of a scan are. Small enough to travel.
 
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball; products
-    are made of `element`s. `bfloat16` rows are points as they are stored, with no centre and scale 1. `int8` rows are
-    rounded to integers, `scale` being what fills these; where the integers may leave many pairs undecided, `unrounded`
-    is the form in which these are told apart.
+    are made of `element`s. `bfloat16` rows are points as they are stored, or rounded, with no centre and scale 1.
+    `int8` rows are rounded to integers, `scale` being what fills these; where the integers may leave many pairs
+    undecided, `unrounded` is the form in which these are told apart.
     """
 
     metric: str
@@ -61,7 +63,9 @@ class PointFormat:
     def points(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """The points (b, d) of rows (b, d) as stored, on the CPU, and their norms."""
         if self.element == "bfloat16":
-            return devices.to_tensor(rows, _CPU), Norms(norms(rows)[:, 1])
+            rounded = rows.astype(BFLOAT16, copy=False)
+            error = None if rounded is rows else _distances(rows, rounded)
+            return devices.to_tensor(rounded, _CPU), Norms(norms(rows)[:, 1], error)
         if self.element == "int8":
             integers, error = quantize(rows, self.centre, self.scale)
             return torch.from_numpy(integers), Norms(norms(rows, self.centre)[:, 1] * self.scale**2, error)
@@ -70,3 +74,9 @@ class PointFormat:
         values *= self.scale
         points = self._metric.points(values, np.dtype(self.element))
         return devices.to_tensor(points.values, _CPU), points.norms
+
+
+def _distances(rows: Array, rounded: Array) -> Array:
+    """Upper bounds (b,) float64 of the L2 distances of rows (b, d) from their rounded points."""
+    found: Array = np.sqrt(norms(rows.astype(np.float64) - rounded.astype(np.float64))[:, 1]) * (1 + 1e-9)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from hypothesis import strategies as st
 from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import InputError
+from embgeom_dask.kernels.bounds import bounds_of_pairs
+from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise.blocks import Block
+from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import Truth, truth
 from embgeom_dask.testing.strategies import DTYPES, hostile, matrices, slow_examples
@@ -104,13 +110,42 @@ def test_identical_rows_have_a_product_like_others(client: Client, tmp_path: Pat
     assert found["bottom_product"].values.tolist() == [[-2, 5, 5], [-2, 5, 5], [-2, -2, -2], [-2, 5, 5]]
 
 
+@pytest.mark.parametrize("dtypes", list(itertools.product(DTYPES, repeat=2)))
+@pytest.mark.parametrize("width", [1, 7, 640])
+def test_bounds_of_rounded_points_hold(dtypes: tuple[str, str], width: int) -> None:
+    rng = np.random.default_rng(width)
+    form = PointFormat("dot", "bfloat16", np.zeros(width), 1.0)
+    for kind in ("any", "alike"):
+        rows, other = (
+            (rng.normal(size=(n, width)) * 2.0 ** rng.integers(-6, 3, (n, 1))).astype(DTYPES[name])
+            for n, name in zip((40, 50), dtypes, strict=True)
+        )
+        if kind == "alike":
+            rows[:], other[:] = rows[0], rows[0].astype(other.dtype)
+        sides = [
+            Block(np.arange(len(each)), each, *form.points(each), np.zeros(len(each)), point_format=form)
+            for each in (rows, other)
+        ]
+        tile = Tile(METRICS["dot"], sides[0], sides[1], diagonal=False)
+        assert tile.precision.element == "bfloat16"
+        true = -(rows.astype(np.longdouble) @ other.astype(np.longdouble).T)
+        i, j = np.indices(true.shape).reshape(2, -1)
+        for turned, sign in ((tile, 1), (tile.turn(), -1)):
+            least, most = bounds_of_pairs(turned.product, turned.terms, i, j)
+            assert (least <= sign * true.ravel()).all()
+            assert (most >= sign * true.ravel()).all()
+
+
+@pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float32])
 @pytest.mark.parametrize("element", ["bfloat16", "float32"])
 def test_products_of_every_element_equal_those_of_numpy(
-    element: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    element: str, stored: type, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "fastest", lambda *_: [element, "float32"])
     rng = np.random.default_rng(0)
-    rows, other = ((rng.normal(size=(n, 96)) + 0.2).astype(ml_dtypes.bfloat16) for n in (1000, 3000))
+    rows, other = (
+        (rng.normal(size=(n, 96)) + 0.2).astype(dtype) for n, dtype in ((1000, stored), (3000, ml_dtypes.bfloat16))
+    )
     rows[7], other[50:1300] = 40 * rows[8], other[50]  # some norms are far from the median; many ties
     other[1300:2000, 0] += np.linspace(0, 0.1, 700).astype(ml_dtypes.bfloat16)
     stores = [make_store(tmp_path / f"{n}.zarr", output=each) for n, each in enumerate((rows, other))]
