@@ -13,6 +13,7 @@ from distributed import Client
 
 from embgeom_dask import tuning
 from embgeom_dask.analyses import batch
+from embgeom_dask.checkpoints.convert import parse_shard
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.conversion import convert_here, convert_on
@@ -58,12 +59,13 @@ def convert_each(
     Raises
     ------
     InputError
-        If `name` is given with several sources, or `connections` is below 1.
+        If `name` is given with several sources, `connections` is below 1, or `shard` is no size.
     """
     if options.get("name") and len(sources) > 1:
         raise InputError(f"`name` {options['name']} names one model: give one source with it, not {len(sources)}")
     if connections < 1:
         raise InputError(f"`connections` is {connections}: give 1 or more")
+    parse_shard(options.get("shard"))
     if not sources:
         return {}, {}
     asked = {name: options.get(f"{name}_key") for name in ("input", "output")}

@@ -115,7 +115,7 @@ def convert_telling(
     shard: int | str | None = None,
 ) -> str:
     """Convert a checkpoint as `convert` does, and tell `warn` what it warns of: others may do so in other threads."""
-    shard_bytes = _parse_shard(shard)
+    shard_bytes = parse_shard(shard)
     folder = _folder(source)
     vocabulary = find_tokenizer(folder.path, tokenizer)
     named = folder if name is None else replace(folder, model=check_name(name))
@@ -184,8 +184,8 @@ def _list(folder: LocalFolder | HubFolder) -> Listing:
     return list_file(folder.path) if folder.path.is_file() else list_local(folder)
 
 
-def _parse_shard(shard: int | str | None) -> int | None:
-    """Read `shard` as bytes; None stays None."""
+def parse_shard(shard: int | str | None) -> int | None:
+    """Read `shard` as bytes; None stays None. Raises InputError if it is no size, or too small for two chunks."""
     size = None if shard is None else units.bytes_of(str(shard))
     if shard is not None and (size is None or size < 2 * tuning.CHUNK_BYTES):
         least = units.bytes_text(2 * tuning.CHUNK_BYTES).replace(" ", "")
