@@ -16,7 +16,7 @@ import xarray as xr
 from distributed import Client
 
 from embgeom_dask.analyses.quantiles import find as find_quantiles
-from embgeom_dask.execution import workers
+from embgeom_dask.execution import square_sums, workers
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.panel_result import PassResult
@@ -95,6 +95,7 @@ def compare_pairs(
             run = partial(run_pass, cluster, blocks, journal=journal)
             with _forgotten(cluster, plan):
                 found = run(plan, command)
+                square_sums.check(cluster, plan, found, plan.exact(BlockReader(blocks)))
                 variables = _finalize(plan, found, spec, run, blocks)
                 if complete is not None:
                     variables = complete(cluster, plan, variables)
@@ -177,7 +178,8 @@ def _finalize(
         least, most = (float(variables[f"distance_{end}"][1]) for end in ("min", "max"))
         variables["distance_mean"] = ((), np.clip(variables["distance_mean"][1], least, most))
         if least == most:  # what is left is the error of the sums
-            variables["distance_std"] = ((), variables["distance_std"][1] * 0)
+            for name in ("distance_mean_error", "distance_std", "distance_std_error"):
+                variables[name] = ((), variables[name][1] * 0)
     if spec.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
         more = again if spec.exact_quantiles else None

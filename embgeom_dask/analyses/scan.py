@@ -46,6 +46,7 @@ def scan(
     common_edges: bool = False,  # noqa: ARG001 - of several stores
     quantiles: Numbers | None = None,
     exact_quantiles: bool = False,
+    exact_moments: bool = False,
     within: Numbers | None = None,
     pairs_within: float | str | None = None,
     max_pairs: int | None = None,
@@ -114,6 +115,8 @@ def scan(
         histogram asked for, else 4,096 equal ones.
     exact_quantiles : bool
         Whether to find the quantiles themselves too, by a second pass over the pairs in those bins.
+    exact_moments : bool
+        Whether mean and deviation are made of every distance as it is reported: to the last digits, and slowly.
     within : float, list of float, or str, optional
         Radii. Counts for each how many pairs are at that distance at most, and how many of each row. Text may be
         `"0.5,2^-14,2ulp@0.037"`, the last being two units in the last place of 0.037 in bfloat16. `"2ulp"` takes the
@@ -162,7 +165,8 @@ def scan(
         - `row_mean`, `row_std`, `row_skew`, `row_kurtosis`, `row_min`, `row_max`, `row_step (token_id)`; `row_count`,
           how many others each token has.
         - `histogram_count`, `histogram_cdf (bin)`, `bin_edge (edge)`; `histogram_below`, `histogram_above`, how many
-          pairs are outside all bins; `distance_mean`, `distance_std`, `distance_min`, `distance_max`, `pair_count`.
+          pairs are outside all bins; `distance_mean`, `distance_std` and what these may be off, `distance_mean_error`,
+          `distance_std_error`; `distance_min`, `distance_max`, `pair_count`.
         - `quantile_lower`, `quantile_upper`, and `quantile_distance (quantile)` of exact ones.
         - `within_count (radius)`, and `within_degree (token_id, radius)`, in which no token counts itself.
         - `pair_distance (pair)` and `pair_token_id (pair, side)`, in order of the ids; `pair_radius`.
@@ -194,9 +198,8 @@ def scan(
     were decided in float64, in double-double and in rational numbers.
 
     Bins end at the sum of the two largest distances from the mean of the first rows (euclidean) or from the origin,
-    rounded up to three digits; at 2 for cosine. The mean of the distances of up to 2^18 rows of d values errs by at
-    most (d + 10) 2^-40 of itself and 2^-43 of the longest row. The quantile q of n distances is the one of rank
-    ceil(q n), q as a decimal number: numpy's `inverted_cdf`.
+    rounded up to three digits; at 2 for cosine. The quantile q of n distances is the one of rank ceil(q n), q as a
+    decimal number: numpy's `inverted_cdf`.
 
     Smallest and largest of a row are exact. Its other moments are those of its distances, as they are reported, each
     rounded to a multiple of `row_step`: a power of two, 2^-28 to 2^-27 of a bound of the row's distances (of products,
@@ -239,6 +242,7 @@ def scan(
         histogram_edges=parse_numbers("histogram_edges", histogram_edges, in_order=True),
         quantiles=parse_numbers("quantiles", quantiles, largest=1.0),
         exact_quantiles=exact_quantiles,
+        exact_moments=exact_moments,
         max_pairs=MAX_PAIRS if max_pairs is None else max_pairs,
         distinct=distinct,
         **parse_radii(within=within, pairs_within=pairs_within),

@@ -94,6 +94,10 @@ def scan(
     exact_quantiles: Annotated[
         bool, typer.Option("--exact-quantiles", help="Also the values of --quantiles, by a second pass.")
     ] = False,
+    exact_moments: Annotated[
+        bool,
+        typer.Option("--exact-moments", help="Mean and deviation from every distance as it is reported: slow."),
+    ] = False,
     within: Annotated[
         str | None,
         typer.Option(metavar="R,R...", help="Count pairs within each radius, and of each token: 0.5, 2^-14, 2ulp."),
@@ -146,6 +150,7 @@ def scan(
         "quantiles": quantiles,
         "common_edges": common_edges,
         "exact_quantiles": exact_quantiles,
+        "exact_moments": exact_moments,
         "within": within,
         "pairs_within": pairs_within,
         "max_pairs": max_pairs,

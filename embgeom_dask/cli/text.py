@@ -287,7 +287,8 @@ def _row_moments(dataset: xr.Dataset) -> str:
 
 
 def _moments(dataset: xr.Dataset) -> str:
-    names = ["pair_count", "distance_mean", "distance_std", "distance_min", "distance_max"]
+    names = ["pair_count", "distance_mean", "distance_mean_error", "distance_std", "distance_std_error"]
+    names += ["distance_min", "distance_max"]
     names += [name for name in ("histogram_below", "histogram_above") if dataset.get(name, 0)]
     return align(["distances", ""], ([name, dataset[name].item()] for name in names))
 

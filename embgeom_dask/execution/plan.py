@@ -15,12 +15,12 @@ from embgeom_dask.execution.memory import Memory
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
 from embgeom_dask.pairwise.blocks import BlockReader, BlockSource
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.points import DIGITS, PointFormat
 from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.reductions import Histogram, Reductions
 from embgeom_dask.units import bytes_text
 
-ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "int8x3": 5, "float64x3": 5}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Plan:
     def digest(self) -> str:
         """The sha256 of all that decides what a panel's state says: rows, metric, tiles and reductions.
 
-        What a device computes with (element, centre, scale) is left out: it decides no state's meaning.
+        What a device computes with (element, centre, scale) is left out: it decides no state's meaning, but of points
+        in digits centre and scale, which decide the last bits of sums.
         """
         found = sha256()
 
@@ -119,7 +120,9 @@ class Plan:
             (side.matrix.name, side.matrix.sha256, side.rows, side.point_format.metric, side.tile)
             for side in self.sides
         ]
-        add([sides, self.symmetric, self.grid.run, self.reductions])
+        point_format = self.sides[0].point_format
+        summed = (point_format.centre, point_format.scale) if point_format.in_digits else None  # sums hang on these
+        add([sides, self.symmetric, self.grid.run, self.reductions, summed])
         return found.hexdigest()
 
     def certificate(self, products: set[str]) -> dict[str, Any]:
@@ -170,7 +173,13 @@ class Plan:
         return Exact(self.metric, *rows, first.matrix.hidden_size, first.point_format.unit)
 
 
+DIGITS_ERROR = 2.0**-19
+"""Of points in digits, a bound of the error of nearly every product relative to |x| |y|; each row has its own."""
+
+
 def _product_error(kind: str, element: str, width: int) -> float:
     """The bound of what a device of that kind makes of an element: cuda adds up bfloat16 in float32, and keeps that."""
+    if element in DIGITS:
+        return DIGITS_ERROR
     precision = Precision("float32" if (kind, element) == ("cuda", "bfloat16") else element, kind == "cpu")
     return product_error(0 if element == "int8" else width, precision) + precision.rounding

@@ -209,7 +209,7 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
         top = distance_bound(metric, largest)
         edges = spec.histogram_edges or bin_edges(spec.bins, top, spec.histogram_scale)
         closed = np.arange(len(edges)) == len(edges) - 1
-        reductions["histogram"] = Histogram(Thresholds.at(metric, edges, closed=closed), weights)
+        reductions["histogram"] = Histogram(Thresholds.at(metric, edges, closed=closed), weights, spec.exact_moments)
     if spec.within:
         reductions["within"] = Within(Thresholds.at(metric, spec.within, closed=True), weights, symmetric)
     if spec.pairs_within is not None:

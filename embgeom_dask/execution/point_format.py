@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -15,7 +16,7 @@ from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.kernels.torch_passes import bounds
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import Block
-from embgeom_dask.pairwise.points import PointFormat
+from embgeom_dask.pairwise.points import DIGITS, PointFormat
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.thresholds import Thresholds
 
@@ -38,11 +39,11 @@ def choose_point_format(
 
     `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
 
-    Products are of `element` where it is given. Else they are float64 where all distances are summed; integers where
-    these are multiplied fastest and farthest pairs are sought, or neighbours or pairs within radii that integers tell
-    from most others in the samples; else of the first of `fastest` that can hold the points, or, where there are radii,
-    of what costs least with the pairs of the samples that it leaves undecided. Integers that this machine cannot
-    multiply are not taken even where they are given.
+    Products are of `element` where it is given. Where all distances are summed they are in digits, or float64 where the
+    metric has none. Else they are integers where these are multiplied fastest and farthest pairs are sought, or
+    neighbours or pairs within radii that integers tell from most others in the samples; else of the first of `fastest`
+    that can hold the points, or, where there are radii, of what costs least with the pairs of the samples that it
+    leaves undecided. Integers that this machine cannot multiply are not taken even where they are given.
     """
     if element == "int8" and "int8" not in fastest:
         element = None
@@ -50,10 +51,12 @@ def choose_point_format(
     largest = float(every.max())
 
     def of(name: str) -> PointFormat:
-        finer = of("float64") if name == "float32" and settings.radii else None
+        finer = of("float64") if name in DIGITS or (name == "float32" and settings.radii) else None
         scale = 1.0 if name == "bfloat16" else _into_unit_ball(largest)
         return PointFormat(settings.metric, name, centre, scale, finer)
 
+    if settings.summed and METRICS[settings.metric].has_digits:
+        return of("int8x3" if "int8" in fastest else "float64x3")
     possible = [element] if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
     plain, cost = _cheapest([of(name) for name in possible], settings, samples)
     asked = element == "int8"
@@ -79,6 +82,8 @@ def point_formats_instead(
     point_format: PointFormat, dtypes: set[str], distance_from_centre: list[Array]
 ) -> tuple[PointFormat, ...]:
     """What points are, in this order, where a process does not multiply those of `point_format` rightly."""
+    if point_format.in_digits:  # sums have the bits of digits, however these are multiplied
+        return (replace(point_format, element="float64x3"),) if point_format.element == "int8x3" else ()
     elements = {"float64": (), "float32": ("float64",)}.get(point_format.element, ("float32", "float64"))
     scale = _into_unit_ball(float(np.concatenate(distance_from_centre).max()))
     few = {"float64"} if "float64" in dtypes else {"float32", "float64"}

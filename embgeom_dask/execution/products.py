@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.metrics import METRICS, Precision, Workspace, product_error
+from embgeom_dask.kernels import digits
+from embgeom_dask.metrics import METRICS, Precision, Workspace, multiply_digits, product_error
+from embgeom_dask.pairwise.points import DIGITS
 
 Array = NDArray[Any]
 
@@ -29,6 +31,8 @@ def are_right(metric: str, element: str, device: torch.device) -> bool:
     """
     try:
         with devices.session(device):
+            if element in DIGITS:
+                return all(_are_digits_right(element, device, *shape) for shape in _SHAPES)
             return all(_is_right(metric, element, device, *shape) for shape in _SHAPES)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         if devices.out_of_memory(error):
@@ -53,6 +57,19 @@ def _is_right(metric: str, element: str, device: torch.device, rows: int, column
         return _is_near(metric, element, device, x, y)
     signs = [np.where(side < 0, -1, 1) for side in (x, y)]
     return _is_near(metric, element, device, x, signs[1]) and _is_near(metric, element, device, signs[0], y)
+
+
+def _are_digits_right(element: str, device: torch.device, rows: int, columns: int, width: int) -> bool:
+    """Whether products of digits, the largest among them, are made without error, of rows and columns of two sizes."""
+    rng, each = np.random.default_rng(width), digits.width_of_points(width) // 5
+    x, y = (rng.integers(-128, 128, (3, count, each)) for count in (rows, columns))
+    x[:, 0], y[:, 0] = np.array([[[127], [-128], [-128]], [[-127], [-128], [-128]]])
+    steps = [np.ldexp(rng.integers(16, 33, count).astype(np.float64), -4) for count in (rows, columns)]
+    points = [torch.from_numpy(np.concatenate(side[[0, 1, 2, 1, 0]], axis=1).astype(np.int8)) for side in (x, y)]
+    first, second = (point.to(device) for point in points)
+    found = multiply_digits(first, second, (steps[0], steps[1]), Workspace(), whole=element == "int8x3")
+    known = sum((x[k] @ y[other].T) << 8 * (2 - k - other) for k in range(3) for other in range(3 - k))
+    return bool((found.cpu().numpy() == known * np.outer(*steps) / 65536).all())
 
 
 def _is_near(metric: str, element: str, device: torch.device, x: Array, y: Array) -> bool:

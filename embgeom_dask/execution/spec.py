@@ -66,6 +66,7 @@ class ScanSpec:
     histogram_edges: tuple[float, ...] | None = None
     quantiles: tuple[float, ...] | None = None
     exact_quantiles: bool = False
+    exact_moments: bool = False
     within: tuple[float, ...] | None = None
     pairs_within: float | None = None
     max_pairs: int = MAX_PAIRS
@@ -92,6 +93,8 @@ class ScanSpec:
                 raise InputError("`histogram_edges`: give two edges at least")
         if self.exact_quantiles and self.quantiles is None:
             raise InputError("`exact_quantiles`: say which with `quantiles`")
+        if self.exact_moments and not self.summed:
+            raise InputError("`exact_moments`: ask for `histogram` or `quantiles`, which mean and deviation come with")
         if self.distinct and not self.kept & {"nearest", "neighbors"}:
             raise InputError("`distinct` leaves identical rows out of `nearest` and `neighbors`: ask for one of them")
 

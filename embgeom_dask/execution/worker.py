@@ -10,7 +10,7 @@ import torch
 from embgeom_dask import devices, tuning
 from embgeom_dask.errors import EmbgeomError
 from embgeom_dask.execution.grid import Panel
-from embgeom_dask.execution.plan import Plan
+from embgeom_dask.execution.plan import ITEMSIZE, Plan
 from embgeom_dask.execution.worker_state import WorkerState
 
 T = TypeVar("T")
@@ -56,8 +56,7 @@ def _times(plan: Plan) -> int:
     side, times = plan.sides[0], 0
     if side.instead is None:
         return 0
-    sizes = (getattr(torch, point_format.element).itemsize for point_format in (side.point_format, side.instead))
-    planned, taken = sizes
+    planned, taken = (ITEMSIZE[point_format.element] for point_format in (side.point_format, side.instead))
     while planned << times < taken and not (side.tile >> times) % 2 and side.tile >> times > tuning.LEAST_TILE:
         times += 1
     return times

@@ -13,8 +13,8 @@ class Bins(NamedTuple):
     """The bins that a pass counts pairs in, and the fixed point that it sums distances in.
 
     The first bin is below all edges, the last above all. A distance is summed as the integer t = rint(distance *
-    quantum), and its square in the three parts a^2, a b and b^2 of t = a 2^half + b: sums of integers are the same in
-    any order.
+    quantum), its square in the three parts a^2, a b and b^2 of t = a 2^half + b, and what it may be off as the integer
+    e = floor(bound * error_quantum) + 1, with its square: sums of integers are the same in any order.
 
     Attributes
     ----------
@@ -29,11 +29,15 @@ class Bins(NamedTuple):
     digits : float
         A value smaller than `digits` times the width of its bounds has lost too many digits to be summed.
     least : float
-        A distance smaller than this has lost too many digits to be summed.
+        A distance smaller than this is not summed.
+    settled : bool
+        Whether only those distances are summed of whose t the bounds leave no doubt; these are off by nothing more.
     quantum : float
         The number of steps of the fixed point in one unit.
     half : int
         The number of bits of b.
+    error_quantum : float
+        The number of steps of the fixed point of errors in one unit.
     """
 
     lower: Array
@@ -44,27 +48,32 @@ class Bins(NamedTuple):
     table: Array
     digits: float
     least: float
+    settled: bool
     quantum: float
     half: int
+    error_quantum: float
 
 
 class BinCounts(NamedTuple):
-    """The pairs of a tile in bins, except for those left undecided, which are in neither counts nor sums.
+    """The pairs of a tile in bins, except for those left undecided: these are not counted, and some are not summed.
 
     Attributes
     ----------
     counts : numpy.ndarray of int64, (bins,)
         Pairs of tokens in each bin.
-    sums : numpy.ndarray of int64, (m, 4)
-        The sums of each row, weighed by the columns: of t, a^2, a b and b^2 (see `Bins`).
+    sums : numpy.ndarray of int64, (m, 6)
+        The sums of each row, weighed by the columns: of t, a^2, a b and b^2, e and e^2 (see `Bins`).
     i, j : numpy.ndarray of int64, (p,)
         The pairs left undecided.
+    summed : numpy.ndarray of bool, (p,)
+        Which of these are in the sums.
     """
 
     counts: Array
     sums: Array
     i: Array
     j: Array
+    summed: Array
 
 
 class WithinCounts(NamedTuple):

@@ -101,18 +101,20 @@ def bin_pairs(
         capacity = (stop - start) * p.shape[1]
         out = BinCounts(
             counts=np.zeros(bins.lower.size, np.int64),
-            sums=np.zeros((stop - start, 4), np.int64),
+            sums=np.zeros((stop - start, 6), np.int64),
             i=np.empty(capacity, np.int32),
             j=np.empty(capacity, np.int32),
+            summed=np.empty(capacity, np.bool_),
         )
         left = _bin_pairs(p, low, high, weights, bins, diagonal, start, stop, out)
-        return out._replace(i=out.i[:left].astype(np.int64), j=out.j[:left].astype(np.int64))
+        i, j = out.i[:left].astype(np.int64), out.j[:left].astype(np.int64)
+        return out._replace(i=i, j=j, summed=out.summed[:left].copy())
 
-    counts, sums, i, j = zip(*share_out(work, p.shape[0]), strict=True)
-    return BinCounts(np.sum(counts, axis=0), np.concatenate(sums), np.concatenate(i), np.concatenate(j))
+    counts, *others = zip(*share_out(work, p.shape[0]), strict=True)
+    return BinCounts(np.sum(counts, axis=0), *map(np.concatenate, others))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _bin_pairs(
     product: Array,
     low: LinearBound,
@@ -127,8 +129,8 @@ def _bin_pairs(
     row_weight, column_weight = weights
     lower, upper, table = bins.lower, bins.upper, bins.table
     left, last = 0, lower.size - 1
-    least, most, distance = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
-    sure = np.empty(STRIP, np.int64)
+    least, most, distance, off = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
+    sure, enough = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
     for i in range(start, stop):
         for strip in range(i + 1 if diagonal else 0, product.shape[1], STRIP):
             part = product[i, strip : strip + STRIP]
@@ -141,8 +143,15 @@ def _bin_pairs(
                 middle = 0.5 * (least[k] + most[k])
                 middle = middle if middle > 0.0 else 0.0  # of NaN too
                 distance[k] = np.sqrt(middle) if bins.root else middle
-                enough = middle > bins.digits * (most[k] - least[k]) and distance[k] >= bins.least
-                sure[k] = weight[k] if enough else 0
+                apart = most[k] - least[k]
+                known = middle > bins.digits * apart and distance[k] >= bins.least
+                off[k] = (0.25 * apart / distance[k] if bins.root else 0.5 * apart) if known else 0.0
+                enough[k] = weight[k] if known else 0
+            if bins.settled:
+                for k in range(part.size):
+                    same = np.rint(least[k] * bins.quantum) == np.rint(most[k] * bins.quantum)
+                    enough[k] = enough[k] if same else 0
+                    off[k] = 0.0
             for k in range(part.size):
                 cell = (distance[k] - bins.first) * bins.per_unit
                 if len(table) == 0:
@@ -150,32 +159,38 @@ def _bin_pairs(
                 else:
                     middle = max(0.5 * (least[k] + most[k]), 0.0)
                     b = _search(lower, middle, table[int(min(max(cell, 0.0), len(table) - 1.0))])
-                if sure[k] == 0 or least[k] < lower[b] or most[k] >= upper[b]:
+                sure[k] = enough[k]
+                if enough[k] == 0 or least[k] < lower[b] or most[k] >= upper[b]:
                     sure[k] = 0
                     out.i[left] = i
                     out.j[left] = strip + k
+                    out.summed[left] = enough[k] != 0
                     left += 1
                 out.counts[b] += row_weight[i] * sure[k]
-            _add_up(distance[: part.size], sure, bins.quantum, bins.half, out.sums[i - start])
+            _add_up(distance[: part.size], off, enough, bins, out.sums[i - start])
     return left
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_up(distance: Array, weight: Array, quantum: float, half: int, sums: Array) -> None:  # pragma: no cover
-    """Add weighted distances, and the parts of their squares (see `Bins`), to the sums (4,) of a row."""
-    mask = (1 << half) - 1
-    linear, square_high, cross, square_low = 0, 0, 0, 0
+def _add_up(distance: Array, off: Array, weight: Array, bins: Bins, sums: Array) -> None:  # pragma: no cover
+    """Add weighted distances, the parts of their squares and their errors (see `Bins`) to the sums (6,) of a row."""
+    mask, half = (1 << bins.half) - 1, bins.half
+    linear, square_high, cross, square_low, error, error_square = 0, 0, 0, 0, 0, 0
     for k in range(distance.size):  # a vector loop
-        w, t = weight[k], int(np.rint(distance[k] * quantum))
+        w, t, e = weight[k], int(np.rint(distance[k] * bins.quantum)), int(off[k] * bins.error_quantum) + 1
         t_high, t_low = t >> half, t & mask
         linear += w * t
         square_high += w * (t_high * t_high)
         cross += w * (t_high * t_low)
         square_low += w * (t_low * t_low)
+        error += w * e
+        error_square += w * (e * e)
     sums[0] += linear
     sums[1] += square_high
     sums[2] += cross
     sums[3] += square_low
+    sums[4] += error
+    sums[5] += error_square
 
 
 @numba.njit(nogil=True, cache=True)

@@ -37,12 +37,13 @@ class _DeviceBins(NamedTuple):
 
     Attributes
     ----------
-    numbers : torch.Tensor of float64, (5,)
-        `first`, `per_unit`, `digits`, `least` and `quantum`.
+    numbers : torch.Tensor of float64, (6,)
+        `first`, `per_unit`, `digits`, `least`, `quantum` and `error_quantum`.
     lower, upper : torch.Tensor of float64, (bins,)
     root : bool
     equal : bool
         Whether the table is empty: cell c is bin c + 1.
+    settled : bool
     half : int
     """
 
@@ -51,6 +52,7 @@ class _DeviceBins(NamedTuple):
     upper: Tensor
     root: bool
     equal: bool
+    settled: bool
     half: int
 
 
@@ -84,14 +86,17 @@ def bin_pairs(
     diagonal: bool,
 ) -> BinCounts:
     """See `embgeom_dask.kernels.passes.bin_pairs`."""
-    scalars = np.array([bins.first, bins.per_unit, bins.digits, bins.least, bins.quantum])
+    scalars = np.array([bins.first, bins.per_unit, bins.digits, bins.least, bins.quantum, bins.error_quantum])
     low, high = map(_parts, terms)
     *parts, numbers, lower, upper = _put(product.device, *low, *high, scalars, bins.lower, bins.upper)
     bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
-    there = _DeviceBins(numbers, lower, upper, bins.root, equal=len(bins.table) == 0, half=bins.half)
-    counts, sums, undecided = run(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
-    count, total, place = _fetch(counts, sums.reshape(-1), _places(undecided))
-    return BinCounts(count, total.reshape(-1, 4), *np.divmod(place, product.shape[1]))
+    equal = len(bins.table) == 0
+    there = _DeviceBins(numbers, lower, upper, bins.root, equal, bins.settled, bins.half)
+    found = run(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
+    counts, sums, undecided, enough = found
+    places = _places(undecided)
+    count, total, place, summed = _fetch(counts, sums.reshape(-1), places, enough.reshape(-1)[places])
+    return BinCounts(count, total.reshape(-1, 6), *np.divmod(place, product.shape[1]), summed)
 
 
 def _bin(
@@ -100,8 +105,8 @@ def _bin(
     bins: _DeviceBins,
     weights: tuple[Tensor, Tensor],
     diagonal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    first, per_unit, digits, least, quantum = bins.numbers.unbind()
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    first, per_unit, digits, least, quantum, error_quantum = bins.numbers.unbind()
     lower, upper, half, (row_weight, column_weight) = bins.lower, bins.upper, bins.half, weights
     low, high = _evaluate(product, terms[0]), _evaluate(product, terms[1])
     value = (0.5 * (low + high)).nan_to_num(0).clamp(min=0)
@@ -110,16 +115,22 @@ def _bin(
         index = ((distance - first) * per_unit + 1).clamp(0, lower.numel() - 1).long()
     else:
         index = torch.searchsorted(lower, value, right=True) - 1
-    undecided = ~((value > digits * (high - low)) & (distance >= least) & (low >= lower[index]) & (high < upper[index]))
-    weight = column_weight.expand(product.shape) * ~undecided
+    enough = (value > digits * (high - low)) & (distance >= least)
+    off = 0.25 * (high - low) / distance if bins.root else 0.5 * (high - low)
+    if bins.settled:
+        enough = enough & ((low * quantum).round() == (high * quantum).round())
+        off = torch.zeros_like(off)
+    undecided = ~(enough & (low >= lower[index]) & (high < upper[index]))
+    weight, summed = (column_weight.expand(product.shape) * mask for mask in (~undecided, enough))
     if diagonal:
-        undecided, weight = undecided.triu(1), weight.triu(1)
+        undecided, weight, summed = undecided.triu(1), weight.triu(1), summed.triu(1)
     counts = torch.zeros_like(lower, dtype=torch.int64)
     counts = counts.index_add(0, index.reshape(-1), (row_weight[:, None] * weight).reshape(-1))
-    t = (distance * quantum).round().long()
+    t, e = (distance * quantum).round().long(), (off.where(enough, 0) * error_quantum).long() + 1
     t_high, t_low = t >> half, t & ((1 << half) - 1)
-    sums = torch.stack([(weight * part).sum(1) for part in (t, t_high * t_high, t_high * t_low, t_low * t_low)], 1)
-    return counts, sums, undecided
+    parts = (t, t_high * t_high, t_high * t_low, t_low * t_low, e, e * e)
+    sums = torch.stack([(summed * part).sum(1) for part in parts], 1)
+    return counts, sums, undecided, enough
 
 
 def count_within(

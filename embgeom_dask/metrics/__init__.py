@@ -12,7 +12,7 @@ from embgeom_dask.metrics.cosine import Cosine
 from embgeom_dask.metrics.differences import Chebyshev, Cityblock
 from embgeom_dask.metrics.dot import Dot
 from embgeom_dask.metrics.euclidean import Euclidean
-from embgeom_dask.metrics.matrix_product import product_error
+from embgeom_dask.metrics.matrix_product import multiply_digits, product_error
 from embgeom_dask.metrics.workspace import Workspace
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Precision",
     "Workspace",
     "find_metric",
+    "multiply_digits",
     "product_error",
 ]
 

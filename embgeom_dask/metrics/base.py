@@ -34,19 +34,24 @@ class Norms:
         An upper bound of |x - p|, the L2 distance of each row x from its point p, with the errors of sums of products
         included; None if points equal their rows. For points p, q of rows x, y with errors e, f:
         |x.y - p.q| <= e |y| + |p| f.
+    step, slack : numpy.ndarray of float64, (b,), optional
+        Of points in digits, see `kernels.digits`; else None. Neither hangs on other rows.
     """
 
     norm: Array
     error: Array | None = None
+    step: Array | None = None
+    slack: Array | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return self.norm.nbytes + (0 if self.error is None else self.error.nbytes)
+        return sum(array.nbytes for array in vars(self).values() if array is not None)
 
     def take(self, rows: slice | Array) -> Norms:
         """Return the norms of some of the rows."""
-        return Norms(self.norm[rows], None if self.error is None else self.error[rows])
+        others = (None if array is None else array[rows] for array in (self.error, self.step, self.slack))
+        return Norms(self.norm[rows], *others)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class Metric(ABC):
 
     Two identical rows have a product like any others.
     """
+    has_digits: bool = False
+    """Points can be rows in digits (`kernels.digits`): values are made of products, less a centre if it `shifts`."""
     undefined_for_zero_rows: bool = False
     """A row of zeros has no distance to any row: such rows are left out."""
     prunes_by_norm: bool = True
@@ -140,6 +147,10 @@ class Metric(ABC):
 
         Points of float64 may share the memory of the rows.
         """
+
+    def divisor(self, stored: Array, scale: float) -> Array:
+        """Return what each row (b, d), as stored, is divided by to be a point in digits: (b,) float64."""
+        return np.full(len(stored), 1 / scale)
 
     @abstractmethod
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:

@@ -23,9 +23,10 @@ from embgeom_dask.kernels.double_double import (
 )
 from embgeom_dask.kernels.double_double_sums import sum_slack
 from embgeom_dask.kernels.numba_bfloat16 import as_float
-from embgeom_dask.kernels.row_norms import norms
+from embgeom_dask.kernels.row_norms import nearest_norms, norms
 from embgeom_dask.metrics import matrix_product
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
+from embgeom_dask.metrics.euclidean import digit_terms
 from embgeom_dask.metrics.matrix_product import product_error
 from embgeom_dask.metrics.workspace import Workspace
 
@@ -43,6 +44,7 @@ class Cosine(Metric):
     """
 
     name = "cosine"
+    has_digits = True
     undefined_for_zero_rows = True
     prunes_by_norm = False
 
@@ -66,12 +68,22 @@ class Cosine(Metric):
         """Return unit vectors; their norms are 1."""
         return Points(_unit(values).astype(dtype), Norms(np.ones(len(values))))
 
+    def divisor(self, stored: Array, scale: float) -> Array:  # noqa: ARG002
+        """Return the lengths of the rows."""
+        return nearest_norms(stored)
+
     def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
         """Return the matrix product."""
         return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
-        """Bound 1 - p.q; normalising the rows in float64 erred by at most (d + 4) u for each point, u = 2^-53."""
+        """Bound 1 - p.q; normalising the rows in float64 erred by at most (d + 4) u for each point, u = 2^-53.
+
+        Of points in digits half the slack of either row is all of it.
+        """
+        if rows.slack is not None and columns.slack is not None:
+            halves = np.full(len(rows.norm), 0.5), np.full(len(columns.norm), 0.5)
+            return digit_terms(halves, (rows.slack / 2, columns.slack / 2), -1.0)
         error = product_error(width, precision) + 2 * (width + 4) * UNIT
 
         def bound(sign: int) -> LinearBound:

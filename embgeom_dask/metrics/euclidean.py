@@ -29,6 +29,7 @@ class Euclidean(Metric):
     shifts = True
     as_stored = True
     quantizes = True
+    has_digits = True
 
     def unit(self, scale: float) -> float:
         """Return scale^2."""
@@ -52,7 +53,10 @@ class Euclidean(Metric):
 
         As 2 |x| |y| <= |x|^2 + |y|^2, the bounds are (1 -+ c) |x|^2 + (1 -+ c) |y|^2 - 2 p.q. If points are not their
         rows, `_moved` bounds what that changes; the errors of the sums are part of it, so that c is taken for d = 0.
+        Of points in digits the slack of either row is all of it.
         """
+        if rows.slack is not None and columns.slack is not None:
+            return digit_terms((rows.norm, columns.norm), (rows.slack, columns.slack), -2.0)
         error = product_error(width if rows.error is None else 0, precision)
         sides, moved = (rows, columns), _moved(rows, columns)
 
@@ -98,6 +102,20 @@ class Euclidean(Metric):
     def near(self, order: Fraction) -> float:
         """Return the square root, computed to 64 more bits than its integer part in units of 2^-1074."""
         return isqrt(int(order) << 128) / (1 << 1074 + 64)
+
+
+def digit_terms(
+    values: tuple[Array, Array], slack: tuple[Array, Array], factor: float
+) -> tuple[LinearBound, LinearBound]:
+    """Bound what a row and a column give and `factor` times a product of digits, within the slack of either.
+
+    The arrays are (m,) and (n,); what they are of one row hangs on no other.
+    """
+    low, high = (
+        LinearBound(values[0] + sign * (slack[0] + 2.0**-900), values[1] + sign * (slack[1] + 2.0**-900), factor)
+        for sign in (-1, 1)
+    )
+    return low, high
 
 
 def _moved(rows: Norms, columns: Norms) -> tuple[Array | float, Array | float]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 
 from embgeom_dask import private_apis
+from embgeom_dask.kernels import digits
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.metrics.base import Precision
 from embgeom_dask.metrics.workspace import Workspace
@@ -41,3 +45,107 @@ def multiply(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) ->
     whole = rows.dtype == torch.int8
     out = workspace.empty(len(rows), len(columns), torch.int32 if whole else rows.dtype)
     return (private_apis.int8_product if whole else torch.mm)(rows, columns.T, out=out)
+
+
+def multiply_digits(
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    steps: tuple[NDArray[Any], NDArray[Any]],
+    workspace: Workspace,
+    *,
+    whole: bool,
+) -> torch.Tensor:
+    """Return the product (m, n) float64 of points in digits, as `kernels.digits` makes them: the same bits anywhere.
+
+    Parameters
+    ----------
+    rows, columns : torch.Tensor of int8, (m, 5 w) and (n, 5 w)
+        Of one device.
+    steps : tuple of numpy.ndarray of float64, (m,) and (n,)
+        The steps of the rows and of the columns.
+    workspace : Workspace
+        What the product lies in on a CPU.
+    whole : bool
+        Whether digits are multiplied as 8-bit integers; else as float64 numbers, whose sums are exact too.
+    """
+    out = workspace.empty(len(rows), len(columns), torch.float64) if rows.device.type == "cpu" else None
+    made = []
+    for start in range(0, len(rows), _STRIP):
+        strip = slice(start, start + _STRIP)
+        here = None if out is None else out[strip]
+        made.append(_strip_of_digits(rows[strip], columns, (steps[0][strip], steps[1]), workspace, here, whole))
+    return out if out is not None else torch.cat(made)
+
+
+_STRIP = 512
+"""Rows whose products of digits are made at a time, so that they need not go through memory."""
+
+
+def _strip_of_digits(
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    steps: tuple[NDArray[Any], NDArray[Any]],
+    workspace: Workspace,
+    out: torch.Tensor | None,
+    whole: bool,
+) -> torch.Tensor:
+    found = out
+    for start in range(0, rows.shape[1], part := 5 * _slice_of(rows.shape[1])):
+        first, second = rows[:, start : start + part], columns[:, start : start + part]
+        if whole and out is not None:
+            parts = _whole_parts(first, second, workspace)
+            digits.combine(parts, *steps, out.numpy(), add=start > 0)
+            continue
+        total = _total_on_device(first, second) if whole else _total(first, second)
+        (k, p), (other_k, other_p) = (map(torch.from_numpy, digits.parts_of(step)) for step in steps)
+        device = rows.device
+        counts = total * (k.to(device)[:, None] * other_k.to(device))
+        product = counts.double() * (p.to(device)[:, None] * other_p.to(device))
+        if out is None:
+            found = product if found is None else found + product
+        else:
+            out.copy_(product if start == 0 else out + product)
+    assert found is not None
+    return found
+
+
+def _slice_of(width: int) -> int:
+    """How many columns a slice has, of points of so many digits; the slices are alike."""
+    columns = width // 5
+    return columns // -(-columns // digits.LONGEST)
+
+
+def _whole_parts(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> tuple[Any, Any, Any]:
+    """h.h, h.m + m.h and h.l + m.m + l.h: the digits of rows are multiplied with those of columns in reverse order."""
+    w, m, n = rows.shape[1] // 5, len(rows), len(columns)
+    memory = workspace.empty(3 * m, n, torch.int32)
+    for place in range(3):
+        used = (place + 1) * w
+        other = columns[:, 4 * w - place * w : 4 * w - place * w + used]
+        private_apis.int8_product(rows[:, :used], other.T, out=memory[place * m : (place + 1) * m])
+    found = memory.numpy()
+    return found[:m], found[m : 2 * m], found[2 * m :]
+
+
+def _total_on_device(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """The sum of products of digits, int64, by products of integers on a device of its own."""
+    w = rows.shape[1] // 5
+    total = torch.zeros(len(rows), len(columns), dtype=torch.int64, device=rows.device)
+    for k in range(3):
+        first, second = rows[:, : (k + 1) * w], columns[:, (4 - k) * w : 5 * w]
+        total = (total << 8) + private_apis.int8_product(first.contiguous(), second.contiguous().T)
+    return total
+
+
+def _total(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """The sum of products of digits, int64, by three products of float64 numbers: no sum reaches 2^53."""
+    w, found = rows.shape[1] // 5, []
+    h, m, low = (rows[:, k * w : (k + 1) * w].double() for k in range(3))
+    for start in range(0, len(columns), _STRIP):
+        part = columns[start : start + _STRIP]
+        other = [part[:, k * w : (k + 1) * w].double().T for k in range(3)]
+        total = torch.mm(low, other[0])
+        total.addmm_(m, other[0] * 256 + other[1])
+        total.addmm_(h, other[0] * 65536 + other[1] * 256 + other[2])
+        found.append(total.long())
+    return torch.cat(found, dim=1)

@@ -113,12 +113,12 @@ class Block:
     @property
     def rounded(self) -> bool:
         """Whether the points are rounded to integers."""
-        return self.points.dtype == torch.int8
+        return self.points.dtype == torch.int8 and self.norms.step is None
 
     @property
     def has_finer_form(self) -> bool:
         """Whether `unrounded` gives points that tell more pairs apart."""
-        return self.point_format is not None and self.point_format.unrounded is not None
+        return self.point_format is not None and self.point_format.unrounded is not None and len(self.stored) > 0
 
     def unrounded(self) -> Block:
         """The rows in the form that their points have where they are not rounded."""
@@ -127,6 +127,18 @@ class Block:
         points, norms = self.point_format.unrounded.points(self.stored[self.positions - self.start])
         unit = self.point_format.unit / self.point_format.unrounded.unit
         return replace(self, points=points, norms=norms, point_format=self.point_format.unrounded, unit=unit)
+
+    def row(self, place: int) -> Array:
+        """A row as stored, in float64."""
+        found: Array = self.stored[self.positions[place] - self.start].astype(np.float64)
+        return found
+
+    def about_row(self, row: Array) -> Block:
+        """The rows in float64 less `row` (d,), in the scale of their points."""
+        assert self.point_format is not None
+        about = PointFormat(self.point_format.metric, "float64", row, self.point_format.scale)
+        points, norms = about.points(self.stored[self.positions - self.start])
+        return replace(self, points=points, norms=norms, point_format=about)
 
     def about(self, centre: torch.Tensor) -> Block:
         """The rows less `centre` (d,), one of bfloat16 points as stored: in bfloat16 again, with what that loses."""

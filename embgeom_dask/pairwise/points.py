@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.kernels.digits import digits_of
 from embgeom_dask.kernels.quantize import quantize
-from embgeom_dask.kernels.row_norms import norms
+from embgeom_dask.kernels.row_norms import norms, squared_lengths
 from embgeom_dask.metrics import METRICS, Metric, Norms
 
 Array = NDArray[Any]
@@ -21,14 +22,17 @@ _CPU = torch.device("cpu")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
+DIGITS = ("int8x3", "float64x3")
+
+
 @dataclass(frozen=True)
 class PointFormat:
     """What the points of a scan are. Small enough to travel.
 
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball; products
     are made of `element`s. `bfloat16` rows are points as they are stored, or rounded, with no centre and scale 1.
-    `int8` rows are rounded to integers, `scale` being what fills these; where the integers may leave many pairs
-    undecided, `unrounded` is the form in which these are told apart.
+    `int8` rows are rounded to integers, `scale` being what fills these; rows of `int8x3` are written in three of them.
+    Where products may leave many pairs undecided, `unrounded` is the form in which these are told apart.
     """
 
     metric: str
@@ -36,6 +40,11 @@ class PointFormat:
     centre: Array
     scale: float
     unrounded: PointFormat | None = None
+
+    @property
+    def in_digits(self) -> bool:
+        """Whether points are of three 8-bit digits: with `float64x3` these are multiplied as float64 numbers."""
+        return self.element in DIGITS
 
     @property
     def elements(self) -> set[str]:
@@ -69,11 +78,20 @@ class PointFormat:
         if self.element == "int8":
             integers, error = quantize(rows, self.centre, self.scale)
             return torch.from_numpy(integers), Norms(norms(rows, self.centre)[:, 1] * self.scale**2, error)
+        if self.in_digits:
+            return self._digits(rows)
         values = rows.astype(np.float64)
         values -= self.centre
         values *= self.scale
         points = self._metric.points(values, np.dtype(self.element))
         return devices.to_tensor(points.values, _CPU), points.norms
+
+    def _digits(self, rows: Array) -> tuple[torch.Tensor, Norms]:
+        """What `points` gives, in digits."""
+        divisor = self._metric.divisor(rows, self.scale)
+        square = squared_lengths(rows, self.centre) / divisor**2 if self._metric.shifts else np.ones(len(rows))
+        found = digits_of(rows, self.centre, divisor, np.sqrt(square))
+        return torch.from_numpy(found.points), Norms(square, step=found.step, slack=found.slack)
 
 
 def _distances(rows: Array, rounded: Array) -> Array:

@@ -84,6 +84,29 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
                 yield tile.like(parts[0].doubled(), parts[1].doubled())
 
 
+def tiles_about_rows(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
+    """Multiply dense pairs of a tile again, in float64 about one of them, where they are of close rows.
+
+    Less that row both are about as short as they are apart, so that these products tell nearly every bit of them.
+    """
+    if not (dense and tile.metric.shifts and len(tile.rows.stored) and len(tile.columns.stored)):
+        return
+    tile.forget_product()
+    marked, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
+    for _ in range(tuning.CLUSTERS):
+        if not marked.size:
+            return
+        centre = tile.rows.row(int(marked[0]))
+        first, second = (
+            side.take(some).about_row(centre) for side, some in ((tile.rows, marked), (tile.columns, columns))
+        )
+        least = tuning.CLOSE**2 * float(tile.rows.norms.norm[marked[0]])
+        near, also_near = (np.flatnonzero(side.norms.norm <= least) for side in (first, second))
+        if near.size > 1 and also_near.size:
+            yield tile.like(first.take(near), second.take(also_near))
+        marked = np.delete(marked, near if near.size else 0)
+
+
 def places_in(finer: Tile, tile: Tile, i: Array, j: Array) -> tuple[Array, Array, Array]:
     """Which of the pairs i, j (p,) of a tile are in a finer one: their indices (q,), and i and j (q,) there."""
     rows, columns = _places(finer.rows, tile.rows)[i], _places(finer.columns, tile.columns)[j]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import LinearBound
-from embgeom_dask.metrics import Metric, Precision, Workspace
+from embgeom_dask.metrics import Metric, Precision, Workspace, multiply_digits
 from embgeom_dask.pairwise.blocks import Block
 
 Array = NDArray[Any]
@@ -35,8 +35,15 @@ class Tile:
     def product(self) -> torch.Tensor:
         """The product (m, n) on the device, made when it is first asked for."""
         if self._product is None:  # a cached_property of Python 3.11 would have all threads wait for each other
-            self._product = self.metric.product(self.rows.points, self.columns.points, self.workspace)
+            self._product = self._multiplied()
         return self._product
+
+    def _multiplied(self) -> torch.Tensor:
+        points, steps = (self.rows.points, self.columns.points), (self.rows.norms.step, self.columns.norms.step)
+        if steps[0] is None or steps[1] is None:
+            return self.metric.product(*points, self.workspace)
+        whole = self.rows.point_format is None or self.rows.point_format.element == "int8x3"
+        return multiply_digits(*points, (steps[0], steps[1]), self.workspace, whole=whole)
 
     def forget_product(self) -> None:
         """Give up the product, so that a later one takes its memory: it is made again where it is asked for again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import sqrt
+from math import frexp
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
+from embgeom_dask.reductions.moments import BITS, exact_dot, exact_sums, mean_and_deviation, rounded_distances
 from embgeom_dask.reductions.thresholds import Thresholds
+from embgeom_dask.reductions.undecided import classes, values_of
 
 Array = NDArray[Any]
 
@@ -28,8 +30,14 @@ _LIMB, _LIMBS = 40, 52
 _FINE = 900
 """More bits of distances that are small, or near an edge. None of rows in range is less than 2^-900 of another."""
 
-_SMALL = 2.0**-25
-"""Shorter distances, where the longest row has length 1, are summed one by one: too few of their bits are in a sum."""
+_CLEAR = 2.0**15
+"""A value that is not so many times as large as its bounds are apart is summed from the rows: of a distance as long as
+the rows digits tell about 2^19, and a few short ones add little to the error of the mean."""
+
+_SETTLED_BITS = 32
+_SMALL = 2.0**-12
+"""Where sums hang on float64 products, distances are summed to so many bits, which these tell for certain, and where
+the longest row has length 1, shorter ones than this from the rows."""
 
 
 def bin_edges(bins: int, top: float, scale: str) -> Array:
@@ -42,13 +50,15 @@ class BinnedSums(NamedArrays):
     """The pairs of tokens with different rows in bins, and the sums of their distances.
 
     `count` (bins + 2,) is how many there are, with those below and above all bins; `total` and `square` (52,) are the
-    sums of the distances and of their squares in fixed point, as limbs of 40 bits. Integers add up to the same sums in
-    any order.
+    sums of the distances and of their squares in fixed point, as limbs of 40 bits, `error` and `error_square` (52,)
+    those of what the distances may be off. Integers add up to the same sums in any order.
     """
 
     count: NDArray[np.int64]
     total: NDArray[np.int64]
     square: NDArray[np.int64]
+    error: NDArray[np.int64]
+    error_square: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,12 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
     """Counts of all pairs of tokens in bins, and the sums of their distances.
 
     `edges` are the thresholds between bins: [edge, next edge), the last bin closed. `weights` (rows,) int64, for either
-    side, is how many tokens share each row.
+    side, is how many tokens share each row. With `exact_moments` every distance is summed as it is reported.
     """
 
     edges: Thresholds
     weights: tuple[Array, Array]
+    exact_moments: bool = False
     name = "histogram"
     state_type = BinnedSums
     requires = ("farthest", "nearest")
@@ -78,26 +89,37 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
     def empty(self, hint: Array | None = None) -> BinnedSums:  # noqa: ARG002
         """Zeros."""
         limbs = np.zeros(_LIMBS, np.int64)
-        return BinnedSums(np.zeros(self.edges.distance.size + 1, np.int64), limbs, limbs)
+        return BinnedSums(np.zeros(self.edges.distance.size + 1, np.int64), limbs, limbs, limbs, limbs)
 
     def update(self, state: BinnedSums, tile: Tile, exact: Exact) -> BinnedSums:
         """Add the pairs of a tile."""
         bins = self._in_points(exact)
         weights = self.weights[0][tile.rows.positions], self.weights[1][tile.columns.positions]
-        counts, sums, i, j = bin_pairs(tile.product, tile.terms, weights, bins, diagonal=tile.diagonal)
-        linear, high, cross, low = (_dot(weights[0], column) for column in sums.T)
+        counts, sums, i, j, summed = bin_pairs(tile.product, tile.terms, weights, bins, diagonal=tile.diagonal)
+        linear, high, cross, low, error, error_square = (exact_dot(weights[0], column) for column in sums.T)
         total = linear << _FINE
         square = (high << 2 * bins.half) + (cross << bins.half + 1) + low << 2 * _FINE
         if i.size:
             weight = weights[0][i] * weights[1][j]
-            first, second = tile.pairs(i, j)
-            index, _ = self.edges.classify(first, second, exact)
+            index = np.empty(i.size, np.int64)
+            index[summed] = classes(self.edges, tile, i[summed], j[summed], exact)
+            index[~summed], distance = self._looked_up(tile, i[~summed], j[~summed], exact)
             np.add.at(counts, index, weight)
-            t = np.rint(np.ldexp(exact.distances(first, second) * (_length(exact) * bins.quantum), _FINE))
-            for w, x in zip(weight.tolist(), map(int, t.tolist()), strict=True):
-                total += w * x
-                square += w * x * x
-        return self.merge(state, [BinnedSums(counts, _limbs(total), _limbs(square))], exact)
+            shift = _FINE + frexp(_length(exact) * bins.quantum)[1] - 1  # both are powers of two
+            more, more_square = exact_sums(distance, weight[~summed], shift)
+            total, square = total + more, square + more_square
+        found = BinnedSums(counts, *map(_limbs, (total, square, error, error_square)))
+        return self.merge(state, [found], exact)
+
+    def _looked_up(self, tile: Tile, i: Array, j: Array, exact: Exact) -> tuple[Array, Array]:
+        """The bins (p,) of pairs i, j (p,) of a tile, and their distances (p,), from the rows."""
+        first, second = tile.pairs(i, j)
+        if self.exact_moments:
+            distance = exact.distances(first, second)
+            return self.edges.of_reported(distance), distance
+        known = values_of(tile, i, j, exact)
+        index, _ = self.edges.classify(first, second, exact, known)
+        return index, rounded_distances(first, second, known, exact)
 
     def finish(self, state: BinnedSums, exact: Exact) -> BinnedSums:  # noqa: ARG002
         """All of it."""
@@ -106,10 +128,8 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
     def merge(self, merged: BinnedSums | None, found: list[BinnedSums], exact: Exact) -> BinnedSums:  # noqa: ARG002
         """Add up."""
         added = [self.empty() if merged is None else merged, *found]
-        count, total, square = (
-            np.sum(arrays, axis=0) for arrays in zip(*(each.arrays().values() for each in added), strict=True)
-        )
-        return BinnedSums(count, total, square)
+        columns = zip(*(each.arrays().values() for each in added), strict=True)
+        return BinnedSums(*(np.sum(arrays, axis=0) for arrays in columns))
 
     def finalize(self, state: BinnedSums, sides: Sides, exact: Exact) -> Variables:
         """Name counts, edges, `distance_mean`, `distance_std` (n - 1) and `pair_count`, identical tokens included."""
@@ -118,10 +138,7 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
         if sides.symmetric:
             pairs = tokens * (tokens - 1) // 2
             count = self.with_zeros(count, int((weights * (weights - 1) // 2).sum()))
-        unit = Fraction(1, 1 << self.bits - 1 + _FINE) / Fraction(_length(exact))
-        total, square = _number(state.total), _number(state.square)
-        mean = float(unit * total / pairs) if pairs else np.nan
-        variance = unit**2 * (square - Fraction(total**2, pairs)) / (pairs - 1) if pairs > 1 else None
+        mean, mean_error, deviation, deviation_error = mean_and_deviation(*self.sums(state, exact), pairs)
         return {
             "histogram_count": (("bin",), count[1:-1]),
             "histogram_below": ((), count[0]),
@@ -129,8 +146,30 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
             "bin_edge": (("edge",), self.edges.distance),
             "pair_count": ((), np.array(pairs)),
             "distance_mean": ((), np.array(mean)),
-            "distance_std": ((), np.array(np.nan if variance is None else sqrt(variance))),
+            "distance_mean_error": ((), np.array(mean_error)),
+            "distance_std": ((), np.array(deviation)),
+            "distance_std_error": ((), np.array(deviation_error)),
         }
+
+    def sums(self, state: BinnedSums, exact: Exact) -> tuple[Fraction, Fraction, Fraction, list[Fraction]]:
+        """The sum of all distances, that of their squares, and bounds of what these are off: see `mean_and_deviation`.
+
+        A distance summed by a pass is off by its own error and by its rounding, one summed from the rows by the
+        rounding to fewer bits.
+        """
+        length = Fraction(_length(exact))
+        quantum = Fraction(self._quantum(exact)) * length
+        unit = 1 / (quantum * (1 << _FINE))
+        total, square = unit * _number(state.total), unit**2 * _number(state.square)
+        relative = Fraction(2 * UNIT if self.exact_moments else 2.0**-BITS)
+        error, squares = relative * total, [relative**2 * square]
+        if not self.exact_moments:
+            pairs, rounding = int(state.count.sum()), Fraction(3, 4) / quantum
+            error, squares = error + pairs * rounding, [*squares, pairs * rounding**2]
+        if not self.exact_moments and exact.metric.has_digits:
+            step = (1 + Fraction(2) ** -14) / (Fraction(self._error_quantum) * length)  # of a root: to second order
+            error, squares = error + step * _number(state.error), [*squares, step**2 * _number(state.error_square)]
+        return total, square, error, squares
 
     def with_zeros(self, count: Array, zeros: int) -> Array:
         """The counts with so many pairs at distance 0 added."""
@@ -157,22 +196,27 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
             first=first,
             per_unit=cells / span,
             table=table[:0] if equal else table,
-            digits=2.0**-13 / ((2 * exact.width + 20) * UNIT),
-            quantum=2.0 ** (self.bits - 1),
-            least=_SMALL,
+            digits=_CLEAR if exact.metric.has_digits else 0.0,
+            least=np.inf if self.exact_moments else 0.0 if exact.metric.has_digits else _SMALL,
+            settled=not exact.metric.has_digits,
+            quantum=self._quantum(exact),
             half=(self.bits + 1) // 2,
+            error_quantum=self._error_quantum,
         )
+
+    def _quantum(self, exact: Exact) -> float:
+        """The steps of distances in one unit; they are at most 2 units."""
+        return float(2.0 ** (self.bits - 1 if exact.metric.has_digits else min(self.bits - 1, _SETTLED_BITS)))
+
+    @property
+    def _error_quantum(self) -> float:
+        """The steps of errors in one unit: these are at most 2^-14 units, by `_CLEAR`, and their squares are summed."""
+        return float(2.0 ** (self.bits // 2 + 13))
 
 
 def _length(exact: Exact) -> float:
     """What a distance is multiplied by when the rows become points."""
     return float(exact.metric.distance(np.array(exact.unit)))
-
-
-def _dot(weights: Array, sums: Array) -> int:
-    """The exact sum of weights (< 2^18) times non-negative int64 sums, of at most 2^13 rows."""
-    mask = (1 << 32) - 1
-    return (int(weights @ (sums >> 32)) << 32) + int(weights @ (sums & mask))
 
 
 def _limbs(value: int) -> Array:

@@ -61,6 +61,8 @@ class RowMoments(Reduction[PowerSums, PowerSums, PowerSums]):
 
     def update(self, state: PowerSums, tile: Tile, exact: Exact) -> PowerSums:
         """Add the pairs of a tile, in place."""
+        if tile.rows.norms.step is not None and tile.rows.has_finer_form:
+            tile = tile.unrounded()  # digits leave every integer in doubt
         product, terms = tile.product, tile.terms
         self._add(state, tile, product, terms, exact, swapped=False)
         if self.symmetric:

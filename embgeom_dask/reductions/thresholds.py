@@ -73,10 +73,19 @@ class Thresholds:
         sure = index == np.searchsorted(inside, most, side="left")
         return index, sure & ~np.isnan(least) & ~np.isnan(most)
 
-    def classify(self, first: Array, second: Array, exact: Exact) -> tuple[Array, Array]:
-        """The class (p,) int64 and the value (p,) of pairs: by differences; near one by keys, then without error."""
-        values, slack = exact.values(first, second)
-        slack += 4 * UNIT * np.abs(values)
+    def of_reported(self, distance: Array) -> Array:
+        """The class (p,) int64 of pairs reported at `distance` (p,)."""
+        return np.searchsorted(self.last, distance, side="left")
+
+    def classify(
+        self, first: Array, second: Array, exact: Exact, known: tuple[Array, Array] | None = None
+    ) -> tuple[Array, Array]:
+        """The class (p,) int64 and the value (p,) of pairs: by differences; near one by keys, then without error.
+
+        What `Exact.values` gives of these pairs may be `known`.
+        """
+        values, slack = exact.values(first, second) if known is None else known
+        slack = slack + 4 * UNIT * np.abs(values)
         index = np.searchsorted(self.high, values + slack, side="right")
         lowest = np.searchsorted(self.high, values - slack, side="left")
         lowest[np.isnan(values)] = 0

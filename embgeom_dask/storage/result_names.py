@@ -70,6 +70,8 @@ LONG_NAMES = {
     "pair_radius": "largest distance of the pairs",
     "pairs_within_count": "pairs within the radius",
     "distance_mean": "mean distance of all pairs",
+    "distance_mean_error": "what the mean distance is off at most",
+    "distance_std_error": "what the standard deviation is off at most",
     "distance_std": "standard deviation of the distances",
     "distance_min": "smallest distance",
     "distance_max": "largest distance",

@@ -98,6 +98,7 @@ def test_the_histogram_shows_every_pair_once(bins):
     distances = np.abs(np.random.default_rng(bins).normal(5.0, 1.0, 4000))
     counts, edges = np.histogram(distances, bins=bins, range=(0.0, 20.0))
     moments = {"pair_count": 4000, "distance_mean": 5.0, "distance_std": 1.0, "distance_min": 1.0, "distance_max": 9.0}
+    moments |= {"distance_mean_error": 0.0, "distance_std_error": 0.0}
     dataset = xr.Dataset(
         {"histogram_count": ("bin", counts), "bin_edge": ("edge", edges), **moments},
         attrs={"model": ["m"], "revision": [""], "matrix": ["output_embedding"]},

@@ -33,7 +33,7 @@ def test_the_product_is_chosen_by_the_pairs_that_it_leaves_at_the_radii() -> Non
     assert choose(rows, within=(1.4,)) == ["bfloat16"]  # most pairs are about as far apart
     assert choose(rows.astype(np.float32), within=(1.4,)) == ["float32", "float64"]
     assert choose(rows.astype(np.float64), pairs_within=0.1) == ["int8", "float64"]
-    assert choose(rows, within=(1.4,), histogram=9) == ["float64"]
+    assert choose(rows, within=(1.4,), histogram=9) == ["int8x3", "float64"]
     everywhere = tuple(np.linspace(1.2, 1.6, 2000).tolist())
     assert choose(rows, fastest=["bfloat16", "float32"], within=everywhere) == ["float64"]
 

@@ -13,8 +13,10 @@ from scipy.spatial.distance import cdist, pdist
 from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import products
+from embgeom_dask.execution import point_format, products
 from embgeom_dask.metrics import METRICS, Workspace, matrix_product
+from embgeom_dask.pairwise import tiles
+from embgeom_dask.pairwise.points import DIGITS
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
 
@@ -32,17 +34,21 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
     def install(most: int, error: Exception, first: int = 1) -> list[int]:
         asked: list[int] = []
-        for element in ("int8", "bfloat16", "float32", "float64"):  # once a process, before the first tile
+        for element in ("int8", "bfloat16", "float32", "float64", *DIGITS):  # once a process, before the first tile
             products.are_right("euclidean", element, torch.device("cpu"))
-        honest = matrix_product.multiply
 
-        def product(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-            asked.append(max(len(rows), len(columns)))
-            if asked[-1] > most and len(asked) >= first:
-                raise error
-            return honest(rows, columns, workspace)
+        def scarce(honest: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+            def product(rows: torch.Tensor, columns: torch.Tensor, *given: Any, **how: Any) -> torch.Tensor:
+                asked.append(max(len(rows), len(columns)))
+                if asked[-1] > most and len(asked) >= first:
+                    raise error
+                return honest(rows, columns, *given, **how)
 
-        monkeypatch.setattr(matrix_product, "multiply", product)
+            return product
+
+        monkeypatch.setattr(point_format, "_cost", lambda *_: 0.0)  # planning multiplies samples
+        monkeypatch.setattr(matrix_product, "multiply", scarce(matrix_product.multiply))
+        monkeypatch.setattr(tiles, "multiply_digits", scarce(matrix_product.multiply_digits))
         return asked
 
     return install

@@ -73,10 +73,11 @@ def test_a_pair_whose_bounds_are_nan_is_in_no_bin(passes: ModuleType, equal: boo
     values = edges**2 if root else edges
     cells = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
     lower, upper = np.append(-np.inf, values), np.append(values, np.inf)
-    bins = Bins(lower, upper, root, 0.0, 1 / 0.4, cells[:0] if equal else cells, 1.0, 0.0, 2.0**40, 21)
+    bins = Bins(lower, upper, root, 0.0, 1 / 0.4, cells[:0] if equal else cells, 1.0, 0.0, False, 2.0**40, 21, 8.0)
     weights, terms = (np.ones(ROWS, np.int64), np.ones(COLUMNS, np.int64)), (bound(-1e-3, float), bound(1e-3, float))
-    counts, sums, i, j = passes.bin_pairs(product_with_nan(float), terms, weights, bins, False)
+    counts, sums, i, j, summed = passes.bin_pairs(product_with_nan(float), terms, weights, bins, False)
     np.testing.assert_array_equal(np.stack([i, j], 1), WHERE)
+    assert not summed.any()
     assert counts.tolist() == [0, 0, ROWS * COLUMNS - len(WHERE), 0, 0]
     distance = np.rint((np.sqrt(0.5) if root else 0.5) * 2.0**40)
     np.testing.assert_array_equal(sums[:, 0], np.isfinite(product_with_nan(float).numpy()).sum(axis=1) * distance)

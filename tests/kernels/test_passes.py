@@ -210,10 +210,12 @@ def test_both_passes_select_the_same_pairs(
         np.testing.assert_array_equal(found[2], bound[i, j])
 
 
-def bins_of(count: int) -> Bins:
+def bins_of(count: int, digits: float = 1.0) -> Bins:
     squared = np.linspace(0, 2, count + 1) ** 2
     lower, upper = np.append(-np.inf, squared), np.append(squared, np.inf)
-    return Bins(lower, upper, True, 0.0, count / 2, np.empty((0, 2), np.int64), 1.0, 0.0, 2.0**40, 21)
+    return Bins(
+        lower, upper, True, 0.0, count / 2, np.empty((0, 2), np.int64), digits, 0.0, False, 2.0**40, 21, 2.0**20
+    )
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -233,21 +235,29 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
     plain = torch_passes.bin_pairs(product, terms, (weights, weights), bins, diagonal)
     for a, b in zip(fast, plain, strict=True):
         np.testing.assert_array_equal(a, b)
-    counts, sums, i, j = fast
+    counts, sums, i, j, summed = fast
+    assert 0 < summed.sum() < i.size
     assert (3, 7) in set(zip(i.tolist(), j.tolist(), strict=True))
     first, second = np.triu_indices(150, 1) if diagonal else np.indices((150, 150)).reshape(2, -1)
     left = set(zip(i.tolist(), j.tolist(), strict=True))
     decided = np.array([pair not in left for pair in zip(first.tolist(), second.tolist(), strict=True)])
+    everywhere = np.concatenate([[first[decided], second[decided]], [i[summed], j[summed]]], axis=1)
     first, second = first[decided], second[decided]
     distance = np.sqrt(((points[first] - points[second]) ** 2).sum(1))
     weight = weights[first] * weights[second]
     expected = np.histogram(distance, np.linspace(0, 2, 41), weights=weight)[0]
     np.testing.assert_array_equal(counts[1:-1], expected)
     assert 0 < i.size < first.size
+    first, second = everywhere
+    distance = np.sqrt(((points[first] - points[second]) ** 2).sum(1))
+    weight = weights[first] * weights[second]
     total = float(weights @ sums[:, 0]) / 2.0**40
     np.testing.assert_allclose(total, (weight * distance).sum(), rtol=1e-11)
     square = weights @ (sums[:, 1].astype(float) * 2.0**42 + sums[:, 2] * 2.0**22 + sums[:, 3]) / 2.0**80
     np.testing.assert_allclose(square, (weight * distance**2).sum(), rtol=1e-11)
+    off = 1e-4 * (norms[first] + norms[second]) / (2 * distance)
+    np.testing.assert_allclose(float(weights @ sums[:, 4]) / 2.0**20, (weight * off).sum(), rtol=0.05)
+    np.testing.assert_allclose(float(weights @ sums[:, 5]) / 2.0**40, (weight * off**2).sum(), rtol=0.05)
 
 
 @settings(deadline=None, max_examples=30)
@@ -322,7 +332,7 @@ def test_passes_compile_as_a_whole_and_find_the_same(backend: str) -> None:
             found = getattr(torch_passes, name)(*asked)
         for a, b in zip(plain, found, strict=True):
             np.testing.assert_array_equal(a, b)
-        assert 0 < plain[-1].size < 33 * 16
+        assert 0 < plain[2].size < 33 * 16
     assert torch_passes.compiled.cache_info().currsize == 3
 
 

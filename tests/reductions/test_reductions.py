@@ -323,8 +323,10 @@ def test_moments_of_distances_that_are_tiny_beside_the_rows(small: float, client
     store = make_store(tmp_path / "m.zarr", output=rows)
     for metric in DISTANCES:
         found, expected = scan(store, metric=metric, histogram=4, client=client), truth(rows, metric=metric)
-        np.testing.assert_allclose(found["distance_mean"], expected.distance.mean(), rtol=1e-12)
-        np.testing.assert_allclose(found["distance_std"], expected.distance.std(ddof=1), rtol=1e-12)
+        for name, moment in (("mean", expected.distance.mean()), ("std", expected.distance.std(ddof=1))):
+            np.testing.assert_allclose(found[f"distance_{name}"], moment, rtol=1e-6)
+            assert abs(float(found[f"distance_{name}"]) - moment) <= float(found[f"distance_{name}_error"])
+            assert float(found[f"distance_{name}_error"]) <= 1e-5 * moment
         assert found["distance_min"] <= found["distance_mean"] <= found["distance_max"]
 
 

@@ -114,8 +114,8 @@ def test_what_a_result_has_one_of_is_a_line(made: Made) -> None:
     assert table["model"].tolist() == ["org/m"]
     true = cdist(made.rows, made.rows)[np.triu_indices(40, 1)]
     assert table["pair_count"].tolist() == [780]
-    assert table["distance_mean"].item() == pytest.approx(true.mean(), rel=1e-12)
-    assert table["distance_std"].item() == pytest.approx(true.std(ddof=1), rel=1e-12)
+    assert table["distance_mean"].item() == pytest.approx(true.mean(), rel=1e-6)
+    assert table["distance_std"].item() == pytest.approx(true.std(ddof=1), rel=1e-6)
     outliers = eg.outliers(made.store, "0:10")
     line = outliers.embgeom.to_frame("outliers")
     assert line["token_count"].tolist() == [10]

@@ -1,0 +1,101 @@
+"""Sums over all pairs that need no pairs: what a pass that visits all of them found must add up to these.
+
+Of rows x with the sum S, sum_{i<j} |x_i - x_j|^2 = n sum |x|^2 - |S|^2, whatever is subtracted from all rows; of unit
+vectors sum_{i<j} (1 - x_i.x_j) = (n^2 - |S|^2) / 2.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import isqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from distributed import Client
+from numpy.typing import NDArray
+
+from embgeom_dask import devices
+from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.execution.map_rows import map_rows, parts_of
+from embgeom_dask.execution.panel_result import PassResult
+from embgeom_dask.execution.plan import Plan
+from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise.blocks import BlockSource
+from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.reductions import Histogram
+from embgeom_dask.storage.model_stores import Matrix
+
+Array = NDArray[Any]
+
+
+class RowSums(NamedTuple):
+    """Of the rows of tokens, made like points in digits: how many they are, their sum (d,), that of their squares."""
+
+    tokens: int
+    total: Array
+    square: float
+
+
+def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> None:
+    """Refuse what a pass over all pairs found, where its distances do not add up to what the rows say.
+
+    Raises
+    ------
+    EmbgeomError
+        where they differ by more than the sums may be off.
+    """
+    histogram = plan.reductions.get("histogram")
+    if not isinstance(histogram, Histogram) or not plan.metric.has_digits:
+        return
+    sides = [_of_side(client, side) for side in plan.sides[: 1 if plan.symmetric else 2]]
+    expected, bound = _expected(sides, plan.metric.root)
+    total, square, error, squares = histogram.sums(found.state(histogram), exact)
+    if plan.metric.root:
+        length = Fraction(plan.sides[0].point_format.scale)
+        off = sum((_root(each) for each in squares), Fraction(0)) * length
+        total, error = square * length**2, 2 * _root(square) * length * off + off**2
+    if abs(total - Fraction(expected)) > error + Fraction(bound):
+        what = "squares of the distances" if plan.metric.root else "distances"
+        raise EmbgeomError(
+            f"{plan.sides[0].matrix.label}: the {what} that were found add up to {float(total):.12g} and those of the "
+            f"rows to {expected:.12g} (in units of this scan): some product was wrong, so nothing is kept; remove the "
+            f"journal, if there is one, and scan again, elsewhere or with another `device`"
+        )
+
+
+def sums_of(matrix: Matrix, token_id: Array, side: BlockSource) -> RowSums:
+    """The sums of the rows of `token_id` (n,), and of those identical to each; runs on a worker."""
+    with devices.session(torch.device("cpu")):
+        rows, point_format = matrix.take(token_id), side.point_format
+        values = rows.astype(np.float64) - point_format.centre
+        values /= METRICS[point_format.metric].divisor(rows, point_format.scale)[:, None]
+        weights = side.rows.weights[np.searchsorted(side.rows.token_id, token_id)]
+        return RowSums(int(weights.sum()), weights @ values, float(weights @ np.square(values).sum(axis=1)))
+
+
+def _of_side(client: Client, side: BlockSource) -> RowSums:
+    parts = map_rows(client, "sums", side.matrix, parts_of(side.matrix, side.rows.token_id), sums_of, side)
+    tokens, total, square = zip(*parts, strict=True)
+    return RowSums(sum(tokens), np.sum(total, axis=0), sum(square))
+
+
+def _expected(sides: list[RowSums], root: bool) -> tuple[float, float]:
+    """The sum over all pairs, and how far float64 may be off: n u of the sums of what was added, for n additions."""
+    first, second = sides[0], sides[-1]
+    dot = float(first.total @ second.total)
+    if len(sides) == 1:
+        found = first.tokens * first.square - dot if root else (first.tokens**2 - dot) / 2
+    elif root:
+        found = first.tokens * second.square + second.tokens * first.square - 2 * dot
+    else:
+        found = first.tokens * second.tokens - dot
+    additions = first.tokens + second.tokens + 2 * first.total.size + 64
+    size = first.tokens * second.square + second.tokens * first.square + first.tokens * second.tokens * (not root)
+    return found, 8 * additions * UNIT * size
+
+
+def _root(square: Fraction) -> Fraction:
+    """A number not less than the square root."""
+    return Fraction(isqrt((square.numerator << 400) // square.denominator + 1) + 1, 1 << 200)

@@ -1,0 +1,210 @@
+"""Points of three 8-bit digits: products of digits are exact in 32 bits, so that all made of them has the same bits.
+
+A row x is turned, like those of `quantize`, and written as x = s (h + m / 2^8 + l / 2^16) + r with a step s for each
+row, integers h, m and l from -128 to 127, and a rest r. Of the product of two rows six of the nine products of digits
+are made: h.h, h.m + m.h and h.l + m.m + l.h. What is left out of them, and the rests, `slack` bounds.
+
+Nothing here depends on the order of sums: integers are added, or numbers one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
+from embgeom_dask.kernels.parallel import share_out
+
+Array = NDArray[Any]
+
+_LEAST = 16
+"""Columns at least, and what their number is a multiple of: torch 2.13 adds up a single product wrongly."""
+
+LONGEST = (2**31 - 1) // (128**2 + 2 * 127 * 128) // _LEAST * _LEAST
+"""Columns whose products of digits add up in 32 bits: m.m and twice h.m or h.l, as |h| is at most 127."""
+
+_NARROW = 8
+"""The transform adds and subtracts runs of at least so many values, which fill a vector register."""
+
+_LARGEST = 127 * 2**16 + 127 * 2**8 + 127
+"""The largest number that three digits make; its negative can be made too."""
+
+_STEPS = 16
+"""A step is k 2^e with k from so many to twice as many: k is exact in 5 bits."""
+
+_USUAL_REST = 2.0**-23
+"""About the length of the rest of a row over that of the row, which parts the bound of a pair among its rows best."""
+
+
+class Digits(NamedTuple):
+    """Points of three digits, and what bounds their products.
+
+    Attributes
+    ----------
+    points : numpy.ndarray of int8, (b, 5 w)
+        For each slice of the columns (see `slices`) the digits h, m, l, m, h.
+    step : numpy.ndarray of float64, (b,)
+        s.
+    slack : numpy.ndarray of float64, (b,)
+        For two rows i and j, 2 |x.y - P| is at most slack[i] + slack[j], for the product P of `combine`.
+    """
+
+    points: Array
+    step: Array
+    slack: Array
+
+
+def slices(width: int) -> list[int]:
+    """Return how many columns each slice of so many has: as few slices as fit 32 bits, each a multiple of 16."""
+    count = -(-width // LONGEST)
+    each = -(-max(-(-width // count), _LEAST) // _LEAST) * _LEAST
+    return [each] * count
+
+
+def width_of_points(width: int) -> int:
+    """Return how many digits the point of a row of so many columns has."""
+    return 5 * sum(slices(width))
+
+
+def digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> Digits:
+    """Write rows in digits, less a centre and each divided by a number.
+
+    Parameters
+    ----------
+    stored : numpy.ndarray, (b, d)
+        Rows, of any float dtype.
+    centre : numpy.ndarray of float64, (d,)
+    divisor : numpy.ndarray of float64, (b,)
+    length : numpy.ndarray of float64, (b,)
+        The L2 norms of the rows less the centre, divided; they may err by a few units in their last place.
+    """
+    rows, width, parts = as_numba(stored), stored.shape[1], slices(stored.shape[1])
+    turns = _turns(width)
+
+    def work(start: int, stop: int) -> tuple[Array, ...]:
+        return _digits(rows[start:stop], centre, divisor[start:stop], _signs(width), turns, parts[0], len(parts))
+
+    found = share_out(work, len(rows))
+    points, step, middle, last, rest = (np.concatenate(part) for part in zip(*found, strict=True))
+    middle, last = step * step * middle / 2.0**16, step * step * last / 2.0**32
+    # of the rounded rest, of centre, division and turns
+    r = step * np.sqrt(rest) / 2.0**16 * (1 + 2.0**-16) + 64 * UNIT * length
+    slack = _USUAL_REST * length**2 + r**2 / _USUAL_REST + r**2 + middle / 2.0**8 + last * 2.0**8 + last
+    return Digits(points, step, slack * (1 + 2.0**-20) + 16 * UNIT * length**2)
+
+
+def parts_of(step: Array) -> tuple[Array, Array]:
+    """Return the integers k (b,) int64 and the powers of two p (b,) float64 of steps (b,): P = k k' T p p'."""
+    mantissa, exponent = np.frexp(step)
+    return (mantissa * (2 * _STEPS)).astype(np.int64), np.ldexp(1.0, exponent - 5 - 8)
+
+
+def _turns(width: int) -> int:
+    """Return how many times the transform halves a row: an even number, so that its scale is a power of two."""
+    count = 0
+    while width % 2 == 0 and width // 2 >= _NARROW:
+        width //= 2
+        count += 1
+    return count - count % 2
+
+
+def _signs(width: int) -> Array:
+    """Return signs (d,) float64, the same for the same width, from the bits of a product of integers."""
+    bits = np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(63)
+    return 1.0 - 2.0 * bits.astype(np.float64)
+
+
+@numba.njit(nogil=True, cache=True)
+def _turn(row: Array, centre: Array, divisor: float, signs: Array, turns: int, out: Array) -> None:  # pragma: no cover
+    share = 2.0 ** -(turns // 2)
+    for k in range(out.size):
+        out[k] = (np.float64(value(row[k])) - centre[k]) / divisor * (signs[k] * share)
+    half = out.size
+    for _ in range(turns):
+        half //= 2
+        for start in range(0, out.size, 2 * half):
+            low, high = out[start : start + half], out[start + half : start + 2 * half]
+            for k in range(half):
+                low[k], high[k] = low[k] + high[k], low[k] - high[k]
+
+
+@numba.njit(nogil=True, cache=True)
+def _step(largest: float) -> float:  # pragma: no cover (compiled)
+    """Return the smallest step k 2^e in which three digits hold a number of that size."""
+    mantissa, exponent = math.frexp(largest * (65536.0 / (_LARGEST - 1)))
+    return math.ldexp(np.ceil(mantissa * (2 * _STEPS)), exponent - 5) if largest > 0.0 else 1.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _digits(
+    rows: Array, centre: Array, divisor: Array, signs: Array, turns: int, part: int, parts: int
+) -> tuple[Array, Array, Array, Array, Array]:  # pragma: no cover (compiled)
+    count, width = rows.shape
+    points, step = np.zeros((count, 5 * part * parts), np.int8), np.empty(count)
+    middle, last, rest = np.empty(count), np.empty(count), np.empty(count)
+    turned = np.empty(width)
+    for i in range(count):
+        _turn(rows[i], centre, divisor[i], signs, turns, turned)
+        largest = 0.0
+        for k in range(width):
+            largest = max(largest, abs(turned[k]))
+        step[i] = _step(largest)
+        per_unit = 65536.0 / step[i]
+        squares_m, squares_l, squares_r = np.int64(0), np.int64(0), np.int64(0)
+        for p in range(parts):
+            out = points[i, 5 * part * p : 5 * part * (p + 1)]
+            for k in range(min(part, width - part * p)):
+                t = turned[part * p + k] * per_unit
+                nearest = np.rint(t)
+                whole = np.int64(nearest)
+                low = ((whole + 128) & 255) - 128
+                whole = (whole - low) >> 8
+                mid = ((whole + 128) & 255) - 128
+                high = (whole - mid) >> 8
+                out[k] = out[4 * part + k] = high
+                out[part + k] = out[3 * part + k] = mid
+                out[2 * part + k] = low
+                off = np.int64(abs(t - nearest) * 1024.0) + 1
+                squares_m += mid * mid
+                squares_l += low * low
+                squares_r += off * off
+        middle[i], last[i], rest[i] = squares_m, squares_l, squares_r / 1048576.0
+    return points, step, middle, last, rest
+
+
+def combine(parts: tuple[Array, Array, Array], rows: Array, columns: Array, out: Array, *, add: bool) -> None:
+    """Make the product (m, n) float64 of int32 products of digits, in place.
+
+    Parameters
+    ----------
+    parts : tuple of numpy.ndarray of int32, (m, n)
+        h.h, h.m + m.h and h.l + m.m + l.h.
+    rows, columns : numpy.ndarray of float64, (m,) and (n,)
+        The steps.
+    out : numpy.ndarray of float64, (m, n)
+    add : bool
+        Whether to add to what is there.
+    """
+    (k, p), (other_k, other_p) = parts_of(rows), parts_of(columns)
+
+    def work(start: int, stop: int) -> None:
+        a, b, c = (part[start:stop] for part in parts)
+        _combine(a, b, c, k[start:stop], p[start:stop], other_k, other_p, out[start:stop], add)
+
+    share_out(work, len(out))
+
+
+@numba.njit(nogil=True, cache=True)
+def _combine(
+    a: Array, b: Array, c: Array, k: Array, p: Array, other_k: Array, other_p: Array, out: Array, add: bool
+) -> None:  # pragma: no cover (compiled)
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            total = (np.int64(a[i, j]) << 16) + (np.int64(b[i, j]) << 8) + np.int64(c[i, j])
+            product = np.float64(total * (k[i] * other_k[j])) * (p[i] * other_p[j])
+            out[i, j] = out[i, j] + product if add else product
