@@ -20,6 +20,9 @@ Given = Result | str | os.PathLike[str]
 
 COLOR = "steelblue"
 
+SHOWN = {"survey", "tokens", "spectrum", "duplicates", "scan", "neighbors", "outliers", "components"}
+"""The commands whose results have sections: variables of others have the names of these, of other things."""
+
 
 class Source(NamedTuple):
     """A result as it was given: what it is called, and what it holds."""
@@ -53,8 +56,9 @@ class Gathered(NamedTuple):
     items: list[Item]
 
     def having(self, name: str, dimension: str | None = None) -> list[Item]:
-        """Those that have a variable, and that along a dimension."""
-        return [each for each in self.items if series.has(each.result, name, dimension)]
+        """Those that have a variable, and that along a dimension, of the commands that have sections."""
+        shown = [each for each in self.items if each.result.attrs.get("command", "scan") in SHOWN]
+        return [each for each in shown if series.has(each.result, name, dimension)]
 
     def of_command(self, command: str) -> list[Item]:
         """Those that a command made."""

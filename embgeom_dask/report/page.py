@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from embgeom_dask.report import about_sections, graph_section, model_sections, pair_sections
+from embgeom_dask.report import about_sections, graph_section, model_sections, pair_sections, table_section
 from embgeom_dask.report.charts import bokeh
 from embgeom_dask.report.gathering import Gathered, Given, gather
 from embgeom_dask.report.markup import text
@@ -29,6 +29,7 @@ _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (
     graph_section.components,
     pair_sections.ranks,
     model_sections.outliers,
+    table_section.others,
     about_sections.provenance,
     about_sections.missing,
 )

@@ -41,7 +41,7 @@ def distances(found: Gathered, parts: Parts) -> Section | None:
     several = by_metric(items)
     body = ""
     for metric, of_metric in several.items():
-        binned = [each for each in of_metric if "histogram_count" in each.result]
+        binned = [each for each in of_metric if "histogram_count" in each.result and each.result["pair_count"] > 0]
         body += headed(several, metric)
         if binned:
             figures = [parts.figure(_histogram(binned, metric, scale), title) for scale, title in _SCALES]

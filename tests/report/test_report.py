@@ -212,6 +212,23 @@ def test_components_are_those_of_the_graph(made: Made, texts: Texts) -> None:
             assert row in texts.cells
 
 
+def test_what_has_no_section_has_its_tables(made: Made, tmp_path: Path, client: Client) -> None:
+    rows = made.rows[MODELS[0]]
+    stores = [make_store(tmp_path / f"{at}.zarr", output=rows + at, tokens=TOKENS, model=f"m{at}") for at in (0, 1)]
+    found = page.html_of(
+        gathering.gather([eg.compare(*stores, client=client), eg.scan(rows, pairs_within=2, client=client)])
+    )
+    assert re.findall(r'<section id="(\w+)">', found) == ["tables", "provenance", "missing"]
+    near = pdist(rows.astype(np.float64)) <= 2
+    assert f"The first 20 of {near.sum():,} lines." in found
+    assert "<h3>result 1: compare</h3>" in found
+
+
+def test_results_of_one_row_are_no_figures_of_nothing(client: Client) -> None:
+    found = page.html_of(gathering.gather(eg.scan(np.ones((1, 3), np.float32), histogram=4, client=client)))
+    assert "data-plot" not in found
+
+
 def test_products_have_tables_of_pairs_too(client: Client) -> None:
     rows = np.array([[1, 0], [2, 0], [0, -3], [-4, 1]], np.float32)
     found = Texts(page.html_of(gathering.gather(eg.scan(rows, metric="dot", largest=2, smallest=1, client=client))))
