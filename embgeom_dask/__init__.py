@@ -106,5 +106,9 @@ class _Package(types.ModuleType):
         if name != "report":
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel by name, as every module does: in functions for dask's workers, among others."""
+        return importlib.import_module, (self.__name__,)
+
 
 sys.modules[__name__].__class__ = _Package

@@ -49,6 +49,11 @@ class Monitor:
         """Whether no more panels are to be submitted."""
         return is_interrupted()
 
+    def threads(self) -> dict[str, int]:
+        """The threads of each worker that is there, by its address, at the last look."""
+        self.window()
+        return self._threads
+
     def window(self) -> int:
         """How many panels may be submitted at a time: workers come and go. None once this was interrupted.
 

@@ -21,6 +21,7 @@ from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.monitor import Monitor
 from embgeom_dask.execution.panel_result import PanelResult, PanelStats, PassResult
 from embgeom_dask.execution.plan import Plan
+from embgeom_dask.execution.regions import Regions
 from embgeom_dask.execution.titles import Title
 from embgeom_dask.execution.worker_state import WorkerState, state_of
 from embgeom_dask.metrics import Workspace
@@ -245,7 +246,7 @@ class _Run:
         in_a_row = 0
         for attempt, window in enumerate((self._watch.window, self._watch.window, self._alone)):
             retried = [panel for panel, error in failed.items() if attempt == 2 or not isinstance(error, KilledWorker)]
-            with closing(self._submitted(retried if attempt else panels, window)) as batches:
+            with closing(self._submitted(retried if attempt else panels, window, dealt=not attempt)) as batches:
                 for panel, ended in chain.from_iterable(batches):
                     if ended.error is None:
                         failed.pop(panel, None)
@@ -263,14 +264,19 @@ class _Run:
         return min(1, self._watch.window())
 
     def _submitted(
-        self, panels: Iterable[Panel], window: Callable[[], int]
+        self, panels: Iterable[Panel], window: Callable[[], int], *, dealt: bool
     ) -> Generator[list[tuple[Panel, workers.Ended]], None, None]:
-        """Keep `window()` panels submitted; yield those that are done, however they ended."""
+        """Keep `window()` panels submitted, to each worker of its region; yield those that ended, well or not.
+
+        What is sorted by norm goes in that order: the first panels tell how few of the others matter.
+        """
 
         def arguments(panel: Panel) -> tuple[Any, ...]:
             return self._shared, panel, self._hints, self._journal
 
-        return workers.completed(self._client, run_panel, panels, arguments, window, self._title)
+        several = dealt and len(self._watch.threads()) > 1 and not self._plan.sides[0].sorted_by_norm
+        regions = Regions(panels, self._watch.threads) if several else None
+        return workers.completed(self._client, run_panel, panels, arguments, window, self._title, regions)
 
 
 def _cause(error: BaseException) -> str:

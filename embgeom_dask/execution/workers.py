@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from time import monotonic
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dask.base import annotate
 from distributed import Client, Future, Worker, get_worker
@@ -21,6 +23,7 @@ from embgeom_dask.storage import model_stores, outages, paths
 from embgeom_dask.storage.model_stores import Matrix
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _NOT_UNDERSTOOD = (ImportError, AttributeError, TypeError)
 """What a task raises on a worker that has no such package."""
@@ -37,6 +40,13 @@ class Ended(NamedTuple):
         if self.error is not None:
             raise self.error
         return self.value
+
+
+class Dealt(Protocol[T_co]):
+    """What is to be done, dealt to workers: `take` gives what the worker at an address, or any of "", does next."""
+
+    def threads(self) -> Mapping[str, int]: ...  # noqa: D102
+    def take(self, worker: str, /) -> T_co | None: ...  # noqa: D102
 
 
 _Running = dict[Any, tuple[T, Future[Any], list[str] | None]]
@@ -117,10 +127,11 @@ def completed(
     arguments: Callable[[T], tuple[Any, ...]],
     window: Callable[[], int],
     title: Title,
+    dealt: Dealt[T] | None = None,
 ) -> Generator[list[tuple[T, Ended]], None, None]:
     """Do `work(*arguments(each))` for each of `given`, `window()` at a time; yield those that ended, well or not.
 
-    `title` is what dask's dashboard calls the tasks.
+    `title` is what dask's dashboard calls the tasks. Where they are `dealt` to the workers, each does its own.
 
     What fails through its worker, or is lost with it, is done by another one. Whatever ends this early cancels what was
     submitted.
@@ -133,8 +144,8 @@ def completed(
     waiting, running = iter(given), _Running[T]()
     done = SimpleQueue[Future[Any]]()
 
-    def submit(each: T) -> None:
-        fit = _chosen(client)
+    def submit(each: T, worker: str = "") -> None:
+        fit = [worker] if worker else _chosen(client)
         task = _checked, version("embgeom-dask"), work, *arguments(each)
         with annotate(**title.annotations):
             future = client.submit(*task, key=title.key(), pure=False, workers=fit)
@@ -142,21 +153,33 @@ def completed(
         future.add_done_callback(done.put)
 
     def fill() -> None:
-        while len(running) < window() and (each := next(waiting, None)) is not None:
+        while len(running) < window():
+            worker = "" if dealt is None else _freest(dealt.threads(), running)
+            if worker is None:
+                return
+            each = next(waiting, None) if dealt is None else dealt.take(worker)
+            if each is None:
+                return
+            submit(each, worker)
+
+    def look() -> None:
+        if client.status not in ("running", "connecting"):
+            raise CommClosedError("the client is closed")
+        lost = _without_workers(client, running)
+        client.cancel([running.pop(key)[1] for key, _ in lost])
+        for _, each in lost:
             submit(each)
+        fill()  # workers may have come
 
     try:
         fill()
+        looked = monotonic()
         while running:
             ended = [running.pop(future.key) for future in _next(done) if future.key in running]
+            if not ended or monotonic() - looked >= tuning.WORKERS_LOOK:
+                look()
+                looked = monotonic()
             if not ended:
-                if client.status not in ("running", "connecting"):
-                    raise CommClosedError("the client is closed")
-                lost = _without_workers(client, running)
-                client.cancel([running.pop(key)[1] for key, _ in lost])
-                for _, each in lost:
-                    submit(each)
-                fill()  # workers may have come
                 continue
             errors = {future.key: future.exception() for _, future, _ in ended if future.status == "error"}
             elsewhere = {key for key, error in errors.items() if _is_through_its_worker(client, error)}
@@ -176,6 +199,16 @@ def completed(
     finally:
         with suppress(CommClosedError, ClosedClientError):
             client.cancel([future for _, future, _ in running.values()], force=True)
+
+
+def _freest(threads: Mapping[str, int], running: _Running[T]) -> str | None:
+    """The worker that has the fewest tasks for its threads; None where all have enough, "" where any may have one."""
+    tasks = Counter(fit[0] for _, _, fit in running.values() if fit is not None and len(fit) == 1)
+    fit = [each for each in threads if each not in _unfit()]
+    least = min(fit, key=lambda each: (tasks[each] / threads[each], each), default="")
+    if least and running and tasks[least] >= tuning.PANELS_AHEAD * threads[least]:
+        return None
+    return least
 
 
 def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, ...]], title: Title) -> list[Any]:
