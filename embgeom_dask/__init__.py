@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.outliers import outliers as outliers
     from embgeom_dask.analyses.readout import readout as readout
     from embgeom_dask.analyses.scan import scan as scan
+    from embgeom_dask.analyses.series import series as series
     from embgeom_dask.analyses.spectrum import spectrum as spectrum
     from embgeom_dask.analyses.survey import survey as survey
     from embgeom_dask.analyses.tokens import tokens as tokens
@@ -56,6 +57,7 @@ _HOME = {
     "readout": "analyses.readout",
     "report": "report.page",
     "scan": "analyses.scan",
+    "series": "analyses.series",
     "spectrum": "analyses.spectrum",
     "status": "analyses.batch",
     "survey": "analyses.survey",
@@ -80,6 +82,7 @@ _GIVE_RESULTS = {
     "outliers",
     "readout",
     "scan",
+    "series",
     "spectrum",
     "survey",
     "tokens",

@@ -28,6 +28,7 @@ _EXAMPLES = {
     ),
     "undertrained": ("embgeom undertrained acme/tiny --unused 3,5 --out undertrained.zarr",),
     "lattice": ("embgeom lattice acme/half --tokens 0:10 --pairs-within 2",),
+    "series": ("embgeom series acme/base acme/tuned",),
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
     "report": (

@@ -109,6 +109,7 @@ def neighbors_text(dataset: xr.Dataset) -> str:
 def result_text(dataset: xr.Dataset) -> str:
     """A saved result of any command, or the table of many, as that command printed it."""
     from embgeom_dask.cli import compare_text, graphs_text, lattice_text, one_pass_text, readout_text, unused_text
+    from embgeom_dask.cli.series_text import series_text
 
     command = dataset.attrs["command"]
     if "model" in dataset.dims and command not in ("survey", "duplicates", "compare"):
@@ -122,6 +123,7 @@ def result_text(dataset: xr.Dataset) -> str:
         "compare": compare_text.compare_text,
         "undertrained": unused_text.undertrained_text,
         "lattice": lattice_text.lattice_text,
+        "series": series_text,
         "neighbors": neighbors_text,
         "outliers": outliers_text,
         "components": graphs_text.components_text,

@@ -43,6 +43,11 @@ _OF_A_COLUMN = (
     *("column_ulp", "both_signs"),
 )
 _OF_STEPS = ("pair_chebyshev_steps", "pair_cityblock_steps")
+_OF_A_STEP = (
+    *("step", "step_model", "norm_mean", "norm_min", "norm_max", "centroid_l2", "unique_count", "group_count"),
+    *("member_count", "changed_count", "joined_count", "left_count"),
+)
+_OF_A_BIRTH = (*("token_id", "token", "first_change_step", "last_change_step", "change_count", "grouped_step_count"),)
 _OF_SHARED = ("shared_token_id", "shared_token", "shared_distance")
 _OF_DIRECTIONS = (
     *("component", "against_component", "score_correlation", "component_cosine", "component_share"),
@@ -70,7 +75,7 @@ _OF_A_TABLE = {
     "within": ("within_count", ("radius", "within_count")),
     "degrees": ("within_degree", ("token_id", "token", "radius", "within_degree")),
     "quantiles": ("quantile_lower", ("quantile", "quantile_lower", "quantile_upper", "quantile_distance")),
-    "centroid": ("centroid", ("hidden", "centroid")),
+    "centroid": ("centroid", ("step", "hidden", "centroid")),
     "token_to_group": ("token_to_group", ("token_id", "token_to_group")),
     "left_out": ("left_out_token_id", ("left_out_token_id", "left_out_token")),
     "against_left_out": ("against_left_out_token_id", ("against_left_out_token_id", "against_left_out_token")),
@@ -90,6 +95,8 @@ _OF_A_TABLE = {
     "exponents": ("exponent_count", ("exponent", "exponent_count")),
     "exponent_distances": ("exponent_distance", ("token_id", "token", "exponent_distance")),
     "lattice_pairs": ("pair_chebyshev_steps", ("pair", *_OF_STEPS)),
+    "steps": ("changed_count", _OF_A_STEP),
+    "births": ("first_change_step", _OF_A_BIRTH),
     "indicators": ("indicator_rank", _OF_INDICATORS),
     "unused_mean": ("unused_mean", ("hidden", "unused_mean")),
     "shared": ("shared_distance", ("unmatched_token_id", "unmatched_token", "shared", *_OF_SHARED)),

@@ -548,7 +548,6 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
         ("tokens", A, "--from", "tok7"),
         ("compare", A, A),
         ("undertrained", A, "--unused", "3,5"),
-        ("compare", A, A, "--all-pairs"),
         ("scan", A, "--nearest", "3", "--neighbors", "2", "--histogram", "9", "--quantiles", "0.5", "--within", "2"),
         ("scan", A, "--metric", "chebyshev", "--pairs-within", "2", "--against", A),
         ("components", A, "--radius", "2,2.5", "--diameter"),
