@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses.duplicates import tokens_to_groups
+from embgeom_dask.analyses.hubs import of_neighbors, open_neighbors
+from embgeom_dask.analyses.many import is_one
 from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.scripts import scripts
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.map_rows import by_chunk
@@ -51,6 +54,7 @@ def tokens(
     role: Role | None = None,
     *,
     origin: int | str | None = None,
+    neighbors_of: PathLike | xr.Dataset | None = None,
     out: PathLike | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
@@ -68,6 +72,9 @@ def tokens(
         The matrix of a store; by default output, or input if the store has no output matrix.
     origin : int or str, optional
         A token, by id or by name as in a selection of `scan`: the distance of every row from its row is kept, too.
+    neighbors_of : path or xarray.Dataset, optional
+        The result of `scan` with `neighbors` of the same rows: what its lists say of each token is kept, too. No pair
+        is visited again. Of one store only.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
@@ -89,6 +96,13 @@ def tokens(
         - The rank of each, from 1 for the largest, equal ones by token id: `norm_l2_rank` and so on.
         - `token_to_group`, the group of identical rows that the token is in, numbered as `duplicates` does; -1 if its
           row is unique. `group_count ()`, `member_count ()`, the tokens in groups.
+        - With `neighbors_of`, of each token's k neighbors: `neighbor_density`, 1 / their mean distance, infinite where
+          all are at 0; `k_occurrence`, in how many lists the token is; `local_dimension`, by Levina and Bickel: k - 1
+          over the sum of log(T_k / T_j), of the neighbors that are not at 0. Of all, `k_occurrence_skewness ()`, of
+          population moments, which hubs make large; `local_dimension_mean ()`, the harmonic mean;
+          `two_nn_dimension ()` of the `two_nn_count ()` tokens whose nearest is not at 0, by Facco et al.: a line
+          through the origin, less the largest tenth of the ratios; `neighbor_count ()`, k, and `neighbor_metric ()`.
+          These are float64 numbers within a few roundings; counts are exact.
         - `has_token`; `is_added` and `is_special`, as the tokenizer has it, where the rows are a store's own.
         - `script`, of the text, by the names that Unicode gives its letters: `latin`, `cjk`, `cyrillic`, ...; `mixed`;
           of texts without letters `number`, `punctuation`, `symbol`, `space`, `control`, `mark`; `bytes` where the
@@ -118,14 +132,21 @@ def tokens(
     """
 
     def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:
-        return _tokens(each, role, origin, target, active)
+        return _tokens(each, role, origin, neighbors_of, target, active)
 
+    if neighbors_of is not None and not is_one(data):
+        raise InputError("`neighbors_of` is of one store: describe the tokens of each by itself")
     with showing(progress):
         return one_or_tree("tokens", data, one, role=role, out=out, client=client)
 
 
 def _tokens(
-    data: Data, role: Role | None, origin: int | str | None, out: PathLike | None, client: ClientLike | None
+    data: Data,
+    role: Role | None,
+    origin: int | str | None,
+    neighbors_of: PathLike | xr.Dataset | None,
+    out: PathLike | None,
+    client: ClientLike | None,
 ) -> xr.Dataset:
     """Describe the tokens of one model."""
     started = perf_counter()
@@ -135,11 +156,15 @@ def _tokens(
         row = None if origin is None else row_of(origin, given)
         settings: dict[str, Any] = {} if row is None else {"origin": int(given.ids[row])}
         settings |= {"tokens": given.selection} if given.selection else {}
+        neighbors = None if neighbors_of is None else open_neighbors(neighbors_of, given)
+        settings |= {} if neighbors is None else {"neighbors_of": neighbors.attrs["fingerprint"]}
         attrs = results.provenance("tokens", [matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         with connect(client, out=out) as active:
             dataset = _measured(active, given, row)
+        if neighbors is not None:
+            dataset = dataset.assign(of_neighbors(neighbors))
         dataset = dataset.assign(_labels(given, dataset)).set_coords(["token_id", "token", "text"])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 

@@ -23,6 +23,10 @@ def tokens(
     origin: Annotated[
         str | None, typer.Option("--from", metavar="TOKEN", help="Also the distance from this token, by name or id.")
     ] = None,
+    neighbors_of: Annotated[
+        str | None,
+        typer.Option(metavar="RESULT.zarr", help="Also density, hubs and dimension, of a scan with --neighbors."),
+    ] = None,
     out: Out = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -30,7 +34,13 @@ def tokens(
     """Describe every token: norms, distances, ranks, script."""
     from embgeom_dask.cli import one_pass_text
 
-    how: dict[str, Any] = {"role": role, "origin": origin, "out": out, "client": scheduler}
+    how: dict[str, Any] = {
+        "role": role,
+        "origin": origin,
+        "neighbors_of": neighbors_of,
+        "out": out,
+        "client": scheduler,
+    }
     ask("tokens", find_stores(stores, from_file), how, one_pass_text.tokens_text, as_json)
 
 

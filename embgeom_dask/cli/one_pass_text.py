@@ -35,6 +35,8 @@ def tokens_text(dataset: xr.Dataset) -> str:
         called = dataset["origin_token"].item() or dataset["origin_token_id"].item()
         nearest = np.argsort(dataset["origin_distance"].to_numpy(), kind="stable")[:_TOKEN_LINES]
         parts.append(_lines(dataset, nearest, f"nearest to {shown(called)}", "origin_distance"))
+    if "k_occurrence" in dataset:
+        parts.append(_hubs(dataset))
     parts += [_scripts(dataset), "--json prints all tokens, --out saves them"]
     return "\n\n".join(parts)
 
@@ -44,6 +46,17 @@ def _lines(dataset: xr.Dataset, rows: np.ndarray, title: str, distance: str) -> 
     columns = (dataset[name].to_numpy()[rows] for name in names)
     listed = ([place, *row] for place, row in enumerate(zip(*columns, strict=True), start=1))
     return f"{title}\n{align(['', 'id', 'token', distance, 'norm_l2', 'its rank'], listed)}"
+
+
+def _hubs(dataset: xr.Dataset) -> str:
+    """What lists of neighbors say of all tokens, and the tokens that are in most of them."""
+    names = ("neighbor_count", "neighbor_metric", "k_occurrence_skewness", "local_dimension_mean", "two_nn_dimension")
+    facts = [[name, _number(dataset[name].item())] for name in names]
+    order = np.argsort(-dataset["k_occurrence"].to_numpy(), kind="stable")[:_TOKEN_LINES]
+    columns = ("token_id", "token", "k_occurrence", "neighbor_density", "local_dimension")
+    lines = zip(*(dataset[name].to_numpy()[order] for name in columns), strict=True)
+    hubs = align(["id", "token", "in lists", "density", "local dimension"], lines)
+    return f"{align(['neighbors', ''], facts)}\n\nhubs\n{hubs}"
 
 
 def _scripts(dataset: xr.Dataset) -> str:

@@ -147,6 +147,15 @@ LONG_NAMES = {
     "origin_distance_rank": "rank of the distance from the token chosen, largest first",
     "origin_token_id": "id of the token chosen",
     "script": "script",
+    "neighbor_density": "1 / mean distance of the neighbors",
+    "k_occurrence": "lists of neighbors that the token is in",
+    "k_occurrence_skewness": "skewness of how many lists of neighbors tokens are in",
+    "local_dimension": "local intrinsic dimension",
+    "local_dimension_mean": "harmonic mean of the local intrinsic dimensions",
+    "two_nn_dimension": "intrinsic dimension by the two nearest neighbors",
+    "two_nn_count": "tokens whose nearest neighbor is not at 0",
+    "neighbor_count": "neighbors of a token",
+    "neighbor_metric": "metric of the neighbors",
     "connected_component": "connected component",
     "token_to_component": "connected component of the token",
     "degree": "distinct rows within the radius",
@@ -301,6 +310,7 @@ LONG_NAMES = {
 }
 NAMES = {
     "iteration_kind",
+    "neighbor_metric",
     "model",
     "revision",
     "matrix",

@@ -86,3 +86,13 @@ def test_a_lattice_fits_80_columns_and_counts_pairs(tmp_path):
     assert f"{count} pairs at most 1 steps apart" in said
     of_one = np.count_nonzero(apart.sum(axis=1) == 1)
     assert ["1", str(of_one)] in [line.split() for line in said.splitlines()]
+
+
+def test_hubs_fit_80_columns(store):
+    result = eg.tokens(store, neighbors_of=eg.scan(store, neighbors=5))
+    said = tokens_text(result)
+    assert max(map(len, said.splitlines())) <= 80
+    hubs = said.split("hubs\n")[1].split("\n\n")[0].splitlines()
+    lines = [line.split() for line in hubs if line.split()[0].isdigit()]
+    assert len(lines) == 10
+    assert int(lines[0][0]) == result["k_occurrence"].values.argmax()
