@@ -6,8 +6,6 @@ The public names are loaded when first used, so that zarr can import `embgeom_da
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
     from embgeom_dask.errors import InputError as InputError
     from embgeom_dask.errors import SomeFailed as SomeFailed
-    from embgeom_dask.report.page import report as report
+    from embgeom_dask.reporting.page import report as report
     from embgeom_dask.storage.export import export as export
     from embgeom_dask.storage.listing import list_models as list_models
     from embgeom_dask.storage.model_stores import open_model as open_model
@@ -55,7 +53,7 @@ _HOME = {
     "open_result": "storage.results",
     "outliers": "analyses.outliers",
     "readout": "analyses.readout",
-    "report": "report.page",
+    "report": "reporting.page",
     "scan": "analyses.scan",
     "series": "analyses.series",
     "spectrum": "analyses.spectrum",
@@ -92,7 +90,7 @@ _GIVE_RESULTS = {
 
 def __getattr__(name: str) -> Any:
     if name in _GIVE_RESULTS:
-        importlib.import_module("embgeom_dask.report.accessor")  # `result.embgeom`
+        importlib.import_module("embgeom_dask.reporting.accessor")  # `result.embgeom`
     if name in _HOME:
         return getattr(importlib.import_module(f"embgeom_dask.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -100,18 +98,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Package(types.ModuleType):
-    """This module: its `report` is the function, and not the room of that name, which Python would put there."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "report":
-            super().__setattr__(name, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel by name, as every module does: in functions for dask's workers, among others."""
-        return importlib.import_module, (self.__name__,)
-
-
-sys.modules[__name__].__class__ = _Package

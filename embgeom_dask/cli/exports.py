@@ -17,7 +17,7 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file th
 
 def to_parquet(result: _Result, output: _Output, overwrite: _Overwrite = False) -> None:
     """Write a saved scan as parquet, a row for each token."""
-    from embgeom_dask.report import files
+    from embgeom_dask.reporting import files
 
     files.parquet(open_table(result), output, overwrite=overwrite)
     print_answer(output)
@@ -30,7 +30,7 @@ def to_csv(
     overwrite: _Overwrite = False,
 ) -> None:
     """Write a table of a saved result as CSV."""
-    from embgeom_dask.report import files
+    from embgeom_dask.reporting import files
 
     files.csv(open_table(result), output, name, overwrite=overwrite)
     print_answer(output)
@@ -38,7 +38,7 @@ def to_csv(
 
 def to_masks(result: _Result, output: _Output, overwrite: _Overwrite = False) -> None:
     """Write the masks of a saved result as safetensors."""
-    from embgeom_dask.report import masks
+    from embgeom_dask.reporting import masks
 
     masks.write(open_table(result), output, overwrite=overwrite)
     print_answer(output)
@@ -46,7 +46,7 @@ def to_masks(result: _Result, output: _Output, overwrite: _Overwrite = False) ->
 
 def to_netcdf(result: _Result, output: _Output, overwrite: _Overwrite = False) -> None:
     """Write a saved result, or a folder of them, as netCDF."""
-    from embgeom_dask.report import files
+    from embgeom_dask.reporting import files
 
     files.netcdf(eg.open_result(result), output, overwrite=overwrite)
     print_answer(output)

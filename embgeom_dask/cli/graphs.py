@@ -76,7 +76,7 @@ def cluster(
     from embgeom_dask.analyses import trees
     from embgeom_dask.cli import graphs_text
     from embgeom_dask.errors import InputError
-    from embgeom_dask.report import masks
+    from embgeom_dask.reporting import masks
 
     if mask is not None and len(stores) > 1:
         raise InputError("`mask` is of one store: embgeom to-masks writes those of several")

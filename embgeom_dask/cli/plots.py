@@ -13,7 +13,7 @@ from embgeom_dask.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from embgeom_dask.report.plots import Plots
+    from embgeom_dask.reporting.plots import Plots
 
 _KINDS = ("histogram", "cdf", "norms", "ranks", "heatmap", "skymap", "spectrum", "components")
 
@@ -59,8 +59,8 @@ def plot(
         getattr(plots, kind)(ax, **settings)
 
     found = eg.open_result(result)
-    from embgeom_dask.report.plots import write
-    from embgeom_dask.report.skymap import PROJECTION
+    from embgeom_dask.reporting.plots import write
+    from embgeom_dask.reporting.skymap import PROJECTION
 
     write(found, draw, output, overwrite=overwrite, projection=PROJECTION if skymap else None)
     print_answer(output)

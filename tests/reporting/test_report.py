@@ -25,7 +25,7 @@ from scipy.spatial.distance import pdist, squareform
 import embgeom_dask as eg
 from embgeom_dask.cli import app
 from embgeom_dask.escaping import shown
-from embgeom_dask.report import charts, gathering, markup, page, parts, sky_chart
+from embgeom_dask.reporting import charts, gathering, markup, page, parts, sky_chart
 from embgeom_dask.testing import make_store
 
 HOSTILE = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embgeom_dask.report import tables
-from embgeom_dask.report.gathering import SHOWN, Gathered, Source
-from embgeom_dask.report.markup import Column, code, table, text
-from embgeom_dask.report.parts import Parts, Section, note
+from embgeom_dask.reporting import tables
+from embgeom_dask.reporting.gathering import SHOWN, Gathered, Source
+from embgeom_dask.reporting.markup import Column, code, table, text
+from embgeom_dask.reporting.parts import Parts, Section, note
 
 if TYPE_CHECKING:
     import pandas as pd

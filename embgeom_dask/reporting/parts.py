@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.report.charts import bokeh
-from embgeom_dask.report.gathering import Item
-from embgeom_dask.report.markup import text
+from embgeom_dask.reporting.charts import bokeh
+from embgeom_dask.reporting.gathering import Item
+from embgeom_dask.reporting.markup import text
 
 
 class Section(NamedTuple):

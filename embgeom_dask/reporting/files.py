@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.report import tables
-from embgeom_dask.report.extras import load
+from embgeom_dask.reporting import tables
+from embgeom_dask.reporting.extras import load
 from embgeom_dask.storage import replacement
 
 PathLike = str | os.PathLike[str]

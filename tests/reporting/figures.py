@@ -1,4 +1,4 @@
-"""The figures of `test_plots.py`: `python -m tests.report.figures` draws them anew, to be looked at."""
+"""The figures of `test_plots.py`: `python -m tests.reporting.figures` draws them anew, to be looked at."""
 
 from __future__ import annotations
 

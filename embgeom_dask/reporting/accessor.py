@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 from numpy.typing import NDArray
 
-from embgeom_dask.report import files, graphs, masks, tables
-from embgeom_dask.report.plots import Plots
+from embgeom_dask.reporting import files, graphs, masks, tables
+from embgeom_dask.reporting.plots import Plots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ class Report:
 
     def report(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write a report of this result as one HTML file, as `embgeom_dask.report` does of several."""
-        from embgeom_dask.report import page
+        from embgeom_dask.reporting import page
 
         return page.report(self._result, path, overwrite=overwrite)
 
@@ -173,6 +173,6 @@ class ReportOfTree:
 
     def report(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write a report of these results as one HTML file, as `embgeom_dask.report` does of several."""
-        from embgeom_dask.report import page
+        from embgeom_dask.reporting import page
 
         return page.report(self._tree, path, overwrite=overwrite)

@@ -9,10 +9,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.report import drawing, series
-from embgeom_dask.report.drawing import Line
-from embgeom_dask.report.extras import load
-from embgeom_dask.report.series import Result
+from embgeom_dask.reporting import drawing, series
+from embgeom_dask.reporting.drawing import Line
+from embgeom_dask.reporting.extras import load
+from embgeom_dask.reporting.series import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

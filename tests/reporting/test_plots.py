@@ -23,9 +23,9 @@ from scipy.spatial.distance import cdist, pdist, squareform
 
 import embgeom_dask as eg
 from embgeom_dask.cli import app
-from embgeom_dask.report import drawing
+from embgeom_dask.reporting import drawing
 from embgeom_dask.testing import make_store
-from tests.report.figures import FIGURES, FOLDER, Results, draw, results
+from tests.reporting.figures import FIGURES, FOLDER, Results, draw, results
 
 STEELBLUE = to_rgba("steelblue")
 DRAWN_BY = "3.11"

@@ -321,7 +321,7 @@ def test_a_library_that_is_not_there_is_named_in_a_line(
 
 def test_the_accessor_loads_no_other_library_before_use() -> None:
     code = (
-        "import sys, embgeom_dask as eg; assert 'xarray' not in sys.modules; import embgeom_dask.report.accessor;"
+        "import sys, embgeom_dask as eg; assert 'xarray' not in sys.modules; import embgeom_dask.reporting.accessor;"
         "names = ('matplotlib', 'netCDF4', 'pandas', 'pyarrow', 'scipy.sparse', 'umap');"
         "print([each for each in names if each in sys.modules])"
     )

@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from embgeom_dask.report import charts, series
-from embgeom_dask.report.charts import Axis, Scale
-from embgeom_dask.report.gathering import Gathered, Item, whose
-from embgeom_dask.report.markup import Column, cut, table, text
-from embgeom_dask.report.parts import Parts, Section, array, for_each, legend, note, side_by_side
+from embgeom_dask.reporting import charts, series
+from embgeom_dask.reporting.charts import Axis, Scale
+from embgeom_dask.reporting.gathering import Gathered, Item, whose
+from embgeom_dask.reporting.markup import Column, cut, table, text
+from embgeom_dask.reporting.parts import Parts, Section, array, for_each, legend, note, side_by_side
 
 _MODEL = Column("model", "text")
 _MEMBERS = 20
@@ -272,7 +272,7 @@ def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
 
 def ranks(found: Gathered, parts: Parts) -> Section | None:
     """Values against their ranks: sizes of groups, distances, neighbors, degrees, norms."""
-    from embgeom_dask.report import rank_charts
+    from embgeom_dask.reporting import rank_charts
 
     figures = rank_charts.figures(found, parts)
     if not figures:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from embgeom_dask.report import charts, sky_chart
-from embgeom_dask.report.charts import Axis, Scale
-from embgeom_dask.report.gathering import Gathered, Item
-from embgeom_dask.report.markup import Column, cut, table
-from embgeom_dask.report.parts import Parts, Section, array, for_each, legend, note, side_by_side
+from embgeom_dask.reporting import charts, sky_chart
+from embgeom_dask.reporting.charts import Axis, Scale
+from embgeom_dask.reporting.gathering import Gathered, Item
+from embgeom_dask.reporting.markup import Column, cut, table
+from embgeom_dask.reporting.parts import Parts, Section, array, for_each, legend, note, side_by_side
 
 _NORM_BINS = 256
 _CENTROID = ("l1", "l2", "linf", "mean", "std", "min", "max")

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.analyses.sky import directions
-from embgeom_dask.report.charts import bokeh, source_of
+from embgeom_dask.reporting.charts import bokeh, source_of
 
 Array = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.report import curves, drawing, skymap
-from embgeom_dask.report.extras import load
-from embgeom_dask.report.series import Result
+from embgeom_dask.reporting import curves, drawing, skymap
+from embgeom_dask.reporting.extras import load
+from embgeom_dask.reporting.series import Result
 from embgeom_dask.storage import replacement
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import xarray as xr
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
-from embgeom_dask.report import series
-from embgeom_dask.report.charts import bokeh
-from embgeom_dask.report.series import Result
+from embgeom_dask.reporting import series
+from embgeom_dask.reporting.charts import bokeh
+from embgeom_dask.reporting.series import Result
 from embgeom_dask.storage import results
 
 Given = Result | str | os.PathLike[str]

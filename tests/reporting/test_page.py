@@ -13,9 +13,9 @@ import pytest
 from distributed import Client
 from PIL import Image
 
-from embgeom_dask.report import gathering, page
-from tests.report.browser import MISSING, Browser, browser
-from tests.report.test_report import HOSTILE, TOKENS, Made, make
+from embgeom_dask.reporting import gathering, page
+from tests.reporting.browser import MISSING, Browser, browser
+from tests.reporting.test_report import HOSTILE, TOKENS, Made, make
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 

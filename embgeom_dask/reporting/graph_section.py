@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.report import charts
-from embgeom_dask.report.charts import Axis
-from embgeom_dask.report.gathering import Gathered, Item
-from embgeom_dask.report.markup import Column, table
-from embgeom_dask.report.pair_sections import by_metric, headed
-from embgeom_dask.report.parts import Parts, Section, for_each, legend, side_by_side
-from embgeom_dask.report.series import largest_component
+from embgeom_dask.reporting import charts
+from embgeom_dask.reporting.charts import Axis
+from embgeom_dask.reporting.gathering import Gathered, Item
+from embgeom_dask.reporting.markup import Column, table
+from embgeom_dask.reporting.pair_sections import by_metric, headed
+from embgeom_dask.reporting.parts import Parts, Section, for_each, legend, side_by_side
+from embgeom_dask.reporting.series import largest_component
 
 _LISTED = 5
 """How many components of each radius are listed."""

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from embgeom_dask.report import about_sections, graph_section, model_sections, pair_sections, table_section
-from embgeom_dask.report.charts import bokeh
-from embgeom_dask.report.gathering import Gathered, Given, gather
-from embgeom_dask.report.markup import text
-from embgeom_dask.report.parts import Parts, Section
+from embgeom_dask.reporting import about_sections, graph_section, model_sections, pair_sections, table_section
+from embgeom_dask.reporting.charts import bokeh
+from embgeom_dask.reporting.gathering import Gathered, Given, gather
+from embgeom_dask.reporting.markup import text
+from embgeom_dask.reporting.parts import Parts, Section
 from embgeom_dask.storage import replacement
 
 _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embgeom_dask.report import charts
-from embgeom_dask.report.charts import Array, Axis, Scale
-from embgeom_dask.report.gathering import Gathered, Item
-from embgeom_dask.report.parts import Parts
+from embgeom_dask.reporting import charts
+from embgeom_dask.reporting.charts import Array, Axis, Scale
+from embgeom_dask.reporting.gathering import Gathered, Item
+from embgeom_dask.reporting.parts import Parts
 
 
 class Kind(NamedTuple):
@@ -47,7 +47,7 @@ class Ranked(NamedTuple):
 
 def figures(found: Gathered, parts: Parts) -> list[str]:
     """A figure of each kind that there is, and of each metric."""
-    from embgeom_dask.report.pair_sections import by_metric
+    from embgeom_dask.reporting.pair_sections import by_metric
 
     drawn = []
     for kind in KINDS:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
-from embgeom_dask.report import series
-from embgeom_dask.report.extras import load
-from embgeom_dask.report.series import Result, Series
+from embgeom_dask.reporting import series
+from embgeom_dask.reporting.extras import load
+from embgeom_dask.reporting.series import Result, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

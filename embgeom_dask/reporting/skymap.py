@@ -9,10 +9,10 @@ import numpy as np
 
 from embgeom_dask.analyses.sky import directions
 from embgeom_dask.errors import InputError
-from embgeom_dask.report import series
-from embgeom_dask.report.drawing import COLORS, DPI, set_title
-from embgeom_dask.report.extras import load
-from embgeom_dask.report.series import Result
+from embgeom_dask.reporting import series
+from embgeom_dask.reporting.drawing import COLORS, DPI, set_title
+from embgeom_dask.reporting.extras import load
+from embgeom_dask.reporting.series import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
