@@ -73,13 +73,15 @@ def convert_each(
     how |= {name: options.get(name) for name in ("tokenizer", "name", "shard")}
     progress = _Progress(os.fspath(stores), sources, resume_command)
     cluster = nullcontext(None) if client is None else connect(client, out=stores)
-    with progress.kept(), cluster as active, bar(len(sources), "convert", "models") as advance:
+    # Here each model has a bar of its own: one of all of them around it would need more than one line of a log.
+    shown = nullcontext(None) if client is None else bar(len(sources), "convert", "models")
+    with progress.kept(), cluster as active, shown as advance:
         taken = None if active is None else Batch(active)
         for again in (False, True):
             some = list(progress.again) if again else sources
             for source, ended in _ends(active, some, os.fspath(stores), connections, how):
-                if progress.note(source, ended, again=again):
-                    advance(1, taken.said() if taken else "")
+                if progress.note(source, ended, again=again) and advance and taken:
+                    advance(1, taken.said())
     return progress.done, progress.failed
 
 

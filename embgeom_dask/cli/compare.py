@@ -41,7 +41,7 @@ def compare(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two models row by row, or more models all against all.
+    """Compare two models row by row, or many all against all.
 
     The second of two may be STORE:input or STORE:output.
     """

@@ -51,7 +51,7 @@ def whiten(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Write stores in which the covariance of the rows is the identity."""
+    """Write stores of whitened rows."""
     options: dict[str, Any] = {"how": how, "ridge": ridge, "divisor": divisor, "components": components, "dtype": dtype}
     options |= {"stores": stores, "overwrite": overwrite, "client": scheduler}
     paths = eg.whiten(find_stores(given, from_file), role, **options)

@@ -32,8 +32,8 @@ _EXAMPLES = {
     "show": ("embgeom show scan.zarr",),
     "status": ("embgeom status scan.zarr",),
     "report": (
-        "embgeom report survey.zarr tokens.zarr scan.zarr -o report.html",
-        "embgeom report surveys scans -o models.html",
+        "embgeom report tokens.zarr spectrum.zarr scan.zarr -o report.html",
+        "embgeom report surveys -o models.html",
     ),
     "plot": ("embgeom plot scan.zarr --heatmap -o neighbors.png",),
     "to-parquet": ("embgeom to-parquet scan.zarr -o scan.parquet",),

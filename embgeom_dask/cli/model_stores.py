@@ -43,7 +43,7 @@ def convert(
     ] = 16,
     as_json: Json = False,
 ) -> None:
-    """Store the embedding matrices and token labels of checkpoints."""
+    """Store the embedding matrices and tokens of checkpoints."""
     from embgeom_dask.checkpoints.convert import read_decision
 
     wanted = list(dict.fromkeys([*(sources or []), *(read_list(from_file) if from_file else [])]))
