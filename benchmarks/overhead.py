@@ -22,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.data import prepare
-from embgeom_dask.analyses import scan
+from embgeom_dask.analyses import all_pairs, scan
 from embgeom_dask.execution import runner
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.cluster import connect
@@ -30,7 +30,7 @@ from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.storage import results
 
-ONCE = {"planning": (scan, "make_plan"), "naming": (scan, "_finalize")}
+ONCE = {"planning": (all_pairs, "make_plan"), "naming": (all_pairs, "_finalize")}
 IN_THREADS = {"panels": ("started", "computed"), "journal": ("computed", "committed")}
 ELSE = {"merging": (runner, "_merge"), "labels": (results, "with_tokens"), "saving": (results, "save")}
 

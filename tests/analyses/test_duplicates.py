@@ -225,7 +225,7 @@ def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         named.append((what, unit))
         bars.append([total, 0])
         own = bars[-1]
-        yield lambda n: own.__setitem__(1, own[1] + n)
+        yield lambda n, *_: own.__setitem__(1, own[1] + n)
 
     monkeypatch.setattr(progress, "bar", bar)
     monkeypatch.setattr("embgeom_dask.analyses.many.bar", bar)
