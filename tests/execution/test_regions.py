@@ -60,10 +60,16 @@ def test_workers_need_few_of_the_rows(workers: int, most: float, count: int) -> 
     assert max(tiles) <= 1.2 * sum(tiles) / workers + 16
 
 
+def _cluster() -> LocalCluster:
+    """Workers in this process without a limit: at their share of the memory all of them would pause."""
+    options = {"threads_per_worker": 1, "processes": False, "dashboard_address": ":0", "memory_limit": 0}
+    return LocalCluster(n_workers=WORKERS, **options)
+
+
 @pytest.fixture(scope="module")
 def many() -> Any:
     with (
-        LocalCluster(n_workers=WORKERS, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        _cluster() as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
