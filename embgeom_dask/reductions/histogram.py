@@ -164,7 +164,8 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
         relative = Fraction(2 * UNIT if self.exact_moments else 2.0**-BITS)
         error, squares = relative * total, [relative**2 * square]
         if not self.exact_moments:
-            pairs, rounding = int(state.count.sum()), Fraction(3, 4) / quantum
+            steps = _number(state.error)  # every pair that a pass summed adds one at least
+            pairs, rounding = min(int(state.count.sum()), steps), Fraction(3, 4) / quantum
             error, squares = error + pairs * rounding, [*squares, pairs * rounding**2]
         if not self.exact_moments and exact.metric.has_digits:
             step = (1 + Fraction(2) ** -14) / (Fraction(self._error_quantum) * length)  # of a root: to second order

@@ -108,8 +108,11 @@ def mean_and_deviation(
 
 def _root_up(square: Fraction) -> float:
     """A number not less than a square root, and little more."""
-    scaled = (square.numerator << 400) // square.denominator + 1
-    return _up((isqrt(scaled) + 1) / (1 << 200))
+    if not square:
+        return 0.0
+    bits = max(0, 64 + (square.denominator.bit_length() - square.numerator.bit_length() + 1) // 2)
+    scaled = (square.numerator << 2 * bits) // square.denominator + 1
+    return _up(float(Fraction(isqrt(scaled) + 1, 1 << bits)))
 
 
 def _up(number: float) -> float:
