@@ -37,7 +37,7 @@ def run(capsys, *args):
 
 def test_its_tables_fit_80_columns(files, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((80, 24)))
     said = readout_text(eg.readout("d.npy", "m.zarr", k=30, labels="labels.txt"))
     assert max(map(len, said.splitlines())) <= 80
     assert "\x1b" not in said
