@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from fractions import Fraction
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +116,15 @@ def test_a_dense_cluster_far_from_the_origin_loses_no_digit(tmp_path: Path) -> N
     hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.integers(1, 5)), elements=st.integers(-99, 99)),
 )
 def test_means_of_pairs_are_those_of_fractions(rows: Array) -> None:
+    def product(a: list[float], b: list[float]) -> Fraction:
+        return sum((Fraction(x) * Fraction(y) for x, y in zip(a, b, strict=True)), Fraction(0))
+
     pairs = [(a, b) for j, b in enumerate(rows.tolist()) for a in rows.tolist()[:j]]
     squares = [sum((Fraction(x) - Fraction(y)) ** 2 for x, y in zip(a, b, strict=True)) for a, b in pairs]
     found = eg.spectrum(rows, components=0)
     np.testing.assert_allclose(found["mean_square_distance"], float(sum(squares) / len(pairs)), rtol=4e-16)
     cosines = [
-        sum(x * y for x, y in zip(a, b, strict=True)) / np.sqrt(np.square(a).sum() * np.square(b).sum())
-        for a, b in pairs
-        if any(a) and any(b)
+        float(product(a, b)) / (sqrt(product(a, a)) * sqrt(product(b, b))) for a, b in pairs if any(a) and any(b)
     ]
     if not cosines:
         assert np.isnan(found["mean_cosine"])
