@@ -310,7 +310,7 @@ def _measured(client: Client, first: Given, second: Given, matched: Matched) -> 
             kept.setdefault(name, np.zeros(size, values.dtype))[here] = values
         begin = here.stop
     for given, rows, bad in zip((first, second), matched, unfit, strict=True):
-        check_fit(given.matrix, rows if given.token_id is None else given.token_id[rows], bad)
+        check_fit(given.matrix, given.ids_of(rows), bad)
     variables: dict[str, Any] = {name: ("token_id", values) for name, values in kept.items()}
     variables |= {"norm_l2": ("token_id", norms[0]), "against_norm_l2": ("token_id", norms[1])}
     if kept:

@@ -45,8 +45,10 @@ def of_neighbors(found: xr.Dataset) -> dict[str, Any]:
     """The variables of tokens that `tokens` documents, from lists of neighbors."""
     distance = found["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
     neighbor = found["neighbor_token_id"].transpose("token_id", "neighbor").to_numpy()
-    place = np.searchsorted(ids := found["token_id"].to_numpy(), neighbor[neighbor >= 0], sorter=_sorted(ids))
-    occurrence = np.bincount(_sorted(ids)[place], minlength=ids.size)
+    ids = found["token_id"].to_numpy()
+    order = np.argsort(ids, kind="stable")
+    place = np.searchsorted(ids, neighbor[neighbor >= 0], sorter=order)
+    occurrence = np.bincount(order[place], minlength=ids.size)
     local = local_dimension(distance)
     usable = local[np.isfinite(local) & (local > 0)]
     dimension, count = two_nn(distance)
@@ -61,10 +63,6 @@ def of_neighbors(found: xr.Dataset) -> dict[str, Any]:
         "neighbor_count": distance.shape[1],
         "neighbor_metric": json.loads(found.attrs["settings"])["metric"],
     }
-
-
-def _sorted(ids: Array) -> Array:
-    return np.argsort(ids, kind="stable")
 
 
 def density(distance: Array) -> Array:

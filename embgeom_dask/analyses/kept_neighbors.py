@@ -87,9 +87,8 @@ def nearest_shared(scans: Scans, first: Given, matched: Matched, k: int) -> dict
     distances, rows = np.full((left.size, width), np.nan), np.full((left.size, width), -1)
     places = np.searchsorted(left, found["token_id"].to_numpy())
     distances[places], rows[places] = found["neighbor_distance"], found["neighbor_token_id"]
-    ids = rows if first.token_id is None else np.where(rows >= 0, first.token_id[rows], -1)
     return {
         "shared_distance": (("unmatched", "shared"), distances),
-        "shared_token_id": (("unmatched", "shared"), ids),
+        "shared_token_id": (("unmatched", "shared"), np.where(rows >= 0, first.ids_of(rows), -1)),
         "shared_token": (("unmatched", "shared"), np.where(rows >= 0, pieces(first)[rows], "")),
     }

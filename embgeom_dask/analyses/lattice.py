@@ -13,8 +13,9 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.analyses.selection import Selection, in_order, parse_tokens
+from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
@@ -186,8 +187,9 @@ def _lattice(
         chosen = given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size, given.labels))
         settings: dict[str, Any] = {name: str(each) for name, each in asked.items() if name != "device"}
         settings |= {"tokens": chosen.selection}
-        row = None if origin is None else _row_of(origin, given)
-        settings |= {} if row is None else {"origin": int(_ids(given, row)), "exponents": exponents}
+        row = None if origin is None else row_of(origin, given)
+        origin_id = None if row is None else int(given.ids_of(np.array([row]))[0])
+        settings |= {} if row is None else {"origin": origin_id, "exponents": exponents}
         attrs = results.provenance("lattice", [given.matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
@@ -195,7 +197,7 @@ def _lattice(
         with connect(client, asked.get("device", "cpu"), out) as active:
             dataset = _extents(active, chosen, row, exponents)
             if row is not None:
-                dataset["origin_token_id"] = int(_ids(given, row))
+                dataset["origin_token_id"] = origin_id
                 dataset = dataset.assign_coords(chosen.labels().drop_vars("has_token").coords)
             if asked:
                 pairs = _pairs(active, chosen, asked)
@@ -220,19 +222,6 @@ def _check_type(matrix: Matrix) -> None:
             f"{matrix.label}: {matrix.name} is {matrix.dtype}, and steps are those of bfloat16: rounded to it, rows "
             "would be others"
         )
-
-
-def _ids(given: Given, row: int) -> Any:
-    return row if given.token_id is None else given.token_id[row]
-
-
-def _row_of(origin: int | str, given: Given) -> int:
-    """The row of the token whose exponents others are compared with."""
-    ids = in_order(cast(Any, origin if isinstance(origin, str) else [origin]), given.vocab_size, given.labels)
-    rows = given.select(ids).rows if ids.size == 1 else ids
-    if ids.size != 1 or rows.size != 1:
-        raise InputError(f"`origin` {origin}: give one token")
-    return int(rows[0])
 
 
 def _extents(client: Client, chosen: Given, row: int | None, exponents: int) -> xr.Dataset:

@@ -86,8 +86,7 @@ def unmatched(first: Given, second: Given, matched: Matched) -> dict[str, Any]:
         variables[f"{prefix}hidden_size"] = given.matrix.hidden_size
         variables[f"{prefix}unmatched_count"] = left.size
         if left.size:
-            ids = left if given.token_id is None else given.token_id[left]
-            variables[f"{prefix}unmatched_token_id"] = (f"{prefix}unmatched", ids)
+            variables[f"{prefix}unmatched_token_id"] = (f"{prefix}unmatched", given.ids_of(left))
             variables[f"{prefix}unmatched_token"] = (f"{prefix}unmatched", pieces(given)[left])
     return variables
 

@@ -62,7 +62,11 @@ class Given:
     @property
     def ids(self) -> NDArray[np.int64]:
         """The token ids of the rows, (n,) int64."""
-        return self.rows if self.token_id is None else self.token_id[self.rows]
+        return self.ids_of(self.rows)
+
+    def ids_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The token ids (n,) int64 of rows (n,) of the matrix, by their numbers."""
+        return rows if self.token_id is None else self.token_id[rows]
 
     @property
     def vocab_size(self) -> int:

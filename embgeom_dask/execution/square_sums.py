@@ -7,7 +7,6 @@ vectors sum_{i<j} (1 - x_i.x_j) = (n^2 - |S|^2) / 2.
 from __future__ import annotations
 
 from fractions import Fraction
-from math import isqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.reductions import Histogram
+from embgeom_dask.reductions.moments import root_up
 from embgeom_dask.storage.model_stores import Matrix
 
 Array = NDArray[Any]
@@ -54,8 +54,8 @@ def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> None:
     total, square, error, squares = histogram.sums(found.state(histogram), exact)
     if plan.metric.root:
         length = Fraction(plan.sides[0].point_format.scale)
-        off = sum((_root(each) for each in squares), Fraction(0)) * length
-        total, error = square * length**2, 2 * _root(square) * length * off + off**2
+        off = sum((Fraction(root_up(each)) for each in squares), Fraction(0)) * length
+        total, error = square * length**2, 2 * Fraction(root_up(square)) * length * off + off**2
     if abs(total - Fraction(expected)) > error + Fraction(bound):
         what = "squares of the distances" if plan.metric.root else "distances"
         raise EmbgeomError(
@@ -94,8 +94,3 @@ def _expected(sides: list[RowSums], root: bool) -> tuple[float, float]:
     additions = first.tokens + second.tokens + 2 * first.total.size + 64
     size = first.tokens * second.square + second.tokens * first.square + first.tokens * second.tokens * (not root)
     return found, 8 * additions * UNIT * size
-
-
-def _root(square: Fraction) -> Fraction:
-    """A number not less than the square root."""
-    return Fraction(isqrt((square.numerator << 400) // square.denominator + 1) + 1, 1 << 200)

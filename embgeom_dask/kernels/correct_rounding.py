@@ -169,18 +169,9 @@ def dots(x: Array, y: Array, i: Array, j: Array) -> DoubleDouble:  # pragma: no 
 
 
 @numba.njit(nogil=True, cache=True)
-def are_each_settled(high: Array, low: Array, error: Array) -> Array:  # pragma: no cover (compiled)
+def are_settled(high: Array, low: Array, error: Array) -> Array:  # pragma: no cover (compiled)
     """Return `is_settled` of pairs of `high` and `low` (p,), each with its `error` (p,): (p,) bool."""
     settled = np.empty(high.size, np.bool_)
     for p in range(high.size):
         settled[p] = is_settled(high[p], low[p], error[p])
-    return settled
-
-
-@numba.njit(nogil=True, cache=True)
-def are_settled(high: Array, low: Array, error: float) -> Array:  # pragma: no cover (compiled)
-    """Return `is_settled` of pairs of `high` and `low` (p,), with one `error`: (p,) bool."""
-    settled = np.empty(high.size, np.bool_)
-    for p in range(high.size):
-        settled[p] = is_settled(high[p], low[p], error)
     return settled

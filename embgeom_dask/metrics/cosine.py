@@ -120,7 +120,7 @@ class Cosine(Metric):
             used, place = np.unique(places, return_inverse=True)
             squares.append(DoubleDouble(*(part[place] for part in dots(rows, rows, used, used))))
         high, low = one_minus_ratio(dots(x, y, i, j), *squares)
-        return high, are_settled(high, low, 2 * sum_slack(x.shape[1]) + 200 * UNIT**2)
+        return high, are_settled(high, low, np.full(high.size, 2 * sum_slack(x.shape[1]) + 200 * UNIT**2))
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """Return 1 - x.y / sqrt(x.x y.y); exact if rows are orthogonal or parallel, and 0 only if they are parallel."""

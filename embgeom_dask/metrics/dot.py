@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import LinearBound
-from embgeom_dask.kernels.correct_rounding import are_each_settled, dots
+from embgeom_dask.kernels.correct_rounding import are_settled, dots
 from embgeom_dask.kernels.double_double import UNIT, Keys, dot_keys, integers, products
 from embgeom_dask.kernels.double_double_sums import sum_slack
 from embgeom_dask.kernels.row_norms import norms
@@ -97,12 +97,12 @@ class Dot(Metric):
         """
         high, low = dots(x, y, i, j)
         sizes = np.sqrt(norms(x)[:, 1])[i] * np.sqrt(norms(y)[:, 1])[j]
-        settled = are_each_settled(high, low, (1 + 2.0**-20) * sum_slack(x.shape[1]) * sizes)
+        settled = are_settled(high, low, (1 + 2.0**-20) * sum_slack(x.shape[1]) * sizes)
         (again,) = np.nonzero(~settled)
         keys = dot_keys(x, y, i[again], j[again])
         exact = again[keys.exact]
         high[exact], low[exact] = keys.high[keys.exact], keys.low[keys.exact]
-        settled[exact] = are_each_settled(high[exact], low[exact], np.zeros(exact.size))
+        settled[exact] = are_settled(high[exact], low[exact], np.zeros(exact.size))
         return 0.0 - high, settled
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:

@@ -13,10 +13,11 @@ from embgeom_dask.kernels import forests
 from embgeom_dask.kernels.bounds import LinearBound, round_up, upper_bounds
 from embgeom_dask.kernels.passes import select
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.rows import DistinctRows, Sides
+from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
+from embgeom_dask.reductions.expand import token_lines
 from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.undecided import classes
 
@@ -130,7 +131,7 @@ class Components(Reduction[Forests, Links, Links]):
         total.degree[state.row] = state.degree
         forests.join(total.parent, state.first, state.second, state.radius)
         rows, radii = sides.first, self.radii.distance
-        degree = np.cumsum(total.degree, axis=1)
+        degree, line = np.cumsum(total.degree, axis=1), token_lines(sides.first)
         found = [
             _of_radius(root, each, rows.weights)
             for root, each in zip(forests.roots(total.parent), degree.T, strict=True)
@@ -146,8 +147,8 @@ class Components(Reduction[Forests, Links, Links]):
         of_component = ("connected_component",)
         return {
             "radius": (("radius",), radii),
-            "token_to_component": (("token_id", "radius"), _of_tokens(number.T, rows)),
-            "degree": (("token_id", "radius"), _of_tokens(degree, rows)),
+            "token_to_component": (("token_id", "radius"), number.T[line]),
+            "degree": (("token_id", "radius"), degree[line]),
             "component_count": (("radius",), np.array([one.all for one in found])),
             "alone_count": (("radius",), np.array([one.all - one.root.size for one in found])),
             "isolated_count": (("radius",), np.count_nonzero(degree == 0, axis=0)),
@@ -189,8 +190,3 @@ def _of_radius(root: Array, degree: Array, weights: Array) -> _Found:
     number = np.full(root.size, -1)
     number[order] = np.arange(order.size)
     return _Found(int(np.count_nonzero(count)), number[root], order, tokens[order], count[order], ends[order] // 2)
-
-
-def _of_tokens(values: Array, rows: DistinctRows) -> Array:
-    """What tokens have, in order of their ids, from what their rows have (rows, radii)."""
-    return np.repeat(values, rows.weights, axis=0)[np.argsort(rows.members)]

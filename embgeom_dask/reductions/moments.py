@@ -102,11 +102,11 @@ def mean_and_deviation(
         return found, bound, np.nan, np.nan
     variance = max((square - total**2 / pairs) / (pairs - 1), Fraction(0))
     deviation = sqrt(variance)
-    lost = sum(_root_up(each / (pairs - 1)) for each in error_squares) + 8 * UNIT * deviation
+    lost = sum(root_up(each / (pairs - 1)) for each in error_squares) + 8 * UNIT * deviation
     return found, bound, deviation, _up(lost)
 
 
-def _root_up(square: Fraction) -> float:
+def root_up(square: Fraction) -> float:
     """A number not less than a square root, and little more."""
     if not square:
         return 0.0
