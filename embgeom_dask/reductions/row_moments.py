@@ -17,7 +17,8 @@ from embgeom_dask.pairwise.tables import Table
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.expand import token_lines
-from embgeom_dask.reductions.neighbors import Candidates, NearestPairs, Neighbors
+from embgeom_dask.reductions.neighbors import Candidates
+from embgeom_dask.reductions.turned import TurnedNeighbors
 
 Array = NDArray[Any]
 Bounds = tuple[LinearBound, LinearBound]
@@ -117,7 +118,7 @@ class RowMoments(Reduction[PowerSums, PowerSums, PowerSums]):
 
 
 @dataclass(frozen=True)
-class RowEnd(Neighbors):
+class RowEnd(TurnedNeighbors):
     """The smallest or the `largest` of the distances or products of each row: its nearest, or its farthest."""
 
     largest: bool = False
@@ -127,23 +128,9 @@ class RowEnd(Neighbors):
         """The name of its variable."""
         return "row_max" if self.largest else "row_min"
 
-    def update(self, state: Candidates, tile: Tile, exact: Exact) -> Candidates:
-        """Add the pairs of a tile."""
-        turned = self._is_turned(exact)
-        return super().update(state, tile.turn() if turned else tile, exact.turn() if turned else exact)
-
-    def finish(self, state: Candidates, exact: Exact) -> NearestPairs:
-        """Give the candidates their values."""
-        return super().finish(state, exact.turn() if self._is_turned(exact) else exact)
-
-    def merge(self, merged: Candidates | None, found: list[NearestPairs], exact: Exact) -> Candidates:
-        """Add the pairs of several panels."""
-        return super().merge(merged, found, exact.turn() if self._is_turned(exact) else exact)
-
     def finalize(self, state: Candidates, sides: Sides, exact: Exact) -> Variables:
         """Name `row_min` or `row_max` (token_id); NaN where there is no other token."""
-        turned = exact.turn() if self._is_turned(exact) else exact
-        row, distance = self._first(state, turned)
+        row, distance = self._first(state, self.turned(exact))
         ends = np.full(self.rows, np.nan)
         ends[row] = 0.0 - distance if exact.metric.is_product else distance
         if sides.symmetric:  # identical rows are at distance 0; products have none of these
@@ -151,7 +138,8 @@ class RowEnd(Neighbors):
             ends[shared] = np.fmax(ends[shared], 0.0) if self.largest else 0.0
         return {self.name: (("token_id",), ends[token_lines(sides.first)])}
 
-    def _is_turned(self, exact: Exact) -> bool:
+    def is_turned(self, exact: Exact) -> bool:
+        """Whether the largest distances are sought, or the smallest products."""
         return self.largest != exact.metric.is_product
 
 

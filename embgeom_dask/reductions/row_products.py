@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.rows import Sides
-from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Variables
-from embgeom_dask.reductions.neighbors import Candidates, NearestPairs, Neighbors
+from embgeom_dask.reductions.neighbors import Candidates
+from embgeom_dask.reductions.turned import TurnedNeighbors
 
 
 @dataclass(frozen=True)
-class RowProducts(Neighbors):
+class RowProducts(TurnedNeighbors):
     """The `k` largest products of each of `rows` rows, or the `smallest`; ties go to the lowest ids.
 
     Values are products with the sign turned: the largest products are the nearest neighbours, the smallest those of the
@@ -26,23 +26,12 @@ class RowProducts(Neighbors):
         """The prefix of the result's names."""
         return "bottom" if self.smallest else "top"
 
-    def update(self, state: Candidates, tile: Tile, exact: Exact) -> Candidates:
-        """Add the pairs of a tile."""
-        return super().update(state, tile.turn() if self.smallest else tile, self._turned(exact))
-
-    def finish(self, state: Candidates, exact: Exact) -> NearestPairs:
-        """Give the candidates their values."""
-        return super().finish(state, self._turned(exact))
-
-    def merge(self, merged: Candidates | None, found: list[NearestPairs], exact: Exact) -> Candidates:
-        """Add the pairs of several panels."""
-        return super().merge(merged, found, self._turned(exact))
-
     def finalize(self, state: Candidates, sides: Sides, exact: Exact) -> Variables:
         """Name `<name>_product` and `<name>_token_id (token_id, <name>)`."""
-        token_id, value = self._nearest_tokens(state, sides, self._turned(exact))
+        token_id, value = self._nearest_tokens(state, sides, self.turned(exact))
         dims = ("token_id", self.name)
         return {f"{self.name}_product": (dims, 0.0 - value), f"{self.name}_token_id": (dims, token_id)}
 
-    def _turned(self, exact: Exact) -> Exact:
-        return exact.turn() if self.smallest else exact
+    def is_turned(self, exact: Exact) -> bool:  # noqa: ARG002
+        """Whether the smallest products are sought."""
+        return self.smallest
