@@ -14,12 +14,13 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.analyses.means import mean_of
 from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
-from embgeom_dask.execution.map_rows import by_chunk, map_rows, parts_of
+from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.rationals import Rationals
@@ -220,11 +221,7 @@ class _Rows:
 
     def mean(self, rows: Array) -> Rationals:
         """The mean of some rows, exactly."""
-        matrix = self.given.matrix
-        sums = ColumnSums.none(matrix.hidden_size)
-        for part in map_rows(self.client, "centre", matrix, parts_of(matrix, rows), _add_up):
-            sums.add(part)
-        return sums.mean(rows.size)
+        return mean_of(self.client, "centre", self.given.matrix, rows)
 
     def mean_of_all(self) -> Rationals:
         """The mean of all rows, none of which may be unfit."""
@@ -328,12 +325,6 @@ def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[ColumnSums, Array]:
         stored = matrix.read(*part)
         reasons = unfit(stored)
         return column_sums(stored, reasons == 0), reasons
-
-
-def _add_up(matrix: Matrix, rows: Array) -> ColumnSums:
-    with devices.session(torch.device("cpu")):
-        stored = matrix.take(rows)
-        return column_sums(stored, np.ones(len(stored), np.bool_))
 
 
 def _distances(matrix: Matrix, part: tuple[int, int], point: Rationals) -> Array:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
+from embgeom_dask.analyses.derived import free_target, write_derived
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.analyses.tokens import tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import labels, model_stores, paths
+from embgeom_dask.storage import model_stores
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import read_metadata
 
 Array = NDArray[Any]
 Like = Literal["gaussian", "uniform"]
@@ -125,8 +125,7 @@ def _write(
         raise InputError("controls are of stores, and this is an array: make random numbers of its shape")
     matrix = model_stores.find_matrix(store, role)
     named = "-".join(filter(None, (model_stores.label(matrix.model, matrix.revision), like, str(seed), match or "")))
-    target = paths.join(os.fspath(stores), model_stores.file_name(named))
-    model_stores.check_writable(target, overwrite=overwrite)
+    target = free_target(stores, named, overwrite=overwrite)
     centroid = distance = None
     if match is not None:
         own = cast(Role, matrix.name.removesuffix("_embedding"))
@@ -134,11 +133,7 @@ def _write(
         distance = tokens(store, own, client=client)["centroid_distance"].to_numpy()
     rows = Control(matrix, like, seed, centroid, distance)
     made = {"like": like, "seed": seed, "match": match or "", "sha256": matrix.sha256, "numpy": np.__version__}
-    attrs = {"model": named, "revision": "", "control": made}
-    model_stores.check_labels(matrix)
-    own_labels = labels.labels_of(read_metadata(matrix.store), matrix.name)
-    named_rows = model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in own_labels.items()})
-    return model_stores.write_model(target, {matrix.name: rows}, attrs=attrs, labels=named_rows, overwrite=overwrite)
+    return write_derived(target, named, rows, matrix, {"control": made}, overwrite=overwrite)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses.duplicates import tokens_to_groups
+from embgeom_dask.analyses.means import mean_of
 from embgeom_dask.analyses.selection import Selection
 from embgeom_dask.analyses.spectrum import spectrum
 from embgeom_dask.analyses.survey import Summary, summarize
@@ -23,7 +24,7 @@ from embgeom_dask.analyses.unused import categories, find_unused, stored_labels
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
-from embgeom_dask.execution.map_rows import by_chunk, map_rows, parts_of
+from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.kernels.projections import projections
@@ -221,7 +222,7 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     role = cast(Role, matrix.name.removesuffix("_embedding"))
     found = spectrum(matrix.store, role, components=1, client=client)
     reference = Reference(
-        _mean_of(client, matrix, given.rows[chosen]), sums.mean(size), found["component_vector"].to_numpy()[0]
+        mean_of(client, "unused", matrix, given.rows[chosen]), sums.mean(size), found["component_vector"].to_numpy()[0]
     )
     names_of = list(INDICATORS.values())[1:]
     columns: dict[str, Array] = {name: np.empty(size) for name in names_of}
@@ -235,14 +236,6 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     variables |= {"unused_mean": ("hidden", reference.unused.nearest()), "unused_rule": rule}
     variables |= {"unused_count": np.count_nonzero(chosen), "vocab_size": size}
     return xr.Dataset(variables | {"component_error": found["component_error"].to_numpy()[0]})
-
-
-def _mean_of(client: Client, matrix: Matrix, rows: Array) -> Rationals:
-    """The mean of some rows, exactly."""
-    sums = ColumnSums.none(matrix.hidden_size)
-    for part in map_rows(client, "unused", matrix, parts_of(matrix, rows), _sums):
-        sums.add(part)
-    return sums.mean(rows.size)
 
 
 def _input_norms(client: Client, inputs: Matrix, size: int) -> Array:
@@ -277,10 +270,6 @@ def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[Summary, Array]:
     with devices.session(torch.device("cpu")):
         rows = matrix.read(*part)
         return summarize(rows), digest(rows)
-
-
-def _sums(matrix: Matrix, rows: Array) -> ColumnSums:
-    return summarize(matrix.take(rows)).sums
 
 
 def _distances(matrix: Matrix, part: tuple[int, int], to: Reference) -> list[Array]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
+from embgeom_dask.analyses.derived import free_target, write_derived
 from embgeom_dask.analyses.spectrum import covariance_of
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
@@ -21,10 +22,9 @@ from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.kernels.eigenvalues import eigen
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import labels, model_stores, paths
+from embgeom_dask.storage import model_stores
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import read_metadata
 
 Array = NDArray[Any]
 
@@ -159,17 +159,13 @@ def _write(
         if cast(int, asked.components) > matrix.hidden_size:
             raise InputError(f"`components` {asked.components}: {matrix.label} has {matrix.hidden_size} columns")
     named = f"{model_stores.label(matrix.model, matrix.revision)}-{asked.how}"
-    target = paths.join(os.fspath(stores), model_stores.file_name(named))
-    model_stores.check_writable(target, overwrite=overwrite)
-    model_stores.check_labels(matrix)
+    target = free_target(stores, named, overwrite=overwrite)
+    model_stores.check_labels(matrix)  # before the pass over the rows
     with connect(client) as active, devices.session(torch.device("cpu")):
         rows = _transformed(active, matrix, asked)
     made = {**asked._asdict(), "components": asked.components or 0, "model": matrix.model, "revision": matrix.revision}
     made |= {"matrix": matrix.name, "sha256": matrix.sha256}
-    attrs = {"model": named, "revision": "", "whitening": made}
-    own = labels.labels_of(read_metadata(matrix.store), matrix.name)
-    named_rows = model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in own.items()})
-    return model_stores.write_model(target, {matrix.name: rows}, attrs=attrs, labels=named_rows, overwrite=overwrite)
+    return write_derived(target, named, rows, matrix, {"whitening": made}, overwrite=overwrite)
 
 
 def _transformed(client: Client, matrix: Matrix, asked: Asked) -> Transformed:

@@ -1,0 +1,37 @@
+"""Stores made of the matrix of another store: other rows under the same tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from embgeom_dask.storage import labels, model_stores, paths
+from embgeom_dask.storage.fill import RowSource
+from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.validation import read_metadata
+
+
+def free_target(stores: PathLike, named: str, *, overwrite: bool) -> str:
+    """Where the store of a model called `named` goes in the folder `stores`.
+
+    Raises
+    ------
+    InputError
+        where a store is there and `overwrite` is not given, or something else is.
+    """
+    target = paths.join(os.fspath(stores), model_stores.file_name(named))
+    model_stores.check_writable(target, overwrite=overwrite)
+    return target
+
+
+def write_derived(
+    target: str, named: str, rows: RowSource, matrix: Matrix, made: Mapping[str, Any], *, overwrite: bool
+) -> str:
+    """Write rows with the tokens of a matrix, and what made them, as attributes; return the path."""
+    model_stores.check_labels(matrix)
+    own = labels.labels_of(read_metadata(matrix.store), matrix.name)
+    tokens = model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in own.items()})
+    attrs = {"model": named, "revision": "", **made}
+    return model_stores.write_model(target, {matrix.name: rows}, attrs=attrs, labels=tokens, overwrite=overwrite)
