@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.sides import check_widths, split_role
-from embgeom_dask.checkpoints.bare_files import find_matrix_file, read_vector
+from embgeom_dask.checkpoints.bare_files import read_vector
+from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, temporary_store
 from embgeom_dask.execution.cluster import ClientLike

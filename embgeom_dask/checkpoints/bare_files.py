@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from embgeom_dask.errors import InputError
 _ENDINGS = (".safetensors", ".npy", ".bin", ".pt", ".pth", ".ckpt")
 _NPY_KINDS = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<u2": "U16", "|V2": "U16", "<V2": "U16"}
 _MOST_NPY_HEADER = 1 << 16
-_MATRIX_FILE = re.compile(r"(?P<file>.+\.npy|.+\.safetensors)(?::(?P<key>.+))?")
 _SHOWN = 8
 
 
@@ -32,24 +30,6 @@ def check_ending(path: Path) -> None:
         raise InputError(f"{path} is not a checkpoint: {said}")
     if path.suffix not in _ENDINGS:
         raise InputError(f"{path} is not a checkpoint: give a model folder or a {', '.join(_ENDINGS)} file")
-
-
-def find_matrix_file(given: str) -> tuple[Path, str] | None:
-    """Return the file and the tensor, "" where none is named, of `FILE.npy`, `FILE.safetensors` or `FILE:KEY`.
-
-    None for every other path: that of a folder, or a URL.
-
-    Examples
-    --------
-    >>> find_matrix_file("sae.safetensors:W_dec")
-    (PosixPath('sae.safetensors'), 'W_dec')
-    >>> find_matrix_file("stores/a.zarr") is None
-    True
-    """
-    found = _MATRIX_FILE.fullmatch(given)
-    if found is None or "://" in given or Path(given).is_dir():
-        return None
-    return Path(found["file"]), found["key"] or ""
 
 
 def read_matrix(path: Path, key: str = "") -> Tensor:

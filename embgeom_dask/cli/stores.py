@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import NO_STORE, InputError
 
 _FOLDER = "stores"
@@ -23,7 +24,7 @@ def find_store(given: str, *, must_be_there: bool = True) -> str:
     InputError
         where nothing is there.
     """
-    if "://" in given or _is_matrix_file(given):
+    if "://" in given or find_matrix_file(given) is not None:
         return given
     named = os.path.join(_FOLDER, f"{given.replace('/', '--')}.zarr")  # noqa: PTH118
     for path in (given, named):  # first what is a store: a checkpoint's folder may have the same name
@@ -77,15 +78,10 @@ def read_list(path: str) -> list[str]:
 
 def find_other(given: str) -> str:
     """Return the path of a store as `find_store` does, with `:input` or `:output` after it where that was given."""
-    if _is_matrix_file(given):
+    if find_matrix_file(given) is not None:
         return given
     store, colon, role = given.rpartition(":")
     return f"{find_store(store)}:{role}" if colon and role in ("input", "output") else find_store(given)
-
-
-def _is_matrix_file(given: str) -> bool:
-    """Whether this is `FILE.npy`, `FILE.safetensors` or `FILE.safetensors:KEY`, there or not."""
-    return re.fullmatch(r".+\.(npy|safetensors(:.+)?)", given) is not None and not Path(given).is_dir()
 
 
 def _may_be_there(path: str) -> bool:

@@ -256,7 +256,9 @@ def _left_out(dataset: xr.Dataset, named: Sequence[str]) -> list[str]:
 
 
 def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
-    what = _measured(dataset, name)
+    from embgeom_dask.storage.result_names import measured
+
+    what = measured(dataset, name)
     columns = (dataset[f"{name}_{part}"].to_numpy() for part in (what, "token_id", "token"))
     rows = (
         [rank, distance, first, token, second, other]
@@ -265,14 +267,11 @@ def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
     return align([name, what, *(f"{side}{column}" for side in sides for column in ("id", "token"))], rows)
 
 
-def _measured(dataset: xr.Dataset, name: str) -> str:
-    """What is told of some pairs: their products or their distances."""
-    return "product" if f"{name}_product" in dataset else "distance"
-
-
 def _by_rank(dataset: xr.Dataset, name: str, side: str) -> str:
     """The spread of the distances or products of each rank over all rows."""
-    what = _measured(dataset, name)
+    from embgeom_dask.storage.result_names import measured
+
+    what = measured(dataset, name)
     values = dataset[f"{name}_{what}"].to_numpy()
     columns = [function(values, axis=0) for function in _SPREAD]
     header = [f"{side}{name}", f"least {what}", "median", "mean", "greatest"]

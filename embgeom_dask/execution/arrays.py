@@ -20,7 +20,8 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import progress
-from embgeom_dask.checkpoints.bare_files import find_matrix_file, read_matrix
+from embgeom_dask.checkpoints.bare_files import read_matrix
+from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.checkpoints.torch_files import from_torch
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike, check_usable

@@ -13,7 +13,7 @@ from embgeom_dask.reporting.gathering import Gathered, Item
 from embgeom_dask.reporting.markup import Column, table
 from embgeom_dask.reporting.pair_sections import by_metric, headed
 from embgeom_dask.reporting.parts import Parts, Section, for_each, legend, side_by_side
-from embgeom_dask.reporting.series import largest_component
+from embgeom_dask.reporting.series import largest_component, strings
 
 _LISTED = 5
 """How many components of each radius are listed."""
@@ -67,9 +67,7 @@ def _largest(item: Item) -> str:
     places = _first_of_each(radius)
     names = ("component_edge_count", "component_density", "component_token_id")
     columns = [radius, tokens, *(one[name].to_numpy() for name in names)]
-    columns.append(
-        one["component_token"].to_numpy() if "component_token" in one.variables else np.full(radius.shape, "")
-    )
+    columns.append(strings(one, "component_token", radius.shape))
     rows = zip(*(each[places] for each in columns), strict=True)
     of = [Column("radius"), Column("tokens", "count"), Column("pairs within", "count"), Column("density")]
     return table([*of, Column("lowest id", "id"), Column("its token", "token")], rows)

@@ -10,6 +10,7 @@ from embgeom_dask.reporting.charts import Axis, Scale
 from embgeom_dask.reporting.gathering import Gathered, Item
 from embgeom_dask.reporting.markup import Column, cut, table
 from embgeom_dask.reporting.parts import Parts, Section, array, for_each, legend, note, side_by_side
+from embgeom_dask.reporting.series import strings
 
 _NORM_BINS = 256
 _CENTROID = ("l1", "l2", "linf", "mean", "std", "min", "max")
@@ -155,7 +156,7 @@ def _ends_of(item: Item) -> str:
     rank = one["centroid_distance_rank"].to_numpy()
     order = np.argsort(rank, kind="stable")
     places = [*order[:_ENDS], *order[_ENDS:][-_ENDS:]]
-    names = one["token"].to_numpy() if "token" in one.variables else np.full(rank.shape, "")
+    names = strings(one, "token", rank.shape)
     ids, far, norm = (one[name].to_numpy() for name in ("token_id", "centroid_distance", "norm_l2"))
     norm_rank = one["norm_l2_rank"].to_numpy()
     rows = [[rank[at], ids[at], names[at], far[at], norm[at], norm_rank[at]] for at in places]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from embgeom_dask.reporting import charts, series
 from embgeom_dask.reporting.charts import Axis, Scale
@@ -164,7 +163,7 @@ def extremes(found: Gathered, parts: Parts) -> Section | None:
 def _pairs(item: Item, name: str, variable: str) -> str:
     one = item.result
     ids = one[f"{name}_token_id"].transpose(name, "side").to_numpy()
-    tokens = _strings(one, f"{name}_token", ids.shape)
+    tokens = series.strings(one, f"{name}_token", ids.shape)
     rows = [
         [rank, value, first, token, second, other]
         for rank, value, (first, second), (token, other) in zip(
@@ -180,10 +179,6 @@ def _pairs(item: Item, name: str, variable: str) -> str:
     ]
     rest = f"<code>embgeom to-csv RESULT.zarr {name} -o pairs.csv</code> writes all."
     return table([*columns, *columns[2:]], rows, rest=rest)
-
-
-def _strings(result: xr.Dataset, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    return result[name].to_numpy() if name in result.variables else np.full(shape, "", np.object_)
 
 
 def duplicates(found: Gathered, parts: Parts) -> Section | None:
@@ -215,7 +210,7 @@ def _groups(item: Item) -> list[list[Any]]:
     one = item.result
     population = one["group_population"].to_numpy()
     of, ids = one["member_group"].to_numpy(), one["member_token_id"].to_numpy()
-    tokens = _strings(one, "member_token", ids.shape)
+    tokens = series.strings(one, "member_token", ids.shape)
     numbers = one["group"].to_numpy()
     first, rows = np.searchsorted(of, numbers), []
     for place in np.argsort(-population, kind="stable").tolist():
@@ -249,9 +244,9 @@ def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
     ids = result["neighbor_token_id"].transpose("token_id", "neighbor").to_numpy()
     distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
     own = result["token_id"].to_numpy()
-    names = _strings(result, "token", own.shape)
-    texts = _strings(result, "text", own.shape)
-    of_neighbors = _strings(result, "neighbor_token", ids.shape)
+    names = series.strings(result, "token", own.shape)
+    texts = series.strings(result, "text", own.shape)
+    of_neighbors = series.strings(result, "neighbor_token", ids.shape)
     known, first = np.unique(ids, return_index=True)
     if same := not whose(result).against:
         others = ~np.isin(known, own)  # the names of the rest are there already

@@ -68,6 +68,11 @@ def largest_component(result: xr.Dataset) -> NDArray[np.int64]:
     return found
 
 
+def strings(result: xr.Dataset, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """The strings of a result called `name`; empty ones of a shape where it has none."""
+    return result[name].to_numpy() if name in result.variables else np.full(shape, "", np.object_)
+
+
 def metric_of(result: xr.Dataset) -> str:
     """The metric of a scan, as in "euclidean distance"; "distance" where the result does not say."""
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from embgeom_dask.errors import InputError
+from embgeom_dask.storage.result_names import measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +142,7 @@ def names(result: xr.Dataset) -> list[str]:
     found = [
         name
         for name, stem in (_PAIRS | _BY_RANK).items()
-        if {f"{stem}_{_measured(result, stem)}", f"{stem}_token_id"} <= set(result)
+        if {f"{stem}_{measured(result, stem)}", f"{stem}_token_id"} <= set(result)
     ]
     found += [name for name, (variable, _) in _OF_A_TABLE.items() if variable in result]
     found += [*_OF_GROUPS] if "member_group" in result else []
@@ -222,7 +223,7 @@ def _without_missing(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(result: xr.Dataset, stem: str) -> pd.DataFrame:
-    what = _measured(result, stem)
+    what = measured(result, stem)
     distance = result[f"{stem}_{what}"]
     columns = {"rank": result[stem]} if stem in distance.dims and stem != "pair" else {}
     columns[what] = distance
@@ -233,17 +234,12 @@ def _pairs(result: xr.Dataset, stem: str) -> pd.DataFrame:
     return _without_missing(_tidy(distance, columns))
 
 
-def _measured(result: xr.Dataset, stem: str) -> str:
-    """What is told of some pairs: their products or their distances."""
-    return "product" if f"{stem}_product" in result else "distance"
-
-
 def _by_rank(result: xr.Dataset, stem: str) -> pd.DataFrame:
     whose = ("token_id", "token", "direction", "label")
     columns = {name: result[name] for name in whose if name in result.variables}
     columns["rank"] = result[stem]
     columns |= {name: result[name] for name in (f"{stem}_token_id", f"{stem}_token") if name in result.variables}
-    what = _measured(result, stem)
+    what = measured(result, stem)
     columns[what] = result[f"{stem}_{what}"]
     return _without_missing(_tidy(result[f"{stem}_{what}"], columns))
 

@@ -334,6 +334,11 @@ _UNITS = {
 }
 
 
+def measured(result: xr.Dataset, stem: str) -> str:
+    """What a result tells of the pairs called `stem`, the end of the variable's name: their products or distances."""
+    return "product" if f"{stem}_product" in result else "distance"
+
+
 def complete(dataset: xr.Dataset, scalars: Mapping[str, str] | None = None) -> xr.Dataset:
     """Give a result a coordinate along each dimension, the share of pairs up to each bin, and names for axes.
 

@@ -1,0 +1,26 @@
+"""How the matrix of a file is named, for commands too: only the name is looked at."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_MATRIX_FILE = re.compile(r"(?P<file>.+\.npy|.+\.safetensors)(?::(?P<key>.+))?")
+
+
+def find_matrix_file(given: str) -> tuple[Path, str] | None:
+    """Return the file and the tensor, "" where none is named, of `FILE.npy`, `FILE.safetensors` or `FILE:KEY`.
+
+    None for every other path: that of a folder, or a URL.
+
+    Examples
+    --------
+    >>> find_matrix_file("sae.safetensors:W_dec")
+    (PosixPath('sae.safetensors'), 'W_dec')
+    >>> find_matrix_file("stores/a.zarr") is None
+    True
+    """
+    found = _MATRIX_FILE.fullmatch(given)
+    if found is None or "://" in given or Path(given).is_dir():
+        return None
+    return Path(found["file"]), found["key"] or ""
