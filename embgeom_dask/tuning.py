@@ -182,6 +182,9 @@ COLLECTED_BYTES = 8 << 20
 EXPORT_BYTES = 32 << 20
 """Rows that an export reads at a time."""
 
+STEPS_BYTES = 256 << 20
+"""Steps of a training read together where a chunk of their file holds several, and steps in work at a time."""
+
 LOADED_BYTES = 64 << 20
 """A variable of up to so many bytes is loaded when its result is opened; a larger one is read when it is used."""
 

@@ -18,7 +18,9 @@ _PLACES = re.compile(  # names of folders that are neither an organisation nor a
 )
 _MODULE = re.compile(r"\d_[A-Z]\w*")  # sentence-transformers: 0_Transformer
 _ENCODER = re.compile(r"text_encoder(_\d)?")  # diffusers, beside tokenizer and tokenizer_2
-_STEP = re.compile(r"(checkpoint-|step)\d+")  # a step of a training run, in a folder with the tokenizer
+STEP = re.compile(r"(?:checkpoint|ckpt|global_?step|step|iter|epoch)[-_]?(?P<number>\d{1,18})")
+"""The name of a step of a training run, in a folder with the tokenizer."""
+
 _GIVEN = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
@@ -64,7 +66,7 @@ def find_tokenizer(path: Path, given: str | os.PathLike[str] | None = None) -> P
         return folder
     encoder = _ENCODER.fullmatch(folder.name)
     beside = folder.parent / f"tokenizer{encoder[1] or ''}" if encoder else folder.parent
-    if (encoder or _MODULE.fullmatch(folder.name) or _STEP.fullmatch(folder.name)) and _has_tokenizer(beside):
+    if (encoder or _MODULE.fullmatch(folder.name) or STEP.fullmatch(folder.name)) and _has_tokenizer(beside):
         return beside
     return path
 

@@ -15,7 +15,9 @@ from embgeom_dask.cli.stores import find_stores
 def series(
     given: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STEPS", help="FILE.safetensors:KEY of (steps, rows, columns), or stores in order."),
+        typer.Argument(
+            metavar="STEPS", help="FILE.safetensors:KEY or FILE.h5:KEY, a folder of checkpoints, or stores."
+        ),
     ] = None,
     from_file: FromFile = None,
     role: Role = None,
@@ -23,9 +25,8 @@ def series(
     as_json: Json = False,
 ) -> None:
     """Follow norms, identical rows and changes over training."""
-    one = given is not None and len(given) == 1 and not from_file and ".safetensors" in given[0]
     from embgeom_dask.cli import series_text
 
-    stores = None if one else find_stores(given, from_file)
-    result = eg.series(given[0] if one and given else stores or [], role, out=out)
+    one = given is not None and len(given) == 1 and not from_file
+    result = eg.series(given[0] if one and given else find_stores(given, from_file), role, out=out)
     print_result(result, series_text.series_text, as_json)

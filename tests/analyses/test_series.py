@@ -8,7 +8,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers
 import torch
+import transformers
 import xarray as xr
 from safetensors.torch import save_file
 
@@ -16,7 +18,7 @@ import embgeom_dask as eg
 from embgeom_dask.cli import app
 from embgeom_dask.cli.series_text import series_text
 from embgeom_dask.errors import InputError
-from embgeom_dask.testing import make_store
+from embgeom_dask.testing import make_checkpoint, make_store
 
 Array = np.ndarray
 
@@ -36,6 +38,12 @@ def saved(path: Path, steps: Array, *, as_bits: bool) -> str:
     bits = torch.from_numpy(steps.view(np.uint16).copy())
     save_file({"W": bits if as_bits else bits.view(torch.bfloat16), "loss": torch.zeros(8)}, path)
     return str(path)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of the words t0 to t59."""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{i}": i for i in range(60)}, unk_token="t0"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
 
 
 def test_every_step_is_that_of_survey_and_duplicates(tmp_path: Path) -> None:
@@ -82,6 +90,56 @@ def test_files_bits_arrays_and_stores_give_the_same(tmp_path: Path) -> None:
     eg.series(steps, out=tmp_path / "s.zarr")
     with pytest.raises(InputError, match="holds a result from other settings"):
         eg.series(other, out=tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("chunks", [(1, 60, 6), (3, 7, 6), (8, 60, 1), None])
+def test_hdf5_in_any_chunks_gives_the_same(chunks: tuple[int, ...] | None, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py, of the extra hdf5, is not installed")
+    steps = planted()
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file.create_dataset("run/W", data=steps.view(np.uint16), chunks=chunks, compression="gzip" if chunks else None)
+        file["run/step"] = np.arange(0, 80, 10)
+        file["run/floats"] = steps.astype(">f4")
+        file["loss"] = np.zeros(8)
+    expected = eg.series(steps)
+    found = eg.series(tmp_path / "run.h5:run/W")
+    assert found["step"].values.tolist() == list(range(0, 80, 10))
+    assert found["first_change_step"].values[[5, 6, 7]].tolist() == [-1, 30, 10]
+    assert found["last_change_step"].values[[5, 6, 9]].tolist() == [-1, 70, 20]
+    over_steps = [name for name in expected if "token_id" not in expected[name].dims]
+    xr.testing.assert_equal(found[over_steps].drop_vars("step"), expected[over_steps].drop_vars("step"))
+    floats = eg.series(f"{tmp_path}/run.h5:run/floats")
+    assert floats["norm_mean"].values.tolist() == expected["norm_mean"].values.tolist()
+    with pytest.raises(InputError, match=r"has 2 tensors of steps, rows and columns: name one.*run/W \[8, 60, 6\]"):
+        eg.series(tmp_path / "run.h5")
+    (tmp_path / "bad.h5").write_bytes(b"no hdf5")
+    with pytest.raises(InputError, match=r"cannot read .*bad.h5"):
+        eg.series(tmp_path / "bad.h5")
+
+
+def test_a_folder_of_checkpoints_has_its_steps_and_tokens(tmp_path: Path) -> None:
+    steps, run = planted(), tmp_path / "run"
+    for step, rows in enumerate(steps):
+        tensors = {"model.embed_tokens.weight": rows, "lm_head.weight": rows[::-1].copy()}
+        make_checkpoint(run / f"checkpoint-{100 * step}", tensors, {"model_type": "llama"})
+    save_tokenizer(run)
+    (run / "runs").mkdir()
+    expected = eg.series(steps)
+    found = eg.series(run, role="input", out=tmp_path / "r.zarr")
+    assert found["step"].values.tolist() == list(range(0, 800, 100))
+    assert found["token"].values[[3, 59]].tolist() == ["t3", "t59"]
+    assert found["first_change_step"].values[[5, 6, 7]].tolist() == [-1, 300, 100]
+    assert found["joined_count"].values.tolist() == expected["joined_count"].values.tolist()
+    other = eg.series(run)["first_change_step"].values
+    assert other[::-1].tolist() == found["first_change_step"].values.tolist()
+    save_file({"model.embed_tokens.weight": torch.zeros(60, 7)}, run / "step_900.safetensors")
+    with pytest.raises(InputError, match=r"checkpoint-700 has 60 x 6 values and step_900.safetensors 60 x 7"):
+        eg.series(run, role="input")
+    with pytest.raises(InputError, match="run/runs has no steps: give a folder with checkpoint-100"):
+        eg.series(run / "runs")
+    (run / "step_300").mkdir()
+    with pytest.raises(InputError, match="two of step 300: checkpoint-300 and step_300"):
+        eg.series(run)
 
 
 def test_the_command_prints_some_of_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,155 @@
+"""The steps of a training as what they are given as: an array, a file, a folder, a stored series, or a list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from embgeom_dask.analyses import many
+from embgeom_dask.checkpoints.stacked import as_floats, check_kind, checked, is_stack, open_stack
+from embgeom_dask.checkpoints.surroundings import find_name
+from embgeom_dask.checkpoints.torch_files import from_torch
+from embgeom_dask.checkpoints.trainings import Step, find_steps, labels_of, numbers_of, open_checkpoint
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import Data, given_rows, is_array
+from embgeom_dask.pairwise.rows import digest
+from embgeom_dask.storage import labels, model_stores
+from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.validation import read_metadata
+
+Array = NDArray[Any]
+
+
+class Steps(NamedTuple):
+    """The rows (V, d) of every step of a training.
+
+    `shape` is (steps, V, d), `read(i)` gives the rows of the i-th as floats, `step` (steps,) int64, ascending, is the
+    number of each; `name` what they are called; `labels`, where rows have tokens, is as `make_labels` gives; `matrices`
+    are the stored ones of a list, and `settings` what tells other steps from others; `matrix` what each is in a store.
+    """
+
+    shape: tuple[int, int, int]
+    read: Callable[[int], Array]
+    name: str
+    step: NDArray[np.int64]
+    settings: dict[str, Any]
+    labels: xr.Dataset | None = None
+    matrices: Sequence[Matrix] = ()
+    matrix: str = "output_embedding"
+
+    def rows(self, place: int) -> xr.DataArray:
+        """The rows of the i-th step with their tokens, as an array that every command takes."""
+        named = {} if self.labels is None else {name: self.labels[name] for name in ("token", "text", "has_token")}
+        coords: dict[str, Any] = {"token_id": np.arange(self.shape[1]), **named}
+        return xr.DataArray(self.read(place), coords, ("token_id", "hidden"), f"{self.name} step {self.step[place]}")
+
+
+@contextmanager
+def open_steps(
+    data: Data | Iterable[Data], role: Role | None = None, *, identified: bool = True, tokenizer: PathLike | None = None
+) -> Iterator[Steps]:
+    """Open the steps of what is given; an array is read to tell it from others only if it is to be `identified`.
+
+    Raises
+    ------
+    InputError
+        where there are none, or they are of several shapes.
+    """
+    if not many.is_one(data):
+        yield _of_list(many.each_of(data, "series"), role)
+    elif is_array(data):
+        yield _of_array(data, identified=identified)
+    elif is_stack(path := os.fspath(cast(PathLike, data))):
+        with open_stack(path) as stack:
+            yield Steps(stack.shape, stack.read, stack.name, stack.step, stack.identity)
+    elif Path(path).is_dir() and not model_stores.is_store(path):
+        yield _of_folder(Path(path), role, tokenizer)
+    else:
+        raise InputError(
+            f"{path}: give FILE.safetensors or FILE.h5 with a tensor of steps, a folder of checkpoints, or several "
+            "stores in their order"
+        )
+
+
+def _of_array(data: Any, *, identified: bool) -> Steps:
+    shape = checked(tuple(data.shape), "the array given")
+    dtype = str(data.dtype).rpartition(".")[2]
+    check_kind(dtype, "the array given")
+
+    def read(step: int) -> Array:
+        rows = data[step]
+        return as_floats(from_torch(rows) if isinstance(rows, torch.Tensor) else np.asarray(rows))
+
+    told = sha256()
+    for step in range(shape[0] if identified else 0):
+        told.update(digest(read(step)).tobytes())
+    return Steps(shape, read, "array", np.arange(shape[0]), {"array": [*shape, dtype, told.hexdigest()]})
+
+
+def _of_list(given: Sequence[Data], role: Role | None) -> Steps:
+    """The steps that a list of stores is, in its order; their numbers where all their names end in one."""
+    matrices = []
+    for each in given:
+        if is_array(each):
+            raise InputError("series takes one array (steps, rows, columns), or a list of stores")
+        with given_rows(each, role) as found:
+            matrices.append(found.matrix)
+    shape = (len(matrices), *_one_shape({(each.vocab_size, each.hidden_size): each.label for each in matrices}))
+    step = numbers_of([Path(each.store).name for each in matrices])
+    settings = {"steps": step.tolist()} if step[-1] != len(step) - 1 else {}
+
+    def read(place: int) -> Array:
+        return matrices[place].read(0, shape[1])
+
+    name = matrices[0].name
+    return Steps(shape, read, matrices[0].model, step, settings, _stored_labels(matrices[0]), matrices, name)
+
+
+def _of_folder(folder: Path, role: Role | None, tokenizer: PathLike | None) -> Steps:
+    """The steps in a folder of checkpoints, or of stores."""
+    steps = find_steps(folder)
+    if all(model_stores.is_store(each.path) for each in steps):
+        return _of_list([each.path for each in steps], role)
+    first = open_checkpoint(steps[0].path, role)
+    own = cast(Role, first.matrix.removesuffix("_embedding"))
+    sources = [first.rows, *(open_checkpoint(each.path, own, first.key).rows for each in steps[1:])]
+    shapes = {each.shape: step.path.name for each, step in zip(sources, steps, strict=True)}
+    shape = (len(steps), *_one_shape(cast(dict[tuple[int, int], str], shapes)))
+    tokens, _ = labels_of(steps[0].path, first, tokenizer)
+
+    def read(place: int) -> Array:
+        return as_floats(sources[place].read(0, shape[1]))
+
+    settings = {"folder": folder.name, "tensor": first.key, "modified": [_modified(each) for each in steps]}
+    name = find_name(folder)[0]
+    return Steps(shape, read, name, np.array([each.number for each in steps]), settings, tokens, matrix=first.matrix)
+
+
+def _modified(step: Step) -> list[int]:
+    """The number of a step, the bytes of its files, and when the last of them was written."""
+    files = [each for each in step.path.iterdir() if each.is_file()] if step.path.is_dir() else [step.path]
+    facts = [each.stat() for each in files]
+    return [step.number, sum(each.st_size for each in facts), max((each.st_mtime_ns for each in facts), default=0)]
+
+
+def _one_shape(shapes: dict[tuple[int, int], str]) -> tuple[int, int]:
+    if len(shapes) > 1:
+        (one, first), (other, second) = list(shapes.items())[:2]
+        raise InputError(f"{first} has {one[0]} x {one[1]} values and {second} {other[0]} x {other[1]}: give one shape")
+    return next(iter(shapes))
+
+
+def _stored_labels(matrix: Matrix) -> xr.Dataset:
+    model_stores.check_labels(matrix)
+    found = labels.labels_of(read_metadata(matrix.store), matrix.name)
+    return model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in found.items()})
