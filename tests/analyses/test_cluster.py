@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -139,15 +139,11 @@ def test_masks_and_groups_of_tokens_go_out_and_come_in(tmp_path: Path, client: C
         eg.survey(path, client=client).embgeom.to_masks(tmp_path / "no.safetensors")
 
 
-def test_no_worker_or_chunk_changes_a_bit(tmp_path: Path) -> None:
+def test_no_worker_or_chunk_changes_a_bit(tmp_path: Path, workers: Client) -> None:
     rows = planted(2)[0][:4000]
     path = make_store(tmp_path / "m.zarr", rows)
     alone = cluster(path)
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as local,
-        Client(local, set_as_default=False) as client,
-    ):
-        xr.testing.assert_equal(cluster(path, client=client), alone)
+    xr.testing.assert_equal(cluster(path, client=workers), alone)
     with tuning.override(CHUNK_BYTES=1 << 22):
         xr.testing.assert_equal(cluster(make_store(tmp_path / "b.zarr", rows)), alone)
 

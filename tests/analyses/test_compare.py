@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -76,17 +76,13 @@ def test_every_distance_is_the_nearest_to_the_true_one(types: tuple[Any, Any], t
     np.testing.assert_allclose(found["centroid_shift"], np.linalg.norm(means[0] - means[1]), rtol=1e-9)
 
 
-def test_no_worker_or_chunk_changes_a_bit(tmp_path: Path) -> None:
+def test_no_worker_or_chunk_changes_a_bit(tmp_path: Path, workers: Client) -> None:
     base, tuned = (rows.astype(ml_dtypes.bfloat16) for rows in two(900))
     a, b = make_store(tmp_path / "a.zarr", base), make_store(tmp_path / "b.zarr", tuned[:800])
     alone, all_of = eg.compare(a, b), eg.compare([a, b])
     assert alone.sizes["unmatched"] == 100
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        xr.testing.assert_equal(eg.compare(a, b, client=client), alone)
-        xr.testing.assert_equal(eg.compare([a, b], client=client), all_of)
+    xr.testing.assert_equal(eg.compare(a, b, client=workers), alone)
+    xr.testing.assert_equal(eg.compare([a, b], client=workers), all_of)
     with tuning.override(CHUNK_BYTES=1 << 20):
         c = make_store(tmp_path / "c.zarr", base)
         xr.testing.assert_equal(eg.compare(c, b), alone)

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,7 +151,9 @@ def test_a_published_graph_with_a_change_of_sign(tmp_path: Path, client: Client)
     assert np.count_nonzero(raw[steps == 1] > 32_767) > 0
 
 
-def test_no_tile_worker_or_strip_changes_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tile_worker_or_strip_changes_anything(
+    tmp_path: Path, workers: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(3)
     rows = np.concatenate([rng.normal(size=(700, 6)), 3 + 0.1 * rng.normal(size=(300, 6))]).astype(np.float32)
     rows[100:120] = rows[5]
@@ -161,12 +163,8 @@ def test_no_tile_worker_or_strip_changes_anything(tmp_path: Path, monkeypatch: p
     assert alone["component_count"].values[0] == 980
     monkeypatch.setattr(reduction, "_STRIP_PAIRS", 50)
     monkeypatch.setattr(diameters, "_SMALL", 5)
-    with (
-        tuning.override(TILES=(64,), PANEL_TILES=2),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        xr.testing.assert_equal(components(path, **how, client=client), alone)
+    with tuning.override(TILES=(64,), PANEL_TILES=2):
+        xr.testing.assert_equal(components(path, **how, client=workers), alone)
 
 
 @given(

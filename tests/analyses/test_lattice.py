@@ -45,7 +45,7 @@ def test_a_step_is_the_place_among_all_numbers() -> None:
     assert gaps[above].tolist() == ulp[above].tolist()
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(2, 30), width=st.integers(1, 6), scale=st.integers(-130, 100))
 def test_extents_and_pairs_are_those_of_brute_force(
     seed: int, rows: int, width: int, scale: int, client: Client

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
@@ -28,15 +27,6 @@ from embgeom_dask.storage.model_stores import open_model
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import Truth, truth
 from embgeom_dask.testing.strategies import DTYPES, matrices, slow_examples
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Client]:
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 def near(result: xr.Dataset, name: str, true: float, more: float = 0.0) -> None:

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -209,16 +209,12 @@ def test_no_thread_count_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_array_equal(other.norms, found[0].norms)
 
 
-def test_no_worker_count_or_chunk_size_changes_a_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_count_or_chunk_size_changes_a_bit(tmp_path: Path, workers: Client) -> None:
     rows = [cloud(2000, 32, seed).astype(ml_dtypes.bfloat16) for seed in (0, 1)]
     paths = [make_store(tmp_path / f"{i}.zarr", each, model=f"m/{i}") for i, each in enumerate(rows)]
     alone = survey(paths)
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        xr.testing.assert_equal(survey(paths, client=client), alone)
-        xr.testing.assert_equal(survey(paths, client=cluster.scheduler_address), alone)
+    xr.testing.assert_equal(survey(paths, client=workers), alone)
+    xr.testing.assert_equal(survey(paths, client=workers.scheduler.address), alone)
     with tuning.override(CHUNK_BYTES=1 << 20):
         again = [make_store(tmp_path / f"big{i}.zarr", each, model=f"m/{i}") for i, each in enumerate(rows)]
     assert model_stores.find_matrix(again[0]).chunk_rows != model_stores.find_matrix(paths[0]).chunk_rows

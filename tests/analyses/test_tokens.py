@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
@@ -86,15 +86,11 @@ def test_groups_survey_and_outliers_agree(tmp_path: Path) -> None:
     assert found["centroid_distance"].median() == spread["centroid_distance_median"]
 
 
-def test_no_worker_or_chunk_changes_a_bit(tmp_path: Path) -> None:
+def test_no_worker_or_chunk_changes_a_bit(tmp_path: Path, workers: Client) -> None:
     rows = cloud(2000).astype(ml_dtypes.bfloat16)
     path = make_store(tmp_path / "m.zarr", rows)
     alone = tokens(path, origin=3)
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        xr.testing.assert_equal(tokens(path, origin=3, client=client), alone)
+    xr.testing.assert_equal(tokens(path, origin=3, client=workers), alone)
     with tuning.override(CHUNK_BYTES=1 << 20):
         xr.testing.assert_equal(tokens(make_store(tmp_path / "b.zarr", rows), origin=3), alone)
 

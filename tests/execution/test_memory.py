@@ -152,6 +152,7 @@ def test_blocks_on_a_device_and_rows_on_the_host_keep_to_their_limits() -> None:
         assert reader.nbytes == rows.nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak memory from")
 def test_a_process_keeps_to_its_limit_and_forgets_blocks(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(6000, 12288)).astype(ml_dtypes.bfloat16)

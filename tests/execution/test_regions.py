@@ -76,7 +76,7 @@ def many() -> Any:
 
 
 def test_sixteen_workers_read_nine_times_the_matrix_at_most(many: Client, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(2048, 16)).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=(1024, 16)).astype(np.float32)
     store, out = make_store(tmp_path / "m.zarr", values), tmp_path / "r.zarr"
     found = eg.scan(store, neighbors=3, histogram=8, tile=32, client=many, out=out)
     with Path(f"{out}.journal/history.csv").open() as file:

@@ -48,7 +48,7 @@ def hugging_face(patch: pytest.MonkeyPatch, address: str, name: str) -> tuple[st
 KINDS = {"gs": (Google, GS_ENVIRONMENT, google), "hf": (HuggingFace, HF_ENVIRONMENT, hugging_face)}
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=["gs", pytest.param("hf", marks=pytest.mark.slow)])  # the hub's library waits at each commit
 def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Buckets, str]]:
     """What is stored in an empty bucket, and its URL."""
     served, environment, begin = KINDS[request.param]

@@ -110,6 +110,7 @@ def test_a_claim_is_made_once_where_the_store_has_conditional_puts(bucket: str) 
     assert fs.cat_file(path) == b"one"
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_a_bucket_and_goes_on(bucket: str, proxy: Proxy, client: Client) -> None:
     store, out = make_store(f"{bucket}/m.zarr", rows()), f"{bucket}/r.zarr"
     cuts = {"started": 2, "computed": 4}
