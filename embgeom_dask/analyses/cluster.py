@@ -54,6 +54,7 @@ def cluster(
     least: int = LEAST,
     origin: int | str | None = None,
     out: PathLike | None = None,
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
@@ -86,6 +87,8 @@ def cluster(
     out : path, optional
         Where to save the result; of a list, a folder. If the same result is there already, it is opened instead of
         computed again.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -132,7 +135,8 @@ def cluster(
         return _cluster(each, role, least, origin, target, active)
 
     with showing(progress):
-        return one_or_tree("cluster", data, one, role=role, out=out, client=client)
+        how: dict[str, Any] = {"least": least, "origin": origin}
+        return one_or_tree("cluster", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
 def members_of(client: Client, data: Data, role: Role | None) -> Array:

@@ -13,6 +13,7 @@ from distributed import Client
 
 from embgeom_dask.analyses import many
 from embgeom_dask.analyses.all_pairs import compare_pairs
+from embgeom_dask.analyses.batch import Part
 from embgeom_dask.analyses.diameters import diameters
 from embgeom_dask.analyses.radii import check_one_store, parse_radii
 from embgeom_dask.analyses.selection import Selection
@@ -43,6 +44,7 @@ def components(
     out: PathLike | None = None,
     device: str = "auto",
     memory_limit: str | int | None = None,
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
     resume_command: str | None = None,
@@ -70,7 +72,7 @@ def components(
     out : path, optional
         Where to save the result; of a list, a folder. If the same result is there already, it is opened instead of
         computed again; if it was interrupted, it goes on.
-    device, memory_limit, client, progress, resume_command
+    device, memory_limit, part, client, progress, resume_command
         As `scan` takes them.
 
     Returns
@@ -124,15 +126,16 @@ def components(
         return _components(each, radius, role, tokens, metric, resources, active, **how)
 
     given = many.each_of(data, "components")
-    if many.is_one(data):
+    if many.is_one(data, part):
         with showing(progress):
             return one(given[0], out, client, 1)
     if len(given) > 1:
         check_one_store(radius=radius)
     how: dict[str, Any] = {"out": out, "device": device, "client": client, "resume_command": resume_command}
+    how |= {"part": part, "asked": {"radius": radius, "tokens": tokens, "metric": metric, "diameter": diameter}}
     with showing(progress), interruptible() if out is not None else nullcontext():
         found = many.on_each("components", given, one, table, role=role, **how)
-    names = many.node_names(given, role)
+    names = Part.parse(part).of(many.node_names(given, role))
     return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 

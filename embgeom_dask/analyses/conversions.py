@@ -19,7 +19,7 @@ from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.conversion import convert_here, convert_on
 from embgeom_dask.execution.monitor import Batch
 from embgeom_dask.execution.workers import Ended
-from embgeom_dask.progress import bar
+from embgeom_dask.progress import bar, note
 from embgeom_dask.redaction import redact
 from embgeom_dask.storage.paths import PathLike, explain
 
@@ -29,6 +29,7 @@ def convert_each(
     stores: PathLike = "stores",
     *,
     connections: int = 16,
+    part: str | None = None,
     client: ClientLike | None = None,
     resume_command: str | None = None,
     **options: Any,
@@ -43,6 +44,8 @@ def convert_each(
         The folder that the stores are written into. `status` of it tells how far this is.
     connections : int
         The most connections to the hub at a time, of all workers together.
+    part : str, optional
+        Convert one part of the checkpoints only, "2/8" the second of eight, where several commands share the folder.
     client : Client, Cluster or str, optional
         The cluster whose workers convert, each its own models: sources and `stores` are paths there. By default they
         are converted here, one after the other.
@@ -59,8 +62,9 @@ def convert_each(
     Raises
     ------
     InputError
-        If `name` is given with several sources, `connections` is below 1, or `shard` is no size.
+        If `name` is given with several sources, `connections` is below 1, `shard` is no size, or `part` is none.
     """
+    mine = batch.Part.parse(part)
     if options.get("name") and len(sources) > 1:
         raise InputError(f"`name` {options['name']} names one model: give one source with it, not {len(sources)}")
     if connections < 1:
@@ -71,7 +75,10 @@ def convert_each(
     asked = {name: options.get(f"{name}_key") for name in ("input", "output")}
     how = {"role": options.get("role", "both"), "keys": asked, "overwrite": options.get("overwrite", False)}
     how |= {name: options.get(name) for name in ("tokenizer", "name", "shard")}
-    progress = _Progress(os.fspath(stores), sources, resume_command)
+    progress = _Progress(os.fspath(stores), sources, resume_command, mine, how)
+    if not (sources := mine.of(sources)):
+        note(f"part {mine} of these models has none")
+        return {}, {}
     cluster = nullcontext(None) if client is None else connect(client, out=stores)
     # Here each model has a bar of its own: one of all of them around it would need more than one line of a log.
     shown = nullcontext(None) if client is None else bar(len(sources), "convert", "models")
@@ -103,12 +110,15 @@ def _ends(
 class _Progress:
     """How far the conversion of `sources` is: `done` are their stores, `failed` why there is none, `again` the rest."""
 
-    def __init__(self, stores: str, sources: Sequence[str], resume: str | None) -> None:
+    def __init__(
+        self, stores: str, sources: Sequence[str], resume: str | None, part: batch.Part, how: Mapping[str, Any]
+    ) -> None:
         self.done: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.again: dict[str, str] = {}
         self._stores, self._sources, self._written = stores, sources, monotonic()
-        self._record = batch.begin(stores, "convert", sources, [None] * len(sources), resume)
+        asked = {name: each for name, each in how.items() if name != "overwrite"}
+        self._record = batch.begin(stores, "convert", sources, [None] * len(sources), resume, part, asked)
 
     def note(self, source: str, ended: Ended, *, again: bool) -> bool:
         """Note how one ended; return whether that is all of it, or it is tried once more."""

@@ -31,6 +31,7 @@ def duplicates(
     role: Role | None = None,
     *,
     out: PathLike | None = None,
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -49,6 +50,8 @@ def duplicates(
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them together as
         `table.zarr`.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -87,7 +90,9 @@ def duplicates(
     array([0, 2])
     """
     with showing(progress):
-        return many.one_or_together("duplicates", data, _duplicates, together, role=role, out=out, client=client)
+        return many.one_or_together(
+            "duplicates", data, _duplicates, together, role=role, out=out, client=client, part=part
+        )
 
 
 def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: ClientLike | None) -> xr.Dataset:

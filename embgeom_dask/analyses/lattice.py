@@ -64,6 +64,7 @@ def lattice(
     metric: str = "chebyshev",
     out: PathLike | None = None,
     device: str = "auto",
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
@@ -98,6 +99,8 @@ def lattice(
         as `table.zarr`.
     device : {"auto", "cpu", "cuda", "mps"}
         What distances of pairs are computed on, on each worker.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -154,7 +157,8 @@ def lattice(
         return _lattice(each, role, tokens, origin, int(exponents), asked, target, active)
 
     with showing(progress):
-        return one_or_tree("lattice", data, one, role=role, out=out, client=client)
+        how: dict[str, Any] = {"tokens": tokens, "origin": origin, "exponents": exponents, **asked}
+        return one_or_tree("lattice", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
 def steps_of(rows: Array) -> Array:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from contextvars import copy_context
-from functools import partial, wraps
+from functools import partial
 from hashlib import sha256
 from typing import Any, cast
 
@@ -18,14 +18,13 @@ from distributed import Client
 
 from embgeom_dask import tuning
 from embgeom_dask.analyses import batch
-from embgeom_dask.analyses.radii import check_one_store
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.homes import Homes
-from embgeom_dask.execution.monitor import Batch, interruptible
-from embgeom_dask.progress import bar, showing
-from embgeom_dask.reductions.histogram import bin_edges
+from embgeom_dask.execution.journal import Journal
+from embgeom_dask.execution.monitor import Batch
+from embgeom_dask.progress import bar, note
 from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
@@ -42,9 +41,12 @@ One = Callable[[Data, Role | None, PathLike | None, ClientLike | None], xr.Datas
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 
-def is_one(data: object) -> bool:
-    """Whether this is one store or array, and no list of them."""
-    return isinstance(data, str | os.PathLike) or is_array(data)
+def is_one(data: object, part: str | None = None) -> bool:
+    """Whether this is one store or array, and no list of them; InputError where a `part` is asked for of one."""
+    alone = isinstance(data, str | os.PathLike) or is_array(data)
+    if alone and part is not None:
+        raise InputError("`part` is of several stores: give a list of them")
+    return alone
 
 
 def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
@@ -69,16 +71,17 @@ def one_or_together(
     role: Role | None,
     out: PathLike | None,
     client: ClientLike | None,
+    part: str | None = None,
 ) -> xr.Dataset:
     """Ask `one` of one store or array, or of each of a list of them: `together` makes one result of these."""
     given = each_of(data, what)
-    if len(given) == 1:
+    if is_one(data, part) or (len(given) == 1 and part is None):
         return one(given[0], role, out, client)
 
     def work(each: Data, target: PathLike | None, active: Client, _: int) -> xr.Dataset:
         return one(each, role, target, active)
 
-    return together(on_each(what, given, work, together, role=role, out=out, client=client))
+    return together(on_each(what, given, work, together, role=role, out=out, client=client, part=part))
 
 
 def on_each(
@@ -92,55 +95,102 @@ def on_each(
     device: str = "auto",
     client: ClientLike | None = None,
     resume_command: str | None = None,
+    part: str | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models that share a worker)` on each store and return what it gives, in order.
 
     Each store has workers of its own, its home: see `execution.homes`. One that fails is tried once more, after all
     others, unless what is wrong is what was given.
 
-    `out` is the folder of the results, `<model>.zarr`; what `together` makes of them is saved in it as the table.
+    `out` is the folder of the results, `<model>.zarr`; what `together` makes of them is saved in it as the table. Of
+    several commands each does its `part` of the stores, "2/8"; the last to end saves the table of all of them. `asked`
+    are the settings, which all parts share.
 
     Raises
     ------
     InputError
-        where two stores are of one model and `out` is given, `out` is a result, or matrices are of different roles
-        and `role` is not given.
+        where two stores are of one model and `out` is given, `out` is a result, matrices are of different roles and
+        `role` is not given, or `part` is none.
     SomeFailed
         where stores failed, once all others are done; an error that all share is raised itself.
     """
+    mine = batch.Part.parse(part)
     if role is None:
         _check_roles(stores)
     outs = _outs(node_names(stores, role) if out is not None else [None] * len(stores), out)
+    record: dict[str, Any] = {}
     if out is not None:
-        batch.begin(out, what, [_called(each) for each in stores], outs, resume_command)
+        called = [_called(each) for each in stores]
+        record = batch.begin(out, what, called, outs, resume_command, mine, {"role": role, **(asked or {})})
+    given = [(stores[place], outs[place]) for place in mine.places(len(stores))]
+    if given:
+        found, failed = _on_cluster(what, given, work, out, device, client)
+    else:
+        note(f"part {mine} of these models has none")
+        found, failed = [], []
+    said = [f"{_called(store)}: {paths.explain(error)}" for store, error in failed]
+    shared = failed[0][1] if not found and len({str(error) for _, error in failed}) == 1 else None
+    if out is not None:
+        batch.end(out, record, said)
+        if mine.count > 1:
+            _save_whole(out, together, mine)
+        elif shared is None:
+            _save_table(out, together(found), said)
+    if shared is not None:
+        raise shared
+    if said:
+        raise SomeFailed(f"{len(said)} of {len(given)} stores failed: {'; '.join(said)}", found)
+    return found
+
+
+def _on_cluster(
+    what: str,
+    given: Sequence[tuple[Data, PathLike | None]],
+    work: Work,
+    out: PathLike | None,
+    device: str,
+    client: ClientLike | None,
+) -> tuple[list[xr.Dataset], list[tuple[Data, Exception]]]:
+    """Do the work on each store whose result goes where it says; return what it gave, and what failed and why."""
     found: dict[int, xr.Dataset] = {}
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), results.TABLE)
-    with connect(client, device, within) as active, bar(len(stores), what, "models") as advance:
+    with connect(client, device, within) as active, bar(len(given), what, "models") as advance:
         homes, taken = Homes(active, device), Batch(active)
-        at_once = min(len(stores), tuning.MODELS_AT_ONCE, tuning.MODELS_A_WORKER * homes.size)
+        at_once = min(len(given), tuning.MODELS_AT_ONCE, tuning.MODELS_A_WORKER * homes.size)
         sharing = -(-at_once // homes.size)
 
         def at_home(store: Data, target: PathLike | None) -> xr.Dataset:
             with homes.enter(), taken.enter():
                 return work(store, target, active, sharing)
 
-        for place, ended in _in_threads(at_once, [partial(at_home, *each) for each in zip(stores, outs, strict=True)]):
+        for place, ended in _in_threads(at_once, [partial(at_home, *each) for each in given]):
             if isinstance(ended, Exception):
                 failed[place] = ended
             else:
                 found[place] = ended
             advance(1, taken.said())
-    given = [found[place] for place in sorted(found)]
-    if len({str(error) for error in failed.values()}) == 1 and not found:
-        raise next(iter(failed.values()))
-    said = [f"{_called(stores[place])}: {paths.explain(failed[place])}" for place in sorted(failed)]
-    if out is not None:
-        made = together(given).assign_attrs({"failed": said} if said else {})
-        results.save(made, paths.join(os.fspath(out), results.TABLE), replace=True)
-    if said:
-        raise SomeFailed(f"{len(said)} of {len(stores)} stores failed: {'; '.join(said)}", given)
-    return given
+    why = [(given[place][0], failed[place]) for place in sorted(failed)]
+    return [found[place] for place in sorted(found)], why
+
+
+def _save_table(out: PathLike, made: xr.Dataset, failed: Sequence[str]) -> None:
+    """Save the table of all models in the folder of their results."""
+    made = made.assign_attrs({"failed": list(failed)} if failed else {})
+    results.save(made, paths.join(os.fspath(out), results.TABLE), replace=True)
+
+
+def _save_whole(out: PathLike, together: Callable[[Sequence[xr.Dataset]], xr.Dataset], mine: batch.Part) -> None:
+    """Save the table of all models once all parts have ended. Of two that end at a time one waits for the other."""
+    done, failed = batch.whole(out) or ([], [])
+    if not done:
+        return
+    made = together([results.open_unread(paths.join(os.fspath(out), name)) for name in done]).load()
+    table = paths.join(os.fspath(out), results.TABLE)
+    with Journal(table).claimed(made.attrs):
+        _save_table(out, made, failed)
+    note(f"all {mine.count} parts have ended: {table} is of all of them")
 
 
 def _in_threads(at_once: int, work: Sequence[Callable[[], xr.Dataset]]) -> Iterator[tuple[int, xr.Dataset | Exception]]:
@@ -229,72 +279,6 @@ def _outs(names: Sequence[str | None], out: PathLike | None) -> list[PathLike | 
 
 def _called(data: Data) -> str:
     return "the array given" if is_array(data) else str(data)
-
-
-def for_each(scan: Callable[..., xr.Dataset]) -> Callable[..., Any]:
-    """Let `scan` take a list of stores, too: a few are scanned at a time and share the cluster and its memory."""
-
-    @wraps(scan)
-    def scan_any(data: Data | Iterable[Data], **settings: Any) -> xr.Dataset | xr.DataTree:
-        settings = {name: list(each) if isinstance(each, Iterator) else each for name, each in settings.items()}
-        if is_one(data):
-            return scan(data, **settings)
-        common_edges = settings.pop("common_edges", False)
-        return _scan_each(scan, each_of(data, "scan"), settings, common_edges=common_edges)
-
-    return scan_any
-
-
-def _scan_each(
-    scan: Callable[..., xr.Dataset], stores: list[Data], settings: dict[str, Any], *, common_edges: bool = False
-) -> xr.DataTree:
-    how: dict[str, Any] = {name: settings.pop(name, None) for name in ("role", "client")}
-    how |= {"device": settings.pop("device", "auto"), "out": settings.pop("out", None)}
-    if len(stores) > 1:
-        check_one_store(**{name: settings.get(name) for name in ("within", "pairs_within")})
-    names = node_names(stores, how["role"])
-    if settings.get("dry_run"):
-        how["out"] = None
-    with (
-        showing(settings.pop("progress", None)),
-        interruptible() if how["out"] else nullcontext(),
-        _one_cluster(how) if common_edges else nullcontext(how) as how,
-    ):
-        if common_edges:
-            settings = _with_common_edges(scan, stores, settings, how)
-        again = settings.get("resume_command")
-        found = on_each("scan", stores, _scanning(scan, settings, how), table, resume_command=again, **how)
-    return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
-
-
-@contextmanager
-def _one_cluster(how: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The same settings with a client that is connected, for the two passes of common edges."""
-    with connect(how["client"], how["device"], how["out"]) as active:
-        yield how | {"client": active}
-
-
-def _scanning(scan: Callable[..., xr.Dataset], settings: dict[str, Any], how: dict[str, Any]) -> Work:
-    """What is done on each store."""
-
-    def work(store: Data, target: PathLike | None, active: Client, sharing: int) -> xr.Dataset:
-        shared = {"role": how["role"], "device": how["device"], "client": active, "memory_share": 1 / sharing}
-        return scan(store, out=target, **shared, **settings)
-
-    return work
-
-
-def _with_common_edges(
-    scan: Callable[..., xr.Dataset], stores: list[Data], settings: dict[str, Any], how: dict[str, Any]
-) -> dict[str, Any]:
-    """The settings with edges of bins in place of their number, up to the largest distance that any store can have."""
-    if not settings.get("histogram"):
-        raise InputError("`common_edges`: give the number of bins with `histogram`")
-    planning, without = settings | {"dry_run": True}, how | {"out": None}
-    plans = on_each("bins", stores, _scanning(scan, planning, without), table, **without)
-    top = max(each.attrs["plan"]["last_edge"] for each in plans)
-    edges = bin_edges(settings["histogram"], top, settings.get("histogram_scale", "linear"))
-    return settings | {"histogram": None, "histogram_scale": "linear", "histogram_edges": edges.tolist()}
 
 
 def table(scans: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -10,8 +10,8 @@ from typing import Any
 import xarray as xr
 
 from embgeom_dask.analyses.all_pairs import compare_pairs
-from embgeom_dask.analyses.many import for_each
 from embgeom_dask.analyses.radii import parse_radii
+from embgeom_dask.analyses.scan_many import for_each
 from embgeom_dask.analyses.selection import Selection
 from embgeom_dask.analyses.sides import sides_of
 from embgeom_dask.execution.arrays import Data
@@ -57,6 +57,7 @@ def scan(
     memory_limit: str | int | None = None,
     memory_share: float = 1.0,
     dry_run: bool = False,
+    part: str | None = None,  # noqa: ARG001 - of several stores
     client: ClientLike | None = None,
     progress: bool | None = None,
     resume_command: str | None = None,
@@ -144,6 +145,8 @@ def scan(
         What part of the memory that is not yet held this scan may take, where several scans share the workers.
     dry_run : bool
         Whether to plan, and stop before the first tile. The result is empty, with the plan as attribute `plan`.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional

@@ -82,6 +82,7 @@ def spectrum(
     sky: Sequence[int] | str | None = None,
     sky_by_rank: bool = False,
     out: PathLike | None = None,
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
@@ -109,6 +110,8 @@ def spectrum(
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
         as `table.zarr`.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -168,7 +171,8 @@ def spectrum(
     memory = Shared(devices.memory(torch.device("cpu"))[1])
 
     with showing(progress):
-        return one_or_tree("spectrum", data, one, role=role, out=out, client=client)
+        how: dict[str, Any] = {"components": components, "sky": sky, "sky_by_rank": sky_by_rank}
+        return one_or_tree("spectrum", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
 def _spectrum(

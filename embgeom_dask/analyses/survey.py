@@ -44,6 +44,7 @@ def survey(
     role: Role | None = None,
     *,
     out: PathLike | None = None,
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -63,6 +64,8 @@ def survey(
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, all of them together as
         `table.zarr`.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -101,7 +104,7 @@ def survey(
     (array([[4.5, 6. ]]), array([7.5]))
     """
     with showing(progress):
-        return many.one_or_together("survey", data, _survey, together, role=role, out=out, client=client)
+        return many.one_or_together("survey", data, _survey, together, role=role, out=out, client=client, part=part)
 
 
 def _survey(data: Data, role: Role | None, out: PathLike | None, client: ClientLike | None) -> xr.Dataset:

@@ -56,6 +56,7 @@ def tokens(
     origin: int | str | None = None,
     neighbors_of: PathLike | xr.Dataset | None = None,
     out: PathLike | None = None,
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
@@ -79,6 +80,8 @@ def tokens(
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
         as `table.zarr`.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -137,7 +140,8 @@ def tokens(
     if neighbors_of is not None and not is_one(data):
         raise InputError("`neighbors_of` is of one store: describe the tokens of each by itself")
     with showing(progress):
-        return one_or_tree("tokens", data, one, role=role, out=out, client=client)
+        how: dict[str, Any] = {"origin": origin}
+        return one_or_tree("tokens", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
 def _tokens(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from embgeom_dask.analyses import many
+from embgeom_dask.analyses import batch, many
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.storage import result_names, results
@@ -26,23 +27,28 @@ def one_or_tree(
     role: Role | None,
     out: PathLike | None,
     client: ClientLike | None,
+    part: str | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> xr.Dataset | xr.DataTree:
     """Ask `one` of one store or array, or of each of a list of them: then its results are a tree.
+
+    `part` and `asked` are those of `many.on_each`.
 
     Raises
     ------
     InputError, SomeFailed
         as `many.on_each`.
     """
-    if many.is_one(data):
+    if many.is_one(data, part):
         return one(many.each_of(data, what)[0], out, client, 1)
     given = many.each_of(data, what)
-    names = many.node_names(given, role)
+    names = batch.Part.parse(part).of(many.node_names(given, role))
 
     def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
         return table(what, found)
 
-    found = many.on_each(what, given, one, together, role=role, out=out, client=client)
+    how: dict[str, Any] = {"role": role, "out": out, "client": client, "part": part, "asked": asked}
+    found = many.on_each(what, given, one, together, **how)
     return results.tree_of(together(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 

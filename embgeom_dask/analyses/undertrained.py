@@ -72,6 +72,7 @@ def undertrained(
     unused: Selection = None,
     indicator: str | None = None,
     out: PathLike | None = None,
+    part: str | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
@@ -98,6 +99,8 @@ def undertrained(
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
         as `table.zarr`.
+    part : str, optional
+        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
     client : Client, cluster or str, optional
         A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
     progress : bool, optional
@@ -157,7 +160,8 @@ def undertrained(
         return _undertrained(each, role, asked, indicator, target, active)
 
     with showing(progress):
-        return one_or_tree("undertrained", data, one, role=role, out=out, client=client)
+        how: dict[str, Any] = {"unused": asked, "indicator": indicator}
+        return one_or_tree("undertrained", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
 def _undertrained(

@@ -10,7 +10,19 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import finished, print_many, print_result
-from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Metric, Out, Role, Scheduler, Store
+from embgeom_dask.cli.options import (
+    SELECTION,
+    Device,
+    FromFile,
+    Json,
+    ManyStores,
+    Metric,
+    Out,
+    Part,
+    Role,
+    Scheduler,
+    Store,
+)
 from embgeom_dask.cli.stores import find_other, find_store, find_stores
 
 if TYPE_CHECKING:
@@ -22,11 +34,12 @@ def survey(
     from_file: FromFile = None,
     role: Role = None,
     out: Out = None,
+    part: Part = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Describe the centroid and the norms of one or many models."""
-    _ask_of_models("survey", find_stores(stores, from_file), role, out, scheduler, as_json)
+    _ask_of_models("survey", find_stores(stores, from_file), role, out, part, scheduler, as_json)
 
 
 def duplicates(
@@ -34,25 +47,33 @@ def duplicates(
     from_file: FromFile = None,
     role: Role = None,
     out: Out = None,
+    part: Part = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Find the groups of identical rows of one or many models."""
-    _ask_of_models("duplicates", find_stores(stores, from_file), role, out, scheduler, as_json)
+    _ask_of_models("duplicates", find_stores(stores, from_file), role, out, part, scheduler, as_json)
 
 
 def _ask_of_models(
-    command: str, stores: list[str], role: Role, out: str | None, scheduler: str | None, as_json: bool
+    command: str,
+    stores: list[str],
+    role: Role,
+    out: str | None,
+    part: str | None,
+    scheduler: str | None,
+    as_json: bool,
 ) -> None:
     """Ask a question of one or many models, and print one table of them; where some fail, of the others."""
     from embgeom_dask.cli import text
 
     def show(result: xr.Dataset) -> None:
-        print_result(result, text.result_text, as_json)
+        if as_json or "model" in result.coords:  # a part of the models may have none
+            print_result(result, text.result_text, as_json)
 
     together = import_module(f"embgeom_dask.analyses.{command}").together
     with finished(lambda found: show(together(found))):
-        result = getattr(eg, command)(stores, role, out=out, client=scheduler)
+        result = getattr(eg, command)(stores, role, out=out, part=part, client=scheduler)
     show(result)
 
 
@@ -68,6 +89,7 @@ def scan(
     metric: Metric = "euclidean",
     tokens: Annotated[str | None, SELECTION] = None,
     out: Out = None,
+    part: Part = None,
     farthest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs farthest apart.")] = None,
     nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
     neighbors: Annotated[int | None, typer.Option(metavar="K", help="The K nearest tokens of every token.")] = None,
@@ -156,6 +178,7 @@ def scan(
         "max_pairs": max_pairs,
         "distinct": distinct,
         "out": out,
+        "part": part,
         "device": device,
         "client": scheduler,
         "tile": tile,
@@ -163,7 +186,7 @@ def scan(
         "dry_run": dry_run,
         "resume_command": context.obj,
     }
-    if len(stores) == 1:
+    if len(stores) == 1 and part is None:
         print_result(eg.scan(stores[0], **how), text.scan_text, as_json)
         return
 

@@ -9,7 +9,7 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import finished, print_many, print_result
-from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Metric, Out, Role, Scheduler
+from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Metric, Out, Part, Role, Scheduler
 from embgeom_dask.cli.stores import find_stores
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def components(
     tokens: Annotated[str | None, SELECTION] = None,
     diameter: Annotated[bool, typer.Option("--diameter", help="Also the farthest pair of each component.")] = False,
     out: Out = None,
+    part: Part = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     memory_limit: Annotated[
@@ -41,9 +42,10 @@ def components(
     from embgeom_dask.analyses.components import table
     from embgeom_dask.cli import graphs_text
 
-    how: dict[str, Any] = {"role": role, "metric": metric, "tokens": tokens, "diameter": diameter, "out": out}
+    how: dict[str, Any] = {"role": role, "metric": metric, "tokens": tokens, "diameter": diameter}
+    how |= {"out": out, "part": part}
     how |= {"device": device, "memory_limit": memory_limit, "client": scheduler, "resume_command": context.obj}
-    if len(stores) == 1:
+    if len(stores) == 1 and part is None:
         print_result(eg.components(stores[0], radius, **how), graphs_text.components_text, as_json)
         return
 
@@ -68,6 +70,7 @@ def cluster(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a mask that exists.")] = False,
     out: Out = None,
+    part: Part = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
@@ -80,8 +83,9 @@ def cluster(
 
     if mask is not None and len(stores) > 1:
         raise InputError("`mask` is of one store: embgeom to-masks writes those of several")
-    how: dict[str, Any] = {"role": role, "least": least, "origin": origin, "out": out, "client": scheduler}
-    if len(stores) == 1:
+    how: dict[str, Any] = {"role": role, "least": least, "origin": origin, "out": out}
+    how |= {"part": part, "client": scheduler}
+    if len(stores) == 1 and part is None:
         result = eg.cluster(stores[0], **how)
         if mask is not None:
             masks.write(result, mask, overwrite=overwrite)

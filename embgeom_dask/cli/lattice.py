@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embgeom_dask.cli.one_pass import ask
-from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Out, Role, Scheduler
+from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Out, Part, Role, Scheduler
 from embgeom_dask.cli.stores import find_stores
 
 
@@ -30,6 +30,7 @@ def lattice(
         Literal["chebyshev", "cityblock"], typer.Option(help="Steps in one column, or in all together.")
     ] = "chebyshev",
     out: Out = None,
+    part: Part = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     as_json: Json = False,
@@ -38,5 +39,6 @@ def lattice(
     from embgeom_dask.cli import lattice_text
 
     how: dict[str, Any] = {"role": role, "tokens": tokens, "origin": origin, "exponents": exponents, "within": within}
-    how |= {"pairs_within": pairs_within, "metric": metric, "out": out, "device": device, "client": scheduler}
+    how |= {"pairs_within": pairs_within, "metric": metric, "device": device}
+    how |= {"out": out, "part": part, "client": scheduler}
     ask("lattice", find_stores(stores, from_file), how, lattice_text.lattice_text, as_json)

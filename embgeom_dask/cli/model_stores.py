@@ -10,7 +10,7 @@ import embgeom_dask as eg
 from embgeom_dask import streams
 from embgeom_dask.cli.answers import as_options, print_answer
 from embgeom_dask.cli.as_json import to_json
-from embgeom_dask.cli.options import Json, Role, Store, Stores
+from embgeom_dask.cli.options import Json, Part, Role, Store, Stores
 from embgeom_dask.cli.stores import find_store, read_list
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.redaction import redact
@@ -35,6 +35,7 @@ def convert(
     shard: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Objects of up to so many bytes, like 1GiB; default: of a chunk.")
     ] = None,
+    part: Part = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler whose workers convert; default: here.")
     ] = None,
@@ -53,12 +54,13 @@ def convert(
     if not wanted:
         raise InputError("nothing to convert: give SOURCE, or --from-file FILE with one a line")
     failed: dict[str, str] = {}
-    if len(wanted) == 1 and scheduler is None:
+    if len(wanted) == 1 and scheduler is None and part is None:
         paths = {wanted[0]: eg.convert(wanted[0], stores, **options)}
     else:
         from embgeom_dask.analyses.conversions import convert_each
 
-        options |= {"client": scheduler, "connections": connections, "resume_command": context.find_root().obj}
+        options |= {"client": scheduler, "connections": connections, "part": part}
+        options |= {"resume_command": context.find_root().obj}
         paths, failed = convert_each(wanted, stores, **options)
     decisions = {path: read_decision(path) for path in paths.values()} if as_json else {}
     failed = {redact(source): as_options(reason, context.find_root().command) for source, reason in failed.items()}
@@ -67,7 +69,8 @@ def convert(
     for source, reason in failed.items():
         streams.say(f"failed: {source}: {reason}")
     if failed:
-        raise EmbgeomError(f"{len(failed)} of {len(wanted)} not converted: the same command does only what is missing")
+        tried = len(failed) + len(paths)
+        raise EmbgeomError(f"{len(failed)} of {tried} not converted: the same command does only what is missing")
 
 
 def export(

@@ -9,7 +9,7 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import finished, print_many, print_result
-from embgeom_dask.cli.options import FromFile, Json, ManyStores, Out, Role, Scheduler
+from embgeom_dask.cli.options import FromFile, Json, ManyStores, Out, Part, Role, Scheduler
 from embgeom_dask.cli.stores import find_stores
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def tokens(
         typer.Option(metavar="RESULT.zarr", help="Also density, hubs and dimension, of a scan with --neighbors."),
     ] = None,
     out: Out = None,
+    part: Part = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
@@ -39,6 +40,7 @@ def tokens(
         "origin": origin,
         "neighbors_of": neighbors_of,
         "out": out,
+        "part": part,
         "client": scheduler,
     }
     ask("tokens", find_stores(stores, from_file), how, one_pass_text.tokens_text, as_json)
@@ -58,6 +60,7 @@ def spectrum(
         bool, typer.Option("--sky-by-rank", help="The map also has latitudes by rank, evenly spread.")
     ] = False,
     out: Out = None,
+    part: Part = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +68,7 @@ def spectrum(
     from embgeom_dask.cli import one_pass_text
 
     how: dict[str, Any] = {"role": role, "components": components, "sky": sky, "sky_by_rank": sky_by_rank}
-    how |= {"out": out, "client": scheduler}
+    how |= {"out": out, "part": part, "client": scheduler}
     ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
 
 
@@ -82,13 +85,15 @@ def undertrained(
         typer.Option(help="What tokens are ranked by; default: input_norm where there is one, else cosine."),
     ] = None,
     out: Out = None,
+    part: Part = None,
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Rank tokens by how little they were trained."""
     from embgeom_dask.cli import unused_text
 
-    how: dict[str, Any] = {"role": role, "unused": unused, "indicator": indicator, "out": out, "client": scheduler}
+    how: dict[str, Any] = {"role": role, "unused": unused, "indicator": indicator}
+    how |= {"out": out, "part": part, "client": scheduler}
     ask("undertrained", find_stores(stores, from_file), how, unused_text.undertrained_text, as_json)
 
 
@@ -96,7 +101,7 @@ def ask(
     command: str, stores: Sequence[str], how: dict[str, Any], as_text: Callable[[xr.Dataset], str], as_json: bool
 ) -> None:
     """Ask a question of one store and print its result, or of many and print their table."""
-    if len(stores) == 1:
+    if len(stores) == 1 and how["part"] is None:
         print_result(getattr(eg, command)(stores[0], **how), as_text, as_json)
         return
     from embgeom_dask.analyses import trees

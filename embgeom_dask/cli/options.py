@@ -13,6 +13,10 @@ ManyStores = Annotated[
     list[str] | None, typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list.")
 ]
 FromFile = Annotated[str | None, typer.Option(metavar="FILE", help="More stores, one a line.")]
+Part = Annotated[
+    str | None,
+    typer.Option("--part", metavar="I/N", help="Only part I of N of the models, of several commands with one --out."),
+]
 Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
 Role = Annotated[
     Literal["input", "output"] | None,

@@ -27,7 +27,7 @@ def open_table(result: str) -> xr.Dataset:
     if not hasattr(found, "children"):
         return cast("xr.Dataset", found)
     if not found.data_vars:
-        raise InputError(f"{result} has no table yet: the command that makes it goes on, or name one of its results")
+        raise InputError(f"{result} has no table yet: embgeom status says how far it is, or name one of its results")
     return cast("xr.Dataset", found.to_dataset())
 
 
@@ -48,7 +48,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say how far a scan is, or many, and what goes on with it."""
-    from embgeom_dask.cli import text
+    from embgeom_dask.cli.status_text import status_text
 
     found = eg.status(result)
-    print_answer(found if as_json else text.status_text(found))
+    print_answer(found if as_json else status_text(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -353,46 +353,3 @@ def outliers_text(dataset: xr.Dataset) -> str:
 
 def _together(dataset: xr.Dataset, names: Sequence[str]) -> str:
     return align(names, zip(*(dataset[name].to_numpy().tolist() for name in names), strict=True))
-
-
-def status_text(found: Mapping[str, Any]) -> str:
-    """What `status` found: of one scan, or of a command over many models."""
-    if "models_total" in found:
-        return _batch_text(found)
-    rate, left = found["panels_per_second"], found["seconds_left"]
-    facts = {
-        "result": found["result"],
-        "state": found["state"],
-        "panels": f"{found['panels_done']:,} of {found['panels_total']:,}",
-        "panels/s": "" if rate is None else f"{rate:.3g}",
-        "seconds left": "" if left is None else f"{left:.0f}",
-        "last commit": found["last_commit"] or "",
-        "goes on with": found["resume"] or "the same call of embgeom_dask.scan",
-    }
-    if found["state"] == "finished":
-        facts = {name: facts[name] for name in ("result", "state")}
-    parts = [align(["scan", ""], ([name, value] for name, value in facts.items()))]
-    if found["failures"]:
-        rows = ([each["pass"], each["panel"], each["cause"]] for each in found["failures"])
-        parts.append(align(["pass", "panel that failed", "cause"], rows))
-    return "\n\n".join(parts)
-
-
-def _batch_text(found: Mapping[str, Any]) -> str:
-    left = found["seconds_left"]
-    facts = {
-        "results": found["result"],
-        "state": found["state"],
-        "models": f"{found['models_done']:,} of {found['models_total']:,}",
-        "seconds left": "" if left is None else f"{left:.0f}",
-        "goes on with": found["resume"] or "the same command",
-    }
-    if found["state"] == "finished":
-        facts = {name: facts[name] for name in ("results", "state", "models")}
-    parts = [align([found["command"], ""], ([name, value] for name, value in facts.items()))]
-    if found["running"]:
-        rows = ([each["result"], f"{each['panels_done']:,} of {each['panels_total']:,}"] for each in found["running"])
-        parts.append(align(["begun", "panels"], rows))
-    if found["failures"]:
-        parts.append(align(["failed"], ([each] for each in found["failures"])))
-    return "\n\n".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -34,8 +35,7 @@ _ONE_TABLE = ("survey", "duplicates")
 RESULT_FORMAT = 1
 """The version of what a result is made of, its attribute `result_format`: one more when names or meanings change."""
 
-_STRING = 64
-"""About the bytes of a string in memory."""
+_STRING = 64  # about the bytes of a string in memory
 
 _SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
 _IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
@@ -265,11 +265,9 @@ def _whose(result: xr.Dataset) -> list[tuple[str, str]]:
 
 def _groups_in(folder: str) -> list[str]:
     """The results in a folder."""
-    try:
-        found = paths.groups_in(folder)
-    except FileNotFoundError:
-        return []
-    return [each for each in found if _is_result(each)]
+    with suppress(FileNotFoundError):
+        return [each for each in paths.groups_in(folder) if _is_result(each)]
+    return []
 
 
 def _is_result(path: str) -> bool:
@@ -284,16 +282,19 @@ def _stem(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".zarr")
 
 
-def _opened(path: PathLike, group: zarr.Group) -> xr.Dataset:
+def open_unread(path: PathLike) -> xr.Dataset:
+    """Open a result as `open_result` does, without reading a value of it yet."""
+    return _opened(path, _result_group(path), loaded=False)
+
+
+def _opened(path: PathLike, group: zarr.Group, *, loaded: bool = True) -> xr.Dataset:
     with paths.explained(f"read {path}", passing=()):
         stored = cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
         order = stored.attrs.pop(_ORDER, [])
         names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
         names += [name for name in stored.variables if name not in names]
-        variables, coordinates = (
-            {name: _in_memory(stored.variables[name]) for name in names},
-            [*map(str, stored.coords)],
-        )
+        variables = {name: _in_memory(stored.variables[name]) if loaded else stored.variables[name] for name in names}
+        coordinates = [*map(str, stored.coords)]
     return result_names.with_strings(xr.Dataset(variables, attrs=stored.attrs).set_coords(coordinates))
 
 
