@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.scan import scan as scan
     from embgeom_dask.analyses.series import series as series
     from embgeom_dask.analyses.spectrum import spectrum as spectrum
+    from embgeom_dask.analyses.store_series import store_series as store_series
     from embgeom_dask.analyses.survey import survey as survey
     from embgeom_dask.analyses.tokens import tokens as tokens
     from embgeom_dask.analyses.undertrained import undertrained as undertrained
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from embgeom_dask.storage.listing import list_models as list_models
     from embgeom_dask.storage.model_stores import open_model as open_model
     from embgeom_dask.storage.results import open_result as open_result
+    from embgeom_dask.storage.series_stores import open_series as open_series
 
 __version__ = "0.1.0"
 
@@ -44,6 +46,7 @@ _HOME = {
     "components": "analyses.components",
     "controls": "analyses.controls",
     "convert": "checkpoints.convert",
+    "store_series": "analyses.store_series",
     "duplicates": "analyses.duplicates",
     "export": "storage.export",
     "lattice": "analyses.lattice",
@@ -51,6 +54,7 @@ _HOME = {
     "neighbors": "analyses.neighbors",
     "open_model": "storage.model_stores",
     "open_result": "storage.results",
+    "open_series": "storage.series_stores",
     "outliers": "analyses.outliers",
     "readout": "analyses.readout",
     "report": "reporting.page",

@@ -15,16 +15,18 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.analyses import many
-from embgeom_dask.checkpoints.stacked import as_floats, check_kind, checked, is_stack, open_stack
+from embgeom_dask.checkpoints.matrix_files import find_stack_file
+from embgeom_dask.checkpoints.stacked import as_floats, check_kind, checked, open_stack
 from embgeom_dask.checkpoints.surroundings import find_name
 from embgeom_dask.checkpoints.torch_files import from_torch
 from embgeom_dask.checkpoints.trainings import Step, find_steps, labels_of, numbers_of, open_checkpoint
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows, is_array
 from embgeom_dask.pairwise.rows import digest
-from embgeom_dask.storage import labels, model_stores
+from embgeom_dask.storage import fill, labels, model_stores
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.series_stores import StoredSeries, is_series, read_series
 from embgeom_dask.storage.validation import read_metadata
 
 Array = NDArray[Any]
@@ -69,15 +71,17 @@ def open_steps(
         yield _of_list(many.each_of(data, "series"), role)
     elif is_array(data):
         yield _of_array(data, identified=identified)
-    elif is_stack(path := os.fspath(cast(PathLike, data))):
-        with open_stack(path) as stack:
+    elif (file := find_stack_file(path := os.fspath(cast(PathLike, data)))) is not None:
+        with open_stack(*file) as stack:
             yield Steps(stack.shape, stack.read, stack.name, stack.step, stack.identity)
+    elif is_series(path):
+        yield _of_stored(read_series(path))
     elif Path(path).is_dir() and not model_stores.is_store(path):
         yield _of_folder(Path(path), role, tokenizer)
     else:
         raise InputError(
-            f"{path}: give FILE.safetensors or FILE.h5 with a tensor of steps, a folder of checkpoints, or several "
-            "stores in their order"
+            f"{path}: give FILE.safetensors or FILE.h5 with a tensor of steps, a series store, a folder of "
+            "checkpoints, or several stores in their order"
         )
 
 
@@ -94,6 +98,13 @@ def _of_array(data: Any, *, identified: bool) -> Steps:
     for step in range(shape[0] if identified else 0):
         told.update(digest(read(step)).tobytes())
     return Steps(shape, read, "array", np.arange(shape[0]), {"array": [*shape, dtype, told.hexdigest()]})
+
+
+def _of_stored(series: StoredSeries) -> Steps:
+    facts = {"series": sha256("".join(series.sha256).encode()).hexdigest(), "steps": fill.sha256(series.step)}
+    facts["labels"] = labels.digest_labels(series.labels, series.shape[1])
+    named = series.labels if series.labels["has_token"].any() else None
+    return Steps(series.shape, series.read, series.model, series.step, facts, named, matrix=series.matrix)
 
 
 def _of_list(given: Sequence[Data], role: Role | None) -> Steps:

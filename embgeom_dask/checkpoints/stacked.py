@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,6 @@ from embgeom_dask.errors import EmbgeomError, InputError
 
 Array = NDArray[Any]
 
-_FILE = re.compile(r"(?P<file>.+\.(?P<kind>safetensors|h5|hdf5))(?::(?P<key>.+))?")
 _KINDS = ("bfloat16", "float16", "float32", "float64", "uint16")
 _LABELS = ("step", "steps")
 """What a list of integers beside the matrix is called that says which step each is."""
@@ -41,28 +39,20 @@ class Stack(NamedTuple):
     identity: dict[str, Any]
 
 
-def is_stack(path: str) -> bool:
-    """Whether this is `FILE.safetensors`, `FILE.h5` or `FILE.hdf5`, with `:KEY` or without, there or not."""
-    return _FILE.fullmatch(path) is not None
-
-
 @contextmanager
-def open_stack(path: str) -> Iterator[Stack]:
-    """Open the steps of a file, `FILE` or `FILE:KEY`, for as long as they are read.
+def open_stack(file: str, key: str = "") -> Iterator[Stack]:
+    """Open the steps of a file, of the tensor `key` or of the only one that it may be, for as long as they are read.
 
     Raises
     ------
     InputError
         where the file cannot be read, or has no such tensor of three dimensions, or several and none is named.
     """
-    found = _FILE.fullmatch(path)
-    assert found is not None, path
-    file, key = found["file"], found["key"] or ""
     try:
         facts = os.stat(file)  # noqa: PTH116
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    opened = _open_safetensors if found["kind"] == "safetensors" else _open_hdf5
+    opened = _open_safetensors if file.endswith(".safetensors") else _open_hdf5
     with opened(file, key) as (name, shape, read, step):
         shape = checked(shape, name)
         identity = {"file": Path(file).name, "tensor": name, "modified": [facts.st_size, facts.st_mtime_ns]}

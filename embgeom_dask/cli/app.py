@@ -30,7 +30,7 @@ from embgeom_dask.cli.plots import plot
 from embgeom_dask.cli.readout import readout
 from embgeom_dask.cli.reports import report
 from embgeom_dask.cli.results import show, status
-from embgeom_dask.cli.series import series
+from embgeom_dask.cli.series import series, store_series
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.redaction import redact
 
@@ -53,7 +53,19 @@ def _options(
 
 
 for _command in (
-    *(convert, export, list_stores, controls, whiten, survey, tokens, duplicates, spectrum, undertrained),
+    *(
+        convert,
+        store_series,
+        export,
+        list_stores,
+        controls,
+        whiten,
+        survey,
+        tokens,
+        duplicates,
+        spectrum,
+        undertrained,
+    ),
     *(lattice, compare, series),
     *(scan, neighbors, outliers, components, cluster, readout),
     *(show, status, report, plot, to_parquet, to_csv, to_netcdf, to_masks, doctor),

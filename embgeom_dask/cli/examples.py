@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _EXAMPLES = {
     "convert": ("embgeom convert acme/tiny",),
+    "store-series": ("embgeom store-series acme/base acme/tuned --name acme/training",),
     "export": ("embgeom export acme/tiny -o tiny.safetensors",),
     "list": ("embgeom list",),
     "survey": ("embgeom survey acme/tiny", "embgeom survey stores/*.zarr --out surveys"),

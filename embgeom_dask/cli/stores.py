@@ -26,6 +26,9 @@ def find_store(given: str, *, must_be_there: bool = True) -> str:
     """
     if "://" in given or find_matrix_file(given) is not None:
         return given
+    series, colon, step = given.rpartition(":")
+    if colon and step.isdecimal():  # a step of a series
+        return f"{find_store(series, must_be_there=must_be_there)}:{step}"
     named = os.path.join(_FOLDER, f"{given.replace('/', '--')}.zarr")  # noqa: PTH118
     for path in (given, named):  # first what is a store: a checkpoint's folder may have the same name
         if _may_be_there(os.path.join(path, "zarr.json")):  # noqa: PTH118

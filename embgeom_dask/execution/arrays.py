@@ -25,7 +25,7 @@ from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.checkpoints.torch_files import from_torch
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike, check_usable
-from embgeom_dask.storage import fill, model_stores
+from embgeom_dask.storage import fill, model_stores, series_stores
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
@@ -112,11 +112,11 @@ def given_rows(
     Parameters
     ----------
     data : path, xarray.DataArray or Dataset, numpy or dask array, torch tensor
-        A store; a matrix in a file, `FILE.npy`, `FILE.safetensors` or `FILE.safetensors:KEY`; or the values to compare,
-        one row each: along the dimension `token_id` of a DataArray, if it has one, else along the first. Of a Dataset
-        of `open_model`, the matrix of `role`. The ids of rows are the coordinate `token_id` along that dimension, or
-        else its integers; their token strings the coordinate `token`, or labels that are no integers; without, ids are
-        positions. Rows may be repeated.
+        A store; a step of a series store, `STORE.zarr:STEP`; a matrix in a file, `FILE.npy`, `FILE.safetensors` or
+        `FILE.safetensors:KEY`; or the values to compare, one row each: along the dimension `token_id` of a DataArray,
+        if it has one, else along the first. Of a Dataset of `open_model`, the matrix of `role`. The ids of rows are the
+        coordinate `token_id` along that dimension, or else its integers; their token strings the coordinate `token`, or
+        labels that are no integers; without, ids are positions. Rows may be repeated.
     role : {"input", "output"}, optional
         The matrix of a store or of a Dataset.
     client : Client, cluster or str, optional
@@ -145,6 +145,10 @@ def given_rows(
         if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
             matrix_of_file = read_matrix(*file)
             with temporary_store(lambda folder: _copy(matrix_of_file, file, role, folder), file[0].name) as given:
+                yield given
+            return
+        if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
+            with temporary_store(lambda folder: _copy_step(*step, folder), os.fspath(cast(PathLike, data))) as given:
                 yield given
             return
         matrix = model_stores.find_matrix(cast(PathLike, data), role)
@@ -181,6 +185,15 @@ def _copy(source: RowSource, file: tuple[Path, str], role: Role | None, folder: 
     return model_stores.write_model(f"{folder}/file.zarr", {f"{role or 'output'}_embedding": source}, attrs=attrs)
 
 
+def _copy_step(store: str, step: int, folder: str) -> str:
+    """Write a store of one step of a series store."""
+    series = series_stores.read_series(store)
+    place = series.place(step)
+    attrs = {"model": series.name(place), "revision": ""}
+    rows = {series.matrix: _Rows(series.read(place))}
+    return model_stores.write_model(f"{folder}/step.zarr", rows, attrs=attrs, labels=series.labels)
+
+
 def _model_of(file: tuple[Path, str]) -> str:
     path, key = file
     return f"{path.name}:{key}" if key else path.name
@@ -198,6 +211,9 @@ def name_of(data: Data, role: Role | None = None) -> tuple[str, str]:
         return _named(_as_data_array(data, role))
     if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
         return _model_of(file), ""
+    if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
+        series = series_stores.read_series(step[0])
+        return series.name(series.place(step[1])), ""
     matrix = model_stores.find_matrix(cast(PathLike, data), role)
     return matrix.model, matrix.revision
 

@@ -160,6 +160,8 @@ def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
     if root is None:
         raise damaged(store, "its zarr.json is no JSON")
     attrs = _at(root, "attributes")
+    if _at(attrs, "series_format") is not None:
+        raise NoStore(f"{store} is a series of steps: name one, {store}:STEP, or ask embgeom series")
     if not isinstance(attrs, dict) or len({"model", "tied", "format_version"} & attrs.keys()) < 2:
         raise NoStore(f"{store} is not a model's store: embgeom convert makes one")
     return dict(root)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import embgeom_dask as eg
 from embgeom_dask.cli import app
 from embgeom_dask.cli.series_text import series_text
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.testing import make_checkpoint, make_store
 
 Array = np.ndarray
@@ -166,3 +166,31 @@ def test_what_is_refused(tmp_path: Path) -> None:
     bad[3, 4, 0] = np.nan
     with pytest.raises(InputError, match=r"step 3 of array: rows \[4\] hold NaN"):
         eg.series(bad)
+
+
+def test_a_series_store_is_read_whole_and_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = planted()
+    given = [make_store(tmp_path / f"step-{10 * i}.zarr", output=each, model="org/run") for i, each in enumerate(steps)]
+    store = eg.store_series(given, tmp_path / "stores", name="org/series")
+    xr.testing.assert_equal(eg.series(store), eg.series(given).drop_vars("step_model"))
+    opened = eg.open_series(store)
+    assert opened["output_embedding"].dims == ("step", "token_id", "hidden")
+    assert opened["step"].values.tolist() == list(range(0, 80, 10))
+    at_40 = opened["output_embedding"].sel(step=40)
+    assert (at_40.values == steps[4].astype("f4")).all()
+    assert at_40.token.values[7] == "t7"
+    for each in (f"{store}:40", at_40):
+        found = eg.duplicates(each)
+        assert found["member_token_id"].values.tolist() == [7, 8]
+        assert found["member_token"].values.tolist() == ["t7", "t8"]
+    assert eg.duplicates(f"{store}:40")["model"].values.tolist() == ["org/series step 40"]
+    with pytest.raises(InputError, match=r"has no step 41: its 8 are 0, 10, 20, 30, \.\.\., 60, 70"):
+        eg.survey(f"{store}:41")
+    with pytest.raises(InputError, match=r"is a series of steps: name one, .*org--series.zarr:STEP"):
+        eg.survey(store)
+    assert app.main(["store-series", *given, "--stores", str(tmp_path / "stores"), "--name", "org/series"]) == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    chunks = Path(store) / "output_embedding/c"
+    (chunks / "4/0/0").write_bytes((chunks / "5/0/0").read_bytes())
+    with pytest.raises(EmbgeomError, match=r"cannot read step 40 of .*: it holds other bytes than were converted"):
+        eg.series(store)

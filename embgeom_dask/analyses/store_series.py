@@ -1,0 +1,84 @@
+"""A series store of the steps of a training, whatever they are in."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+
+from embgeom_dask.analyses.steps import open_steps
+from embgeom_dask.checkpoints.surroundings import check_name
+from embgeom_dask.errors import EmbgeomWarning
+from embgeom_dask.execution.arrays import Data
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage.model_stores import Role
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.series_stores import write_series
+
+
+def store_series(
+    data: Data | Iterable[Data],
+    stores: PathLike = "stores",
+    role: Role | None = None,
+    *,
+    name: str | None = None,
+    tokenizer: PathLike | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> str:
+    """Store one matrix at all steps of a training in one store, over (step, token_id, hidden).
+
+    Parameters
+    ----------
+    data : path, array, or list of these
+        The steps, as `series` takes them.
+    stores : path or URL
+        The folder that the store is written into.
+    role : {"input", "output"}, optional
+        The matrix of stores and checkpoints; by default output, or input if there is no output matrix.
+    name : str, optional
+        What the series is called, `organisation/name`. By default the name of the folder or the file.
+    tokenizer : path, optional
+        The folder of the tokenizer that labels the rows of checkpoints. By default it is looked for in the first of
+        them, and beside it.
+    overwrite : bool
+        Replace the series store of the same name as soon as the new one is complete.
+    progress : bool, optional
+        Whether to show a bar with rate and time left; by default only in a notebook.
+
+    Returns
+    -------
+    str
+        The path of the store. `open_series` opens it, `series` reads it, and every command takes a step of it, as
+        `STORE.zarr:100`.
+
+    Raises
+    ------
+    InputError
+        If the steps cannot be read, as `series` says, or if something else is at the path of the store.
+    EmbgeomError
+        If the store cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> store_series(np.zeros((3, 4, 2), np.float32), name="org/run")
+    'stores/org--run.zarr'
+    """
+    with showing(progress), open_steps(data, role, identified=False, tokenizer=tokenizer) as steps:
+        called = check_name(name or steps.name.replace(":", "-"))
+        if steps.labels is None:
+            warnings.warn(f"{called}: no row has a token", EmbgeomWarning, stacklevel=2)
+        target = paths.join(os.fspath(stores), model_stores.file_name(called))
+        attrs = {"model": called, "source": steps.name}
+        return write_series(
+            target,
+            steps.matrix,
+            steps.read,
+            steps.shape,
+            steps.step,
+            attrs=attrs,
+            labels=steps.labels,
+            overwrite=overwrite,
+        )

@@ -1,0 +1,244 @@
+"""Series stores: one matrix at many steps of a training, (step, token_id, hidden), in one zarr group.
+
+The layout is documented in `stores/README.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from embgeom_dask import progress, tuning
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.storage import fill, model_stores, paths, replacement, results
+from embgeom_dask.storage.labels import strings, write_label
+from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.shards import BLOSC
+from embgeom_dask.storage.validation import LABELS, MATRICES
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SERIES_FORMAT = 1
+"""The version of the layout, the attribute `series_format`: one more when names or meanings change."""
+
+_STEP = re.compile(r"(?P<store>.+\.zarr/?):(?P<step>\d{1,18})")
+
+
+@dataclass(frozen=True)
+class StoredSeries:
+    """A series store that is open.
+
+    `model` is what it is of, `matrix` the name of its array, (steps, V, d); `step` (steps,) int64, ascending, are the
+    numbers of its steps, `labels` those of the rows, as `make_labels` gives, and `sha256` the digests of each step.
+    """
+
+    path: str
+    model: str
+    matrix: str
+    array: zarr.Array[Any]
+    step: NDArray[np.int64]
+    labels: xr.Dataset
+    sha256: list[str]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Steps, rows and columns."""
+        return cast(tuple[int, int, int], self.array.shape)
+
+    def read(self, place: int) -> NDArray[Any]:
+        """Return the rows of the step at a place, (V, d). Raises EmbgeomError where they are not those written."""
+        with paths.explained(f"read step {self.step[place]} of {self.path}", passing=()):
+            rows = cast(NDArray[Any], self.array[place])
+        if fill.sha256(rows) != self.sha256[place]:
+            raise EmbgeomError(
+                f"cannot read step {self.step[place]} of {self.path}: it holds other bytes than were converted: "
+                "convert the series again, and overwrite the store"
+            )
+        return rows
+
+    def place(self, step: int) -> int:
+        """Return the place of the step of that number. Raises InputError where there is none."""
+        found = np.flatnonzero(self.step == step)
+        if not found.size:
+            raise InputError(f"{self.path} has no step {step}: its {self.step.size} are {_some(self.step)}")
+        return int(found[0])
+
+    def name(self, place: int) -> str:
+        """Return what the model at a step is called."""
+        return f"{self.model} step {self.step[place]}"
+
+
+def write_series(
+    path: PathLike,
+    matrix: str,
+    read: Callable[[int], NDArray[Any]],
+    shape: tuple[int, int, int],
+    step: NDArray[np.int64],
+    *,
+    attrs: Mapping[str, Any],
+    labels: xr.Dataset | None,
+    overwrite: bool = False,
+) -> str:
+    """Write a series store, step by step, and return its path. `read(i)` gives the rows of the i-th step as floats.
+
+    It is written aside and moved into place when it is complete, as `write_model` does; `attrs` needs `model`.
+
+    Raises
+    ------
+    InputError
+        where something exists at `path` and `overwrite` is not given, or it is no series store.
+    """
+    target = paths.locate(path)
+    paths.check_writable(target)
+    if not paths.is_free(target):
+        if not is_series(target):
+            raise InputError(f"{path} is not a series store: move it away")
+        if not overwrite:
+            raise InputError(f"{path} exists: `overwrite` replaces it, another `name` keeps it")
+    rows = shape[1]
+    named = labels if labels is not None else model_stores.make_labels([""] * rows, [""] * rows, [False] * rows)
+    with replacement.replacing(target, overwrite=overwrite) as place:
+        group = zarr.open_group(writer := paths.writer(place), mode="a", zarr_format=3)
+        for name in ("token_id", *LABELS):
+            write_label(group, name, named[name].to_numpy())
+        write_label(group, "step", step, "step")
+        digests, array = [], None
+        with progress.bar(shape[0], f"{attrs['model']} {matrix}", "steps") as advance:
+            for number in range(shape[0]):
+                given = read(number)
+                array = _create(group, matrix, shape, given.dtype) if array is None else array
+                array[number] = given
+                digests.append(fill.sha256(given))
+                advance(1)
+        write_label(group, "step_sha256", np.array(digests, np.object_), "step")
+        facts = {
+            "matrix": matrix,
+            "series_format": SERIES_FORMAT,
+            "written_by": f"embgeom-dask {version('embgeom-dask')}",
+        }
+        replacement.finish(place, {**attrs, **facts, "coordinates": " ".join(LABELS)}, writer)
+    return str(path)
+
+
+def _create(group: zarr.Group, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> zarr.Array[Any]:
+    """Create the array, a chunk of which is of one step, and 8 MiB at most."""
+    rows = max(1, min(shape[1], tuning.CHUNK_BYTES // (shape[2] * dtype.itemsize)))
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=(1, rows, shape[2]),
+        dtype=dtype,
+        compressors=[BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=dtype.itemsize), Crc32cCodec()],
+        dimension_names=["step", "token_id", "hidden"],
+        config={"write_empty_chunks": True},
+    )
+
+
+def is_series(path: PathLike) -> bool:
+    """Whether a series store is at `path`, of this layout or another."""
+    try:
+        return "series_format" in paths.open_group(paths.locate(path)).attrs
+    except (FileNotFoundError, ValueError, EmbgeomError):
+        return False
+
+
+def find_step(given: str) -> tuple[str, int] | None:
+    """Return the series store and the number of `STORE.zarr:STEP`; None for every other path.
+
+    Examples
+    --------
+    >>> find_step("stores/run.zarr:100"), find_step("stores/run.zarr")
+    (('stores/run.zarr', 100), None)
+    """
+    found = _STEP.fullmatch(given)
+    return (found["store"], int(found["step"])) if found else None
+
+
+def read_series(store: PathLike) -> StoredSeries:
+    """Open a series store, to read its steps.
+
+    Raises
+    ------
+    InputError
+        where there is none, or it is of another layout or damaged.
+    """
+    path = paths.locate(store)
+    try:
+        group = paths.open_group(path)
+    except (FileNotFoundError, ValueError):
+        raise InputError(f"no series store at {store}: embgeom store-series makes one") from None
+    attrs = dict(group.attrs)
+    if "series_format" not in attrs:
+        raise InputError(f"{store} is not a series store: embgeom store-series makes one")
+    results.check_format(f"{store} is a series store", attrs, "series_format", SERIES_FORMAT)
+    try:
+        matrix, model = str(attrs["matrix"]), str(attrs["model"])
+        array = cast(zarr.Array[Any], group[matrix])
+        found: dict[str, Any] = {
+            name: strings(np.asarray(cast(Any, group[name])[:])) for name in (*LABELS, "step", "step_sha256")
+        }
+        whole = matrix in MATRICES and array.ndim == 3 and found["step"].shape == array.shape[:1]
+        whole = whole and found["step_sha256"].shape == array.shape[:1] and found["token"].shape == array.shape[1:2]
+    except Exception as error:  # zarr raises any type for bytes that are not what they should be
+        raise InputError(f"{store} is damaged: {paths.explain(error)}: convert the series again") from error
+    if not whole:
+        raise InputError(f"{store} is damaged: its arrays differ in length: convert the series again")
+    labels = model_stores.make_labels(**{name: found[name] for name in LABELS})
+    return StoredSeries(path, model, matrix, array, found["step"], labels, found["step_sha256"].tolist())
+
+
+def open_series(store: PathLike, *, raw: bool = False) -> xr.Dataset:
+    """Open a series store: its matrix as a dask array over (step, token_id, hidden), a dask chunk a zarr chunk.
+
+    Parameters
+    ----------
+    store : path or URL
+        The store, as `store_series` makes it.
+    raw : bool
+        Whether the matrix has the dtype that it is stored in. By default, bfloat16 and float16 become float32, which
+        holds all their values, because numpy, and so xarray, would sum them in 16 bits.
+
+    Returns
+    -------
+    xarray.Dataset
+        `output_embedding` or `input_embedding (step, token_id, hidden)`, the coordinates `step`, `token_id` and the
+        labels of rows. Every command takes a step of it: `eg.survey(series.output_embedding.sel(step=100))`.
+
+    Raises
+    ------
+    InputError
+        If `store` is not a series store, or is damaged.
+
+    Examples
+    --------
+    >>> from embgeom_dask import store_series
+    >>> store = store_series(np.arange(24, dtype=np.float32).reshape(3, 4, 2), name="org/run")
+    >>> open_series(store)["output_embedding"].sel(step=2, token_id=1).values
+    array([18., 19.], dtype=float32)
+    """
+    import xarray as xr
+
+    found = read_series(store)
+    dataset: xr.Dataset = xr.open_zarr(cast(Any, paths.reader(found.path)), consolidated=True, chunks={})
+    dataset = dataset[[found.matrix]]
+    coords = {name: ("token_id", found.labels[name].to_numpy()) for name in LABELS}
+    dataset = dataset.assign_coords({"step": found.step, "token_id": np.arange(found.shape[1]), **coords})
+    if not raw and dataset[found.matrix].dtype.name in ("bfloat16", "float16"):
+        dataset[found.matrix] = dataset[found.matrix].astype("float32")
+    dataset[found.matrix].attrs = {"model": found.model, "revision": "", "matrix": found.matrix}
+    return dataset
+
+
+def _some(step: NDArray[np.int64]) -> str:
+    """The first and the last steps, for a message."""
+    listed = step.tolist()
+    return ", ".join(map(str, listed if len(listed) < 8 else [*listed[:4], "...", *listed[-2:]]))
