@@ -41,16 +41,18 @@ class Plan:
     def __str__(self) -> str:
         """One line: rows, metric, tiles, products, and memory projected and allowed."""
         rows = " x ".join(f"{side.rows.token_id.size:,}" for side in self.sides[: 1 if self.symmetric else 2])
-        first = self.sides[0]
+        first, points = self.sides[0], self.sides[0].point_format
+        of = " of L2, which rules pairs out" if points.by_l2 else ""
         return (
             f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
-            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {first.point_format.element} products; "
+            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {points.element} products{of}; "
             f"memory: {self.memory}" + (f"; {bytes_text(self.temporary)} written of arrays" if self.temporary else "")
         )
 
     def as_dict(self) -> dict[str, Any]:
         """What a dry run says: rows, values, metric, tiles, tile, products; bytes of memory, of host and device.
 
+        `products_of` is the metric of the products: where L2 distances rule pairs out, euclidean.
         `temporary` are the bytes of temporary stores, and `last_edge` is that of the histogram, where there is one.
         """
         histogram = self.reductions.get("histogram")
@@ -61,6 +63,7 @@ class Plan:
             "tiles": self.grid.tiles,
             "tile": self.sides[0].tile,
             "products": self.sides[0].point_format.element,
+            "products_of": self.sides[0].point_format.tile_metric.name,
             "memory_projected": self.memory.projected,
             "memory_allowed": self.memory.allowed,
             "device_memory_projected": self.memory.on_device,
@@ -82,7 +85,7 @@ class Plan:
 
     @property
     def metric(self) -> Metric:
-        """The metric."""
+        """The metric that was asked for; tiles are of that of the points."""
         return METRICS[self.sides[0].point_format.metric]
 
     @cached_property
@@ -131,7 +134,7 @@ class Plan:
 
         8-bit integers add what each row loses by being rounded to multiples of the step, a distance: it is measured.
         Where products do not filter, as at the start, or leave pairs undecided by the thousand, `unrounded_products`
-        do.
+        do. `products_of` is given where the products are those of another metric, whose distances bound the metric's.
         """
         point_format, width = self.sides[0].point_format, self.sides[0].matrix.hidden_size
         products = products or {f"cpu {point_format.element}"}
@@ -141,6 +144,8 @@ class Plan:
         )
         error = max((_product_error(kind, element, width) for kind, element in used))
         said = {"products": ", ".join(elements), "product_error": error}
+        if point_format.by_l2:
+            said["products_of"] = point_format.tile_metric.name
         if "int8" in elements:
             said["quantisation_step"] = 1 / point_format.scale
         refined = [kind for kind, element in used if element == point_format.element]
@@ -170,7 +175,8 @@ class Plan:
         """Exact answers about the rows that `reader` reads."""
         first, second = self.sides
         rows = reader.rows(first), reader.rows(second)
-        return Exact(self.metric, *rows, first.matrix.hidden_size, first.point_format.unit)
+        points = first.point_format
+        return Exact(self.metric, *rows, first.matrix.hidden_size, points.unit, by_l2=points.by_l2)
 
 
 DIGITS_ERROR = 2.0**-19

@@ -78,7 +78,7 @@ class InspectedRows:
     `distance_from_centre` (n,) float64 are those of the rows, `samples` (s, d) some of the rows as stored, and
     `duplicate_of` (n,) int64 the distinct row of the second side identical to each of the first (-1: none), where
     pairs of these are left out. `distance_from_centre_of_rows` (rows,) float64 are those of the distinct rows, rounded
-    up: of a product their L2 norms.
+    up: of a product their L2 norms. Where L2 may rule pairs out, centre and distances are those of euclidean.
     """
 
     matrices: list[Matrix]
@@ -131,7 +131,8 @@ def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: 
 
 def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> InspectedRows:
     """Read every row once, on the cluster: which are identical, which cannot be compared, how far from the centre."""
-    metric = METRICS[spec.metric]
+    metric = METRICS[spec.metric].by_l2 if spec.is_by_l2 else None
+    metric = metric or METRICS[spec.metric]
     matrix, token_id = sides[0]
     if spec.kept == {"farthest"} and metric.prunes_by_extent and len(sides) == 1:
         token_id = narrow(client, matrix, parts_of(matrix, token_id), spec.farthest or 1)
@@ -141,7 +142,7 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
     dtypes = {matrix.dtype for matrix, _ in sides}
     alike = matrix.dtype if len(dtypes) == 1 else "float64"
     summaries = [
-        join(map_rows(client, "rows", found, parts_of(found, ids), inspect, centre, spec.metric, alike))
+        join(map_rows(client, "rows", found, parts_of(found, ids), inspect, centre, metric.name, alike))
         for found, ids in sides
     ]
     zeros = not metric.undefined_for_zero_rows
@@ -168,7 +169,8 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
 
 def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, resources: Resources) -> PointFormat:
     """Choose what is multiplied: the type of products that is fastest here and leaves few pairs to recheck."""
-    (fastest,) = workers.gather(client, products.fastest, [(spec.metric, resources.device)], Title("products"))
+    metric = "euclidean" if spec.is_by_l2 else spec.metric
+    (fastest,) = workers.gather(client, products.fastest, [(metric, resources.device)], Title("products"))
     return choose_point_format(
         spec,
         inspected.dtypes,
@@ -177,6 +179,7 @@ def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, reso
         inspected.samples,
         fastest,
         resources.element,
+        kinds={has.kind for has in memory.of_workers(client, resources.device).values()},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.kernels.quantize import peaks
 from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.kernels.torch_passes import bounds
-from embgeom_dask.metrics import METRICS
+from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.points import DIGITS, PointFormat
 from embgeom_dask.pairwise.tiles import Tile
@@ -34,6 +34,7 @@ def choose_point_format(
     samples: list[Array],
     fastest: list[str],
     element: str | None,
+    kinds: set[str],
 ) -> PointFormat:
     """The form of the points of a scan; `distance_from_centre` (all,) is that of the rows of each side.
 
@@ -44,16 +45,40 @@ def choose_point_format(
     neighbours or pairs within radii that integers tell from most others in the samples; else of the first of `fastest`
     that can hold the points, or, where there are radii, of what costs least with the pairs of the samples that it
     leaves undecided. Integers that this machine cannot multiply are not taken even where they are given.
+
+    Where L2 distances may rule pairs out, distances from the centre and `fastest` are those of euclidean: points are of
+    L2, unless these leave too many pairs of the samples undecided for one of the `kinds` of devices.
     """
+    chosen = _chosen(settings, dtypes, centre, distance_from_centre, samples, fastest, element)
+    most = min(tuning.UNDECIDED_BY_EUCLIDEAN[kind] for kind in kinds)
+    if not chosen.by_l2 or _undecided(chosen, settings, samples) <= most:
+        return chosen
+    own = "float64" if chosen.element == "float64" or "float64" in dtypes else "float32"
+    lengths = np.linalg.norm(centre) + max(float(each.max()) for each in distance_from_centre)
+    scale = _into_unit_ball(float(lengths) * sqrt(centre.size))  # |x|_1 <= sqrt(d) |x|_2
+    finer = PointFormat(settings.metric, "float64", np.zeros_like(centre), scale)
+    return finer if own == "float64" else replace(finer, element=own, unrounded=finer)
+
+
+def _chosen(
+    settings: ScanSpec,
+    dtypes: set[str],
+    centre: Array,
+    distance_from_centre: list[Array],
+    samples: list[Array],
+    fastest: list[str],
+    element: str | None,
+) -> PointFormat:
+    """What `choose_point_format` says, of L2 wherever that may rule pairs out."""
     if element == "int8" and "int8" not in fastest:
         element = None
-    every, width = np.concatenate(distance_from_centre), centre.size
+    every, width, by_l2 = np.concatenate(distance_from_centre), centre.size, settings.is_by_l2
     largest = float(every.max())
 
     def of(name: str) -> PointFormat:
-        finer = of("float64") if name in DIGITS or (name == "float32" and settings.radii) else None
+        refined = name in DIGITS or (name == "float32" and settings.radii and not by_l2)
         scale = 1.0 if name == "bfloat16" else _into_unit_ball(largest)
-        return PointFormat(settings.metric, name, centre, scale, finer)
+        return PointFormat(settings.metric, name, centre, scale, of("float64") if refined else None, by_l2)
 
     if settings.summed and METRICS[settings.metric].has_digits:
         return of("int8x3" if "int8" in fastest else "float64x3")
@@ -67,7 +92,8 @@ def choose_point_format(
     else:
         length = max(float(np.quantile(every, tuning.USUAL)), largest / tuning.USUAL_RANGE)
         scale = _filling(length, tuning.UNCLIPPED_USUAL, samples[0], centre)
-    rounded = PointFormat(settings.metric, "int8", centre, scale, plain if settings.kept != {"farthest"} else None)
+    finer = None if settings.kept == {"farthest"} or by_l2 else plain
+    rounded = PointFormat(settings.metric, "int8", centre, scale, finer, by_l2)
     count = distance_from_centre[-1].size
     if asked:
         return rounded
@@ -88,14 +114,22 @@ def point_formats_instead(
     scale = _into_unit_ball(float(np.concatenate(distance_from_centre).max()))
     few = {"float64"} if "float64" in dtypes else {"float32", "float64"}
     return tuple(
-        PointFormat(point_format.metric, element, point_format.centre, scale) for element in elements if element in few
+        PointFormat(point_format.metric, element, point_format.centre, scale, by_l2=point_format.by_l2)
+        for element in elements
+        if element in few
     )
+
+
+def _tile_metric(settings: ScanSpec) -> Metric:
+    """The metric of points, unless L2 rules out too few pairs."""
+    metric = METRICS[settings.metric]
+    return metric.by_l2 or metric if settings.is_by_l2 else metric
 
 
 def _can_round(settings: ScanSpec, width: int) -> bool:
     """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
     wanted = settings.kept <= {"farthest", "neighbors", "within", "pairs_within", "components"}
-    return wanted and METRICS[settings.metric].quantizes and width in _WIDTHS
+    return wanted and _tile_metric(settings).quantizes and width in _WIDTHS
 
 
 def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, fastest: list[str]) -> list[str]:
@@ -104,7 +138,8 @@ def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, 
         return ["float64"]
     offset = float(np.linalg.norm(centre))
     near_origin = offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10
-    as_stored = METRICS[settings.metric].rounds or (dtypes == {"bfloat16"} and METRICS[settings.metric].as_stored)
+    metric = _tile_metric(settings)
+    as_stored = metric.rounds or (dtypes == {"bfloat16"} and metric.as_stored)
     fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
     return [*(name for name in fastest if name in fit), *(["float64"] if settings.radii else [])]
 
@@ -120,18 +155,25 @@ def _cheapest(formats: list[PointFormat], settings: ScanSpec, samples: list[Arra
 
 def _cost(point_format: PointFormat, settings: ScanSpec, samples: list[Array]) -> float:
     """What a pair costs on average, in float32 products: its product, and the recheck where radii are in its bounds."""
+    share = _undecided(point_format, settings, samples)
+    return tuning.PRODUCT_COSTS[point_format.element] + tuning.RECHECK_COST * share
+
+
+def _undecided(point_format: PointFormat, settings: ScanSpec, samples: list[Array]) -> float:
+    """The share of pairs of the samples whose bounds hold a radius."""
     metric, some = METRICS[settings.metric], [samples[0], samples[-1]]
     if metric.undefined_for_zero_rows:
         some = [rows[(rows != 0).any(axis=1)] for rows in some]
     if not all(map(len, some)):
-        return tuning.PRODUCT_COSTS[point_format.element]
+        return 0.0
     blocks = [_block(point_format, rows) for rows in (_few(some[0]), some[1])]
-    tile = Tile(metric, blocks[0], blocks[1], diagonal=False)
+    tile = Tile(point_format.tile_metric, blocks[0], blocks[1], diagonal=False)
     least, most = (bounds(tile.product, terms).numpy() for terms in tile.terms)
     undecided = np.zeros(least.shape, np.bool_)
-    for radius in Thresholds.at(tile.metric, settings.radii, closed=True).high * point_format.unit:
-        undecided |= ~(least > radius) & ~(most <= radius)  # those of NaN too
-    return float(tuning.PRODUCT_COSTS[point_format.element] + tuning.RECHECK_COST * np.mean(undecided))
+    radii = Thresholds.at(metric, settings.radii, closed=True)
+    for inside, outside in zip(*radii.in_points(point_format), strict=True):
+        undecided |= ~(least > outside) & ~(most <= inside)  # those of NaN too
+    return float(np.mean(undecided))
 
 
 def _into_unit_ball(largest: float) -> float:

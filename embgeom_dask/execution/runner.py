@@ -85,16 +85,16 @@ def _compute_on(
     exact = plan.exact(reader)
     states: dict[str, object] = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
     reach = partial(_reach, plan, states, exact) if plan.sides[0].sorted_by_norm else None
+    point_format = plan.sides[0].instead or plan.sides[0].point_format
     for panel in panels:
         rows = reader.block(plan.sides[0], panel.row, device)
         for index in range(panel.start, panel.stop):
             columns = reader.block(plan.sides[1], index, device)
             diagonal = plan.symmetric and index == panel.row
-            for tile in traverse(plan.metric, rows, columns, workspace, diagonal=diagonal, reach=reach):
+            for tile in traverse(point_format.tile_metric, rows, columns, workspace, diagonal=diagonal, reach=reach):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
     found = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
-    point_format = plan.sides[0].instead or plan.sides[0].point_format
     return PanelResult(found, {str(device)}, exact.counts, {f"{device.type} {point_format.element}"})
 
 
@@ -125,7 +125,7 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
     chosen = devices.choose(plan.device)
     for point_format in (plan.sides[0].point_format, *plan.point_formats_instead):
         device = torch.device("cpu") if point_format.element == "float64" and chosen.type == "mps" else chosen
-        if all(products.are_right(point_format.metric, element, device) for element in point_format.elements):
+        if all(products.are_right(point_format.tile_metric.name, element, device) for element in point_format.elements):
             return point_format, device
     raise AbortRun(
         f"products of {point_format.element} are wrong on {device}: compute elsewhere, or with another `device`"

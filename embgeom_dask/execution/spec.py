@@ -143,6 +143,11 @@ class ScanSpec:
             *(() if self.pairs_within is None else (self.pairs_within,)),
         )
 
+    @property
+    def is_by_l2(self) -> bool:
+        """Whether L2 distances may rule pairs out: radii alone are asked for, in a metric that these bound."""
+        return METRICS[self.metric].by_l2 is not None and self.kept <= {"within", "pairs_within", "components"}
+
     def as_dict(self) -> dict[str, Any]:
         """The settings that were given."""
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "max_pairs"}

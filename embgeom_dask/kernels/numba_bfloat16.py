@@ -42,6 +42,16 @@ def _widen(typing_context: Any, bits: Any) -> Any:  # noqa: ARG001
     return numba.float32(numba.uint16), build
 
 
+@intrinsic
+def bits_of(typing_context: Any, number: Any) -> Any:  # noqa: ARG001
+    """The bits of a float64, as an int64; only within numba."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return numba.int64(numba.float64), build
+
+
 @overload(value)
 def _value(element: Any) -> Any:
     def widened(element: Any) -> Any:

@@ -124,6 +124,10 @@ class Metric(ABC):
 
     Two identical rows have a product like any others.
     """
+    by_l2: Metric | None = None
+    """By whose products pairs of this metric are ruled out: L2 distances bound its own. None: it has none."""
+    is_filter: bool = False
+    """Bounds are of squares of another metric's distances, by L2: finer products would tell no more of those."""
     has_digits: bool = False
     """Points can be rows in digits (`kernels.digits`): values are made of products, less a centre if it `shifts`."""
     undefined_for_zero_rows: bool = False

@@ -21,6 +21,7 @@ from embgeom_dask.kernels.double_double import (
     largest_differences,
 )
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
+from embgeom_dask.metrics.by_l2 import ChebyshevByL2, CityblockByL2
 from embgeom_dask.metrics.workspace import Workspace
 
 Array = NDArray[Any]
@@ -60,6 +61,7 @@ class Chebyshev(_Differences):
     """The L-infinity distance: max_k |x_k - y_k|."""
 
     name = "chebyshev"
+    by_l2 = ChebyshevByL2()
     prunes_by_extent = True
 
     def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
@@ -100,6 +102,7 @@ class Cityblock(_Differences):
     """The L1 distance: sum_k |x_k - y_k|."""
 
     name = "cityblock"
+    by_l2 = CityblockByL2()
 
     def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
         """Return the L1 norm."""

@@ -20,8 +20,8 @@ def product_error(width: int, precision: Precision) -> float:
     c = (d + 16) u + (d + 4) 2^-53 on a CPU, with 3 d in place of the first d elsewhere; u is `precision.unit`. A sum of
     d products errs by at most d u |p| |q| in any order (Jeannerod and Rump, SIAM J. Matrix Anal. Appl. 34, 2013), and
     by 3 d u |p| |q| where tensor cores truncate. 16 u cover the rounding of the points (4 u), of the bound's arrays
-    (1 u), of their multiplication by a unit (3 u) and of the sum of its terms (4 u). (d + 4) 2^-53 covers the norms,
-    which are float64 sums.
+    (1 u), of their multiplication by a unit and a factor (3 u each) and of the sum of its terms (4 u). (d + 4) 2^-53
+    covers the norms, which are float64 sums.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ class Exact:
 
     `first` and `second` are the rows of either side, `width` is d; `unit` turns values of rows into values of the
     tiles' points. Where `turned`, values are those with the other sign, and the nearest pairs the farthest; what is
-    reported of a pair stays.
+    reported of a pair stays. With `by_l2` the points' values are those of rows squared.
     """
 
     metric: Metric
@@ -75,6 +75,7 @@ class Exact:
     counts: Counter[str] = field(default_factory=Counter)
     """How many pairs came to each level: `float64`, `double_double`, `rational`."""
     turned: bool = False
+    by_l2: bool = False
 
     def turn(self) -> Exact:
         """Answers about the same pairs with values of the other sign."""

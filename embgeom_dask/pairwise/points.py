@@ -32,7 +32,8 @@ class PointFormat:
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball; products
     are made of `element`s. `bfloat16` rows are points as they are stored, or rounded, with no centre and scale 1.
     `int8` rows are rounded to integers, `scale` being what fills these; rows of `int8x3` are written in three of them.
-    Where products may leave many pairs undecided, `unrounded` is the form in which these are told apart.
+    Where products may leave many pairs undecided, `unrounded` is the form in which these are told apart. With `by_l2`
+    they are points of L2, whose products bound the squares of the metric's distances.
     """
 
     metric: str
@@ -40,6 +41,7 @@ class PointFormat:
     centre: Array
     scale: float
     unrounded: PointFormat | None = None
+    by_l2: bool = False
 
     @property
     def in_digits(self) -> bool:
@@ -58,15 +60,17 @@ class PointFormat:
     @property
     def unit(self) -> float:
         """The value of two points over the value of their rows."""
-        return self._metric.unit(self.scale)
+        return self.tile_metric.unit(self.scale)
 
     @property
-    def _metric(self) -> Metric:
-        return METRICS[self.metric]
+    def tile_metric(self) -> Metric:
+        """The metric that makes the points, multiplies them, and bounds pairs of them."""
+        metric = METRICS[self.metric]
+        return metric.by_l2 or metric if self.by_l2 else metric
 
     def distance_from_centre(self, rows: Array) -> Array:
         """A bound (b,) float64 of the distance of each row's point from the centre, of rows (b, d) as stored."""
-        bound: Array = self._metric.distance_from_centre(*norms(rows, self.centre).T) * self.scale * (1 + 1e-9)
+        bound: Array = self.tile_metric.distance_from_centre(*norms(rows, self.centre).T) * self.scale * (1 + 1e-9)
         return bound
 
     def points(self, rows: Array) -> tuple[torch.Tensor, Norms]:
@@ -83,13 +87,13 @@ class PointFormat:
         values = rows.astype(np.float64)
         values -= self.centre
         values *= self.scale
-        points = self._metric.points(values, np.dtype(self.element))
+        points = self.tile_metric.points(values, np.dtype(self.element))
         return devices.to_tensor(points.values, _CPU), points.norms
 
     def _digits(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """What `points` gives, in digits."""
-        divisor = self._metric.divisor(rows, self.scale)
-        square = squared_lengths(rows, self.centre) / divisor**2 if self._metric.shifts else np.ones(len(rows))
+        divisor = self.tile_metric.divisor(rows, self.scale)
+        square = squared_lengths(rows, self.centre) / divisor**2 if self.tile_metric.shifts else np.ones(len(rows))
         found = digits_of(rows, self.centre, divisor, np.sqrt(square))
         return torch.from_numpy(found.points), Norms(square, step=found.step, slack=found.slack)
 

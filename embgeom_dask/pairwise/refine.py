@@ -42,12 +42,12 @@ class DensePairs:
 def dense_pairs(tile: Tile, i: Array, j: Array) -> DensePairs:
     """Find those of the pairs (p,) that a tile left undecided for which finer products cost less than one by one.
 
-    There are none where the undecided pairs are few or scattered, or no product is finer.
+    There are none where the undecided pairs are few or scattered, or no product tells more.
     """
     m, n = tile.rows.size, tile.columns.size
     none = DensePairs(np.zeros(m, np.bool_), np.zeros(n, np.bool_))
     as_stored = tile.precision.element == "bfloat16" and tile.rows.norms.error is None
-    if not (tile.rows.has_finer_form or as_stored):
+    if tile.metric.is_filter or not (tile.rows.has_finer_form or as_stored):
         return none
     columns = np.bincount(j, minlength=n) >= tuning.DENSE_ROW_PAIRS
     rows = np.bincount(i[columns[j]], minlength=m) >= tuning.DENSE_ROW_PAIRS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from math import sqrt
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from embgeom_dask.kernels.correct_rounding import half_step, last_below
 from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
 from embgeom_dask.metrics import Metric
 from embgeom_dask.pairwise.exact import Exact, Pairs, is_at_most
+from embgeom_dask.pairwise.points import PointFormat
 
 Array = NDArray[Any]
 
@@ -59,11 +61,12 @@ class Thresholds:
         """Some of the thresholds."""
         return Thresholds(*(getattr(self, field.name)[index] for field in fields(self)))
 
-    def in_points(self, exact: Exact) -> tuple[Array, Array]:
+    def in_points(self, points: Exact | PointFormat) -> tuple[Array, Array]:
         """Values of points (c,) float64: a pair below the first lies below the threshold, above the second above it."""
         with np.errstate(over="ignore"):
-            values = np.minimum(self.high * exact.unit, 2.0**64)  # beyond all points, and within float32
-        slack = 8 * UNIT * np.abs(values)
+            values = (self.high * sqrt(points.unit)) ** 2 if points.by_l2 else self.high * points.unit
+            values = np.minimum(values, 2.0**64)  # beyond all points, and within float32
+        slack = 16 * UNIT * np.abs(values)
         return np.nextafter(values - slack, -np.inf), np.nextafter(values + slack, np.inf)
 
     def between(self, least: Array, most: Array, exact: Exact) -> tuple[Array, Array]:

@@ -10,12 +10,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from distributed import Client
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist
 
 from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
+from embgeom_dask.metrics import METRICS
+from embgeom_dask.metrics.euclidean import Euclidean
 from embgeom_dask.pairwise.refine import places_in
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
@@ -38,7 +40,8 @@ def test_the_product_is_chosen_by_the_pairs_that_it_leaves_at_the_radii() -> Non
     assert choose(rows, fastest=["bfloat16", "float32"], within=everywhere) == ["float64"]
 
 
-@slow_examples
+@pytest.mark.parametrize("metric", ["euclidean", "chebyshev", "cityblock"])
+@settings(slow_examples, max_examples=12)
 @given(
     rows=matrices(max_rows=30),
     repeat=st.sampled_from([1, 16]),
@@ -47,6 +50,7 @@ def test_the_product_is_chosen_by_the_pairs_that_it_leaves_at_the_radii() -> Non
     seed=st.integers(0, 1000),
 )
 def test_pairs_within_by_any_product_equal_rational_brute_force(
+    metric: str,
     rows: np.ndarray,
     repeat: int,
     tile: int,
@@ -56,13 +60,16 @@ def test_pairs_within_by_any_product_equal_rational_brute_force(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     rows = np.tile(rows, (1, repeat))
-    expected, rng = truth(rows), np.random.default_rng(seed)
+    expected, rng = truth(rows, metric=metric), np.random.default_rng(seed)
     radii = np.unique(rng.choice([*expected.distance, 1.0], 2))
     store = make_store(tmp_path_factory.mktemp("within") / "m.zarr", output=rows)
     chosen = dict(zip(costs, range(4), strict=True))
-    with pytest.MonkeyPatch.context() as patch, tuning.override(PRODUCT_COSTS=chosen, RECHECK_COST=0.0):
+    by_l2 = tuning.override(UNDECIDED_BY_EUCLIDEAN={"cpu": 1.0})
+    with pytest.MonkeyPatch.context() as patch, by_l2, tuning.override(PRODUCT_COSTS=chosen, RECHECK_COST=0.0):
         patch.setattr(devices, "fastest", lambda _: INT8_FIRST)
-        result = scan(store, within=radii, pairs_within=radii[0], tile=tile, client=client)
+        result = scan(store, within=radii, pairs_within=radii[0], metric=metric, tile=tile, client=client)
+    products_of = json.loads(result.attrs["certificate"]).get("products_of")
+    assert products_of == (None if metric == "euclidean" else "euclidean")
     for k, radius in enumerate(radii):
         assert int(result["within_count"][k]) == (expected.distance <= radius).sum()
     near = expected.distance <= radii[0]
@@ -98,3 +105,43 @@ def test_a_crowd_at_the_radius_is_told_apart_by_finer_products(
     assert result.sizes["pair"] == (square <= radius).sum()
     few = json.loads(result.attrs["certificate"])["float64_pairs"]
     assert few < 0.7 * 2 * crowd.size, "most of the crowd was looked at one by one"  # for either reduction
+
+
+@pytest.mark.parametrize("metric", ["chebyshev", "cityblock"])
+def test_l2_rules_pairs_out_where_it_leaves_few(metric: str, client: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(2).normal(size=(300, 32)).astype(np.float32)
+    rows[7], rows[9, 0] = rows[3] + np.float32(0.01), rows[5, 0]
+    rows[9, 1:] = rows[5, 1:]
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    distance = pdist(rows.astype(float), metric)
+    bulk = float(np.median(distance))
+    for kept, of in (
+        ({"pairs_within": 0.5}, "euclidean"),
+        ({"within": [0.5]}, "euclidean"),
+        ({"within": [bulk]}, metric),  # L2 tells of few pairs
+        ({"within": [0.5], "farthest": 1}, metric),
+    ):
+        plan = scan(store, metric=metric, client=client, dry_run=True, **kept).attrs["plan"]
+        assert plan["products_of"] == of, kept
+    result = scan(store, metric=metric, within=[0.5, bulk], client=client)
+    assert "products_of" not in json.loads(result.attrs["certificate"])
+    result = scan(store, metric=metric, within=[0.5], pairs_within=0.5, client=client)
+    assert result["within_count"].item() == result.sizes["pair"] == (distance <= 0.5).sum() == 2
+    found = json.loads(result.attrs["certificate"])
+    assert found["products_of"] == "euclidean"
+    assert found["float64_pairs"] < 20
+    assert [3, 7] in result["pair_token_id"].values.tolist()
+
+
+@pytest.mark.parametrize("metric", ["chebyshev", "cityblock"])
+def test_l2_taken_for_the_distance_itself_loses_pairs(
+    metric: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(40)[:, None] * np.ones((1, 16), np.float32)  # in all columns one step apart
+    store, radius = make_store(tmp_path / "m.zarr", output=rows), 1.0 if metric == "chebyshev" else 16.0
+    with tuning.override(UNDECIDED_BY_EUCLIDEAN={"cpu": 1.0}):
+        honest = scan(store, metric=metric, pairs_within=radius, client=client)
+        monkeypatch.setattr(type(METRICS[metric].by_l2), "terms", Euclidean.terms)
+        wrong = scan(store, metric=metric, pairs_within=radius, client=client)
+    assert honest.sizes["pair"] == 39
+    assert wrong.sizes["pair"] != 39
