@@ -42,14 +42,23 @@ def _widen(typing_context: Any, bits: Any) -> Any:  # noqa: ARG001
     return numba.float32(numba.uint16), build
 
 
+def bits_of(number: Any) -> Any:
+    """Return the bits of a float64, as an int64; only within numba."""
+    raise TypeError(f"the bits of {number!r} are read outside numba")
+
+
 @intrinsic
-def bits_of(typing_context: Any, number: Any) -> Any:  # noqa: ARG001
-    """The bits of a float64, as an int64; only within numba."""
+def _bits(typing_context: Any, number: Any) -> Any:  # noqa: ARG001
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         return builder.bitcast(arguments[0], ir.IntType(64))
 
     return numba.int64(numba.float64), build
+
+
+@overload(bits_of)
+def _bits_of(number: Any) -> Any:  # noqa: ARG001
+    return lambda number: _bits(number)  # type: ignore[call-arg]
 
 
 @overload(value)
