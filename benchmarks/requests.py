@@ -100,6 +100,7 @@ def steps(bucket: str, rows: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     how: dict[str, Any] = {"farthest": 3, "nearest": 3, "histogram": 64, "neighbors": 3, "tile": 256}
     result = eg.scan(make_store(f"{tempfile.mkdtemp()}/m.zarr", values, tokens=tokens), **how)
     yield "write a store", lambda: make_store(store, values, tokens=tokens)
+    yield "replace a store", lambda: make_store(store, values, tokens=tokens)
     yield "save a result", lambda: save(result, f"{bucket}/saved.zarr")
     yield "save the same again", lambda: save(result, f"{bucket}/saved.zarr")
     yield "replace a result", lambda: save(result, f"{bucket}/saved.zarr", replace=True)

@@ -339,7 +339,7 @@ def write_model(
         another dtype than F64, F32, F16 and BF16, or where labels and rows differ in number.
     """
     target = paths.locate(path)
-    check_writable(target, overwrite=overwrite)
+    there = check_writable(target, overwrite=overwrite)
     rows, own = _check_matrices(matrices, tied), own_labels or {}
     if labels is None:
         labels = make_labels([""] * rows, [""] * rows, [False] * rows)
@@ -347,7 +347,7 @@ def write_model(
         if given.sizes["token_id"] != (expected := matrices[name].shape[0] if name else rows):
             raise InputError(f"{given.sizes['token_id']} labels for {expected} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
-    with replacement.replacing(target, overwrite=overwrite, resume=resume) as place:
+    with replacement.replacing(target, overwrite=overwrite, resume=resume, there=there) as place:
         group = zarr.open_group(writer := paths.writer(place, fresh=resume is None), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             write_label(group, name, labels[name].values)
@@ -377,16 +377,16 @@ def write_model(
     return os.fspath(path)
 
 
-def check_writable(path: PathLike, *, overwrite: bool) -> None:
-    """Raise InputError where writing a store to `path` would replace a store unasked, or anything else at all."""
+def check_writable(path: PathLike, *, overwrite: bool) -> paths.Contents:
+    """What is at `path`; InputError where writing a store there would replace a store unasked, or anything else."""
     paths.check_writable(paths.locate(path))
-    if paths.is_free(paths.locate(path)):
-        return
-    if not is_store(path):
+    there = paths.look(paths.locate(path))
+    if not there.free and not is_store(path, there.document):
         raise InputError(f"{path} is not a store: move it away")
-    if not overwrite:
+    if not there.free and not overwrite:
         read_metadata(path)  # which says what is wrong with a store that is damaged
         raise InputError(f"{path} exists: `overwrite` replaces it, another `name` keeps it")
+    return there
 
 
 def _check_matrices(matrices: Mapping[str, RowSource], tied: bool) -> int:

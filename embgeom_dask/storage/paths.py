@@ -9,9 +9,10 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,8 @@ PathLike = str | os.PathLike[str]
 
 UNFINISHED = "unfinished"
 """The attribute of a group at a URL that is being written, or whose writer died: a name of what it is, or true."""
+
+_DOCUMENT = "zarr.json"
 
 _READERS = 4  # threads that check chunks
 
@@ -204,6 +207,41 @@ def size(place: PathLike) -> int:
         return sum(info["size"] or 0 for info in fs.find(path, detail=True).values())
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What is at a place: `free` where nothing is, or at a URL only what a writer left.
+
+    At a URL also the keys, named from there, with their bytes, the group's document, and what a writer that did not
+    finish left in it as its mark.
+    """
+
+    free: bool
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    document: bytes | None = None
+    unfinished: str | bool | None = None
+
+
+def look(place: str) -> Contents:
+    """What is at `place`; at a URL that takes as long as one answer."""
+    if not is_url(place):
+        return Contents(free=not exists(place))
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(_document, place)
+        sizes = sizes_in(place)
+    document = reading.result() if _DOCUMENT in sizes else None
+    unfinished = None
+    with suppress(ValueError, KeyError, TypeError):
+        unfinished = json.loads(document or b"")["attributes"][UNFINISHED]
+    return Contents(not sizes or unfinished is not None, sizes, document, unfinished)
+
+
+def _document(url: str) -> bytes | None:
+    with explained(f"read {url}"), suppress(FileNotFoundError):
+        fs, path = filesystem(url)
+        return cast(bytes, fs.cat_file(f"{path}/{_DOCUMENT}"))
+    return None
+
+
 def names_in(place: str) -> set[str]:
     """The files in `place`, named from there; none where there is no such place."""
     with explained(f"list {place}"):
@@ -235,25 +273,35 @@ class _Strict(WrapperStore[Store]):
         return found
 
 
-def reader(place: str, *, whole: bool = False) -> Store:
+def reader(place: str, *, whole: bool = False, there: Contents | None = None) -> Store:
     """A zarr store to read the group at `place`, in which every chunk must be there.
 
-    Where the `whole` group is to be read, at a URL all that is small is read now, in one go.
+    Where the `whole` group is to be read, at a URL all that is small is read now, in one go. `there` is what `look` has
+    just seen at `place`.
     """
     store = _open(place, read_only=True)
-    return _Strict(_fetched(place, store) if whole and is_url(place) else store)
+    if not is_url(place) or not (whole or there):
+        return _Strict(store)
+    there = there or look(place)
+    contents = {} if there.document is None else {_DOCUMENT: there.document}
+    while whole and (contents := _contents(place, there.sizes)).get(_DOCUMENT) != there.document:
+        there = look(place)  # another is put there meanwhile: its chunks are not read with the old document
+    return _Strict(Fetched(store, there.sizes, contents))
 
 
-def _fetched(url: str, store: Store) -> Store:
-    sizes, left = sizes_in(url), tuning.FETCHED_BYTES
-    wanted = []
+def _contents(url: str, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """What the group's document and the small keys of those at a URL hold; the document is asked for last.
+
+    What is replaced gets another document before any of its chunks, so that they are those of the document read.
+    """
+    wanted, left = {_DOCUMENT} & sizes.keys(), tuning.FETCHED_BYTES
     for name in sorted(sizes, key=sizes.__getitem__):
         if (left := left - sizes[name]) < 0:
             break
-        wanted.append(name)
+        wanted.add(name)
     fs, path = url_to_fs(url, **_options(url))  # as it has just listed it
-    found = fs.cat([f"{path}/{name}" for name in wanted]) if wanted else {}
-    return Fetched(store, sizes, {key[len(path) + 1 :]: content for key, content in found.items()})
+    found = fs.cat([f"{path}/{name}" for name in wanted], on_error="omit") if wanted else {}  # in the order of names
+    return {key[len(path) + 1 :]: content for key, content in found.items()}
 
 
 def writer(place: str, *, fresh: bool = False) -> Store:
@@ -285,15 +333,16 @@ def _open(place: str, *, read_only: bool) -> Store:
     return store
 
 
-def open_group(place: str, *, whole: bool = False) -> zarr.Group:
-    """Open the finished zarr group at `place`; the `whole` of it is to be read.
+def open_group(place: str, *, whole: bool = False, there: Contents | None = None) -> zarr.Group:
+    """Open the finished zarr group at `place`; the `whole` of it is to be read. `there` is what `look` has just seen.
 
     Raises FileNotFoundError where there is none, ValueError where it is something else, and EmbgeomError where `place`
     cannot be reached.
     """
     try:
         with explained(f"read {place}"):
-            group = zarr.open_group(reader(place, whole=whole), mode="r", zarr_format=3, use_consolidated=True)
+            store = reader(place, whole=whole, there=there)
+            group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
     except EmbgeomError as error:
         if not is_url(place) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
             raise ValueError(f"{place} is no zarr group") from error
@@ -327,19 +376,3 @@ def check_chunks(group: zarr.Group) -> None:
     with ThreadPoolExecutor(_READERS) as threads:
         for _ in threads.map(check, parts):
             pass
-
-
-def is_free(place: str) -> bool:
-    """Whether nothing is at `place`, or at a URL only what a writer left unfinished."""
-    if not is_url(place):
-        return not exists(place)
-    names = sizes_in(place)
-    return not names or ("zarr.json" in names and left_unfinished(place) is not None)
-
-
-def left_unfinished(url: str) -> str | bool | None:
-    """What a writer that did not finish there left as its mark; None where there is none."""
-    with explained(f"read {url}"), suppress(FileNotFoundError, ValueError, KeyError):
-        fs, path = filesystem(url)
-        return cast(str | bool, json.loads(fs.cat_file(f"{path}/zarr.json"))["attributes"][UNFINISHED])
-    return None

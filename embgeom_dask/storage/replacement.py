@@ -65,42 +65,45 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing(target: str, *, overwrite: bool, resume: str | None = None) -> Iterator[str]:
+def replacing(
+    target: str, *, overwrite: bool, resume: str | None = None, there: paths.Contents | None = None
+) -> Iterator[str]:
     """Yield the place to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
 
     A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
     soon as writing starts. Without `overwrite` nothing may be at `target`. With `resume`, a name for what is written,
-    what fails stays, aside or marked unfinished, and the next writer of that name gets it as it was left.
+    what fails stays, aside or marked unfinished, and the next writer of that name gets it as it was left. `there` is
+    what `paths.look` has just seen at `target`.
 
     Raises
     ------
     EmbgeomError
         where it cannot be written (InputError where nothing can be written there at all).
     """
-    with _in_place(target, overwrite, resume) if paths.is_url(target) else _aside(target, overwrite, resume) as place:
+    remote = paths.is_url(target)
+    with _in_place(target, overwrite, resume, there) if remote else _aside(target, overwrite, resume) as place:
         try:
             yield place
         except BaseException as error:
             private_apis.wait_for_zarr(_writes_in_flight())  # after an interrupt: they would make the folder again
-            of_storage = isinstance(error, OSError) or (paths.is_url(target) and isinstance(error, Exception))
+            of_storage = isinstance(error, OSError) or (remote and isinstance(error, Exception))
             if of_storage and not isinstance(error, EmbgeomError):
                 raise EmbgeomError(f"cannot write {target}: {paths.explain(error)}") from error
             raise
 
 
 @contextmanager
-def _in_place(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
+def _in_place(target: str, overwrite: bool, resume: str | None, there: paths.Contents | None) -> Iterator[str]:
     paths.check_writable(target)
-    there = paths.sizes_in(target)
-    unfinished = paths.left_unfinished(target) if "zarr.json" in there else None
-    if not overwrite and there and unfinished is None:
+    there = there or paths.look(target)
+    if not overwrite and not there.free:
         raise EmbgeomError(f"cannot write {target}: something is there")
     try:
-        resumed = resume is not None and unfinished == resume
+        resumed = resume is not None and there.unfinished == resume
         fs, path = paths.filesystem(target)
         mark = {"zarr_format": 3, "node_type": "group", "attributes": {paths.UNFINISHED: resume or True}}
         fs.pipe_file(f"{path}/zarr.json", json.dumps(mark).encode())
-        old = [] if resumed else [f"{path}/{name}" for name in there if name != "zarr.json"]
+        old = [] if resumed else [f"{path}/{name}" for name in there.sizes if name != "zarr.json"]
         paths.remove(fs, old)
     except FileNotFoundError as error:
         raise EmbgeomError(f"cannot write {target}: there is no such bucket: {paths.explain(error)}") from error

@@ -100,12 +100,13 @@ def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     """
     place = paths.locate(path)
     paths.check_writable(place)
-    if not paths.sizes_in(place) if paths.is_url(place) else paths.is_free(place):
+    there = paths.look(place)
+    if there.free:
         return None
     try:
-        group = _result_group(path)
+        group = _result_group(path, there)
     except InputError:
-        if paths.is_free(place):
+        if paths.look(place).free:
             return None
         raise
     if group.attrs["fingerprint"] != attrs["fingerprint"]:
@@ -170,13 +171,13 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
         where something else is at `path`.
     """
     place = paths.locate(path)
-    free = paths.is_free(place)
-    if replace and not free:
-        _result_group(path, whole=False)
-    elif not free and existing(path, dataset.attrs) is not None:
+    there = paths.look(place)
+    if replace and not there.free:
+        _result_group(path, there, whole=False)
+    elif not there.free and existing(path, dataset.attrs) is not None:
         return
     try:
-        with replacement.replacing(place, overwrite=not free) as aside:
+        with replacement.replacing(place, overwrite=not there.free, there=there) as aside:
             writer = paths.writer(aside, fresh=True)
             _storable(dataset).to_zarr(
                 writer,
@@ -304,11 +305,11 @@ def _in_memory(variable: xr.Variable) -> xr.Variable:
     return variable.load() if variable.size * itemsize <= tuning.LOADED_BYTES else variable
 
 
-def _result_group(path: PathLike, *, whole: bool = True) -> zarr.Group:
+def _result_group(path: PathLike, there: paths.Contents | None = None, *, whole: bool = True) -> zarr.Group:
     """The zarr group of the result at `path`, the `whole` of which is read; InputError where there is none."""
     place = paths.locate(path)
     try:
-        group = paths.open_group(place, whole=whole)
+        group = paths.open_group(place, whole=whole, there=there)
     except FileNotFoundError:
         raise InputError(f"no result at {path}: name the folder that `out` wrote") from None
     except ValueError:

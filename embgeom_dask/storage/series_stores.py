@@ -99,14 +99,14 @@ def write_series(
     """
     target = paths.locate(path)
     paths.check_writable(target)
-    if not paths.is_free(target):
+    if not (there := paths.look(target)).free:
         if not is_series(target):
             raise InputError(f"{path} is not a series store: move it away")
         if not overwrite:
             raise InputError(f"{path} exists: `overwrite` replaces it, another `name` keeps it")
     rows = shape[1]
     named = labels if labels is not None else model_stores.make_labels([""] * rows, [""] * rows, [False] * rows)
-    with replacement.replacing(target, overwrite=overwrite) as place:
+    with replacement.replacing(target, overwrite=overwrite, there=there) as place:
         group = zarr.open_group(writer := paths.writer(place), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             write_label(group, name, named[name].to_numpy())

@@ -87,13 +87,13 @@ def format_attributes() -> dict[str, Any]:
     return {"format_version": FORMAT_VERSION, "written_by": f"embgeom-dask {version('embgeom-dask')}"}
 
 
-def is_store(path: PathLike) -> bool:
-    """Whether a model's store is at `path`, be it damaged or of another layout.
+def is_store(path: PathLike, document: bytes | None = None) -> bool:
+    """Whether a model's store is at `path`, be it damaged or of another layout; `document` is its zarr.json, if known.
 
     Raises EmbgeomError where that cannot be read.
     """
     try:
-        _parse(path, _read_root(path)[1])
+        _parse(path, _read_root(path)[1] if document is None else document)
     except InputError:
         return False
     return True

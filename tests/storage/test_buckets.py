@@ -218,5 +218,5 @@ def test_a_model_of_the_hub_is_no_bucket(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     refused("hf://org/model/m.zarr", "of hf:// only buckets are written, hf://buckets/OWNER/NAME/")
     monkeypatch.setattr(paths, "find_spec", lambda name: None)
-    monkeypatch.setattr(paths, "is_free", lambda place: True)
+    monkeypatch.setattr(paths, "look", lambda place: paths.Contents(free=True))
     refused("hf://buckets/me/b/m.zarr", "it needs a package that is not installed: pip install hf_xet")

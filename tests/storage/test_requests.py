@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import s3fs
 import xarray as xr
 from distributed import Client
 
@@ -60,6 +61,104 @@ def test_a_result_that_was_there_is_replaced_whole(bucket: str, tmp_path: Path) 
     results.save(less, url, replace=True)
     assert not [key for key in paths.sizes_in(url) if key.startswith("farthest_distance/")]
     xr.testing.assert_identical(eg.open_result(url).drop_attrs(), less.drop_attrs())
+
+
+def two_results(tmp_path: Path, bucket: str) -> tuple[xr.Dataset, xr.Dataset, str]:
+    """Two small results of one command, and the URL where the first is saved."""
+    one, two = (eg.survey(make_store(tmp_path / f"m{n}.zarr", rows(n))) for n in (300, 301))
+    results.save(one, f"{bucket}/r.zarr")
+    return one, two, f"{bucket}/r.zarr"
+
+
+def same(one: xr.Dataset, other: xr.Dataset) -> None:
+    xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+
+
+def test_to_replace_waits_for_five_answers_at_most(bucket: str, tmp_path: Path) -> None:
+    _, two, url = two_results(tmp_path, bucket)
+    with counting() as made:
+        results.save(two, url, replace=True)
+    assert made.waits <= 5, made
+    same(eg.open_result(url), two)
+    for _ in range(2):
+        with counting() as made:
+            make_store(f"{bucket}/m.zarr", rows())
+        assert made.waits <= 5, made
+    assert eg.open_model(f"{bucket}/m.zarr").output_embedding.values.tobytes() == rows().tobytes()
+
+
+def test_who_reads_meanwhile_gets_the_old_or_the_new_or_nothing(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, url = two_results(tmp_path, bucket)
+    seen = list[str]()
+
+    def look() -> None:
+        try:
+            opened = eg.open_result(url)
+        except eg.InputError:
+            seen.append("nothing")
+        else:
+            old = opened["vocab_size"].item() == 300
+            same(opened, one if old else two)
+            seen.append("old" if old else "new")
+
+    def between(name: str) -> None:
+        step = getattr(paths, name)
+
+        def stepped(*args: Any) -> None:
+            look()
+            step(*args)
+            look()
+
+        monkeypatch.setattr(paths, name, stepped)
+
+    look()
+    between("remove")
+    between("flush")
+    results.save(two, url, replace=True)
+    look()
+    assert seen == ["old", *["nothing"] * 4, "new"]
+
+
+def test_a_result_that_is_replaced_while_it_is_read_is_read_again(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, two, url = two_results(tmp_path, bucket)
+    honest = paths._contents
+
+    def late(*args: Any) -> dict[str, bytes]:
+        monkeypatch.setattr(paths, "_contents", honest)
+        results.save(two, url, replace=True)
+        return honest(*args)
+
+    monkeypatch.setattr(paths, "_contents", late)
+    same(eg.open_result(url), two)
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 5])
+def test_a_replacement_that_is_killed_leaves_the_old_or_nothing(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """`done`: the requests that write before the kill: the mark, the removal, some keys. Nothing is undone either."""
+    one, two, url = two_results(tmp_path, bucket)
+    left, honest = iter(range(done)), s3fs.S3FileSystem._call_s3
+
+    async def call(self: Any, method: str, *args: Any, **more: Any) -> Any:
+        if method in ("put_object", "delete_objects") and next(left, None) is None:
+            raise ValueError(method)  # which is not tried again
+        return await honest(self, method, *args, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(EmbgeomError):
+        patch.setattr(s3fs.S3FileSystem, "_call_s3", call)
+        results.save(two, url, replace=True)
+    if done:
+        with pytest.raises(eg.InputError, match="is not a result"):
+            eg.open_result(url)
+    else:
+        same(eg.open_result(url), one)
+    results.save(two, url, replace=True)
+    same(eg.open_result(url), two)
 
 
 @pytest.mark.parametrize("limit", [0, 100, 1 << 20])
