@@ -61,10 +61,19 @@ def measure(stores: list[str], out: str, workers: int, neighbors: int) -> tuple[
         started = perf_counter()
         scan(stores, neighbors=neighbors, tile=1024, client=client, out=out)
         lasted = perf_counter() - started
-    panels = [row for path in sorted(Path(out).glob("*/history.csv")) for row in csv.DictReader(path.open())]
+    panels = panels_of(out)
+    return lasted, sum(int(row["read_bytes"]) for row in panels), in_panels(panels, workers)
+
+
+def panels_of(out: str) -> list[dict[str, str]]:
+    """The lines of the histories of all results in a folder."""
+    return [row for path in sorted(Path(out).glob("*/history.csv")) for row in csv.DictReader(path.open())]
+
+
+def in_panels(panels: list[dict[str, str]], workers: int) -> float:
+    """The share of the workers' time, from the first panel's start to the last one's end, that they spend in panels."""
     begun, ended = ([datetime.fromisoformat(row[end]).timestamp() for row in panels] for end in ("start", "end"))
-    read = sum(int(row["read_bytes"]) for row in panels)
-    return lasted, read, (sum(ended) - sum(begun)) / (workers * (max(ended) - min(begun)))
+    return (sum(ended) - sum(begun)) / (workers * (max(ended) - min(begun)))
 
 
 if __name__ == "__main__":
