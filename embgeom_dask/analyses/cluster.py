@@ -34,6 +34,9 @@ from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
 
+CLUSTER = "cluster"
+"""In place of tokens or a point: the dense cluster that `cluster` finds."""
+
 LEAST = 16
 """Tokens of a cluster, at least."""
 
@@ -139,28 +142,27 @@ def cluster(
         return one_or_tree("cluster", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
-def members_of(client: Client, data: Data, role: Role | None) -> Array:
-    """The token ids, int64 (n,), of the dense cluster of all rows of a matrix or an array.
+def members_of(client: Client, given: Given, advice: str) -> Array:
+    """The rows, int64 (n,), of the dense cluster of all rows of a matrix; `advice` says what to give where none is.
 
     Raises
     ------
     InputError
         where none stands apart.
     """
-    with given_rows(data, role, client, whole=True) as given:
-        if given.matrix.vocab_size < 4 * LEAST:
-            raise InputError(
-                f"{given.matrix.model}: a cluster is sought among {4 * LEAST} rows or more, and "
-                f"{given.matrix.name} has {given.matrix.vocab_size}: choose tokens with `tokens`"
-            )
-        dataset = _found(client, given, LEAST, None)
-        if not dataset["stands_apart"].item():
-            raise InputError(
-                f"{given.matrix.model}: no cluster of {given.matrix.name} stands apart (contrast "
-                f"{dataset['contrast'].item():.3g}, under {APART:g}): choose tokens with `tokens`"
-            )
-        found: Array = given.ids[dataset["in_cluster"].to_numpy()]
-        return found
+    matrix = given.matrix
+    if matrix.vocab_size < 4 * LEAST:
+        raise InputError(
+            f"{matrix.model}: a cluster is sought among {4 * LEAST} rows or more, and {matrix.name} has "
+            f"{matrix.vocab_size}: {advice}"
+        )
+    dataset = _found(client, given, LEAST, None)
+    if not dataset["stands_apart"].item():
+        raise InputError(
+            f"{matrix.model}: no cluster of {matrix.name} stands apart (contrast {dataset['contrast'].item():.3g}, "
+            f"under {APART:g}): {advice}"
+        )
+    return np.flatnonzero(dataset["in_cluster"].to_numpy())
 
 
 def _cluster(

@@ -14,7 +14,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses.cluster import members_of
+from embgeom_dask.analyses.cluster import CLUSTER, members_of
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.selection import Cluster, Selection, read_cluster
 from embgeom_dask.analyses.survey import Summary, summarize
@@ -33,9 +33,6 @@ from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 Vector = NDArray[np.float64]
-
-CLUSTER = "cluster"
-"""In place of a selection: the dense cluster that `cluster` finds."""
 
 
 def outliers(
@@ -118,10 +115,16 @@ def outliers(
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         with connect(client, device, out) as active:
-            cluster, chosen = selected or _read(members_of(active, data, role), given)
+            cluster, chosen = selected or _read(_cluster_of(active, data, role), given)
             dataset, attrs["devices"] = _measured(active, chosen, cluster, device)
         dataset = results.with_ids(dataset, [given.token_id])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
+
+
+def _cluster_of(client: Client, data: Data, role: Role | None) -> NDArray[np.int64]:
+    """The token ids (n,) of the dense cluster of all rows of a matrix or an array."""
+    with given_rows(data, role, client, whole=True) as given:
+        return given.ids[members_of(client, given, "choose tokens with `tokens`")]
 
 
 def _settings(given: Given, selected: tuple[Cluster, Given] | None) -> dict[str, str]:

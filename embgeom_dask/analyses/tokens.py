@@ -1,4 +1,4 @@
-"""One line a token: its norms, its distance from the centroid and from a token, ranks, identical rows, labels."""
+"""One line a token: its norms, its distance from the centroid and from a point, ranks, identical rows, labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from embgeom_dask import devices
 from embgeom_dask.analyses.duplicates import tokens_to_groups
 from embgeom_dask.analyses.hubs import of_neighbors, open_neighbors
 from embgeom_dask.analyses.many import is_one
-from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.scripts import scripts
 from embgeom_dask.analyses.survey import Summary, summarize
+from embgeom_dask.analyses.token_origins import Chosen, Origin, choose_origin
 from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
@@ -53,7 +53,7 @@ def tokens(
     data: Data | Iterable[Data],
     role: Role | None = None,
     *,
-    origin: int | str | None = None,
+    origin: Origin = None,
     neighbors_of: PathLike | xr.Dataset | None = None,
     out: PathLike | None = None,
     part: str | None = None,
@@ -71,8 +71,10 @@ def tokens(
         A store, or any array that `scan` takes.
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
-    origin : int or str, optional
-        A token, by id or by name as in a selection of `scan`: the distance of every row from its row is kept, too.
+    origin : int, str, path or array, optional
+        The distance of every row from it is kept, too. A token, by id or by name as in a selection of `scan`; as many
+        numbers as a row has, or a file that holds them, `FILE.npy` or `FILE.safetensors:KEY`; or "cluster", the centre
+        of the dense cluster that `cluster` finds (the token of that name is '"cluster"', in quotes).
     neighbors_of : path or xarray.Dataset, optional
         The result of `scan` with `neighbors` of the same rows: what its lists say of each token is kept, too. No pair
         is visited again. Of one store only.
@@ -95,7 +97,7 @@ def tokens(
         variables are over `token_id`, unless it is said, with the coordinates `token` and `text`.
 
         - `norm_l1`, `norm_l2`, `norm_linf`, the norms of the row; `centroid_distance`, the euclidean distance from
-          the mean row; with `origin` also `origin_distance`, from that row.
+          the mean row; with `origin` also `origin_distance`, from that row or point.
         - The rank of each, from 1 for the largest, equal ones by token id: `norm_l2_rank` and so on.
         - `token_to_group`, the group of identical rows that the token is in, numbered as `duplicates` does; -1 if its
           row is unique. `group_count ()`, `member_count ()`, the tokens in groups.
@@ -110,7 +112,8 @@ def tokens(
         - `script`, of the text, by the names that Unicode gives its letters: `latin`, `cjk`, `cyrillic`, ...; `mixed`;
           of texts without letters `number`, `punctuation`, `symbol`, `space`, `control`, `mark`; `bytes` where the
           token is no text alone; empty where there is no token.
-        - `vocab_size ()`, and with `origin` `origin_token_id ()` and `origin_token ()`.
+        - `vocab_size ()`. With `origin` also `origin_kind ()`, `token`, `point` or `cluster`; of a token
+          `origin_token_id ()` and `origin_token ()`, else `origin_point (hidden)`, rounded; `cluster_count ()`.
 
         Whether a token can be reached, that is whether its text is encoded to it, needs the tokenizer, which a store
         does not hold.
@@ -119,7 +122,8 @@ def tokens(
     ------
     InputError
         If there is no store or no such matrix, if a row has NaN, infinity, or a float64 value below 2^-400 or above
-        2^400 in size, if `origin` is not one row, or if something else is at `out`.
+        2^400 in size, if `origin` is not one row or not as many numbers as a row has,
+        if no cluster stands apart, or if something else is at `out`.
     EmbgeomError
         If a store cannot be read.
     SomeFailed
@@ -147,7 +151,7 @@ def tokens(
 def _tokens(
     data: Data,
     role: Role | None,
-    origin: int | str | None,
+    origin: Origin,
     neighbors_of: PathLike | xr.Dataset | None,
     out: PathLike | None,
     client: ClientLike | None,
@@ -157,8 +161,8 @@ def _tokens(
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
         model_stores.check_labels(matrix)
-        row = None if origin is None else row_of(origin, given)
-        settings: dict[str, Any] = {} if row is None else {"origin": int(given.ids[row])}
+        chosen = choose_origin(origin, given)
+        settings: dict[str, Any] = {} if chosen is None else {"origin": chosen.setting(given)}
         settings |= {"tokens": given.selection} if given.selection else {}
         neighbors = None if neighbors_of is None else open_neighbors(neighbors_of, given)
         settings |= {} if neighbors is None else {"neighbors_of": neighbors.attrs["fingerprint"]}
@@ -166,18 +170,18 @@ def _tokens(
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         with connect(client, out=out) as active:
-            dataset = _measured(active, given, row)
+            dataset = _measured(active, given, chosen)
         if neighbors is not None:
             dataset = dataset.assign(of_neighbors(neighbors))
         dataset = dataset.assign(_labels(given, dataset)).set_coords(["token_id", "token", "text"])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 
-def _measured(client: Client, given: Given, row: int | None) -> xr.Dataset:
+def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset:
     """The numbers of every row, by two passes: distances are from the mean that the first finds."""
     matrix, size = given.matrix, given.matrix.vocab_size
     sums, digests, unfit = ColumnSums.none(matrix.hidden_size), np.empty((size, 16), np.uint8), np.empty(size, np.uint8)
-    columns = {name: np.empty(size) for name in _RANKED[: 4 if row is None else 5]}
+    columns = {name: np.empty(size) for name in _RANKED[: 4 if origin is None else 5]}
     for start, found in by_chunk("norms", matrix, _look, client=client):
         part = slice(start, start + len(found.l1))
         sums.add(found.summary.sums)
@@ -186,8 +190,10 @@ def _measured(client: Client, given: Given, row: int | None) -> xr.Dataset:
         digests[part], unfit[part] = found.digest, found.summary.unfit
     check_fit(matrix, given.ids, unfit)
     points = [sums.mean(size)]
-    if row is not None:
-        points.append(Rationals.of(matrix.take(np.array([row])).astype(np.float64)[0]))
+    told: dict[str, Any] = {}
+    if origin is not None:
+        point, told = origin.place(client, given)
+        points.append(point)
     for start, distances in by_chunk("distances", matrix, _distances, points, client=client):
         for name, each in zip(_RANKED[3:], distances, strict=False):
             columns[name][start : start + each.size] = each
@@ -199,9 +205,7 @@ def _measured(client: Client, given: Given, row: int | None) -> xr.Dataset:
     variables["group_count"] = np.count_nonzero(distinct.weights > 1)
     variables["member_count"] = int(distinct.weights[distinct.weights > 1].sum())
     variables["vocab_size"] = size
-    if row is not None:
-        variables["origin_token_id"] = int(given.ids[row])
-    return xr.Dataset(variables)
+    return xr.Dataset(variables | told)
 
 
 def _ranks(values: Array) -> Array:

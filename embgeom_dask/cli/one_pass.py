@@ -21,7 +21,8 @@ def tokens(
     from_file: FromFile = None,
     role: Role = None,
     origin: Annotated[
-        str | None, typer.Option("--from", metavar="TOKEN", help="Also the distance from this token, by name or id.")
+        str | None,
+        typer.Option("--from", metavar="TOKEN|FILE|cluster", help="Also the distance from this token or point."),
     ] = None,
     neighbors_of: Annotated[
         str | None,

@@ -23,7 +23,7 @@ _NUMBERS = (
 
 
 def tokens_text(dataset: xr.Dataset) -> str:
-    """The tokens farthest from the centroid and nearest to the token chosen, then the scripts."""
+    """The tokens farthest from the centroid and nearest to what was chosen, then the scripts."""
     whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
     counts = [[name, str(dataset[name].item())] for name in ("vocab_size", "group_count", "member_count")]
     flags = ("has_token", "is_added", "is_special")
@@ -32,13 +32,22 @@ def tokens_text(dataset: xr.Dataset) -> str:
     order = np.argsort(dataset["centroid_distance_rank"].to_numpy())
     parts.append(_lines(dataset, order[:_TOKEN_LINES], "farthest from the centroid", "centroid_distance"))
     if "origin_distance" in dataset:
-        called = dataset["origin_token"].item() or dataset["origin_token_id"].item()
         nearest = np.argsort(dataset["origin_distance"].to_numpy(), kind="stable")[:_TOKEN_LINES]
-        parts.append(_lines(dataset, nearest, f"nearest to {shown(called)}", "origin_distance"))
+        parts.append(_lines(dataset, nearest, f"nearest to {_origin(dataset)}", "origin_distance"))
     if "k_occurrence" in dataset:
         parts.append(_hubs(dataset))
     parts += [_scripts(dataset), "--json prints all tokens, --out saves them"]
     return "\n\n".join(parts)
+
+
+def _origin(dataset: xr.Dataset) -> str:
+    """What the distances asked for are from."""
+    kind = dataset["origin_kind"].item()
+    if kind == "token":
+        return shown(dataset["origin_token"].item() or dataset["origin_token_id"].item())
+    if kind == "cluster":
+        return f"the centre of the dense cluster of {dataset['cluster_count'].item()} tokens"
+    return "the point given"
 
 
 def _lines(dataset: xr.Dataset, rows: np.ndarray, title: str, distance: str) -> str:

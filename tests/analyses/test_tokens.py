@@ -11,12 +11,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from distributed import Client
+from safetensors.torch import save_file
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
 from embgeom_dask.analyses.tokens import tokens
+from embgeom_dask.cli.one_pass_text import tokens_text
 from embgeom_dask.errors import InputError, SomeFailed
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import root
@@ -68,7 +71,47 @@ def test_every_number_is_the_nearest_to_the_true_one(dtype: Any, tmp_path: Path)
         ranks = stats.rankdata(-found[name].values, method="ordinal")
         assert found[f"{name}_rank"].values.tolist() == ranks.tolist(), name
     assert found["origin_distance"].values[[7, 30, 90]].tolist() == [0, 0, 0]
-    assert found["origin_token_id"].item() == 30
+    assert (found["origin_kind"].item(), found["origin_token_id"].item()) == ("token", 30)
+
+
+def test_distances_are_from_a_point_of_a_file_or_from_numbers(tmp_path: Path) -> None:
+    rows = cloud(100, 6)[:40].astype(np.float32)
+    path, file = make_store(tmp_path / "m.zarr", rows), tmp_path / "c.safetensors"
+    point = np.append(cloud(100, 5, 1)[0], 1e-3).astype(ml_dtypes.bfloat16)
+    save_file({"centroid": torch.tensor(point.astype(np.float32)).bfloat16(), "scale": torch.zeros(1)}, file)
+    np.save(tmp_path / "c.npy", point.astype(np.float64))
+    expected = exact(np.concatenate([rows, [point.astype(np.float32)]]), 40)["origin_distance"][:40]
+    for origin in (f"{file}:centroid", tmp_path / "c.npy", point, point.astype(float).tolist()):
+        found = tokens(path, origin=origin, out=tmp_path / "r.zarr")
+        assert found["origin_distance"].values.tolist() == expected
+        assert found["origin_point"].values.tolist() == point.astype(float).tolist()
+        assert found["origin_kind"].item() == "point"
+        assert "origin_token_id" not in found
+    refused: list[tuple[Any, str]] = [
+        (f"{file}", "has 2 lists of floats: name one"),
+        (f"{file}:scale", r"has the shape \(1,\), output_embedding of test/model has 6 columns"),
+        ([0.0] * 5 + [np.inf], "holds NaN, infinity"),
+        (["a"] * 6, "give numbers, one a column"),
+        (1.5, "is a float: give a token, a file, or a list of numbers"),
+        ("cluster", "sought among 64 rows or more, and output_embedding has 40: give a token or a file as `origin`"),
+    ]
+    for origin, said in refused:
+        with pytest.raises(InputError, match=said):
+            tokens(path, origin=origin)
+
+
+def test_distances_are_from_the_centre_of_the_dense_cluster(tmp_path: Path, client: Client) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 8))
+    rows[40:70] = 1e-3 * rows[40:70] + 0.3
+    path = make_store(tmp_path / "m.zarr", rows.astype(np.float32))
+    found, dense = tokens(path, origin="cluster", client=client), eg.cluster(path, client=client)
+    assert found["origin_distance"].values.tolist() == dense["cluster_distance"].values.tolist()
+    assert found["origin_point"].values.tolist() == dense["centroid"].values.tolist()
+    assert (found["origin_kind"].item(), found["cluster_count"].item()) == ("cluster", 30)
+    assert json.loads(found.attrs["settings"]) == {"origin": "cluster"}
+    assert "nearest to the centre of the dense cluster of 30 tokens" in tokens_text(found)
+    with pytest.raises(InputError, match=r"stands apart .*: give a token or a file as `origin`"):
+        tokens(make_store(tmp_path / "one.zarr", rows[70:]), origin="cluster", client=client)
 
 
 def test_groups_survey_and_outliers_agree(tmp_path: Path) -> None:
