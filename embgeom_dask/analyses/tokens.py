@@ -33,7 +33,7 @@ from embgeom_dask.progress import showing
 from embgeom_dask.storage import labels, model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import read_metadata
+from embgeom_dask.storage.validation import REACHABILITY, read_metadata
 
 Array = NDArray[Any]
 
@@ -108,15 +108,16 @@ def tokens(
           `two_nn_dimension ()` of the `two_nn_count ()` tokens whose nearest is not at 0, by Facco et al.: a line
           through the origin, less the largest tenth of the ratios; `neighbor_count ()`, k, and `neighbor_metric ()`.
           These are float64 numbers within a few roundings; counts are exact.
-        - `has_token`; `is_added` and `is_special`, as the tokenizer has it, where the rows are a store's own.
+        - `has_token`; where the rows are a store's own `is_added` and `is_special`, as the tokenizer has it, and, where
+          that could be told when the checkpoint was converted, `reachability`: whether the text of the token is encoded
+          to it, by magikarp's six categories. `OK`, `OK_SPECIAL` (a special token); of those that do not come back
+          `UNREACHABLE_SPECIAL` (of the form `<...>` or `[...]`), `UNDECODEABLE` (no UTF-8 alone), and by what the text
+          is encoded to instead `UNREACHABLE_SINGLE_TOKEN` or `UNREACHABLE_MULTI_TOKEN`; empty without a token.
         - `script`, of the text, by the names that Unicode gives its letters: `latin`, `cjk`, `cyrillic`, ...; `mixed`;
           of texts without letters `number`, `punctuation`, `symbol`, `space`, `control`, `mark`; `bytes` where the
           token is no text alone; empty where there is no token.
         - `vocab_size ()`. With `origin` also `origin_kind ()`, `token`, `point` or `cluster`; of a token
           `origin_token_id ()` and `origin_token ()`, else `origin_point (hidden)`, rounded; `cluster_count ()`.
-
-        Whether a token can be reached, that is whether its text is encoded to it, needs the tokenizer, which a store
-        does not hold.
 
     Raises
     ------
@@ -221,8 +222,9 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     found: dict[str, Any] = {str(name): ("token_id", each.to_numpy()) for name, each in named.variables.items()}
     if not given.nbytes:  # else they were written without
         stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
-        for name in ("is_added", "is_special"):
-            found[name] = ("token_id", stored[name][given.rows])
+        for name in ("is_added", "is_special", REACHABILITY):
+            if name in stored:
+                found[name] = ("token_id", stored[name][given.rows])
     texts = np.where(named["has_token"].to_numpy(), named["text"].to_numpy(), "")
     found["script"] = ("token_id", scripts(texts.tolist()))
     if "origin_token_id" in dataset:

@@ -36,6 +36,7 @@ from embgeom_dask.progress import showing
 from embgeom_dask.storage import fill, model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.validation import REACHABILITY
 
 Array = NDArray[Any]
 
@@ -92,7 +93,8 @@ def undertrained(
         Which tokens are known to be unused: a selection as `scan` takes it, or what tells them: `padding`, rows without
         a token; `bytes`, single bytes that UTF-8 never has (C0, C1, F5 to FF), or else `<0x41>` and other bytes of
         ASCII of which another token is the text; `named`, `[unused1]`, `<|reserved_special_token_1|>` and the like;
-        `identical`, rows that several tokens have. By default the first of these that there are.
+        `unreachable`, tokens whose text is encoded to others, where a store says so; `identical`, rows that several
+        tokens have; `cluster`, the dense cluster that `cluster` finds. By default the first of these that there are.
     indicator : {"input_norm", "cosine", "centered", "component", "euclidean"}, optional
         What tokens are ranked by: by default `input_norm` where there is one, else `cosine`, as magikarp does.
     out : path, optional
@@ -120,14 +122,15 @@ def undertrained(
         - `input_norm`, the L2 norm of the row of the input matrix, where input and output matrix are not one.
         - `indicator_rank`, from 1 for the lowest value of the indicator chosen, equal ones by token id; `candidate`,
           whether it is at most `threshold ()`, the 2nd percentile (numpy's) of the ordinary tokens, and the token is an
-          ordinary or a special one. `category`: `token`, `special`, `byte`, `partial` (of a letter in UTF-8), `none`.
+          ordinary or a special one; where it is known which tokens can be reached, of those alone, as magikarp does.
+          `category`: `token`, `special`, `byte`, `partial` (of a letter in UTF-8), `none`. `reachability`, as `tokens`
+          gives it, where a store has it.
         - `unused`, whether the token is one of the unused; `unused_mean (hidden)`, u, rounded.
         - `indicator ()`, `unused_rule ()`, what told the unused ones or `given`; `unused_count`, `candidate_count`,
           `indicator_mean`, `indicator_std` of all rows that are tokens (n, as numpy's), `component_error`,
           `vocab_size`.
 
-        Whether a token can be reached, by which magikarp leaves out more, needs the tokenizer, which a store does not
-        hold; so does asking the model itself whether it can repeat a token, which magikarp calls verification.
+        Asking the model itself whether it can repeat a token, which magikarp calls verification, needs the model.
 
     Raises
     ------
@@ -222,7 +225,7 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     check_fit(matrix, given.ids, unfit)
     labelled = stored_labels(given)
     groups = tokens_to_groups(group(given.rows, digests), size)
-    chosen, rule = find_unused(unused, given, labelled, groups, norms == 0)
+    chosen, rule = find_unused(client, unused, given, labelled, groups, norms == 0)
     role = cast(Role, matrix.name.removesuffix("_embedding"))
     found = spectrum(matrix.store, role, components=1, client=client)
     reference = Reference(
@@ -236,6 +239,7 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     if inputs is not None:
         columns["input_norm"] = norms if inputs == matrix else _input_norms(client, inputs, size)
     columns |= {"unused": chosen, "category": np.array(categories(labelled), np.object_)}
+    columns |= {name: np.array(each, np.object_) for name, each in labelled.items() if name == REACHABILITY}
     variables: dict[str, Any] = {name: ("token_id", values) for name, values in columns.items()}
     variables |= {"unused_mean": ("hidden", reference.unused.nearest()), "unused_rule": rule}
     variables |= {"unused_count": np.count_nonzero(chosen), "vocab_size": size}
@@ -257,11 +261,13 @@ def _ranked(dataset: xr.Dataset, given: Given, indicator: str) -> xr.Dataset:
     values, category = dataset[INDICATORS[indicator]].to_numpy(), dataset["category"].to_numpy()
     ranks = np.empty(values.size, np.int64)
     ranks[np.argsort(values, kind="stable")] = np.arange(1, values.size + 1)
-    ordinary, known = values[category == "token"], values[(category != "none") & ~np.isnan(values)]
+    told = dataset[REACHABILITY].to_numpy() if REACHABILITY in dataset else np.full(values.shape, "OK")
+    plain = (category == "token") & (told == "OK")
+    ordinary, known = values[plain], values[(category != "none") & ~np.isnan(values)]
     known = known if known.size else values[~np.isnan(values)]
-    ordinary = ordinary[~np.isnan(ordinary)] if np.any(category == "token") else known
+    ordinary = ordinary[~np.isnan(ordinary)] if np.any(plain) else known
     threshold = float(np.percentile(ordinary if ordinary.size else known, _PERCENT))
-    candidate = (values <= threshold) & np.isin(category, ("token", "special"))
+    candidate = (values <= threshold) & np.isin(category, ("token", "special")) & np.isin(told, ("OK", "OK_SPECIAL"))
     named = given.labels()
     found: dict[str, Any] = {name: ("token_id", named[name].to_numpy()) for name in ("token_id", "token", "text")}
     found |= {"indicator_rank": ("token_id", ranks), "candidate": ("token_id", candidate)}

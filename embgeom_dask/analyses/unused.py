@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from distributed import Client
 from numpy.typing import NDArray
 
+from embgeom_dask.analyses.cluster import CLUSTER, members_of
 from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.storage import labels
-from embgeom_dask.storage.validation import LABELS, read_metadata
+from embgeom_dask.storage.validation import REACHABILITY, read_metadata
 
 Mask = NDArray[np.bool_]
 Strings = Mapping[str, list[Any]]
@@ -23,13 +25,17 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
 """Bytes that UTF-8 never has."""
 
+_UNREACHABLE = ("UNREACHABLE_SINGLE_TOKEN", "UNREACHABLE_MULTI_TOKEN")
+
 CATEGORIES = ("token", "special", "byte", "partial", "none")
 
 
 def stored_labels(given: Given) -> Strings:
-    """The labels of the rows, as lists: `token`, `text`, `bytes`, `has_token`, `is_added`, `is_special`."""
+    """The labels of the rows, as lists: `token`, `text`, `bytes`, `has_token`, `is_added`, `is_special`, and where it
+    is there `reachability`.
+    """
     stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
-    return {name: np.asarray(stored[name])[given.rows].tolist() for name in LABELS}
+    return {name: np.asarray(values)[given.rows].tolist() for name, values in stored.items()}
 
 
 def _padding(of: Strings, groups: NDArray[np.int64], zero: Mask) -> Mask:
@@ -64,6 +70,14 @@ def _named(of: Strings, groups: NDArray[np.int64], zero: Mask) -> Mask:
     return found
 
 
+def _unreachable(of: Strings, groups: NDArray[np.int64], zero: Mask) -> Mask:
+    """Tokens whose text is encoded to others; not those like `<s>`, which need no text to be used."""
+    del groups
+    told = of.get(REACHABILITY, [""] * zero.size)
+    found: Mask = np.isin(np.array(told, np.str_), _UNREACHABLE) & ~zero
+    return found
+
+
 def _identical(of: Strings, groups: NDArray[np.int64], zero: Mask) -> Mask:
     del of
     found: Mask = (groups >= 0) & ~zero
@@ -74,20 +88,21 @@ RULES: dict[str, Callable[[Strings, NDArray[np.int64], Mask], Mask]] = {
     "padding": _padding,
     "bytes": _bytes,
     "named": _named,
+    "unreachable": _unreachable,
     "identical": _identical,
 }
-"""What may tell that tokens were never trained, in the order in which they are tried."""
+"""What may tell that tokens were never trained, in the order in which they are tried; then the dense cluster is."""
 
 
 def find_unused(
-    unused: Selection, given: Given, of: Strings, groups: NDArray[np.int64], zero: Mask
+    client: Client, unused: Selection, given: Given, of: Strings, groups: NDArray[np.int64], zero: Mask
 ) -> tuple[Mask, str]:
     """Which rows are unused tokens, (n,) bool, and what told so: a rule, or `given`.
 
     Parameters
     ----------
-    unused : a selection, one of RULES, or None
-        None takes the first rule that finds some.
+    unused : a selection, one of RULES, "cluster", or None
+        None takes the first rule that finds some, or else the dense cluster, if it stands apart.
     groups : (n,) int64
         The group of identical rows of each; -1 for a unique one.
     zero : (n,) bool
@@ -98,7 +113,14 @@ def find_unused(
     InputError
         where none are found, or a selection is wrong.
     """
+    if isinstance(unused, str) and unused == CLUSTER:
+        return _cluster(client, given, zero), CLUSTER
     if isinstance(unused, str) and unused in RULES:
+        if unused == "unreachable" and REACHABILITY not in of:
+            raise InputError(
+                f"`unused` {unused}: {given.matrix.label} does not say which tokens can be reached: convert it again, "
+                "with its tokenizer, and overwrite its store"
+            )
         found = RULES[unused](of, groups, zero)
         if not found.any():
             raise InputError(f"`unused` {unused}: {given.matrix.label} has no such rows: give their ids")
@@ -110,9 +132,22 @@ def find_unused(
         found = rule(of, groups, zero)
         if found.any():
             return found, name
-    raise InputError(
-        f"nothing tells which tokens of {given.matrix.label} are unused: give some with `unused`, by id or by name"
-    )
+    try:
+        return _cluster(client, given, zero), CLUSTER
+    except InputError:
+        raise InputError(
+            f"nothing tells which tokens of {given.matrix.label} are unused: give some with `unused`, by id or by name"
+        ) from None
+
+
+def _cluster(client: Client, given: Given, zero: Mask) -> Mask:
+    """The tokens of the dense cluster, which a model that decays all weights leaves where they were."""
+    found = np.zeros(zero.size, np.bool_)
+    found[members_of(client, given, "give some with `unused`, by id or by name")] = True
+    found &= ~zero
+    if not found.any():
+        raise InputError(f"`unused` {CLUSTER}: the dense cluster of {given.matrix.label} are rows of zeros: give ids")
+    return found
 
 
 def byte_of(piece: str, raw: str) -> int | None:

@@ -74,6 +74,8 @@ def has_tokens(target: str) -> bool:
 def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -> tuple[str, ...]:
     """Add token labels to a store that has these matrices but no tokens, and return the warnings for the user.
 
+    So are those added that say which tokens can be reached, where a store has all others.
+
     The store is written again from its own rows. A store that has other labels is left as it is. So is a store at a
     URL, because there the old one is deleted before the new one is written.
     """
@@ -88,10 +90,15 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
         if f"{role}_embedding" in facts["matrices"]
     ]
     rows = {matrix.name: _Stored(matrix, facts["matrices"][matrix.name]["source_tensor"]) for matrix in stored}
-    if has_tokens(target):
-        return (*labels.warnings, "its store has other labels than its tokenizer gives now: `overwrite` takes these")
+    named, lacks = has_tokens(target), "has no tokens: `overwrite` adds them"
+    if named:
+        without = {name: labels.digest(name, each.shape[0], reachability=False) for name, each in matrices.items()}
+        if any(there[name].get("labels_sha256") != without[name] for name in there):
+            said = "its store has other labels than its tokenizer gives now: `overwrite` takes these"
+            return (*labels.warnings, said)
+        lacks = "does not say which tokens its tokenizer can write: `overwrite` adds it"
     if paths.is_url(target) or not rows.keys() <= matrices.keys():
-        return (*labels.warnings, "its store has no tokens: `overwrite` adds them")
+        return (*labels.warnings, f"its store {lacks}")
     attrs = {name: value for name, value in facts.items() if name not in ("matrices", "tied", "format_version")}
     model_stores.write_model(
         target,
@@ -103,7 +110,7 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
         overwrite=True,
         shard=shard_bytes(read_metadata(target)),
     )
-    progress.note(f"{target} has its tokens now")
+    progress.note(f"{target} {'says which tokens can be reached' if named else 'has its tokens'} now")
     return labels.warnings
 
 

@@ -14,12 +14,14 @@ import xarray as xr
 from embgeom_dask.checkpoints.files import Folder, LocalFile
 from embgeom_dask.checkpoints.labels import NO_TOKENIZER, count_past, load_tokenizer, token_labels
 from embgeom_dask.checkpoints.numbering import Tokens, row_tokens
+from embgeom_dask.checkpoints.reachability import reachability
 from embgeom_dask.checkpoints.safetensors import Listing
 from embgeom_dask.checkpoints.small_files import read_json
 from embgeom_dask.errors import InputError
+from embgeom_dask.progress import note
 from embgeom_dask.storage.fill import RowSource
-from embgeom_dask.storage.labels import empty_label
-from embgeom_dask.storage.model_stores import LABELS, digest_labels
+from embgeom_dask.storage.labels import digest_labels, empty_label, kinds_of
+from embgeom_dask.storage.validation import REACHABILITY
 
 _MOST_CONFIG = 64 << 20
 
@@ -45,9 +47,11 @@ class Labels:
     own: dict[str, xr.Dataset] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    def digest(self, name: str, rows: int) -> str:
+    def digest(self, name: str, rows: int, *, reachability: bool = True) -> str:
         """Return the digest of the labels of a matrix with `rows` rows, as its store records it; "" without labels."""
         labels = self.own.get(name, self.shared)
+        if labels is not None and not reachability:
+            labels = labels.drop_vars(REACHABILITY, errors="ignore")
         return "" if labels is None else digest_labels(labels, rows)
 
 
@@ -77,7 +81,7 @@ def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[
     ids = max([rows, *(int(tokens.max()) + 1 for tokens, _ in numbered.values() if tokens is not None)])
     if numbered[longest][0] is None and (past := count_past(tokenizer, rows)):
         warnings.append(f"{past} tokens of the tokenizer have no row: their ids are past the last of {rows} rows")
-    found = token_labels(tokenizer, ids)
+    found = _with_reachability(token_labels(tokenizer, ids), tokenizer, folder)
     own = {
         name: _with_padding(_of_rows(found, tokens, matrices[name].shape[0]))
         for name, (tokens, _) in numbered.items()
@@ -87,6 +91,15 @@ def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[
     return Labels(shared, described, own, tuple(warnings))
 
 
+def _with_reachability(labels: xr.Dataset, tokenizer: Any, folder: Folder) -> xr.Dataset:
+    """Add what the tokenizer says of which tokens it can write, where that can be told."""
+    told, why = reachability(tokenizer, labels)
+    if told is None:
+        note(f"{folder.name}: which tokens its tokenizer can write is not known: {why}")
+        return labels
+    return labels.assign_coords({REACHABILITY: ("token_id", np.array(told, np.object_))})
+
+
 def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset:
     """Return the labels of `rows` rows that are these tokens; a row of token -1 has empty labels."""
     if tokens is None:
@@ -94,7 +107,7 @@ def _of_rows(labels: xr.Dataset, tokens: Tokens | None, rows: int) -> xr.Dataset
     taken = labels.isel(token_id=tokens)
     found = {
         name: ("token_id", np.where(tokens < 0, empty_label(name), taken[name].values).astype(kind))
-        for name, kind in LABELS.items()
+        for name, kind in kinds_of(labels).items()
     }
     return xr.Dataset(coords={"token_id": np.arange(rows), **found})
 

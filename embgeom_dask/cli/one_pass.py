@@ -79,7 +79,10 @@ def undertrained(
     role: Role = None,
     unused: Annotated[
         str | None,
-        typer.Option(metavar="SELECTION", help="Tokens never trained: ids, names, padding, bytes, named, identical."),
+        typer.Option(
+            metavar="SELECTION",
+            help="Tokens never trained: ids, names, padding, bytes, named, unreachable, identical, cluster.",
+        ),
     ] = None,
     indicator: Annotated[
         Literal["input_norm", "cosine", "centered", "component", "euclidean"] | None,

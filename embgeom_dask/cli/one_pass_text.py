@@ -36,7 +36,9 @@ def tokens_text(dataset: xr.Dataset) -> str:
         parts.append(_lines(dataset, nearest, f"nearest to {_origin(dataset)}", "origin_distance"))
     if "k_occurrence" in dataset:
         parts.append(_hubs(dataset))
-    parts += [_scripts(dataset), "--json prints all tokens, --out saves them"]
+    if "reachability" in dataset:
+        parts.append(_by_name(dataset, "reachability"))
+    parts += [_by_name(dataset, "script"), "--json prints all tokens, --out saves them"]
     return "\n\n".join(parts)
 
 
@@ -68,15 +70,15 @@ def _hubs(dataset: xr.Dataset) -> str:
     return f"{align(['neighbors', ''], facts)}\n\nhubs\n{hubs}"
 
 
-def _scripts(dataset: xr.Dataset) -> str:
-    """How many tokens each script has, most first, and where they lie."""
-    scripts, place = np.unique(dataset["script"].to_numpy().astype(np.str_), return_inverse=True)
+def _by_name(dataset: xr.Dataset, label: str) -> str:
+    """How many tokens each script, say, has, most first, and where they lie."""
+    names, place = np.unique(dataset[label].to_numpy().astype(np.str_), return_inverse=True)
     counts = np.bincount(place)
     rows = []
     for each in np.argsort(-counts, kind="stable"):
         medians = (np.median(dataset[name].to_numpy()[place == each]) for name in ("norm_l2", "centroid_distance"))
-        rows.append([str(scripts[each]) or "(no token)", counts[each], *medians])
-    return align(["script", "tokens", "median norm_l2", "median centroid_distance"], rows)
+        rows.append([str(names[each]) or "(no token)", counts[each], *medians])
+    return align([label, "tokens", "median norm_l2", "median centroid_distance"], rows)
 
 
 def spectrum_text(dataset: xr.Dataset) -> str:

@@ -37,8 +37,11 @@ def undertrained_text(dataset: xr.Dataset) -> str:
         ["candidates", str(dataset["candidate_count"].item())],
         ["candidates among the unused", str(np.count_nonzero(dataset["candidate"].to_numpy() & unused))],
     ]
-    for kind, called in _KINDS.items():
-        of_kind = category == kind
+    kinds = {called: category == kind for kind, called in _KINDS.items()}
+    if "reachability" in dataset:
+        told = dataset["reachability"].to_numpy().astype(np.str_)
+        kinds["tokens that no text reaches"] = np.char.startswith(told, "UNREACHABLE") & (category == "token")
+    for called, of_kind in kinds.items():
         below = np.count_nonzero(values[of_kind] <= threshold)
         facts.append([called, f"{np.count_nonzero(of_kind)}, {below} below the threshold"])
     order = np.argsort(dataset["indicator_rank"].to_numpy())
@@ -47,8 +50,8 @@ def undertrained_text(dataset: xr.Dataset) -> str:
     parts.append(_table(dataset, others[:_LINES], "ordinary candidates that are not among the unused", chosen))
     if others.size > _LINES:
         parts.append(f"{others.size - _LINES} more candidates: --json prints all, --out saves them")
-    for kind, called in _KINDS.items():
-        below = order[(category == kind)[order] & (values[order] <= threshold) & ~unused[order]]
+    for called, of_kind in kinds.items():
+        below = order[of_kind[order] & (values[order] <= threshold) & ~unused[order]]
         if below.size:
             parts.append(_table(dataset, below[:_OTHERS], f"{called} below the threshold", chosen))
     return "\n\n".join(parts)

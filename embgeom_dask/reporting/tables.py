@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _OF_A_TOKEN = (
-    *("token_id", "token", "text", "has_token", "is_added", "is_special", "script", "token_to_group"),
+    *("token_id", "token", "text", "has_token", "is_added", "is_special", "reachability", "script", "token_to_group"),
     *("norm_l1", "norm_l1_rank", "norm_l2", "norm_l2_rank", "norm_linf", "norm_linf_rank"),
     *("centroid_distance", "centroid_distance_rank", "origin_distance", "origin_distance_rank"),
     *("neighbor_density", "k_occurrence", "local_dimension"),

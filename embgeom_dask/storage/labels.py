@@ -13,7 +13,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask.storage import paths
-from embgeom_dask.storage.validation import LABELS, MATRICES, Metadata, damaged, label_names
+from embgeom_dask.storage.validation import LABELS, MATRICES, REACHABILITY, Metadata, damaged, label_names
 
 _UNREADABLE = ValueError, RuntimeError, IndexError, TypeError
 """What zarr raises for bytes that are not what they should be."""
@@ -56,7 +56,13 @@ def labels_of(metadata: Metadata, matrix: str) -> dict[str, Any]:
 
 def _own(found: Mapping[str, np.ndarray], matrix: str) -> dict[str, Any]:
     suffix = suffix_of(matrix, found)
-    return {label: found[f"{label}{suffix}"] for label in LABELS}
+    names = (*LABELS, REACHABILITY)
+    return {name: found[f"{name}{suffix}"] for name in names if f"{name}{suffix}" in found}
+
+
+def kinds_of(labels: Container[Any] | Mapping[Any, Any]) -> dict[str, Any]:
+    """The names of some labels and their dtypes: those that all rows have, and `reachability` where it is there."""
+    return LABELS | ({REACHABILITY: np.object_} if REACHABILITY in labels else {})
 
 
 def strings(values: np.ndarray) -> np.ndarray:
@@ -66,7 +72,7 @@ def strings(values: np.ndarray) -> np.ndarray:
 
 def empty_label(name: str) -> str | bool:
     """The label of that name where there is none."""
-    return "" if LABELS[name] is np.object_ else False
+    return False if LABELS.get(name) is np.bool_ else ""
 
 
 def suffix_of(matrix: str, arrays: Container[str]) -> str:
@@ -77,7 +83,7 @@ def suffix_of(matrix: str, arrays: Container[str]) -> str:
 
 def digest_labels(labels: Mapping[Any, Any], rows: int) -> str:
     """Return the sha256 of all the labels of the first `rows` rows."""
-    listed = [np.asarray(labels[name])[:rows].tolist() for name in LABELS]
+    listed = [np.asarray(labels[name])[:rows].tolist() for name in kinds_of(labels)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 

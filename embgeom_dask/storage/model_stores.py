@@ -24,10 +24,9 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import fill, paths, records, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.labels import digest_labels as digest_labels
-from embgeom_dask.storage.labels import empty_label, read_labels, suffix_of, write_label
+from embgeom_dask.storage.labels import empty_label, kinds_of, read_labels, suffix_of, write_label
 from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_rows
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import LABELS as LABELS
 from embgeom_dask.storage.validation import MATRICES as MATRICES
 from embgeom_dask.storage.validation import Metadata, chunk_rows, damaged, format_attributes, read_metadata
 from embgeom_dask.storage.validation import is_store as is_store
@@ -248,13 +247,14 @@ def make_labels(
 ) -> xr.Dataset:
     """Return all the labels of a model: `token[i]`, `text[i]` and `has_token[i]` belong to token id i.
 
-    `others` are `bytes` (hexadecimal strings), `is_added` and `is_special` (bools): by default empty, and False.
+    `others` are `bytes` (hexadecimal strings), `is_added` and `is_special` (bools): by default empty, and False; and
+    `reachability`, which is there if given.
     """
     import xarray as xr
 
     given = {"token": token, "text": text, "has_token": has_token, **others}
     coords: dict[str, Any] = {"token_id": np.arange(len(token), dtype=np.int64)}
-    for name, kind in LABELS.items():
+    for name, kind in kinds_of(given).items():
         coords[name] = ("token_id", np.array(given.get(name, [empty_label(name)] * len(token)), kind))
     return xr.Dataset(coords=coords)
 
@@ -349,7 +349,7 @@ def write_model(
     widths = {source.shape[1] for source in matrices.values()}
     with replacement.replacing(target, overwrite=overwrite, resume=resume, there=there) as place:
         group = zarr.open_group(writer := paths.writer(place, fresh=resume is None), mode="a", zarr_format=3)
-        for name in ("token_id", *LABELS):
+        for name in ("token_id", *kinds_of(labels)):
             write_label(group, name, labels[name].values)
         found = set()
         for name, source in matrices.items():
@@ -357,7 +357,7 @@ def write_model(
             hidden = "hidden_output" if name == "output_embedding" and len(widths) > 1 else "hidden"
             if suffix and f"token_id{suffix}" not in group:
                 write_label(group, f"token_id{suffix}", np.arange(source.shape[0]), f"token_id{suffix}")
-            for label in LABELS if name in own else ():
+            for label in kinds_of(own[name]) if name in own else ():
                 write_label(group, f"{label}{suffix}", own[name][label].values, f"token_id{suffix}")
             array = fill.create(group, name, source, [f"token_id{suffix}", hidden], shard)
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
@@ -367,7 +367,7 @@ def write_model(
             facts |= {"labels_sha256": digest_labels(own.get(name, labels), source.shape[0])}
             facts["chunk_sha256"] = chunk_sha256
             if name in own or not suffix:
-                facts["coordinates"] = " ".join(f"{label}{suffix}" for label in LABELS)
+                facts["coordinates"] = " ".join(f"{label}{suffix}" for label in kinds_of(own.get(name, labels)))
             array.attrs.put(facts)
             found.add((source.shape, source.dtype, sha256, name in own))
         if len(found) < len(matrices):

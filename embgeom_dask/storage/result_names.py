@@ -125,6 +125,7 @@ LONG_NAMES = {
     "has_token": "whether the row has a token",
     "is_added": "whether the token was added to the vocabulary",
     "is_special": "whether the token is special",
+    "reachability": "whether the token's text is encoded to it",
     "tied": "whether input and output matrix are one",
     "unique_count": "different rows",
     "removed_count": "rows less different rows",

@@ -31,6 +31,9 @@ LABELS: dict[str, Any] = {
 }
 """The labels of rows and their dtypes. Strings are Python's: pandas, netCDF and `xarray.concat` take no StringDType."""
 
+REACHABILITY = "reachability"
+"""The label, a string, that rows have where it could be told which tokens the tokenizer can write."""
+
 _CHUNK_BYTES = 8 << 20
 """No chunk is larger, unless it is of one row."""
 _LARGEST_CHUNK = (1 << 31) - 1
@@ -247,7 +250,8 @@ def _check_labels(arrays: Mapping[str, Any], suffix: str | None, dimension: str,
     """Check the ids along a dimension and, where their names have a suffix, the labels."""
     if suffix is not None or dimension != "token_id":
         _check_label(dimension, arrays.get(dimension), dimension, rows, "int64")
-    for name, kind in LABELS.items() if suffix is not None else ():
+    optional = {REACHABILITY: np.object_} if f"{REACHABILITY}{suffix}" in arrays else {}
+    for name, kind in {**LABELS, **optional}.items() if suffix is not None else ():
         label = f"{name}{suffix}"
         _check_label(label, arrays.get(label), dimension, rows, "bool" if kind is np.bool_ else "string")
 
@@ -255,7 +259,7 @@ def _check_labels(arrays: Mapping[str, Any], suffix: str | None, dimension: str,
 def label_names(arrays: Mapping[str, Any]) -> list[str]:
     """The arrays of a valid store that are token ids or labels: of all rows, or of one matrix's alone."""
     own = {arrays[name]["dimension_names"][0].removeprefix("token_id") for name in MATRICES if name in arrays}
-    names = (f"{name}{suffix}" for suffix in sorted({"", *own}) for name in ("token_id", *LABELS))
+    names = (f"{name}{suffix}" for suffix in sorted({"", *own}) for name in ("token_id", *LABELS, REACHABILITY))
     return [name for name in names if name in arrays]
 
 

@@ -98,7 +98,11 @@ def labelled(path: Path, rows: Array, **labels: Any) -> str:
     count = len(rows)
     own: dict[str, Any] = {"token": [f"t{i}" for i in range(count)], "has_token": [True] * count} | labels
     made = model_stores.make_labels(
-        own["token"], own.get("text", own["token"]), own["has_token"], bytes=own.get("bytes", [""] * count)
+        own["token"],
+        own.get("text", own["token"]),
+        own["has_token"],
+        bytes=own.get("bytes", [""] * count),
+        **{name: values for name, values in own.items() if name == "reachability"},
     )
     attrs = {"model": f"org/{path.stem}"}
     return model_stores.write_model(path, {"output_embedding": ArrayRows(rows)}, attrs=attrs, labels=made)
@@ -114,6 +118,9 @@ def test_unused_tokens_are_proposed_in_this_order(tmp_path: Path, client: Client
         return found["unused_rule"].item(), found["unused"].values.nonzero()[0].tolist()
 
     assert asked("identical") == ("identical", [40, 50, 51, 52])
+    told = ["OK"] * 60
+    told[6], told[7], told[8] = "UNREACHABLE_MULTI_TOKEN", "UNREACHABLE_SPECIAL", "UNREACHABLE_SINGLE_TOKEN"
+    assert asked("unreachable", reachability=told) == ("unreachable", [6, 8])
     names = plain.copy()
     names[3], names[4], names[9] = "<|reserved_special_token_3|>", "[unused0]", "unused"
     assert asked("named", token=names) == ("named", [3, 4])
@@ -130,6 +137,22 @@ def test_unused_tokens_are_proposed_in_this_order(tmp_path: Path, client: Client
     assert asked("padding", token=names, has_token=has) == ("padding", [57, 58, 59])
     rows[57:] = 0
     assert asked("zeros", token=names, has_token=has) == ("named", [3, 4])
+
+
+def test_the_dense_cluster_is_proposed_last(tmp_path: Path, client: Client) -> None:
+    rows = np.random.default_rng(0).normal(size=(120, 8))
+    rows[40:60] = 1e-3 * rows[40:60] + 0.3
+    path = make_store(tmp_path / "m.zarr", output=rows)
+    for unused in ("cluster", None):
+        found = undertrained(path, unused=unused, client=client)
+        assert found["unused_rule"].item() == "cluster"
+        assert np.flatnonzero(found["unused"]).tolist() == list(range(40, 60))
+    rows[40:60] = 0
+    path = make_store(tmp_path / "zeros.zarr", output=rows)
+    with pytest.raises(InputError, match=r"the dense cluster of test/model are rows of zeros: give ids"):
+        undertrained(path, unused="cluster", client=client)
+    with pytest.raises(InputError, match=r"stands apart .*: give some with `unused`, by id or by name"):
+        undertrained(make_store(tmp_path / "n.zarr", output=rows[:40].repeat(2, 0)), unused="cluster", client=client)
 
 
 def test_kinds_of_tokens_and_their_labels(tmp_path: Path, client: Client) -> None:
