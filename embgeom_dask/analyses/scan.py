@@ -128,9 +128,9 @@ def scan(
     max_pairs : int, optional
         How many pairs `pairs_within` may list; by default 10 million.
     distinct : bool
-        Whether to leave pairs of identical rows (-0 is +0) out of `nearest` and `neighbors`. The neighbors of a token
-        then are the nearest tokens with other rows; several of these may share a row. Where a token has fewer than
-        others, its list ends with ids of -1 and distances of NaN. All else counts every pair.
+        Whether to leave pairs of identical rows (-0 is +0) out of `nearest`, `neighbors`, `within` and `pairs_within`.
+        The neighbors of a token then are the nearest tokens with other rows; several of these may share a row. Where a
+        token has fewer than others, its list ends with ids of -1 and distances of NaN. All else counts every pair.
     out : path, optional
         Where to save the result; of a list, a folder. If the same result is there already, it is opened instead of
         computed again; if a scan with these settings was interrupted, it goes on.

@@ -132,7 +132,11 @@ def scan(
         typer.Option(metavar="N", help="Refuse more pairs for --pairs-within; default 10 million."),
     ] = None,
     distinct: Annotated[
-        bool, typer.Option("--distinct", help="Leave pairs of identical rows out of --nearest and --neighbors.")
+        bool,
+        typer.Option(
+            "--distinct",
+            help="Leave pairs of identical rows out of --nearest, --neighbors, --within and --pairs-within.",
+        ),
     ] = False,
     device: Device = "auto",
     scheduler: Scheduler = None,

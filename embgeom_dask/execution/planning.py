@@ -214,10 +214,10 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
         closed = np.arange(len(edges)) == len(edges) - 1
         reductions["histogram"] = Histogram(Thresholds.at(metric, edges, closed=closed), weights, spec.exact_moments)
     if spec.within:
-        reductions["within"] = Within(Thresholds.at(metric, spec.within, closed=True), weights, symmetric)
+        reductions["within"] = Within(Thresholds.at(metric, spec.within, closed=True), weights, symmetric, duplicate_of)
     if spec.pairs_within is not None:
         radius = Thresholds.at(metric, [spec.pairs_within], closed=True)
-        reductions["pairs_within"] = PairsWithin(radius, spec.max_pairs, weights, symmetric)
+        reductions["pairs_within"] = PairsWithin(radius, spec.max_pairs, weights, symmetric, duplicate_of)
     if spec.components:
         reductions["components"] = Components(Thresholds.at(metric, spec.components, closed=True), weights[0].size)
     return reductions

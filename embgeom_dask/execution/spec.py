@@ -33,6 +33,7 @@ _OF_DISTANCES = (
     "within",
     "pairs_within",
 )
+_OF_OTHER_ROWS = ("nearest", "neighbors", "within", "pairs_within")
 _OF_PRODUCTS = ("largest", "smallest", "top", "bottom")
 _OF_BOTH = ("moments_per_row",)
 _KEEP = (*_OF_DISTANCES, *_OF_PRODUCTS, *_OF_BOTH)
@@ -45,7 +46,7 @@ class ScanSpec:
 
     `histogram_edges`, `quantiles`, `within` and `components` (radii, too) ascend; `tokens` and `against` are digests of
     the rows compared, None for all. With `distinct` pairs of identical rows are not kept among the nearest and the
-    neighbors.
+    neighbors, nor counted or kept within radii.
 
     Raises
     ------
@@ -95,8 +96,11 @@ class ScanSpec:
             raise InputError("`exact_quantiles`: say which with `quantiles`")
         if self.exact_moments and not self.summed:
             raise InputError("`exact_moments`: ask for `histogram` or `quantiles`, which mean and deviation come with")
-        if self.distinct and not self.kept & {"nearest", "neighbors"}:
-            raise InputError("`distinct` leaves identical rows out of `nearest` and `neighbors`: ask for one of them")
+        if self.distinct and not self.kept & set(_OF_OTHER_ROWS):
+            *names, last = (f"`{name}`" for name in _OF_OTHER_ROWS)
+            raise InputError(
+                f"`distinct` leaves identical rows out of {', '.join(names)} and {last}: ask for one of them"
+            )
 
     def _check_kept(self) -> None:
         """Refuse to keep nothing, products of a distance, and distances of a product."""

@@ -111,8 +111,8 @@ def expand_neighbors(
     return out_token, out_distance
 
 
-def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tuple[Array, Array]:
-    """All pairs of tokens of the pairs (p,) of distinct rows, and within one matrix all pairs of identical tokens.
+def expand_all(first: Array, second: Array, distance: Array, sides: Sides, *, identical: bool) -> tuple[Array, Array]:
+    """All pairs of tokens of the pairs (p,) of distinct rows; if `identical`, within one matrix those of one row too.
 
     Returns token ids (pairs, 2) int64 and distances (pairs,) float64, ordered by the ids; within one matrix the lower
     id comes first.
@@ -121,9 +121,11 @@ def expand_all(first: Array, second: Array, distance: Array, sides: Sides) -> tu
     other, index = _tokens_of(sides.second, second[pair])
     token_id, distance = np.stack([mine[index], other], axis=1), distance[pair[index]]
     if sides.symmetric:
+        token_id = np.sort(token_id, axis=1)
+    if sides.symmetric and identical:
         weights = sides.first.weights
         zeros = _identical_pairs(sides.first, int((weights * (weights - 1) // 2).sum()))
-        token_id = np.concatenate([np.sort(token_id, axis=1), zeros])
+        token_id = np.concatenate([token_id, zeros])
         distance = np.append(distance, np.zeros(len(zeros)))
     order = lexical_order(*token_id.T)
     return token_id[order], distance[order]

@@ -53,13 +53,16 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
     """The pairs of tokens at distance <= the one closed threshold of `radius`, `limit` at most.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row; where `symmetric`, both sides are one,
-    and tokens that share a row are pairs too; states count those with different rows.
+    and tokens that share a row are pairs too, unless `duplicate_of` is given; states count those with different rows.
+    Pairs of identical rows are left out where `duplicate_of` (rows,) int64 is given, the position on the second side of
+    the row identical to each, -1 where none is.
     """
 
     radius: Thresholds
     limit: int
     weights: tuple[Array, Array]
     symmetric: bool
+    duplicate_of: Array | None = None
     name = "pairs_within"
     state_type = ReportedPairs
 
@@ -78,6 +81,7 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
         inside, outside = (bound.item() for bound in self.radius.in_points(exact))
         limit = round_up(np.full(len(low.row), outside), tile.precision.dtype)
         i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
+        i, j, least = tile.without_duplicates(self.duplicate_of, i, j, least)
         (unsure,) = np.nonzero(~(upper_bounds(tile.product, low, high, i, j, least) <= inside))
         first, second = tile.pairs(i, j)
         keep = np.ones(first.size, np.bool_)
@@ -117,11 +121,13 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
         """
         count = int(state.count) + self._identical
         if count > self.limit:
+            alike = f", leave out {self._identical} pairs of identical rows with `distinct`" if self._identical else ""
             raise EmbgeomError(
                 f"{count} pairs lie within {self.radius.distance.item():.9g}, more than the limit of {self.limit}: "
-                f"choose a smaller radius for `pairs_within`, or a larger `max_pairs`"
+                f"choose a smaller radius for `pairs_within`{alike}, or a larger `max_pairs`"
             )
-        token_id, distance = expand_all(state.first, state.second, state.distance, sides)
+        identical = self.duplicate_of is None
+        token_id, distance = expand_all(state.first, state.second, state.distance, sides, identical=identical)
         return {
             "pair_radius": ((), self.radius.distance[0]),
             "pair_distance": (("pair",), distance),
@@ -131,7 +137,7 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
     @property
     def _identical(self) -> int:
         weights = self.weights[0]
-        return int((weights * (weights - 1) // 2).sum()) if self.symmetric else 0
+        return int((weights * (weights - 1) // 2).sum()) if self.symmetric and self.duplicate_of is None else 0
 
     @property
     def _room(self) -> int:

@@ -37,12 +37,14 @@ class Within(Reduction[Degrees, Degrees, Degrees]):
     """Counts of the tokens at distance <= each radius; `radii` are closed thresholds.
 
     `weights` (rows,) int64, for either side, is how many tokens share each row. Where `symmetric`, both rows of a pair
-    are counted.
+    are counted. Pairs of identical rows are left out where `duplicate_of` (rows,) int64 is given, the position on the
+    second side of the row identical to each, -1 where none is; states count them.
     """
 
     radii: Thresholds
     weights: tuple[Array, Array]
     symmetric: bool
+    duplicate_of: Array | None = None
     name = "within"
     state_type = Degrees
 
@@ -89,12 +91,15 @@ class Within(Reduction[Degrees, Degrees, Degrees]):
         return self.finish(total, exact)
 
     def finalize(self, state: Degrees, sides: Sides, exact: Exact) -> Variables:  # noqa: ARG002
-        """Name `within_count`, `within_degree` and `radius`, identical tokens included."""
+        """Name `within_count`, `within_degree` and `radius`: tokens of one row are within all, or left out."""
         first = sides.first
         degree = np.zeros((first.token_id.size, self.radii.distance.size), np.int64)
         degree[state.row] = state.degree
-        if sides.symmetric:
+        if sides.symmetric and self.duplicate_of is None:
             degree += first.weights[:, None] - 1
+        elif not sides.symmetric and self.duplicate_of is not None:
+            same = np.where(self.duplicate_of >= 0, sides.second.weights[self.duplicate_of], 0)
+            degree -= same[:, None]
         degree = np.repeat(degree, first.weights, axis=0)[np.argsort(first.members)]
         pairs = degree.sum(axis=0)
         return {

@@ -273,11 +273,22 @@ def test_distinct_leaves_identical_rows_out_like_rational_brute_force(
     rows, other, metric, tile = case
     if widened and other is not None:
         case = rows, other.astype(np.float64), metric, tile
-    kept = {"farthest": k, "nearest": k, "neighbors": k} | ({"histogram": 3} if histogram else {})
-    result = compare(case, tmp_path_factory.mktemp("distinct"), client, distinct=True, **kept)
-    assert json.loads(result.attrs["settings"])["distinct"] is True
     whole = true(case)
     apart = whole.between_other_rows(rows, other)
+    radius = float(np.sort(apart.distance)[apart.i.size // 3]) if apart.i.size else 0.0
+    kept: dict[str, Any] = {"farthest": k, "nearest": k, "neighbors": k} | ({"histogram": 3} if histogram else {})
+    kept |= {"within": radius, "pairs_within": radius}
+    result = compare(case, tmp_path_factory.mktemp("distinct"), client, distinct=True, **kept)
+    assert json.loads(result.attrs["settings"])["distinct"] is True
+    near = apart.distance <= radius
+    ids = np.stack([apart.i[near], apart.j[near]], axis=1)
+    order = np.lexsort(ids.T[::-1])
+    np.testing.assert_array_equal(result["pair_token_id"], ids[order])
+    np.testing.assert_array_equal(result["pair_distance"], apart.distance[near][order])
+    sides = 2 if whole.symmetric else 1
+    degree = np.bincount(ids[:, :sides].ravel(), minlength=len(rows))
+    np.testing.assert_array_equal(result["within_degree"][:, 0], degree)
+    assert int(result["within_count"][0]) == len(ids)
     for name, pairs in (("farthest", whole), ("nearest", apart)):
         ids, distance = pairs.best(k, farthest=name == "farthest")
         np.testing.assert_array_equal(result[f"{name}_token_id"], ids)
@@ -310,7 +321,16 @@ def test_the_command_leaves_identical_rows_out(tmp_path: Any) -> None:
     assert shown[-1].split() == ["3", "5", "5", "5", "5"]
     refused = CliRunner().invoke(app, ["scan", store, "--farthest", "1", "--distinct"])
     assert isinstance(refused.exception, InputError)
-    assert "`distinct` leaves identical rows out of `nearest` and `neighbors`: ask for" in str(refused.exception)
+    assert "`nearest`, `neighbors`, `within` and `pairs_within`: ask for one of them" in str(refused.exception)
+    refused = CliRunner().invoke(app, ["scan", store, "--pairs-within", "5", "--max-pairs", "6"])
+    assert "leave out 4 pairs of identical rows with `distinct`, or a larger" in str(refused.exception)
+    options = ["--within", "5", "--pairs-within", "5", "--distinct", "--max-pairs", "6", "--json"]
+    run = CliRunner().invoke(app, ["scan", store, *options])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert found["within_count"] == [6]
+    assert found["within_degree"] == [[3], [3], [2], [2], [2]]
+    assert found["pair_token_id"] == [[i, j] for i in (0, 1) for j in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("small", [1.0, 1e-12])
