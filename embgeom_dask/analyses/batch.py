@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import journal
 from embgeom_dask.redaction import redact
-from embgeom_dask.storage import paths, records
+from embgeom_dask.storage import paths, records, results
 from embgeom_dask.storage.paths import PathLike
 
 T = TypeVar("T")
 _RECORD = re.compile(r"batch(-\d+-of-\d+)?\.json")
-_KEYS = {"command", "part", "settings", "failed", "resume"}
+_KEYS = {"command", "part", "settings", "ended", "failed", "resume"}
 
 
 @dataclass(frozen=True)
@@ -181,17 +181,19 @@ def status(out: PathLike) -> dict[str, Any]:
     fresh = sum(when >= began for when in written)
     models_done = sum(part["models_done"] for part in each)
     left = total - models_done - len(failures)
+    finished = all(part["state"] == "finished" for part in each) and _has_table(out, of_all, models_done)
+    unfinished = [part for part in each if part["state"] == "begun"] or ([] if finished else each)
     lasted = datetime.now(UTC).timestamp() - began
     return {
         "result": os.fspath(out),
         "command": of_all["command"],
-        "state": "finished" if left <= 0 else "begun",
+        "state": "finished" if finished else "begun",
         "models_done": models_done,
         "models_total": total,
         "running": begun,
         "failures": failures,
         "seconds_left": left * lasted / fresh if fresh and left > 0 else None,
-        "resume": next((part["resume"] for part in each if part["state"] == "begun"), None),
+        "resume": next((part["resume"] for part in unfinished), None),
         "parts": each if count > 1 else [],
     }
 
@@ -204,7 +206,7 @@ def _part_status(
     finished = sum(name in done for name in mine)  # two stores may be of one result
     state = "not begun"
     if record is not None:
-        state = "finished" if finished + len(record["failed"]) >= len(mine) else "begun"
+        state = "finished" if record["ended"] and finished + len(record["failed"]) >= len(mine) else "begun"
     resume = None if record is None else record["resume"]
     return {
         "part": str(part),
@@ -213,6 +215,12 @@ def _part_status(
         "models_total": len(mine),
         "resume": resume,
     }
+
+
+def _has_table(out: PathLike, record: Mapping[str, Any], models_done: int) -> bool:
+    """Whether the table of all models is there, or none is made: of stores, and where all models failed."""
+    table = paths.locate(paths.join(os.fspath(out), results.TABLE))
+    return record["command"] == "convert" or not models_done or paths.exists(table)
 
 
 def _last_batch(out: PathLike) -> dict[int, dict[str, Any]]:

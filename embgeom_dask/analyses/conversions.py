@@ -78,7 +78,8 @@ def convert_each(
     progress = _Progress(os.fspath(stores), sources, resume_command, mine, how)
     if not (sources := mine.of(sources)):
         note(f"part {mine} of these models has none")
-        return {}, {}
+        with progress.kept():
+            return {}, {}
     cluster = nullcontext(None) if client is None else connect(client, out=stores)
     # Here each model has a bar of its own: one of all of them around it would need more than one line of a log.
     shown = nullcontext(None) if client is None else bar(len(sources), "convert", "models")
@@ -117,6 +118,7 @@ class _Progress:
         self.failed: dict[str, str] = {}
         self.again: dict[str, str] = {}
         self._stores, self._sources, self._written = stores, sources, monotonic()
+        self._mine = len(part.of(sources))
         asked = {name: each for name, each in how.items() if name != "overwrite"}
         self._record = batch.begin(stores, "convert", sources, [None] * len(sources), resume, part, asked)
 
@@ -148,5 +150,9 @@ class _Progress:
     def _write(self) -> None:
         stores = [self.done.get(source) for source in self._sources]
         failed = [f"{redact(source)}: {said}" for source, said in self.failed.items()]
-        batch.write(self._stores, {**self._record, "results": batch.names(stores), "failed": failed})
+        record = {**self._record, "results": batch.names(stores), "failed": failed}
+        if len(self.done) + len(self.failed) < self._mine:
+            batch.write(self._stores, record)
+        else:
+            batch.end(self._stores, record, failed)
         self._written = monotonic()

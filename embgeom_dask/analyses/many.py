@@ -132,11 +132,11 @@ def on_each(
     said = [f"{_called(store)}: {paths.explain(error)}" for store, error in failed]
     shared = failed[0][1] if not found and len({str(error) for _, error in failed}) == 1 else None
     if out is not None:
+        if mine.count == 1 and shared is None:
+            _save_table(out, together(found), said)
         batch.end(out, record, said)
         if mine.count > 1:
             _save_whole(out, together, mine)
-        elif shared is None:
-            _save_table(out, together(found), said)
     if shared is not None:
         raise shared
     if said:

@@ -295,8 +295,7 @@ def _opened(path: PathLike, group: zarr.Group, *, loaded: bool = True) -> xr.Dat
         names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
         names += [name for name in stored.variables if name not in names]
         variables = {name: _in_memory(stored.variables[name]) if loaded else stored.variables[name] for name in names}
-        coordinates = [*map(str, stored.coords)]
-    return result_names.with_strings(xr.Dataset(variables, attrs=stored.attrs).set_coords(coordinates))
+    return result_names.with_strings(xr.Dataset(variables, attrs=stored.attrs).set_coords(list(stored.coords)))
 
 
 def _in_memory(variable: xr.Variable) -> xr.Variable:

@@ -167,9 +167,13 @@ def test_a_part_that_was_stopped_goes_on(tmp_path: Path, client: Client) -> None
     assert not (out / "table.zarr").exists()
     eg.scan(stores, nearest=1, out=out, client=client, part="2/2")
     assert models(eg.open_result(out / "table.zarr")) == [f"org/{name}" for name in "abcd"]
+    (out / "table.zarr").rename(tmp_path / "table.zarr")  # as if the last part had died before it was written
+    found = eg.status(out)
+    assert (found["state"], found["models_done"]) == ("begun", 4)
     with PanelCallback(stop):  # all is there: no panel is computed
         found = eg.scan(stores, nearest=1, out=out, client=client, part="2/2")
     assert models(found) == ["org/b", "org/d"]
+    assert eg.status(out)["state"] == "finished"
     assert received.count("org/d") == 1
 
 
