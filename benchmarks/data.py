@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.checkpoints import convert
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import model_stores, model_writing
 
 Array = NDArray[Any]
 
@@ -111,7 +111,7 @@ def prepare(folder: Path, name: str, rows: int | None = None) -> str:
         print(f"making {store}", file=sys.stderr)
         pieces = [f"t{i}" for i in range(source.rows)]
         labels = model_stores.make_labels(pieces, pieces, [True] * source.rows)
-        model_stores.write_model(
+        model_writing.write_model(
             store, {"output_embedding": source}, labels=labels, attrs={"model": f"bench/{store.stem}"}
         )
     return str(store)

@@ -128,9 +128,8 @@ def _write(
     target = free_target(stores, named, overwrite=overwrite)
     centroid = distance = None
     if match is not None:
-        own = cast(Role, matrix.name.removesuffix("_embedding"))
-        centroid = survey(store, own, client=client)["centroid"].to_numpy()[0]
-        distance = tokens(store, own, client=client)["centroid_distance"].to_numpy()
+        centroid = survey(store, matrix.role, client=client)["centroid"].to_numpy()[0]
+        distance = tokens(store, matrix.role, client=client)["centroid_distance"].to_numpy()
     rows = Control(matrix, like, seed, centroid, distance)
     made = {"like": like, "seed": seed, "match": match or "", "sha256": matrix.sha256, "numpy": np.__version__}
     return write_derived(target, named, rows, matrix, {"control": made}, overwrite=overwrite)

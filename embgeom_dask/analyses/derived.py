@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from embgeom_dask.storage import labels, model_stores, paths
+from embgeom_dask.storage import labels, model_stores, model_writing, paths
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
@@ -22,7 +22,7 @@ def free_target(stores: PathLike, named: str, *, overwrite: bool) -> str:
         where a store is there and `overwrite` is not given, or something else is.
     """
     target = paths.join(os.fspath(stores), model_stores.file_name(named))
-    model_stores.check_writable(target, overwrite=overwrite)
+    model_writing.check_writable(target, overwrite=overwrite)
     return target
 
 
@@ -34,4 +34,4 @@ def write_derived(
     own = labels.labels_of(read_metadata(matrix.store), matrix.name)
     tokens = model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in own.items()})
     attrs = {"model": named, "revision": "", **made}
-    return model_stores.write_model(target, {matrix.name: rows}, attrs=attrs, labels=tokens, overwrite=overwrite)
+    return model_writing.write_model(target, {matrix.name: rows}, attrs=attrs, labels=tokens, overwrite=overwrite)

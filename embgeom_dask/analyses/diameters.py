@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from embgeom_dask.execution.map_rows import in_order
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.exact import Exact, Rows
-from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.model_stores import Matrix
 
 Array = NDArray[Any]
 Farthest = tuple[float, int, int]
@@ -96,12 +96,11 @@ def _farthest_of(client: Client, plan: Plan, sets: Sequence[Array]) -> Iterator[
     sizes = [sum(each.size for each in part) for part in parts]
     looked = in_order(client, "diameters", matrix, parts, sizes, partial(_look, metric=metric))
     small = chain.from_iterable(looked)
-    own = cast(Role, matrix.name.removesuffix("_embedding"))
     for each in sets:
         if each.size <= _SMALL:
             yield next(small)
             continue
-        how: dict[str, Any] = {"role": own, "metric": metric, "device": plan.device, "client": client}
+        how: dict[str, Any] = {"role": matrix.role, "metric": metric, "device": plan.device, "client": client}
         scanned = scan(matrix.store, tokens=each, farthest=1, **how)
         first, second = scanned["farthest_token_id"].to_numpy()[0].tolist()
         yield scanned["farthest_distance"].item(), first, second

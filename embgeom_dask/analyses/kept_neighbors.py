@@ -13,7 +13,7 @@ from embgeom_dask.analyses.matching import Matched, pieces
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.storage import model_stores
-from embgeom_dask.storage.model_stores import Matrix, Role
+from embgeom_dask.storage.model_stores import Matrix
 
 Array = NDArray[Any]
 
@@ -30,8 +30,7 @@ class Scans(NamedTuple):
 
         The nearest of the others of them; or with a second matrix and rows (m,) of it, of these.
         """
-        own = cast(Role, matrix.name.removesuffix("_embedding"))
-        how: dict[str, Any] = {"role": own, "tokens": np.sort(rows), "neighbors": k, "metric": metric}
+        how: dict[str, Any] = {"role": matrix.role, "tokens": np.sort(rows), "neighbors": k, "metric": metric}
         if others:
             against, theirs = others
             how["against"] = model_stores.open_model(against.store, raw=True)[against.name][np.sort(theirs)]

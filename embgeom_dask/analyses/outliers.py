@@ -5,7 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 from math import nan
 from time import perf_counter
-from typing import cast
 
 import numpy as np
 import torch
@@ -142,8 +141,7 @@ def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> t
     """The variables of the result, with numbers of rows as token ids, and the devices used."""
     source = chosen.matrix
     norms, centroid = _norms_and_centroid(client, chosen, cluster)
-    own = cast(Role, source.name.removesuffix("_embedding"))
-    scanned = scan(source.store, role=own, tokens=chosen.rows, farthest=1, device=device, client=client)
+    scanned = scan(source.store, role=source.role, tokens=chosen.rows, farthest=1, device=device, client=client)
     pair = scanned["farthest_token_id"].values[0]
     parts = parts_of(source, chosen.rows)
     distances = np.concatenate(map_rows(client, "distances", source, parts, _distances, centroid))

@@ -23,7 +23,7 @@ from embgeom_dask.execution.arrays import Data, Given, given_rows, temporary_sto
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import fill, model_stores, result_names, results
+from embgeom_dask.storage import fill, model_writing, result_names, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -130,8 +130,8 @@ def readout(
         with _multiplied(rows, factors) as multiplied:
             found = scan(
                 multiplied.matrix.store,
-                role=_role(multiplied),
-                against=f"{vocabulary.matrix.store}:{_role(vocabulary)}",
+                role=multiplied.matrix.role,
+                against=f"{vocabulary.matrix.store}:{vocabulary.matrix.role}",
                 metric="dot",
                 top=count,
                 bottom=count,
@@ -145,10 +145,6 @@ def readout(
     attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
     made = kept.rename_dims(token_id="direction").assign_coords(named)
     return results.finish(made, attrs, started, out, result_names.of_matrices(attrs))
-
-
-def _role(given: Given) -> Any:
-    return given.matrix.name.removesuffix("_embedding")
 
 
 def _digest(values: NDArray[Any] | list[str] | None) -> str | None:
@@ -205,7 +201,7 @@ def _multiplied(rows: Given, gain: NDArray[np.float64] | None) -> Iterator[Given
     attrs = {"model": rows.matrix.model, "revision": rows.matrix.revision}
 
     def write(folder: str) -> str:
-        return model_stores.write_model(f"{folder}/multiplied.zarr", {rows.matrix.name: source}, attrs=attrs)
+        return model_writing.write_model(f"{folder}/multiplied.zarr", {rows.matrix.name: source}, attrs=attrs)
 
     with temporary_store(write, "directions times gain") as given:
         yield given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from time import perf_counter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -226,8 +226,7 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     labelled = stored_labels(given)
     groups = tokens_to_groups(group(given.rows, digests), size)
     chosen, rule = find_unused(client, unused, given, labelled, groups, norms == 0)
-    role = cast(Role, matrix.name.removesuffix("_embedding"))
-    found = spectrum(matrix.store, role, components=1, client=client)
+    found = spectrum(matrix.store, matrix.role, components=1, client=client)
     reference = Reference(
         mean_of(client, "unused", matrix, given.rows[chosen]), sums.mean(size), found["component_vector"].to_numpy()[0]
     )

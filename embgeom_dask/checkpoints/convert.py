@@ -23,7 +23,7 @@ from embgeom_dask.checkpoints.small_files import class_name, read_config, read_l
 from embgeom_dask.checkpoints.surroundings import check_name, find_name, find_tokenizer
 from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import EmbgeomWarning, InputError, refuse_credentials, shorten
-from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage import model_stores, model_writing, paths
 from embgeom_dask.storage.fill import RowSource
 
 
@@ -124,13 +124,13 @@ def convert_telling(
     if same and tokenizer is None and existing.has_tokens(target):
         return target
     if isinstance(folder, HubFolder) and not same:
-        model_stores.check_writable(target, overwrite=overwrite)
+        model_writing.check_writable(target, overwrite=overwrite)
     listing = _list(folder)
     decision, tensors, tied = choose(listing, role, keys)
     if not same and not overwrite and isinstance(folder, LocalFolder):
         same = existing.has_rows(target, tensors, tied=tied)
     if not same:
-        model_stores.check_writable(target, overwrite=overwrite)
+        model_writing.check_writable(target, overwrite=overwrite)
     labels = label(folder, vocabulary, listing, tensors)
     said = existing.add_labels(target, labels, tensors) if same else (*decision.warnings, *labels.warnings)
     for warning in said:
@@ -138,7 +138,7 @@ def convert_telling(
     if same:
         return target
     facts = {**_description(folder.path), "tokenizer": labels.tokenizer, "decision": decision.record()}
-    return model_stores.write_model(
+    return model_writing.write_model(
         target,
         tensors,
         labels=labels.shared,

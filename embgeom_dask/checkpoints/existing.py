@@ -16,7 +16,7 @@ from embgeom_dask import progress, tuning
 from embgeom_dask.checkpoints.files import Folder
 from embgeom_dask.checkpoints.labelling import Labels
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
-from embgeom_dask.storage import model_stores, paths, replacement
+from embgeom_dask.storage import model_stores, model_writing, paths, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import ROLES, Matrix
 from embgeom_dask.storage.validation import forget, read_metadata, shard_bytes
@@ -100,7 +100,7 @@ def add_labels(target: str, labels: Labels, matrices: Mapping[str, RowSource]) -
     if paths.is_url(target) or not rows.keys() <= matrices.keys():
         return (*labels.warnings, f"its store {lacks}")
     attrs = {name: value for name, value in facts.items() if name not in ("matrices", "tied", "format_version")}
-    model_stores.write_model(
+    model_writing.write_model(
         target,
         rows,
         labels=labels.shared,

@@ -25,7 +25,7 @@ from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.checkpoints.torch_files import from_torch
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike, check_usable
-from embgeom_dask.storage import fill, model_stores, series_stores
+from embgeom_dask.storage import fill, model_stores, model_writing, series_stores
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
@@ -182,7 +182,7 @@ def temporary_store(write: Callable[[str], str], what: str) -> Iterator[Given]:
 def _copy(source: RowSource, file: tuple[Path, str], role: Role | None, folder: str) -> str:
     """Write a store of the matrix of a file, a chunk of rows at a time; the file and its tensor are the model."""
     attrs = {"model": _model_of(file), "revision": ""}
-    return model_stores.write_model(f"{folder}/file.zarr", {f"{role or 'output'}_embedding": source}, attrs=attrs)
+    return model_writing.write_model(f"{folder}/file.zarr", {f"{role or 'output'}_embedding": source}, attrs=attrs)
 
 
 def _copy_step(store: str, step: int, folder: str) -> str:
@@ -191,7 +191,7 @@ def _copy_step(store: str, step: int, folder: str) -> str:
     place = series.place(step)
     attrs = {"model": series.name(place), "revision": ""}
     rows = {series.matrix: _Rows(series.read(place))}
-    return model_stores.write_model(f"{folder}/step.zarr", rows, attrs=attrs, labels=series.labels)
+    return model_writing.write_model(f"{folder}/step.zarr", rows, attrs=attrs, labels=series.labels)
 
 
 def _model_of(file: tuple[Path, str]) -> str:
@@ -288,7 +288,7 @@ def _write(array: xr.DataArray, folder: str) -> str:
     role = "input" if array.attrs.get("matrix", array.name) == "input_embedding" else "output"
     matrices = {f"{role}_embedding": _Rows(rows)}
     attrs = {"model": model, "revision": revision}
-    return model_stores.write_model(f"{folder}/array.zarr", matrices, attrs=attrs, labels=_labels(array))
+    return model_writing.write_model(f"{folder}/array.zarr", matrices, attrs=attrs, labels=_labels(array))
 
 
 def _computed(rows: Any, path: str) -> zarr.Array[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import model_stores, model_writing
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def make_store(
     pieces = [f"t{i}" for i in range(rows)] if tokens is None else tokens
     labels = model_stores.make_labels(pieces, pieces, [True] * rows)
     attrs = {"model": model, "revision": revision}
-    return model_stores.write_model(path, matrices, labels=labels, attrs=attrs, tied=tied, overwrite=True)
+    return model_writing.write_model(path, matrices, labels=labels, attrs=attrs, tied=tied, overwrite=True)
 
 
 def make_checkpoint(

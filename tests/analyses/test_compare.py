@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import embgeom_dask as eg
 from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import model_stores, model_writing
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.checkpoints import ArrayRows
 from embgeom_dask.testing.references import truth
@@ -50,7 +50,7 @@ def named_store(path: Path, rows: Array, **labels: Any) -> str:
     own["has_token"] = own["has_token"] or [True] * len(rows)
     made = model_stores.make_labels(**own, **labels)
     sources = {"output_embedding": ArrayRows(rows)}
-    return model_stores.write_model(path, sources, labels=made, attrs={"model": f"org/{path.stem}"})
+    return model_writing.write_model(path, sources, labels=made, attrs={"model": f"org/{path.stem}"})
 
 
 @pytest.mark.parametrize(

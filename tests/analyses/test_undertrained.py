@@ -16,7 +16,7 @@ import embgeom_dask as eg
 from embgeom_dask import tuning
 from embgeom_dask.analyses.undertrained import undertrained
 from embgeom_dask.errors import InputError
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import model_stores, model_writing
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.checkpoints import ArrayRows
 
@@ -105,7 +105,7 @@ def labelled(path: Path, rows: Array, **labels: Any) -> str:
         **{name: values for name, values in own.items() if name == "reachability"},
     )
     attrs = {"model": f"org/{path.stem}"}
-    return model_stores.write_model(path, {"output_embedding": ArrayRows(rows)}, attrs=attrs, labels=made)
+    return model_writing.write_model(path, {"output_embedding": ArrayRows(rows)}, attrs=attrs, labels=made)
 
 
 def test_unused_tokens_are_proposed_in_this_order(tmp_path: Path, client: Client) -> None:

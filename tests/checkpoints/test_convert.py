@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from embgeom_dask.checkpoints import convert
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import model_stores
+from embgeom_dask.storage import model_stores, model_writing
 from embgeom_dask.testing import make_checkpoint
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -437,7 +437,7 @@ def test_a_file_that_changes_meanwhile_is_a_failure_that_leaves_nothing(
     ):
         save_file({"a": random(20_000, 512)}, path)
         advance: Callable[..., None] = lambda *_, change=change, **__: change()  # noqa: E731
-        monkeypatch.setattr(model_stores.progress, "bar", lambda *_, advance=advance: _Bar(advance))  # type: ignore[attr-defined]
+        monkeypatch.setattr(model_writing.progress, "bar", lambda *_, advance=advance: _Bar(advance))  # type: ignore[attr-defined]
         with pytest.raises(EmbgeomError, match=r"changed while it was read|cannot read"):
             convert.convert(path, tmp_path / "stores")
         assert contents(tmp_path / "stores") == []

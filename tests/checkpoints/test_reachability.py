@@ -17,7 +17,7 @@ import embgeom_dask as eg
 from embgeom_dask.checkpoints import convert, labels, reachability
 from embgeom_dask.errors import InputError
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, validation
+from embgeom_dask.storage import model_stores, model_writing, validation
 from embgeom_dask.testing import ArrayRows, make_checkpoint
 from tests.checkpoints.test_convert import LLAMA, random
 from tests.checkpoints.test_labels import byte_level, sentencepiece, wordpiece, write_tokenizer
@@ -127,7 +127,7 @@ def test_a_store_says_it_and_commands_use_it(tmp_path: Path, client: Client) -> 
     )
     rows = {"input_embedding": ArrayRows(random(40, 8), "model.embed_tokens.weight")}
     attrs = {"model": "org/m", "revision": ""}
-    model_stores.write_model(store, rows, attrs=attrs, labels=named, tied=True, overwrite=True)
+    model_writing.write_model(store, rows, attrs=attrs, labels=named, tied=True, overwrite=True)
     assert "reachability" not in eg.tokens(store, client=client)
     with pytest.raises(InputError, match="org/m does not say which tokens can be reached: convert it again"):
         eg.undertrained(store, unused="unreachable", client=client)

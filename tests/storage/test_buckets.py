@@ -20,7 +20,7 @@ from embgeom_dask import tuning
 from embgeom_dask.cli import app
 from embgeom_dask.errors import AbortRun
 from embgeom_dask.execution import journal
-from embgeom_dask.storage import model_stores, paths, replacement
+from embgeom_dask.storage import model_stores, model_writing, paths, replacement
 from embgeom_dask.testing import ArrayRows, make_checkpoint, make_store
 from tests.loopback_buckets import GS_ENVIRONMENT, HF_ENVIRONMENT, Buckets, Google, HuggingFace, serve
 
@@ -176,7 +176,7 @@ def test_a_writer_goes_on_from_the_chunks_there(bucket: str) -> None:
     def write() -> None:
         reads.clear()
         matrices = {"input_embedding": ArrayRows(array[:, :7]), "output_embedding": Counted(array)}
-        model_stores.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, resume="these")
+        model_writing.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, resume="these")
 
     reads: list[int] = []
     fails_at = 3 * 128
@@ -191,7 +191,7 @@ def test_a_writer_goes_on_from_the_chunks_there(bucket: str) -> None:
 def test_a_store_of_shards_is_read_chunk_by_chunk(bucket: str, keys: Callable[[], set[str]]) -> None:
     rows = cloud(900)  # eight chunks of 128 rows, of which four make a shard
     matrices = {"output_embedding": ArrayRows(rows)}
-    store = model_stores.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, shard=4 * 8192)
+    store = model_writing.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, shard=4 * 8192)
     assert {key for key in keys() if "_embedding/c/" in key} == {f"m.zarr/output_embedding/c/{i}/0" for i in range(2)}
     matrix = model_stores.find_matrix(store)
     assert matrix.read(0, 900).tobytes() == rows.tobytes()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from embgeom_dask import __version__
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import listing, model_stores
+from embgeom_dask.storage import listing, model_stores, model_writing
 from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.testing import ArrayRows, make_store
 
@@ -228,7 +228,7 @@ def test_labels_in_the_order_asked(tmp_path: Path) -> None:
 
 
 def test_without_labels_there_are_no_tokens(tmp_path: Path) -> None:
-    store = model_stores.write_model(
+    store = model_writing.write_model(
         tmp_path / "m.zarr", {"output_embedding": ArrayRows(np.ones((3, 2)))}, attrs={"model": "m"}
     )
     labels = model_stores.labels(store)
@@ -387,11 +387,11 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_old_store(tmp_path: Path, e
     rows = Failing(np.ones((20_000, 512)), error=error, folder=tmp_path)
     caught = EmbgeomError if isinstance(error, OSError) else type(error)
     with pytest.raises(caught):
-        model_stores.write_model(tmp_path / "m.zarr", {"output_embedding": rows}, attrs={"model": "m"})
+        model_writing.write_model(tmp_path / "m.zarr", {"output_embedding": rows}, attrs={"model": "m"})
     assert contents(tmp_path) == []
     make_store(tmp_path / "m.zarr", output=np.ones((5, 3)))
     with pytest.raises(caught):
-        model_stores.write_model(tmp_path / "m.zarr", {"output_embedding": rows}, attrs={"model": "m"}, overwrite=True)
+        model_writing.write_model(tmp_path / "m.zarr", {"output_embedding": rows}, attrs={"model": "m"}, overwrite=True)
     assert contents(tmp_path) == ["m.zarr"]
     assert model_stores.find_matrix(tmp_path / "m.zarr").read(0, 5).tolist() == np.ones((5, 3)).tolist()
 
@@ -412,7 +412,7 @@ def test_a_writer_that_may_be_resumed_reads_only_what_is_missing(tmp_path: Path)
     def write(fails_at: int = 1 << 40, resume: str | None = "these") -> list[int]:
         reads.clear()
         matrices = {"input_embedding": ArrayRows(array[:, :7]), "output_embedding": Counted(array, fails_at=fails_at)}
-        model_stores.write_model(tmp_path / "m.zarr", matrices, attrs={"model": "m"}, resume=resume)
+        model_writing.write_model(tmp_path / "m.zarr", matrices, attrs={"model": "m"}, resume=resume)
         return sorted(reads)
 
     reads: list[int] = []
@@ -446,27 +446,27 @@ def test_two_matrices_of_the_same_bits_are_stored_once(tmp_path: Path) -> None:
 
 def test_an_existing_store_is_replaced_only_when_asked(tmp_path: Path) -> None:
     rows = {"output_embedding": ArrayRows(np.ones((5, 3)))}
-    model_stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "old"})
+    model_writing.write_model(tmp_path / "m.zarr", rows, attrs={"model": "old"})
     with pytest.raises(InputError, match="exists: `overwrite` replaces it"):
-        model_stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "new"})
+        model_writing.write_model(tmp_path / "m.zarr", rows, attrs={"model": "new"})
     assert model_stores.open_model(tmp_path / "m.zarr").attrs["model"] == "old"
-    model_stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "new"}, overwrite=True)
+    model_writing.write_model(tmp_path / "m.zarr", rows, attrs={"model": "new"}, overwrite=True)
     assert model_stores.open_model(tmp_path / "m.zarr").attrs["model"] == "new"
     assert contents(tmp_path) == ["m.zarr"]
     (tmp_path / "notes.zarr").mkdir()
     (tmp_path / "notes.zarr/mine").write_text("x")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="is not a store: move it away"):
-            model_stores.write_model(tmp_path / "notes.zarr", rows, attrs={"model": "m"}, overwrite=overwrite)
+            model_writing.write_model(tmp_path / "notes.zarr", rows, attrs={"model": "m"}, overwrite=overwrite)
     with pytest.raises(InputError, match="cannot make the folder"):
-        model_stores.write_model(tmp_path / "notes.zarr/mine/m.zarr", rows, attrs={"model": "m"})
+        model_writing.write_model(tmp_path / "notes.zarr/mine/m.zarr", rows, attrs={"model": "m"})
     assert contents(tmp_path / "notes.zarr") == ["mine"]
 
 
 def test_wrong_matrices_are_refused(tmp_path: Path) -> None:
     def write(labels: xr.Dataset | None = None, **arrays: np.ndarray) -> None:
         rows = {f"{name}_embedding": ArrayRows(array, name) for name, array in arrays.items()}
-        model_stores.write_model(tmp_path / "m.zarr", rows, attrs={"model": "m"}, labels=labels)
+        model_writing.write_model(tmp_path / "m.zarr", rows, attrs={"model": "m"}, labels=labels)
 
     with pytest.raises(InputError, match="has dtype int32: only float64, float32, float16, bfloat16"):
         write(output=np.ones((4, 2), dtype=np.int32))

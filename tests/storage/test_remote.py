@@ -19,7 +19,7 @@ from distributed import Client
 import embgeom_dask as eg
 from embgeom_dask import tuning
 from embgeom_dask.cli import app
-from embgeom_dask.storage import model_stores, paths, replacement
+from embgeom_dask.storage import model_stores, model_writing, paths, replacement
 from embgeom_dask.testing import ArrayRows, make_checkpoint, make_store
 from tests import s3
 
@@ -37,7 +37,7 @@ def cloud(rows: int, columns: int = 16, seed: int = 0) -> np.ndarray:
 
 
 def make_rows(url: str) -> str:
-    return model_stores.write_model(url, {"output_embedding": ArrayRows(cloud(20))}, attrs={"model": "m"})
+    return model_writing.write_model(url, {"output_embedding": ArrayRows(cloud(20))}, attrs={"model": "m"})
 
 
 def keys(url: str) -> list[str]:
@@ -148,7 +148,7 @@ def test_a_writer_to_a_bucket_goes_on_from_the_chunks_there(bucket: str) -> None
     def write(resume: str | None) -> list[int]:
         reads.clear()
         matrices = {"input_embedding": ArrayRows(array[:, :7]), "output_embedding": Counted(array)}
-        model_stores.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, resume=resume)
+        model_writing.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, resume=resume)
         return sorted(reads)
 
     reads: list[int] = []
@@ -171,7 +171,7 @@ def test_a_writer_to_a_bucket_goes_on_from_the_chunks_there(bucket: str) -> None
 def test_a_store_of_shards_lies_in_a_bucket(bucket: str) -> None:
     rows = cloud(900)
     matrices = {"output_embedding": ArrayRows(rows)}
-    store = model_stores.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, shard=4 * 8192)
+    store = model_writing.write_model(f"{bucket}/m.zarr", matrices, attrs={"model": "m"}, shard=4 * 8192)
     objects = [key for key in keys(bucket) if key.startswith("m.zarr/output_embedding/c/")]
     assert objects == ["m.zarr/output_embedding/c/0/0", "m.zarr/output_embedding/c/1/0"]
     matrix = model_stores.find_matrix(store)

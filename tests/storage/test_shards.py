@@ -21,7 +21,7 @@ from embgeom_dask import tuning, units
 from embgeom_dask.checkpoints import existing
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import fill, model_stores, validation
+from embgeom_dask.storage import fill, model_stores, model_writing, validation
 from embgeom_dask.testing import ArrayRows, make_checkpoint
 
 COLUMNS = 24
@@ -43,7 +43,7 @@ def cloud(rows: int, dtype: Any = "f4", seed: int = 0) -> np.ndarray:
 
 def write(path: Path, array: np.ndarray, shard: int, **more: Any) -> str:
     matrices = {"output_embedding": ArrayRows(array)}
-    return model_stores.write_model(path, matrices, attrs={"model": "m"}, shard=shard, **more)
+    return model_writing.write_model(path, matrices, attrs={"model": "m"}, shard=shard, **more)
 
 
 def objects(path: Path | str) -> list[str]:
@@ -146,7 +146,7 @@ def test_a_writer_goes_on_from_the_shards_there(tmp_path: Path, damage: str) -> 
     def resumed() -> list[int]:
         reads.clear()
         matrices = {"output_embedding": Counted(array)}
-        model_stores.write_model(tmp_path / "m.zarr", matrices, attrs={"model": "m"}, resume="these", shard=FOUR)
+        model_writing.write_model(tmp_path / "m.zarr", matrices, attrs={"model": "m"}, resume="these", shard=FOUR)
         return sorted(reads)
 
     reads: list[int] = []
@@ -175,7 +175,7 @@ def test_a_matrix_that_one_chunk_holds_has_no_shards(tmp_path: Path) -> None:
 def test_tokens_that_are_added_leave_the_shards(tmp_path: Path) -> None:
     store = write(tmp_path / "m.zarr", cloud(1100), FOUR)
     assert validation.shard_bytes(validation.read_metadata(store)) == FOUR
-    plain = model_stores.write_model(
+    plain = model_writing.write_model(
         tmp_path / "p.zarr", {"output_embedding": ArrayRows(cloud(9))}, attrs={"model": "p"}
     )
     assert validation.shard_bytes(validation.read_metadata(plain)) is None

@@ -21,7 +21,7 @@ from embgeom_dask.analyses import all_pairs
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution import planning, runner
-from embgeom_dask.storage import model_stores, paths
+from embgeom_dask.storage import model_stores, model_writing, paths
 from embgeom_dask.storage.validation import is_store
 from embgeom_dask.testing import make_store
 
@@ -206,7 +206,7 @@ def test_a_group_that_is_no_json_is_broken_and_not_replaced(store: Path) -> None
         model_stores.find_matrix(store)
     assert "its zarr.json is no JSON" in eg.list_models(store.parent).attrs["broken"][0]
     with pytest.raises(InputError, match="is not a store: move it away"):
-        model_stores.check_writable(store, overwrite=True)
+        model_writing.check_writable(store, overwrite=True)
 
 
 def test_metadata_of_fewer_rows_in_the_group_alone(store: Path) -> None:
