@@ -102,8 +102,8 @@ def compare(
         The matrix of a store; by default output, or input if the store has no output matrix.
     match : {"id", "token"}
         Which rows are compared: those of one token id, or those of one token. Tokens are the same if their bytes are,
-        with the marks of a leading space of SentencePiece and of byte-level BPE for spaces; of several alike in one
-        vocabulary the one with the lowest id is meant.
+        with the marks of a leading space of SentencePiece and of byte-level BPE for spaces, and a space before what
+        begins a word in WordPiece; of several alike in one vocabulary the one with the lowest id is meant.
     neighbors : int, optional
         Count how many of so many nearest tokens of each token are the same in both, of the tokens that are matched: by
         a scan of each.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,10 @@ MATCHES = ("id", "token")
 _MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 _LEADING = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_CONTINUES = "##"
+_SYMBOLS = "$+<=>^`|~"
+"""What of ASCII BERT takes for punctuation, and Unicode does not."""
+_IDEOGRAPHS = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH")
 
 
 class Matched(NamedTuple):
@@ -63,11 +68,17 @@ def names(given: Given) -> list[str]:
     """What the token of each row is called in every vocabulary: its bytes, in hexadecimal; empty where it has none.
 
     The marks of a leading space are spaces: the one that SentencePiece writes everywhere, and that of byte-level BPE,
-    whose bytes a store knows. The `##` of WordPiece is text like any other.
+    whose bytes a store knows. WordPiece marks the other pieces, those that continue a word: its `##ing` is `ing`, and
+    its `king`, which begins a word, is ` king`. Of punctuation and ideographs, which it always splits off, it does not
+    say so: `,` is `,`, and `##,`, which it never writes, is called as no text is.
     """
     stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
-    columns = (np.asarray(stored[name])[given.rows].tolist() for name in ("bytes", "text", "has_token"))
-    return [(raw or _plain(text).encode().hex()) if has else "" for raw, text, has in zip(*columns, strict=True)]
+    columns = (np.asarray(stored[name])[given.rows].tolist() for name in ("bytes", "text", "has_token", "is_special"))
+    plain = _of_wordpiece if _is_wordpiece(stored["token"].tolist(), stored["bytes"].tolist()) else _plain
+    return [
+        (raw or (text.encode().hex() if special else plain(text))) if has else ""
+        for raw, text, has, special in zip(*columns, strict=True)
+    ]
 
 
 def pieces(given: Given) -> NDArray[Any]:
@@ -104,8 +115,34 @@ def labels_of(first: Given, second: Given, matched: Matched, match: str) -> dict
 
 
 def _plain(text: str) -> str:
+    """The name of a text with marks of a leading space."""
     text = text.replace(_MARK, " ")
-    return f" {text[1:]}" if text.startswith(_LEADING) else text
+    return (f" {text[1:]}" if text.startswith(_LEADING) else text).encode().hex()
+
+
+def _is_wordpiece(tokens: Sequence[str], raw: Sequence[str]) -> bool:
+    """Whether more pieces have the mark of a continued word than that of a leading space."""
+    continued = sum(_continues(piece) and not _split_off(piece[len(_CONTINUES)]) for piece in tokens)
+    return continued > sum(piece.startswith((_MARK, _LEADING)) for piece in tokens) and not any(raw)
+
+
+def _of_wordpiece(text: str) -> str:
+    """The name of a piece of WordPiece."""
+    if _continues(text):
+        rest = text.removeprefix(_CONTINUES)
+        return f"{_CONTINUES if _split_off(rest[0]) else ''}{rest.encode().hex()}"
+    return f"{'' if not text or _split_off(text[0]) else ' '}{text}".encode().hex()
+
+
+def _continues(piece: str) -> bool:
+    return piece.startswith(_CONTINUES) and len(piece) > len(_CONTINUES)
+
+
+def _split_off(letter: str) -> bool:
+    """Whether BERT makes a character a word of its own, with or without spaces about it."""
+    if letter in _SYMBOLS or unicodedata.category(letter).startswith("P"):
+        return True
+    return unicodedata.name(letter, "").startswith(_IDEOGRAPHS)
 
 
 def _first_of_each(given: Given) -> dict[str, int]:

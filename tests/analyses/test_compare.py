@@ -124,6 +124,29 @@ def test_tokens_are_matched_through_the_marks_of_spaces(tmp_path: Path) -> None:
     assert eg.compare([byte_level, sentence])["shared_token_count"].values.tolist() == [[6, 5], [5, 6]]
 
 
+def test_pieces_that_begin_a_word_are_matched_with_those_of_wordpiece(tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32)
+    bert = ["[CLS]", "king", "##king", ",", "##,", "\u738b", "##\u738b", "##s", "[unused0]", "##"]
+    others = {
+        "sentence": ["\u2581king", "king", ",", "\u2581,", "##,", "\u738b", "s", "\u2581s", "[CLS]", "##\u738b"],
+        "gpt": ["\u0120king", "king", ",", "\u0120,", "##,", "\u738b", "s", "\u0120s", "[CLS]", "##\u738b"],
+        "bert": ["##s", "king", "##,", ",", "\u738b", "##king", "##\u738b", "[CLS]", "kings", "##"],
+    }
+    special = [True] + [False] * 9
+    mine = named_store(tmp_path / "mine.zarr", rows[:10], token=bert, text=bert, is_special=special)
+    expected = {"sentence": [8, 0, 1, 2, 5, 6], "gpt": [8, 0, 1, 2, 5, 6], "bert": [7, 1, 5, 3, 2, 4, 6, 0, 9]}
+    matched = {"bert": [0, 1, 2, 3, 4, 5, 6, 7, 9]}
+    for name, pieces in others.items():
+        texts = [piece.replace("\u0120", " ") for piece in pieces]
+        raw = [text.encode().hex() if name == "gpt" else "" for text in texts]
+        other = named_store(tmp_path / f"{name}.zarr", rows[:10], token=pieces, text=texts, bytes=raw)
+        found = eg.compare(mine, other, match="token")
+        assert found["token_id"].values.tolist() == matched.get(name, [0, 1, 2, 3, 5, 7]), name
+        assert found["against_token_id"].values.tolist() == expected[name], name
+        assert found["unmatched_count"].item() == 10 - len(expected[name])
+        assert eg.compare(other, mine, match="token")["matched_count"].item() == len(expected[name])
+
+
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=st.integers(2, 40), second=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
 def test_matching_by_token_undoes_a_shuffle(first: int, second: int, seed: int, client: Client) -> None:
