@@ -58,7 +58,10 @@ def _bits(typing_context: Any, number: Any) -> Any:  # noqa: ARG001
 
 @overload(bits_of)
 def _bits_of(number: Any) -> Any:  # noqa: ARG001
-    return lambda number: _bits(number)  # type: ignore[call-arg]
+    def read(number: Any) -> Any:  # numba wants the signature of what it is typed by, with its annotations
+        return _bits(number)  # type: ignore[call-arg]
+
+    return read
 
 
 @overload(value)
