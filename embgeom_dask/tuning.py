@@ -191,6 +191,9 @@ EXPORT_BYTES = 32 << 20
 STEPS_BYTES = 256 << 20
 """Steps of a training read together where a chunk of their file holds several, and steps in work at a time."""
 
+STEPS_SAVED = 256
+"""Steps of a training, at most, whose results are saved together while others are computed."""
+
 LOADED_BYTES = 64 << 20
 """A variable of up to so many bytes is loaded when its result is opened; a larger one is read when it is used."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,14 +13,16 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses.steps import Steps, open_steps
+from embgeom_dask.analyses.over_steps import ask_each, check_each
+from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps
 from embgeom_dask.analyses.survey import summarize
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data
+from embgeom_dask.execution.cluster import ClientLike, connect, in_threads
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.pairwise.rows import digest
 from embgeom_dask.progress import bar, showing
-from embgeom_dask.storage import results
+from embgeom_dask.storage import paths, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -35,13 +38,15 @@ def series(
     data: Data | Iterable[Data],
     role: Role | None = None,
     *,
+    each: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     out: PathLike | None = None,
+    client: ClientLike | None = None,
     progress: bool | None = None,
-) -> xr.Dataset:
+) -> Any:
     """Describe a vocabulary at every step of its training, and say when each row changes and which rows become one.
 
     Numbers of a step are those of `survey` and `duplicates`, exactly. Steps are read one after the other, in this
-    process, which holds the rows of one.
+    process, which holds the rows of one; with `each`, those of four at most that a cluster works at.
 
     Parameters
     ----------
@@ -53,14 +58,26 @@ def series(
         a list `step` or `steps` of ascending integers beside the tensor; else they count from 0.
     role : {"input", "output"}, optional
         The matrix of stores and checkpoints; by default output, or input if there is no output matrix.
+    each : str, list of str, or dict, optional
+        What else to ask of every step: `survey`, `tokens`, `duplicates`, `outliers`, `spectrum`; in a dict with
+        settings of each: `{"outliers": {"tokens": "0:100"}, "spectrum": {"components": 0}}`.
     out : path, optional
-        Where to save the result. If the same result is there already, it is opened instead of computed again.
+        Where to save the result. If the same result is there already, it is opened instead of computed again. With
+        `each` it is a folder: `table.zarr` and `survey.zarr` and so on; what is asked of each step is saved some steps
+        at a time, and the same call goes on from there. Without `out` all results are in memory.
+    client : Client, cluster or str, optional
+        What `each` is computed on: a dask client, a cluster or an address; by default the client that is active, or
+        else a cluster in this process.
     progress : bool, optional
         Whether to show a bar with rate and time left; by default only in a notebook.
 
     Returns
     -------
-    xarray.Dataset
+    xarray.Dataset or xarray.DataTree
+        With `each` a DataTree: in the root what is told without, and a node for each question, whose variables are
+        those of that command with the dimension `step` in place of `model`. Where a step has fewer groups, members or
+        outlier dimensions than others, they are filled up with NaN, -1 or no text.
+
         Over `step`:
 
         - `norm_mean`, `norm_min` and `norm_max` of the L2 norms; `centroid (step, hidden)` and `centroid_l2`.
@@ -88,33 +105,24 @@ def series(
     >>> found["member_count"].values, found["first_change_step"].values
     (array([4, 3, 2]), array([ 1,  2,  2, -1]))
     """
-    started = perf_counter()
+    started, asked = perf_counter(), check_each(each)
     with showing(progress), open_steps(data, role, identified=out is not None) as steps:
-        attrs = attributes(steps)
-        if out is not None and (done := results.existing(out, attrs)) is not None:
-            return done
-        with devices.session(torch.device("cpu")):
-            dataset = _measured(steps)
-        dataset = dataset.assign_coords(labels(steps))
-    return results.finish(dataset, attrs, started, out)
+        if not asked:
+            return _series(steps, started, out)
+        at = None if out is None else os.fspath(out)
+        with connect(client, out=out) as active, in_threads():
+            table = _series(steps, started, None if at is None else paths.join(at, results.TABLE))
+            return results.tree_of(table, ask_each(asked, steps, active, at))
 
 
-def attributes(steps: Steps, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The attributes of a result over steps."""
-    attrs = results.provenance("series", steps.matrices, ["cpu"], 0.0, {**steps.settings, **(settings or {})})
-    if not steps.matrices:
-        attrs |= {"model": [steps.name], **{name: [""] for name in ("revision", "matrix", "sha256", "labels_sha256")}}
-    return attrs
-
-
-def labels(steps: Steps) -> dict[str, Any]:
-    """The coordinates of a result over steps: their numbers, the tokens of rows, and whose stores they are."""
-    found: dict[str, Any] = {"step": steps.step, "token_id": np.arange(steps.shape[1])}
-    if steps.labels is not None:
-        found |= {name: ("token_id", steps.labels[name].to_numpy()) for name in ("token", "text")}
-    if steps.matrices:
-        found["step_model"] = ("step", [each.model for each in steps.matrices])
-    return found
+def _series(steps: Steps, started: float, out: PathLike | None) -> xr.Dataset:
+    """What is told of every step, and of every token over all of them."""
+    attrs = attributes(steps)
+    if out is not None and (done := results.existing(out, attrs)) is not None:
+        return done
+    with devices.session(torch.device("cpu")):
+        dataset = _measured(steps)
+    return results.finish(dataset.assign_coords(coordinates(steps)), attrs, started, out)
 
 
 def _measured(steps: Steps) -> xr.Dataset:

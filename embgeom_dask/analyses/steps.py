@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,7 @@ from embgeom_dask.checkpoints.trainings import Step, find_steps, labels_of, numb
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows, is_array
 from embgeom_dask.pairwise.rows import digest
-from embgeom_dask.storage import fill, labels, model_stores
+from embgeom_dask.storage import fill, labels, model_stores, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.series_stores import StoredSeries, is_series, read_series
@@ -164,3 +164,21 @@ def _stored_labels(matrix: Matrix) -> xr.Dataset:
     model_stores.check_labels(matrix)
     found = labels.labels_of(read_metadata(matrix.store), matrix.name)
     return model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in found.items()})
+
+
+def attributes(steps: Steps, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The attributes of a result over steps."""
+    attrs = results.provenance("series", steps.matrices, ["cpu"], 0.0, {**steps.settings, **(settings or {})})
+    if not steps.matrices:
+        attrs |= {"model": [steps.name], **{name: [""] for name in ("revision", "matrix", "sha256", "labels_sha256")}}
+    return attrs
+
+
+def coordinates(steps: Steps) -> dict[str, Any]:
+    """The coordinates of a result over steps: their numbers, the tokens of rows, and whose stores they are."""
+    found: dict[str, Any] = {"step": steps.step, "token_id": np.arange(steps.shape[1])}
+    if steps.labels is not None:
+        found |= {name: ("token_id", steps.labels[name].to_numpy()) for name in ("token", "text")}
+    if steps.matrices:
+        found["step_model"] = ("step", [each.model for each in steps.matrices])
+    return found

@@ -10,8 +10,10 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask.checkpoints.matrix_files import find_stack_file
 from embgeom_dask.cli.answers import print_answer, print_result
-from embgeom_dask.cli.options import FromFile, Json, Role, Stores
+from embgeom_dask.cli.as_json import to_json
+from embgeom_dask.cli.options import SELECTION, FromFile, Json, Role, Scheduler, Stores
 from embgeom_dask.cli.stores import find_store, find_stores
+from embgeom_dask.errors import InputError
 
 Steps = Annotated[
     list[str] | None,
@@ -23,14 +25,40 @@ def series(
     given: Steps = None,
     from_file: FromFile = None,
     role: Role = None,
-    out: Annotated[str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here.")] = None,
+    each: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Also of every step: survey, tokens, duplicates, outliers, spectrum."),
+    ] = None,
+    tokens: Annotated[str | None, SELECTION] = None,
+    components: Annotated[
+        int, typer.Option(metavar="K", help="Leading components to keep of every step, with --each spectrum.")
+    ] = 3,
+    out: Annotated[
+        str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here; with --each, a folder.")
+    ] = None,
+    scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Follow norms, identical rows and changes over training."""
     from embgeom_dask.cli import series_text
 
-    result = eg.series(_steps(given, from_file), role, out=out)
-    print_result(result, series_text.series_text, as_json)
+    asked: dict[str, Any] = {name: {} for name in (each or "").split(",") if name}
+    if "outliers" in asked and tokens is not None:
+        asked["outliers"] = {"tokens": tokens}
+    elif tokens is not None:
+        raise InputError("`tokens` are those of --each outliers: ask for it, or leave them out")
+    if "spectrum" in asked:
+        asked["spectrum"] = {"components": components}
+    found = eg.series(_steps(given, from_file), role, each=asked, out=out, client=scheduler)
+    if not asked:
+        print_result(found, series_text.series_text, as_json)
+        return
+    parts = {name: node.to_dataset() for name, node in found.children.items()}
+    table = found.to_dataset()
+    if as_json:
+        print_answer(to_json(table) | {"each": {name: to_json(part) for name, part in parts.items()}})
+    else:
+        print_answer("\n\n".join(map(series_text.series_text, [table, *parts.values()])))
 
 
 def store_series(

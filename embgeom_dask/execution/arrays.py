@@ -162,7 +162,9 @@ def given_rows(
     check_usable(client)
 
     def write(folder: str) -> str:
-        with client.as_current() if isinstance(client, Client) else cast(AbstractContextManager[Any], nullcontext()):
+        # only where dask computes: entering a client sets dask's scheduler for all threads, and two get in their way
+        by = client if isinstance(client, Client) and isinstance(array.data, dask.array.Array) else None
+        with cast(AbstractContextManager[Any], nullcontext()) if by is None else by.as_current():
             return _write(array, folder)
 
     with temporary_store(write, "the array given") as given:

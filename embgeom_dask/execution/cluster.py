@@ -96,6 +96,13 @@ def connect(
             raise EmbgeomError(lost) from error
 
 
+@contextmanager
+def in_threads() -> Iterator[None]:
+    """While entered, dask arrays are computed in threads of this process, whatever client is active."""
+    with dask.config.set(scheduler="threads"):
+        yield
+
+
 def check_usable(client: ClientLike | None) -> None:
     """Refuse what `connect` would refuse of `client`, or of the client that is active, before anything else is done.
 

@@ -45,10 +45,6 @@ _OF_A_COLUMN = (
     *("column_ulp", "both_signs"),
 )
 _OF_STEPS = ("pair_chebyshev_steps", "pair_cityblock_steps")
-_OF_A_STEP = (
-    *("step", "step_model", "norm_mean", "norm_min", "norm_max", "centroid_l2", "unique_count", "group_count"),
-    *("member_count", "changed_count", "joined_count", "left_count"),
-)
 _OF_A_BIRTH = (*("token_id", "token", "first_change_step", "last_change_step", "change_count", "grouped_step_count"),)
 _OF_SHARED = ("shared_token_id", "shared_token", "shared_distance")
 _OF_DIRECTIONS = (
@@ -97,7 +93,6 @@ _OF_A_TABLE = {
     "exponents": ("exponent_count", ("exponent", "exponent_count")),
     "exponent_distances": ("exponent_distance", ("token_id", "token", "exponent_distance")),
     "lattice_pairs": ("pair_chebyshev_steps", ("pair", *_OF_STEPS)),
-    "steps": ("changed_count", _OF_A_STEP),
     "births": ("first_change_step", _OF_A_BIRTH),
     "indicators": ("indicator_rank", _OF_INDICATORS),
     "unused_mean": ("unused_mean", ("hidden", "unused_mean")),
@@ -148,7 +143,7 @@ def names(result: xr.Dataset) -> list[str]:
     found += [*_OF_GROUPS] if "member_group" in result else []
     command = result.attrs.get("command")
     if command is not None and _numbers(result):
-        found.append("numbers" if command in _OF_A_TABLE else command)
+        found.append("steps" if "step" in result.dims else "numbers" if command in _OF_A_TABLE else command)
     return sorted(set(found))
 
 
@@ -174,6 +169,7 @@ def frame(result: xr.Dataset, name: str) -> pd.DataFrame:
     else:
         columns = tuple(_numbers(result))
         variable, columns = columns[0], (*(each for each in _WHOSE if each in result.coords), *columns)
+    columns = ("step", *columns) if "step" in result[variable].dims and "step" not in columns else columns
     found = {each: result[each] for each in columns if each in result.variables}
     along = set(result[variable].dims)
     return _tidy(result[variable], {each: column for each, column in found.items() if along >= set(column.dims)})
@@ -245,9 +241,10 @@ def _by_rank(result: xr.Dataset, stem: str) -> pd.DataFrame:
 
 
 def _numbers(result: xr.Dataset) -> list[str]:
-    """What a result has one of, or one for each model."""
-    dims = {"model"} & set(result.dims)
-    return [str(name) for name, each in result.variables.items() if set(each.dims) == dims and name not in _WHOSE]
+    """What a result has one of, or one for each model or step."""
+    dims = {"model", "step"} & set(result.dims)
+    whose = {*_WHOSE, "step"}
+    return [str(name) for name, each in result.variables.items() if set(each.dims) == dims and name not in whose]
 
 
 def _of_groups(result: xr.Dataset, name: str) -> pd.DataFrame:

@@ -253,7 +253,7 @@ def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset]) -> xr.Dat
 def _in_order(table: xr.Dataset, found: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     """The results in the order of their table; one that is not in it is last."""
     places = {whose: place for place, whose in enumerate(_whose(table))}
-    return dict(sorted(found.items(), key=lambda named: places.get(_whose(named[1])[0], len(places))))
+    return dict(sorted(found.items(), key=lambda named: places.get((*_whose(named[1]), ("", ""))[0], len(places))))
 
 
 def _whose(result: xr.Dataset) -> list[tuple[str, str]]:

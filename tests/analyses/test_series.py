@@ -12,9 +12,12 @@ import tokenizers
 import torch
 import transformers
 import xarray as xr
+from distributed import Client
 from safetensors.torch import save_file
 
 import embgeom_dask as eg
+from embgeom_dask import tuning
+from embgeom_dask.analyses import over_steps
 from embgeom_dask.cli import app
 from embgeom_dask.cli.series_text import series_text
 from embgeom_dask.errors import EmbgeomError, InputError
@@ -194,3 +197,63 @@ def test_a_series_store_is_read_whole_and_step_by_step(tmp_path: Path, capsys: p
     (chunks / "4/0/0").write_bytes((chunks / "5/0/0").read_bytes())
     with pytest.raises(EmbgeomError, match=r"cannot read step 40 of .*: it holds other bytes than were converted"):
         eg.series(store)
+
+
+EACH: dict[str, Any] = {
+    **{"survey": {}, "tokens": {}, "duplicates": {}},
+    **{"outliers": {"tokens": "3,7,8,9"}, "spectrum": {"components": 2}},
+}
+
+
+def test_each_step_is_asked_what_one_matrix_is(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = planted()
+    stack = saved(tmp_path / "run.safetensors", steps, as_bits=True)
+    tree = eg.series(steps, each=EACH, client=client)
+    assert [*tree.children] == [*EACH]
+    xr.testing.assert_equal(tree.to_dataset(), eg.series(steps))
+    for name, settings in EACH.items():
+        found = tree[name].to_dataset()
+        for step in (0, 4, 7):
+            expected = getattr(eg, name)(steps[step], client=client, **settings)
+            for variable, values in expected.data_vars.items():
+                if variable != "group_model":
+                    one = found[variable].sel(step=step) if "step" in found[variable].dims else found[variable]
+                    each = values.isel(model=0).values if "model" in values.dims else values.values
+                    each = each if each.shape == one.shape else np.full(one.shape, -1)
+                    np.testing.assert_array_equal(one.values, each, err_msg=f"{name} {variable}")
+    assert tree["duplicates/member_token_id"].sel(step=5).values.tolist() == [7, 8]
+    monkeypatch.setattr(tuning, "STEPS_SAVED", 3)
+    out = tmp_path / "out"
+    asked: list[str] = []
+
+    def stopping(rows: xr.DataArray, **how: Any) -> xr.Dataset:
+        asked.append(str(rows.name))
+        if len(asked) == 5:
+            raise EmbgeomError("the disk is full")
+        return eg.spectrum(rows, **how)
+
+    monkeypatch.setitem(over_steps.ANALYSES, "spectrum", stopping)
+    with pytest.raises(EmbgeomError, match=r"step \d: the disk is full"):
+        eg.series(stack, each=EACH, client=client, out=out)
+    asked[:] = ["begun again"] * 5
+    kept = eg.series(stack, each=EACH, client=client, out=out)
+    assert len(asked) == 10  # three of eight steps were saved
+    assert sorted(path.name for path in out.iterdir()) == sorted([f"{name}.zarr" for name in EACH] + ["table.zarr"])
+    for found in (kept, eg.open_result(out)):
+        for name in EACH:
+            expected = tree[name].to_dataset().drop_attrs(deep=False)
+            xr.testing.assert_identical(found[name].to_dataset().drop_attrs(deep=False), expected)
+    frame = kept["survey"].to_dataset().embgeom.to_frame("steps")
+    assert frame["step"].tolist() == list(range(8))
+    assert frame["norm_mean"].tolist() == kept["norm_mean"].values.tolist()
+    assert len(kept["tokens"].to_dataset().embgeom.to_frame("tokens")) == 480
+    with client.as_current():
+        assert app.main(["series", stack, "--each", "survey,outliers", "--tokens", "3,7,8,9", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 100
+    assert app.main(["show", str(out / "survey.zarr")]) == 0
+    assert capsys.readouterr().out.strip() in said
+    assert app.main(["series", stack, "--each", "norms"]) == 2
+    assert "--each 'norms': choose of survey, tokens," in capsys.readouterr().err
