@@ -130,7 +130,10 @@ def test_l2_rules_pairs_out_where_it_leaves_few(metric: str, client: Client, tmp
     found = json.loads(result.attrs["certificate"])
     assert found["products_of"] == "euclidean"
     assert found["float64_pairs"] < 20
-    assert [3, 7] in result["pair_token_id"].values.tolist()
+    assert result["pair_token_id"].values.tolist() == [[3, 7], [5, 9]]
+    result = scan(store, against=store, metric=metric, pairs_within=0.5, distinct=True, client=client)
+    assert json.loads(result.attrs["certificate"])["products_of"] == "euclidean"
+    assert result["pair_token_id"].values.tolist() == [[3, 7], [7, 3]]
 
 
 @pytest.mark.parametrize("metric", ["chebyshev", "cityblock"])
