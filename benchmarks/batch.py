@@ -1,6 +1,6 @@
 """Many models on a large cluster, with the real scheduler, client, planner and journal: a panel waits, then computes.
 
-python -m benchmarks.batch [--models 1000] [--workers 64] [--seconds 1.0] [--anywhere]
+python -m benchmarks.batch [--models 1000] [--workers 64] [--seconds 2.0] [--anywhere]
 
 The scheduler is a process of its own, and so are the workers together, each of one thread; models are tiny. Prints what
 `docs/scaling.md` has: bytes read by panels, the share of the workers' time without a panel, tasks, memory. With
@@ -12,14 +12,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import psutil
 import torch
@@ -32,7 +35,7 @@ from embgeom_dask.execution import runner
 from embgeom_dask.execution.homes import Homes
 from embgeom_dask.testing import make_store
 
-BLOCKS, TILE, WIDTH = 8, 16, 64
+BLOCKS, TILE, WIDTH = 4, 16, 64
 
 
 def main() -> None:
@@ -40,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=1.0, help="that a panel waits")
+    parser.add_argument("--seconds", type=float, default=2.0, help="that a panel waits")
     parser.add_argument("--anywhere", action="store_true", help="as it was before models had homes")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # what a process of the cluster does
     given = parser.parse_args()
@@ -78,6 +81,7 @@ async def serve_workers(address: str, count: int, seconds: float) -> None:
         return honest(*args)
 
     runner._compute = wait
+    dask.config.set({"distributed.worker.profile.enabled": False})  # a thread for each worker, a hundred looks a second
     workers = [Worker(address, nthreads=1, memory_limit=0, dashboard=False) for _ in range(count)]
     await asyncio.gather(*workers)
     await asyncio.gather(*(each.finished() for each in workers))
@@ -85,30 +89,31 @@ async def serve_workers(address: str, count: int, seconds: float) -> None:
 
 def simulate(client: Client, folder: str, given: argparse.Namespace, peaks: Peaks) -> None:
     """Scan all models, print figures."""
-    generator, shape = np.random.default_rng(0), (BLOCKS * TILE, WIDTH)
-    stores = [
-        make_store(f"{folder}/m{each}.zarr", generator.standard_normal(shape, np.float32), model=f"org/m{each}")
-        for each in range(given.models)
-    ]
-    scan(stores[0], nearest=1, tile=TILE, client=client)  # imports and compiles
+    rows = np.random.default_rng(0).standard_normal((BLOCKS * TILE, WIDTH), np.float32)
+    stores = [make_store(f"{folder}/m0.zarr", rows, model="org/m0")]
+    for each in range(1, given.models):
+        stores.append(shutil.copytree(stores[0], f"{folder}/m{each}.zarr"))
+        root = Path(stores[-1], "zarr.json")
+        root.write_text(root.read_text().replace('"org/m0"', f'"org/m{each}"'))
+    how: dict[str, Any] = {"nearest": 1, "tile": TILE, "memory_limit": "16GiB", "client": client}
+    scan(stores[0], **how)  # imports and compiles
     tasks = client.run_on_scheduler(_tasks)
     began, before = time.perf_counter(), peaks.seconds()
     changed = {"MODELS_AT_ONCE": 4} if given.anywhere else {}
     if given.anywhere:
         Homes.enter = nullcontext  # type: ignore[method-assign,assignment]
-    with tuning.override(**changed):
-        scan(stores, nearest=1, tile=TILE, client=client, out=f"{folder}/results")
+    with tuning.override(**changed), suppress(KeyboardInterrupt):  # then what is done by then is told
+        scan(stores, out=f"{folder}/results", **how)
     lasted, tasks = time.perf_counter() - began, client.run_on_scheduler(_tasks) - tasks
     used = {name: spent - before[name] for name, spent in peaks.seconds().items()}
-    panels = panels_of(f"{folder}/results")
-    read = sum(int(row["read_bytes"]) for row in panels) / (given.models * 4 * shape[0] * shape[1])
+    panels, done = panels_of(f"{folder}/results"), len(list(Path(folder, "results").glob("org--*.zarr")))
+    read = sum(int(row["read_bytes"]) for row in panels) / (done * rows.nbytes)
     idle = 1 - in_panels(panels, given.workers)
     alone = len(panels) * given.seconds / given.workers
-    print(
-        f"{len(panels):,} panels in {lasted:.0f} s, {tasks / lasted:.0f} tasks a second; the waits alone: {alone:.0f} s"
-    )
+    print(f"{done:,} models, {len(panels):,} panels in {lasted:.0f} s; the waits alone: {alone:.0f} s")
+    print(f"{len(panels) / lasted:.1f} panels a second, {tasks / lasted:.1f} tasks")
     print(f"read by panels: {read:.2f} times the matrices; idle: {idle:.0%} of the workers' time")
-    print(f"cpu time a model: {', '.join(f'{name} {spent / given.models:.2f} s' for name, spent in used.items())}")
+    print(f"cpu time a model: {', '.join(f'{name} {spent / done:.2f} s' for name, spent in used.items())}")
     print(f"most memory: {memory(peaks)}")
 
 
