@@ -109,7 +109,9 @@ def compare(
         a scan of each.
     csls : int, optional
         Give each two rows that are matched their cross-domain similarity local scaling (Conneau et al. 2018), with the
-        means of so many nearest rows of the other side: by two scans of one against the other.
+        means of so many nearest rows of the other side, and name for each row as many of the other side for which that
+        is largest: by three scans of one against the other, the last of directions in float64, written to a
+        temporary store of either side.
     shared : int, optional
         Name for each token of `data` that is not matched so many nearest, by cosine, of those that are.
     columns : bool
@@ -144,7 +146,9 @@ def compare(
           `against_unmatched_token_id (against_unmatched)` where there are any.
         - With `neighbors`: `neighbors_kept (token_id)`, how many neighbors are the same in both, and
           `neighbors_kept_share` of all. With `csls`: `csls (token_id)`, 2 cos - r - r', and the means r and r',
-          `near_cosine_mean` and `against_near_cosine_mean`. With `shared`: `shared_distance` and `shared_token_id`,
+          `near_cosine_mean` and `against_near_cosine_mean`; over `token_id` and `near`, `near_csls`, within 1e-12, and
+          `near_token_id` of the other side; and `csls_first_share`, for how many the row that they are matched with is
+          the first of these. With `shared`: `shared_distance` and `shared_token_id`,
           over `unmatched` and `shared`; NaN and -1 of rows of zeros, and where there are fewer.
         - With `columns`: `column_match (hidden)`, the column of the other side that each is (-1 for none), so that the
           sum of sizes of cosines is the largest there is (AWM, arXiv 2510.06738), `column_cosine` of the two, negative

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask.analyses.matching import Matched, pieces
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.execution.arrays import Given
-from embgeom_dask.storage import model_stores
+from embgeom_dask.execution.arrays import Given, temporary_store
+from embgeom_dask.kernels.row_checks import SMALLEST
+from embgeom_dask.storage import model_stores, model_writing
 from embgeom_dask.storage.model_stores import Matrix
 
 Array = NDArray[Any]
@@ -59,8 +62,9 @@ def neighbors_kept(scans: Scans, first: Given, second: Given, matched: Matched, 
 def csls(scans: Scans, first: Given, second: Given, matched: Matched, cosine: Array, k: int) -> dict[str, Any]:
     """Cross-domain similarity local scaling of each two rows that are matched: 2 cos - r - r' (Conneau et al. 2018).
 
-    `cosine` (n,) are the cosine distances of the pairs; r is the mean cosine of a row with the k nearest rows of the
-    other matrix, of those that are matched.
+    Also the k rows of the other matrix for which it is largest, of all that are matched. `cosine` (n,) are the cosine
+    distances of the pairs; r is the mean cosine of a row with the k nearest rows of the other matrix, of those that are
+    matched.
     """
     means = []
     sides = (first.matrix, matched.first), (second.matrix, matched.second)
@@ -69,11 +73,75 @@ def csls(scans: Scans, first: Given, second: Given, matched: Matched, cosine: Ar
         near = np.full(matrix.vocab_size, np.nan)
         near[found["token_id"].to_numpy()] = 1 - found["neighbor_distance"].to_numpy().mean(axis=1)
         means.append(near[rows])
-    return {
+    return _nearest_by_csls(scans, second, sides, means, k) | {
         "csls": ("token_id", 2 * (1 - cosine) - means[0] - means[1]),
         "near_cosine_mean": ("token_id", means[0]),
         "against_near_cosine_mean": ("token_id", means[1]),
     }
+
+
+def _nearest_by_csls(
+    scans: Scans, second: Given, sides: tuple[tuple[Matrix, Array], ...], means: list[Array], k: int
+) -> dict[str, Any]:
+    """For each row of the first side the k of the second of largest CSLS: a product, of directions with a column more.
+
+    With x and y of length 1 the product of (x, 1) and (y, -r' / 2) is (2 cos - r') / 2, and r is one number a row.
+    """
+    known = [np.flatnonzero(~np.isnan(each)) for each in means]  # rows of zeros have no direction
+    if not min(keep.size for keep in known):
+        return {}
+    last = np.ones(known[0].size), -means[1][known[1]] / 2
+    with ExitStack() as stack:
+        stored = []
+        for (matrix, rows), keep, column in zip(sides, known, last, strict=True):
+            directions = _Directions(matrix, rows[keep], column)
+            stored.append(stack.enter_context(temporary_store(directions.write, f"{matrix.label} by directions")))
+        there = stored[1].matrix.store
+        found = scan(
+            stored[0].matrix.store, against=there, metric="dot", top=k, device=scans.device, client=scans.client
+        )
+        scans.devices.update(found.attrs["devices"])
+    size, width = means[0].size, found.sizes["top"]
+    values, rows = np.full((size, width), np.nan), np.full((size, width), -1)
+    values[known[0]] = 2 * found["top_product"].to_numpy() - means[0][known[0], None]
+    places = known[1][found["top_token_id"].to_numpy()]
+    rows[known[0]] = sides[1][1][places]
+    first = np.full(size, -1)
+    first[known[0]] = places[:, 0]
+    return {
+        "near_csls": (("token_id", "near"), values),
+        "near_token_id": (("token_id", "near"), np.where(rows >= 0, second.ids_of(rows), -1)),
+        "near_token": (("token_id", "near"), np.where(rows >= 0, pieces(second)[rows], "")),
+        "csls_first_share": float(np.mean(first == np.arange(size))),
+    }
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """The rows `rows` (n,) of a matrix, divided by their norms, and a column after them, as a store is written from."""
+
+    matrix: Matrix
+    rows: Array
+    last: Array
+    tensor: str = "direction"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.size, self.matrix.hidden_size + 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def read(self, start: int, stop: int) -> Array:
+        values = self.matrix.take(self.rows[start:stop]).astype(np.float64)
+        values /= np.linalg.norm(values, axis=1, keepdims=True)
+        values[np.abs(values) < SMALLEST] = 0
+        return np.column_stack([values, self.last[start:stop]])
+
+    def write(self, folder: str) -> str:
+        attrs = {"model": self.matrix.model, "revision": self.matrix.revision}
+        return model_writing.write_model(f"{folder}/directions.zarr", {"output_embedding": self}, attrs=attrs)
 
 
 def nearest_shared(scans: Scans, first: Given, matched: Matched, k: int) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def compare(
     neighbors: Annotated[
         int | None, typer.Option(metavar="K", help="How many of the K nearest tokens are the same in both.")
     ] = None,
-    csls: Annotated[int | None, typer.Option(metavar="K", help="CSLS of each two rows, by the K nearest.")] = None,
+    csls: Annotated[
+        int | None, typer.Option(metavar="K", help="CSLS of each two rows, by the K nearest, and K nearest by it.")
+    ] = None,
     shared: Annotated[
         int | None, typer.Option(metavar="K", help="The K nearest shared tokens of each that is not matched.")
     ] = None,

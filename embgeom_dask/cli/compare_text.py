@@ -18,8 +18,8 @@ _PAIR_LINES = 20
 _METRICS = ("euclidean", "cosine", "chebyshev", "cityblock")
 _SIDES = ("vocab_size", "hidden_size", "unmatched_count")
 _NUMBERS = (
-    *("matched_count", "identical_count", "token_changed_count", "centroid_shift", "neighbors_kept_share", "cka"),
-    *("cka_error", "column_cosine_mean", "column_moved_count", "column_negated_count"),
+    *("matched_count", "identical_count", "token_changed_count", "centroid_shift", "neighbors_kept_share"),
+    *("csls_first_share", "cka", "cka_error", "column_cosine_mean", "column_moved_count", "column_negated_count"),
 )
 
 

@@ -37,7 +37,7 @@ _OF_A_COMPONENT = (
 )
 
 _OF_INDICATORS = (
-    *("token_id", "token", "text", "category", "unused", "indicator_rank", "candidate", "input_norm"),
+    *("token_id", "token", "text", "category", "reachability", "unused", "indicator_rank", "candidate", "input_norm"),
     *("unused_cosine_distance", "unused_centered_distance", "unused_component_distance", "unused_euclidean_distance"),
 )
 _OF_A_COLUMN = (

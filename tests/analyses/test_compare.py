@@ -336,6 +336,13 @@ def test_neighbors_csls_and_shared_tokens_are_those_of_brute_force(tmp_path: Pat
     near = [np.sort(each, axis=1)[:, -5:].mean(axis=1) for each in (x @ y.T, y @ x.T)]
     np.testing.assert_allclose(found["csls"], 2 * (x * y).sum(axis=1) - near[0] - near[1], atol=1e-12)
     np.testing.assert_allclose(found["against_near_cosine_mean"], near[1], rtol=1e-12)
+    scaled = 2 * x @ y.T - near[0][:, None] - near[1]
+    first = np.argsort(-scaled, axis=1)[:, :5]
+    ids = np.array([theirs.tolist().index(i) for i in shared])[first]
+    assert found["near_token_id"].values.tolist() == ids.tolist()
+    assert found["near_token"].values[:, 0].tolist() == [words[i] for i in shared[first[:, 0]]]
+    np.testing.assert_allclose(found["near_csls"], np.take_along_axis(scaled, first, 1), atol=1e-12)
+    assert found["csls_first_share"].item() == np.mean(first[:, 0] == np.arange(45))
     left = rows[:15].astype(float)
     cosine = (left / np.linalg.norm(left, axis=1, keepdims=True)) @ x.T
     best = np.argsort(-cosine, axis=1)[:, :3]
@@ -353,6 +360,8 @@ def test_a_row_of_zeros_has_no_cosine_with_any(tmp_path: Path, client: Client) -
     a, b = make_store(tmp_path / "a.zarr", rows), make_store(tmp_path / "b.zarr", rows[:6])
     found = eg.compare(a, b, csls=2, shared=2, neighbors=2, metric="cosine", client=client)
     assert np.flatnonzero(np.isnan(found["csls"])).tolist() == [1]
+    assert found["near_token_id"].values[1].tolist() == [-1, -1]
+    assert found["near_token_id"].values[[0, 2, 3, 4, 5], 0].tolist() == [0, 2, 3, 4, 5]
     assert found["neighbors_kept"].values.tolist() == [2, 0, 2, 2, 2, 2]
     assert found["neighbors_kept_share"].item() == 1
     assert found["shared_token_id"].values[2].tolist() == [-1, -1]
