@@ -97,6 +97,8 @@ _OF_A_TABLE = {
     "indicators": ("indicator_rank", _OF_INDICATORS),
     "unused_mean": ("unused_mean", ("hidden", "unused_mean")),
     "shared": ("shared_distance", ("unmatched_token_id", "unmatched_token", "shared", *_OF_SHARED)),
+    "near": ("near_csls", ("token_id", "token", "near", "near_token_id", "near_token", "near_csls")),
+    "origin_point": ("origin_point", ("hidden", "origin_point")),
     "column_matches": ("column_match", ("hidden", "column_match", "column_cosine")),
     "component_pairs": ("score_correlation", _OF_DIRECTIONS),
     "eigenvalues": ("eigenvalue", ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")),
