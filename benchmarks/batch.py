@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,11 @@ def simulate(client: Client, folder: str, given: argparse.Namespace, peaks: Peak
     changed = {"MODELS_AT_ONCE": 4} if given.anywhere else {}
     if given.anywhere:
         Homes.enter = nullcontext  # type: ignore[method-assign,assignment]
-    with tuning.override(**changed), suppress(KeyboardInterrupt):  # then what is done by then is told
+    with tuning.override(**changed):
         scan(stores, out=f"{folder}/results", **how)
     lasted, tasks = time.perf_counter() - began, client.run_on_scheduler(_tasks) - tasks
     used = {name: spent - before[name] for name, spent in peaks.seconds().items()}
-    panels, done = panels_of(f"{folder}/results"), len(list(Path(folder, "results").glob("org--*.zarr")))
+    panels, done = panels_of(f"{folder}/results"), given.models
     read = sum(int(row["read_bytes"]) for row in panels) / (done * rows.nbytes)
     idle = 1 - in_panels(panels, given.workers)
     alone = len(panels) * given.seconds / given.workers
