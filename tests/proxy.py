@@ -25,7 +25,11 @@ class Proxy:
             if self.cut:
                 caller.close()
                 continue
-            server = socket.create_connection(self._server)
+            try:
+                server = socket.create_connection(self._server)
+            except OSError:  # the server has ended: who calls is told at once
+                caller.close()
+                continue
             self._open |= {caller, server}
             for one, other in ((caller, server), (server, caller)):
                 threading.Thread(target=self._pass, args=(one, other), daemon=True).start()

@@ -8,9 +8,9 @@ from tests import s3
 from tests.proxy import Proxy
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """The way to an S3 server, one for all tests: s3fs keeps its connections."""
+    """The way to an S3 server, one for all tests, also where others run in between: s3fs keeps its connections."""
     with s3.server(tmp_path_factory.mktemp("s3")) as endpoint, pytest.MonkeyPatch.context() as patch:
         proxy = Proxy(endpoint)
         for name, value in {**s3.CREDENTIALS, "AWS_ENDPOINT_URL": proxy.address}.items():
