@@ -16,7 +16,7 @@ from embgeom_dask.execution import memory, products, workers
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
-from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead
+from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead, unless_undecided
 from embgeom_dask.execution.prune import narrow
 from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.execution.titles import Title
@@ -171,16 +171,12 @@ def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, reso
     """Choose what is multiplied: the type of products that is fastest here and leaves few pairs to recheck."""
     metric = "euclidean" if spec.is_by_l2 else spec.metric
     (fastest,) = workers.gather(client, products.fastest, [(metric, resources.device)], Title("products"))
-    return choose_point_format(
-        spec,
-        inspected.dtypes,
-        inspected.centre,
-        inspected.distance_from_centre,
-        inspected.samples,
-        fastest,
-        resources.element,
-        kinds={has.kind for has in memory.of_workers(client, resources.device).values()},
-    )
+    dtypes, away, samples = inspected.dtypes, inspected.distance_from_centre, inspected.samples
+    chosen = choose_point_format(spec, dtypes, inspected.centre, away, samples, fastest, resources.element)
+    if not chosen.by_l2:
+        return chosen
+    kinds = {has.kind for has in memory.of_workers(client, resources.device).values()}
+    return unless_undecided(chosen, spec, dtypes, away, samples, kinds)
 
 
 def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:

@@ -34,7 +34,6 @@ def choose_point_format(
     samples: list[Array],
     fastest: list[str],
     element: str | None,
-    kinds: set[str],
 ) -> PointFormat:
     """The form of the points of a scan; `distance_from_centre` (all,) is that of the rows of each side.
 
@@ -46,30 +45,9 @@ def choose_point_format(
     that can hold the points, or, where there are radii, of what costs least with the pairs of the samples that it
     leaves undecided. Integers that this machine cannot multiply are not taken even where they are given.
 
-    Where L2 distances may rule pairs out, distances from the centre and `fastest` are those of euclidean: points are of
-    L2, unless these leave too many pairs of the samples undecided for one of the `kinds` of devices.
+    Where L2 distances may rule pairs out, points are of L2, and distances from the centre and `fastest` those of
+    euclidean: `unless_undecided` says whether that is worth it.
     """
-    chosen = _chosen(settings, dtypes, centre, distance_from_centre, samples, fastest, element)
-    most = min(tuning.UNDECIDED_BY_EUCLIDEAN[kind] for kind in kinds)
-    if not chosen.by_l2 or _undecided(chosen, settings, samples) <= most:
-        return chosen
-    own = "float64" if chosen.element == "float64" or "float64" in dtypes else "float32"
-    lengths = np.linalg.norm(centre) + max(float(each.max()) for each in distance_from_centre)
-    scale = _into_unit_ball(float(lengths) * sqrt(centre.size))  # |x|_1 <= sqrt(d) |x|_2
-    finer = PointFormat(settings.metric, "float64", np.zeros_like(centre), scale)
-    return finer if own == "float64" else replace(finer, element=own, unrounded=finer)
-
-
-def _chosen(
-    settings: ScanSpec,
-    dtypes: set[str],
-    centre: Array,
-    distance_from_centre: list[Array],
-    samples: list[Array],
-    fastest: list[str],
-    element: str | None,
-) -> PointFormat:
-    """What `choose_point_format` says, of L2 wherever that may rule pairs out."""
     if element == "int8" and "int8" not in fastest:
         element = None
     every, width, by_l2 = np.concatenate(distance_from_centre), centre.size, settings.is_by_l2
@@ -102,6 +80,30 @@ def _chosen(
     if settings.radii and _cost(rounded, settings, samples) > cost:
         return plain
     return rounded
+
+
+def unless_undecided(
+    by_l2: PointFormat,
+    settings: ScanSpec,
+    dtypes: set[str],
+    distance_from_centre: list[Array],
+    samples: list[Array],
+    kinds: set[str],
+) -> PointFormat:
+    """Points of L2, or of the metric itself where L2 leaves too many pairs of the samples undecided.
+
+    That is for one of the `kinds` of devices; `distance_from_centre` (all,) is that of the rows of each side.
+    """
+    most = min(tuning.UNDECIDED_BY_EUCLIDEAN[kind] for kind in kinds)
+    if _undecided(by_l2, settings, samples) <= most:
+        return by_l2
+    centre = by_l2.centre
+    lengths = np.linalg.norm(centre) + max(float(each.max()) for each in distance_from_centre)
+    scale = _into_unit_ball(float(lengths) * sqrt(centre.size))  # |x|_1 <= sqrt(d) |x|_2
+    finer = PointFormat(settings.metric, "float64", np.zeros_like(centre), scale)
+    if by_l2.element == "float64" or "float64" in dtypes:
+        return finer
+    return replace(finer, element="float32", unrounded=finer)
 
 
 def point_formats_instead(

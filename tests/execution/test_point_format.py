@@ -51,7 +51,7 @@ def choose(*sides: np.ndarray, fastest: list[str] = INT8_FIRST, element: str | N
     away = [np.linalg.norm(rows.astype(float) - centre, axis=1) for rows in sides]
     dtypes, samples = {rows.dtype.name for rows in sides}, [rows[:512] for rows in sides]
     point_format = choose_point_format(
-        ScanSpec(metric="euclidean", **kept), dtypes, centre, away, samples, fastest, element, {"cpu"}
+        ScanSpec(metric="euclidean", **kept), dtypes, centre, away, samples, fastest, element
     )
     return [point_format.element] + ([point_format.unrounded.element] if point_format.unrounded else [])
 
@@ -97,7 +97,7 @@ def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarr
     centre = rows.astype(float).mean(axis=0)
     away = np.linalg.norm(rows.astype(float) - centre, axis=1)
     asked = ScanSpec(metric="euclidean", neighbors=1)
-    point_format = choose_point_format(asked, {rows.dtype.name}, centre, [away], [rows], INT8_FIRST, "int8", {"cpu"})
+    point_format = choose_point_format(asked, {rows.dtype.name}, centre, [away], [rows], INT8_FIRST, "int8")
     block = Block(np.arange(100, 100 + len(rows)), rows, *point_format.points(rows), away, 100, point_format)
     tile = Tile(METRICS["euclidean"], block.take(np.arange(0, len(rows), 2)), block, diagonal=False)
     x, y = (np.longdouble(rows[side.positions - 100].astype(float)) for side in (tile.rows, tile.columns))
