@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.clusters import workers_of_one_thread
+
 settings.register_profile("tests", deadline=None)  # a busy machine is no fault
 settings.load_profile("tests")
 
@@ -45,22 +47,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """A client of one worker of one thread in this process; modules that need another have their own."""
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with workers_of_one_thread(1) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Client]:
     """A client of two worker processes of one thread each, the same for all tests that only ask them."""
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with workers_of_one_thread(2, processes=True) as client:
         yield client

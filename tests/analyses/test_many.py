@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster
+from distributed import Client
 from scipy.spatial.distance import pdist
 
 import embgeom_dask as eg
@@ -26,6 +26,7 @@ from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.testing import make_store
+from tests.clusters import workers_of_one_thread
 
 HOW: dict[str, Any] = {
     "farthest": 2,
@@ -45,10 +46,7 @@ def small_chunks() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with workers_of_one_thread(2) as client:
         yield client
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster, get_worker
+from distributed import Client, get_worker
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
@@ -20,16 +20,14 @@ from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.homes import Homes
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.testing import make_store
+from tests.clusters import workers_of_one_thread
 
 WORKERS = 4
 
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    with (
-        LocalCluster(n_workers=WORKERS, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with workers_of_one_thread(WORKERS) as client:
         yield client
 
 
@@ -119,10 +117,7 @@ class _Model:
 
 def test_a_home_that_goes_passes_its_panels_on(tmp_path: Path) -> None:
     given, seen, gone = stores(tmp_path, 6), Seen(), threading.Event()
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with workers_of_one_thread(2) as client:
         undisturbed = [eg.scan(each, nearest=3, tile=32, client=client) for each in given]
 
         def watch(event: str, plan: Plan, panel: Panel) -> None:

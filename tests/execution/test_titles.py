@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dask.utils import key_split
-from distributed import Client, LocalCluster, SchedulerPlugin
+from distributed import Client, SchedulerPlugin
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from embgeom_dask.execution.cluster import report_to
 from embgeom_dask.execution.monitor import Batch, tally
 from embgeom_dask.execution.titles import Title
 from embgeom_dask.testing import make_store
+from tests.clusters import workers_of_one_thread
 
 
 @given(st.text(min_size=1))
@@ -74,10 +75,7 @@ def test_a_report_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> N
 
 
 def test_the_line_of_a_batch_says_what_its_workers_did() -> None:
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with workers_of_one_thread(2) as client:
         batch = Batch(client)
         tally(1 << 20, 1.0)  # outside: nobody's
         assert batch.said().endswith("/hour, 2 workers")
