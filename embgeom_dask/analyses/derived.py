@@ -6,11 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from embgeom_dask.storage import labels, model_stores, model_writing, paths
+from embgeom_dask.storage import model_stores, model_writing, paths
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import read_metadata
 
 
 def free_target(stores: PathLike, named: str, *, overwrite: bool) -> str:
@@ -30,8 +29,6 @@ def write_derived(
     target: str, named: str, rows: RowSource, matrix: Matrix, made: Mapping[str, Any], *, overwrite: bool
 ) -> str:
     """Write rows with the tokens of a matrix, and what made them, as attributes; return the path."""
-    model_stores.check_labels(matrix)
-    own = labels.labels_of(read_metadata(matrix.store), matrix.name)
-    tokens = model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in own.items()})
+    tokens = model_stores.all_labels_of(matrix)
     attrs = {"model": named, "revision": "", **made}
     return model_writing.write_model(target, {matrix.name: rows}, attrs=attrs, labels=tokens, overwrite=overwrite)

@@ -110,8 +110,7 @@ def _nearest_by_csls(
     first[known[0]] = places[:, 0]
     return {
         "near_csls": (("token_id", "near"), values),
-        "near_token_id": (("token_id", "near"), np.where(rows >= 0, second.ids_of(rows), -1)),
-        "near_token": (("token_id", "near"), np.where(rows >= 0, pieces(second)[rows], "")),
+        **_named("near", ("token_id", "near"), second, rows),
         "csls_first_share": float(np.mean(first == np.arange(size))),
     }
 
@@ -156,6 +155,13 @@ def nearest_shared(scans: Scans, first: Given, matched: Matched, k: int) -> dict
     distances[places], rows[places] = found["neighbor_distance"], found["neighbor_token_id"]
     return {
         "shared_distance": (("unmatched", "shared"), distances),
-        "shared_token_id": (("unmatched", "shared"), np.where(rows >= 0, first.ids_of(rows), -1)),
-        "shared_token": (("unmatched", "shared"), np.where(rows >= 0, pieces(first)[rows], "")),
+        **_named("shared", ("unmatched", "shared"), first, rows),
+    }
+
+
+def _named(stem: str, dims: tuple[str, str], given: Given, rows: Array) -> dict[str, Any]:
+    """The token ids and the tokens of rows by their numbers; of -1 it is -1 and the empty one."""
+    return {
+        f"{stem}_token_id": (dims, np.where(rows >= 0, given.ids_of(rows), -1)),
+        f"{stem}_token": (dims, np.where(rows >= 0, pieces(given)[rows], "")),
     }

@@ -27,7 +27,6 @@ from embgeom_dask.storage import fill, labels, model_stores, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.series_stores import StoredSeries, is_series, read_series
-from embgeom_dask.storage.validation import read_metadata
 
 Array = NDArray[Any]
 
@@ -123,7 +122,8 @@ def _of_list(given: Sequence[Data], role: Role | None) -> Steps:
         return matrices[place].read(0, shape[1])
 
     name = matrices[0].name
-    return Steps(shape, read, matrices[0].model, step, settings, _stored_labels(matrices[0]), matrices, name)
+    named = model_stores.all_labels_of(matrices[0])
+    return Steps(shape, read, matrices[0].model, step, settings, named, matrices, name)
 
 
 def _of_folder(folder: Path, role: Role | None, tokenizer: PathLike | None) -> Steps:
@@ -158,12 +158,6 @@ def _one_shape(shapes: dict[tuple[int, int], str]) -> tuple[int, int]:
         (one, first), (other, second) = list(shapes.items())[:2]
         raise InputError(f"{first} has {one[0]} x {one[1]} values and {second} {other[0]} x {other[1]}: give one shape")
     return next(iter(shapes))
-
-
-def _stored_labels(matrix: Matrix) -> xr.Dataset:
-    model_stores.check_labels(matrix)
-    found = labels.labels_of(read_metadata(matrix.store), matrix.name)
-    return model_stores.make_labels(**{name: each[: matrix.vocab_size] for name, each in found.items()})
 
 
 def attributes(steps: Steps, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from embgeom_dask.checkpoints.safetensors import Listing, Tensor, read_header
 from embgeom_dask.checkpoints.torch_files import read_torch_file
 from embgeom_dask.errors import InputError
 
-_ENDINGS = (".safetensors", ".npy", ".bin", ".pt", ".pth", ".ckpt")
+ENDINGS = (".safetensors", ".npy", ".bin", ".pt", ".pth", ".ckpt")
 _NPY_KINDS = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<u2": "U16", "|V2": "U16", "<V2": "U16"}
 _MOST_NPY_HEADER = 1 << 16
 _SHOWN = 8
@@ -28,8 +28,8 @@ def check_ending(path: Path) -> None:
         raise InputError(f"{path} is not a checkpoint: give the folder that it lies in")
     if said := other_format(path.name):
         raise InputError(f"{path} is not a checkpoint: {said}")
-    if path.suffix not in _ENDINGS:
-        raise InputError(f"{path} is not a checkpoint: give a model folder or a {', '.join(_ENDINGS)} file")
+    if path.suffix not in ENDINGS:
+        raise InputError(f"{path} is not a checkpoint: give a model folder or a {', '.join(ENDINGS)} file")
 
 
 def read_matrix(path: Path, key: str = "") -> Tensor:

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from embgeom_dask.checkpoints.bare_files import list_file
+from embgeom_dask.checkpoints.bare_files import ENDINGS, list_file
 from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.labelling import label
+from embgeom_dask.checkpoints.safetensors import Listing
 from embgeom_dask.checkpoints.surroundings import STEP, find_name, find_tokenizer
 from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import InputError, shorten
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import Role
 
-_ENDINGS = (".safetensors", ".npy", ".bin", ".pt", ".pth", ".ckpt", ".zarr")
+_ENDINGS = (*ENDINGS, ".zarr")
 _LATER = re.compile(rf".*?(?:^|[-_@.])({STEP.pattern})")
 
 
@@ -33,11 +34,12 @@ class Step(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The matrix of a checkpoint: its rows, what it is called in a store, and the key of its tensor."""
+    """The matrix of a checkpoint: its rows, its name in a store, the key of its tensor, and what lies beside that."""
 
     rows: RowSource
     matrix: str
     key: str
+    listing: Listing
 
 
 def number_of(name: str) -> int | None:
@@ -108,13 +110,12 @@ def open_checkpoint(path: Path, role: Role | None, key: str | None = None) -> Op
     name = name if name in matrices else "input_embedding"
     chosen = decision.output if name == "output_embedding" else decision.input
     assert chosen is not None
-    return Opened(matrices[name], name, chosen.key)
+    return Opened(matrices[name], name, chosen.key, listing)
 
 
 def labels_of(path: Path, found: Opened, tokenizer: Any = None) -> tuple[xr.Dataset | None, tuple[str, ...]]:
     """The labels of the rows of a checkpoint's matrix, None where no row has a token, and what the user should know."""
-    listing = list_file(path) if path.is_file() else list_local(_folder(path))
-    named = label(_folder(path), find_tokenizer(path, tokenizer), listing, {found.matrix: found.rows})
+    named = label(_folder(path), find_tokenizer(path, tokenizer), found.listing, {found.matrix: found.rows})
     return named.own.get(found.matrix, named.shared), named.warnings
 
 

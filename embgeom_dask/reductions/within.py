@@ -15,6 +15,7 @@ from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tables import Table
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
+from embgeom_dask.reductions.expand import token_lines
 from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.undecided import classes
 
@@ -100,7 +101,7 @@ class Within(Reduction[Degrees, Degrees, Degrees]):
         elif not sides.symmetric and self.duplicate_of is not None:
             same = np.where(self.duplicate_of >= 0, sides.second.weights[self.duplicate_of], 0)
             degree -= same[:, None]
-        degree = np.repeat(degree, first.weights, axis=0)[np.argsort(first.members)]
+        degree = degree[token_lines(first)]
         pairs = degree.sum(axis=0)
         return {
             "radius": (("radius",), self.radii.distance),

@@ -67,14 +67,18 @@ def create(
         shape=source.shape,
         chunks=(chunk_rows, columns),
         shards=(together * chunk_rows, columns) if together > 1 else None,
-        dtype=source.dtype,
-        compressors=[
-            BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=source.dtype.itemsize),
-            Crc32cCodec(),
-        ],
         dimension_names=dimensions,
-        config={"write_empty_chunks": True},  # else zarr drops a chunk of -0.0, which would come back as 0.0
+        **values_as_stored(source.dtype),
     )
+
+
+def values_as_stored(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """How zarr is to store the values of a matrix: their type, and the codecs of its chunks, all of which are there."""
+    return {
+        "dtype": dtype,
+        "compressors": [BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=dtype.itemsize), Crc32cCodec()],
+        "config": {"write_empty_chunks": True},  # else zarr drops a chunk of -0.0, which would come back as 0.0
+    }
 
 
 def fill(

@@ -44,9 +44,9 @@ def _name(matrix: Matrix, dtype: str) -> str:
     return f"{matrix.name}-{tokenize(matrix, dtype)}"
 
 
-def computing_dtype(matrix: Matrix) -> str:
-    """The dtype in which numpy computes with the values of a matrix rightly: float32 in place of 16 bits."""
-    return "float32" if matrix.dtype in ("bfloat16", "float16") else matrix.dtype
+def computing_dtype(stored: str) -> str:
+    """The dtype in which numpy computes with values of a stored dtype rightly: float32 in place of 16 bits."""
+    return "float32" if stored in ("bfloat16", "float16") else stored
 
 
 def _read(matrix: Matrix, dtype: np.dtype[Any], block_id: tuple[int, int]) -> np.ndarray:

@@ -23,6 +23,7 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import fill, paths, records
 from embgeom_dask.storage.labels import digest_labels as digest_labels
 from embgeom_dask.storage.labels import empty_label, kinds_of, read_labels, suffix_of
+from embgeom_dask.storage.labels import labels_of as stored_labels_of
 from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_rows
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.validation import MATRICES as MATRICES
@@ -192,7 +193,7 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
         if metadata.attrs["tied"] or f"{role}_embedding" in metadata.arrays:
             matrix = matrix_of(metadata, role)
             name, stored = f"{role}_embedding", dataset[matrix.name]
-            dataset[name] = stored.copy(data=lazy_rows(matrix, matrix.dtype if raw else computing_dtype(matrix)))
+            dataset[name] = stored.copy(data=lazy_rows(matrix, matrix.dtype if raw else computing_dtype(matrix.dtype)))
             dataset[name].attrs = {"source_tensor": stored.attrs["source_tensor"], "model": matrix.model}
             dataset[name].attrs |= {"revision": matrix.revision, "matrix": matrix.name}
             dataset[name].encoding = {"store": matrix.store, "sha256": matrix.sha256, "stored_dtype": matrix.dtype}
@@ -260,6 +261,18 @@ def make_labels(
     for name, kind in kinds_of(given).items():
         coords[name] = ("token_id", np.array(given.get(name, [empty_label(name)] * len(token)), kind))
     return xr.Dataset(coords=coords)
+
+
+def empty_labels(rows: int) -> xr.Dataset:
+    """Return the labels of so many rows without tokens."""
+    return make_labels([""] * rows, [""] * rows, [False] * rows)
+
+
+def all_labels_of(matrix: Matrix) -> xr.Dataset:
+    """Return all the labels of a matrix's rows, as `make_labels` does. Raises as `check_labels`."""
+    check_labels(matrix)
+    found = stored_labels_of(read_metadata(matrix.store), matrix.name)
+    return make_labels(**{name: each[: matrix.vocab_size] for name, each in found.items()})
 
 
 def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:

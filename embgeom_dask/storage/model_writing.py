@@ -15,7 +15,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.storage import fill, paths, replacement
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.labels import digest_labels, kinds_of, write_label
-from embgeom_dask.storage.model_stores import DTYPES, MATRICES, make_labels
+from embgeom_dask.storage.model_stores import DTYPES, MATRICES, empty_labels
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.validation import format_attributes, is_store, read_metadata
 
@@ -56,7 +56,7 @@ def write_model(
     there = check_writable(target, overwrite=overwrite)
     rows, own = _check_matrices(matrices, tied), own_labels or {}
     if labels is None:
-        labels = make_labels([""] * rows, [""] * rows, [False] * rows)
+        labels = empty_labels(rows)
     for name, given in {"": labels, **own}.items():
         if given.sizes["token_id"] != (expected := matrices[name].shape[0] if name else rows):
             raise InputError(f"{given.sizes['token_id']} labels for {expected} rows of {target}")

@@ -35,7 +35,7 @@ def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray] | None:
         return None
     if matrix_of_rows(array.data) == matrix and token_id.size == matrix.vocab_size:
         return matrix, token_id
-    if array.shape[1] != matrix.hidden_size or array.dtype.name not in (matrix.dtype, computing_dtype(matrix)):
+    if array.shape[1] != matrix.hidden_size or array.dtype.name not in (matrix.dtype, computing_dtype(matrix.dtype)):
         return None
     for start, stop in _blocks(array):
         given = np.ascontiguousarray(array[start:stop].to_numpy()).view(np.uint8)

@@ -8,21 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from embgeom_dask import progress, tuning
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import fill, model_stores, paths, replacement, results
 from embgeom_dask.storage.labels import strings, write_label
+from embgeom_dask.storage.lazy_rows import computing_dtype
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.shards import BLOSC
-from embgeom_dask.storage.validation import LABELS, MATRICES
+from embgeom_dask.storage.validation import LABELS, MATRICES, written_by
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -104,8 +102,7 @@ def write_series(
             raise InputError(f"{path} is not a series store: move it away")
         if not overwrite:
             raise InputError(f"{path} exists: `overwrite` replaces it, another `name` keeps it")
-    rows = shape[1]
-    named = labels if labels is not None else model_stores.make_labels([""] * rows, [""] * rows, [False] * rows)
+    named = model_stores.empty_labels(shape[1]) if labels is None else labels
     with replacement.replacing(target, overwrite=overwrite, there=there) as place:
         group = zarr.open_group(writer := paths.writer(place), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
@@ -123,7 +120,7 @@ def write_series(
         facts = {
             "matrix": matrix,
             "series_format": SERIES_FORMAT,
-            "written_by": f"embgeom-dask {version('embgeom-dask')}",
+            "written_by": written_by(),
         }
         replacement.finish(place, {**attrs, **facts, "coordinates": " ".join(LABELS)}, writer)
     return str(path)
@@ -136,10 +133,8 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, int, int], dtype: np
         name,
         shape=shape,
         chunks=(1, rows, shape[2]),
-        dtype=dtype,
-        compressors=[BloscCodec(**BLOSC, shuffle="bitshuffle", typesize=dtype.itemsize), Crc32cCodec()],
         dimension_names=["step", "token_id", "hidden"],
-        config={"write_empty_chunks": True},
+        **fill.values_as_stored(dtype),
     )
 
 
@@ -232,8 +227,9 @@ def open_series(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     dataset = dataset[[found.matrix]]
     coords = {name: ("token_id", found.labels[name].to_numpy()) for name in LABELS}
     dataset = dataset.assign_coords({"step": found.step, "token_id": np.arange(found.shape[1]), **coords})
-    if not raw and dataset[found.matrix].dtype.name in ("bfloat16", "float16"):
-        dataset[found.matrix] = dataset[found.matrix].astype("float32")
+    if not raw:
+        computing = computing_dtype(dataset[found.matrix].dtype.name)
+        dataset[found.matrix] = dataset[found.matrix].astype(computing, copy=False)
     dataset[found.matrix].attrs = {"model": found.model, "revision": "", "matrix": found.matrix}
     return dataset
 

@@ -87,7 +87,12 @@ def read_metadata(store: PathLike) -> Metadata:
 
 def format_attributes() -> dict[str, Any]:
     """The attributes that say in which layout a store is, and which version wrote it."""
-    return {"format_version": FORMAT_VERSION, "written_by": f"embgeom-dask {version('embgeom-dask')}"}
+    return {"format_version": FORMAT_VERSION, "written_by": written_by()}
+
+
+def written_by() -> str:
+    """What this is, as an attribute of what it writes."""
+    return f"embgeom-dask {version('embgeom-dask')}"
 
 
 def is_store(path: PathLike, document: bytes | None = None) -> bool:
