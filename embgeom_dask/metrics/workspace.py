@@ -10,8 +10,8 @@ import torch
 class Workspace:
     """Memory on the CPU for the products of one thread.
 
-    A product takes the memory of the one before it, unless something still refers to that one: then it gets memory of
-    its own. Used again, memory saves time: the first touch of fresh pages costs about as much as the product itself.
+    A product takes the memory of an earlier one, unless something still refers to that one: then it gets memory of its
+    own. Used again, memory saves time: the first touch of fresh pages costs about as much as the product itself.
 
     Examples
     --------
@@ -23,18 +23,21 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self._last: dict[torch.dtype, tuple[torch.Tensor, ref[torch.Tensor]]] = {}
+        self._memories: dict[torch.dtype, list[tuple[torch.Tensor, ref[torch.Tensor]]]] = {}
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return an uninitialised tensor (rows, columns) of `dtype`."""
+        """Return an uninitialised tensor (rows, columns) of `dtype`.
+
+        It lies in the smallest free memory that is large enough. Where there is none, all that is free is given up for
+        new memory. Two are kept at most: that of a tile's product, and that of finer products of some of its pairs.
+        """
         size = rows * columns
-        memory = self._free(dtype)
-        if memory is None or memory.numel() < size:
+        memories = self._memories.get(dtype, [])
+        free = [memory for memory, product in memories if product() is None]
+        memory = min((each for each in free if each.numel() >= size), key=torch.Tensor.numel, default=None)
+        others = [each for each in memories if each[0] is not memory and (memory is not None or each[1]() is not None)]
+        if memory is None:
             memory = torch.empty(size, dtype=dtype)
         product = memory[:size].view(rows, columns)
-        self._last[dtype] = memory, ref(product)
+        self._memories[dtype] = [*others[-1:], (memory, ref(product))]
         return product
-
-    def _free(self, dtype: torch.dtype) -> torch.Tensor | None:
-        memory, product = self._last.pop(dtype, (None, None))
-        return memory if product is None or product() is None else None

@@ -61,14 +61,17 @@ def dense_pairs(tile: Tile, i: Array, j: Array) -> DensePairs:
 
 
 def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
-    """Multiply the dense pairs of a tile again, one level finer; their products take the memory of the tile's."""
+    """Multiply the dense pairs of a tile again, one level finer.
+
+    Only of points that have a finer form are these products planned for; others take the memory of the tile's.
+    """
     if not dense:
         return
-    tile.forget_product()
     rows, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
     if tile.rows.has_finer_form:
         yield tile.like(tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded())
         return
+    tile.forget_product()
     by_rows = rows.size < columns.size
     block, marked = (tile.rows, rows) if by_rows else (tile.columns, columns)
     clusters = _clusters(block, marked) if tile.metric.shifts else iter([(None, marked)])
@@ -91,7 +94,8 @@ def tiles_about_rows(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
     """
     if not (dense and tile.metric.shifts and len(tile.rows.stored) and len(tile.columns.stored)):
         return
-    tile.forget_product()
+    if not tile.rows.has_finer_form:
+        tile.forget_product()
     marked, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
     for _ in range(tuning.CLUSTERS):
         if not marked.size:

@@ -50,6 +50,13 @@ def test_finer_tiles_hold_each_dense_pair_once(element: str) -> None:
     assert sorted(found) == sorted(zip(rows.ravel().tolist(), columns.ravel().tolist(), strict=True))
 
 
+def test_a_tile_of_points_with_a_finer_form_is_multiplied_once() -> None:
+    tile = tile_of(clustered(300), "int8")
+    product = tile.product
+    assert [finer.product.dtype for finer in finer_tiles(tile, dense_pairs(tile, *np.triu_indices(300, 1)))]
+    assert tile.product is product
+
+
 def test_few_or_scattered_pairs_are_not_dense() -> None:
     tile = tile_of(clustered(300), "bfloat16")
     assert not dense_pairs(tile, *np.triu_indices(300, 297))

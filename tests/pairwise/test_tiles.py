@@ -41,6 +41,20 @@ def test_a_product_that_is_held_is_not_written_over(element: str, held: Any) -> 
     np.testing.assert_array_equal(first.product, right)
 
 
+def test_finer_products_made_beside_that_of_a_tile_leave_it_its_memory() -> None:
+    workspace = Workspace()
+    addresses = set()
+    for _ in range(3):
+        product = workspace.empty(40, 40, torch.float64)
+        for size in (5, 20, 10):
+            finer = workspace.empty(size, size, torch.float64)
+            addresses.add(finer.data_ptr())
+            del finer
+        addresses.add(product.data_ptr())
+        del product
+    assert len(addresses) <= 3  # of 5 x 5, given up for 20 x 20, and of the tile
+
+
 def test_the_tiles_of_a_scan_take_the_same_memory(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,9 +67,9 @@ def test_the_tiles_of_a_scan_take_the_same_memory(
     def watched(self: Workspace, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
         nonlocal products
         products += 1
-        before = self._last.get(dtype)
+        before = [id(memory) for memory, _ in self._memories.get(dtype, [])]
         product = empty(self, m, n, dtype)
-        if before is None or before[0] is not self._last[dtype][0]:
+        if id(self._memories[dtype][-1][0]) not in before:
             taken.append(m * n)
         return product
 
