@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 
 PACKAGES = (
     "embgeom-dask",
@@ -20,6 +20,10 @@ PACKAGES = (
 )
 
 
+version = cache(metadata.version)
+"""The version of an installed package, read once: every task asks for that of this one."""
+
+
 def installed() -> dict[str, str]:
     """Return the version of Python and of each of `PACKAGES` in this process."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
@@ -30,9 +34,8 @@ def _version(package: str) -> str:
     return getattr(sys.modules.get(package), "__version__", None) or _in_metadata(package)
 
 
-@cache
 def _in_metadata(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:
+    except metadata.PackageNotFoundError:
         return "not installed"

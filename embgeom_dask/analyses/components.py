@@ -134,8 +134,9 @@ def components(
     how: dict[str, Any] = {"out": out, "device": device, "client": client, "resume_command": resume_command}
     how |= {"part": part, "asked": {"radius": radius, "tokens": tokens, "metric": metric, "diameter": diameter}}
     with showing(progress), interruptible() if out is not None else nullcontext():
-        found = many.on_each("components", given, one, table, role=role, **how)
-    names = Part.parse(part).of(many.node_names(given, role))
+        known = many.identify(given, role)
+        names = Part.parse(part).of(many.node_names(given, known))
+        found = many.on_each("components", given, one, table, role=role, known=known, **how)
     return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 

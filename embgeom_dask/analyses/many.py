@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from hashlib import sha256
@@ -35,9 +34,13 @@ _WHOSE = {"model", "revision", "matrix", "against", "against_revision"}
 Work = Callable[[Data, PathLike | None, Client, int], xr.Dataset]
 """What is done on each store: given it, where its result goes, a client, and how many at a time share a worker."""
 
+Known = Sequence[tuple[str, str, str] | None]
+"""The model, revision and matrix of each of several stores."""
+
 One = Callable[[Data, Role | None, PathLike | None, ClientLike | None], xr.Dataset]
 """A command on one store or array: given it, the role, where its result goes, and a client."""
 
+_LOOKED_AT = 16  # stores at URLs at a time
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 
@@ -97,6 +100,7 @@ def on_each(
     resume_command: str | None = None,
     part: str | None = None,
     asked: Mapping[str, Any] | None = None,
+    known: Known | None = None,
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models that share a worker)` on each store and return what it gives, in order.
 
@@ -105,7 +109,7 @@ def on_each(
 
     `out` is the folder of the results, `<model>.zarr`; what `together` makes of them is saved in it as the table. Of
     several commands each does its `part` of the stores, "2/8"; the last to end saves the table of all of them. `asked`
-    are the settings, which all parts share.
+    are the settings, which all parts share; `known` what `identify` said of the stores.
 
     Raises
     ------
@@ -116,9 +120,11 @@ def on_each(
         where stores failed, once all others are done; an error that all share is raised itself.
     """
     mine = batch.Part.parse(part)
+    if known is None and (role is None or out is not None):
+        known = identify(stores, role)
     if role is None:
-        _check_roles(stores)
-    outs = _outs(node_names(stores, role) if out is not None else [None] * len(stores), out)
+        _check_roles(stores, known or ())
+    outs = _outs(node_names(stores, known or ()) if out is not None else [None] * len(stores), out)
     record: dict[str, Any] = {}
     if out is not None:
         called = [_called(each) for each in stores]
@@ -221,13 +227,32 @@ def _in_threads(at_once: int, work: Sequence[Callable[[], xr.Dataset]]) -> Itera
     pool.shutdown()
 
 
-def _check_roles(stores: Sequence[Data]) -> None:
+def identify(stores: Sequence[Data], role: Role | None) -> Known:
+    """The model, revision and matrix of each store, as `name_of` gives them; None of one that is broken.
+
+    Of stores at URLs some are looked at side by side, since each answer takes long.
+    """
+
+    def look(store: Data) -> tuple[str, str, str] | None:
+        try:
+            return name_of(store, role)
+        except EmbgeomError:  # it fails by itself
+            return None
+
+    far = any(not is_array(each) and paths.is_url(cast(PathLike, each)) for each in stores)
+    pool = ThreadPoolExecutor(_LOOKED_AT if far else 1)
+    try:
+        return list(pool.map(look, stores))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_roles(stores: Sequence[Data], known: Known) -> None:
     """Refuse to put matrices of different roles together unasked: the input of one model and the output of another."""
     named: dict[str, Data] = {}
-    for store in stores:
-        if not is_array(store):
-            with suppress(EmbgeomError):  # a store that is broken fails by itself
-                named.setdefault(model_stores.find_matrix(cast(PathLike, store)).name, store)
+    for store, each in zip(stores, known, strict=True):
+        if each is not None and each[2]:
+            named.setdefault(each[2], store)
     if len(named) > 1:
         (first, one), (second, other) = sorted(named.items())
         raise InputError(
@@ -236,29 +261,23 @@ def _check_roles(stores: Sequence[Data]) -> None:
         )
 
 
-def node_names(stores: Sequence[Data], role: Role | None) -> list[str | None]:
+def node_names(stores: Sequence[Data], known: Known) -> list[str | None]:
     """What the result of each store is called, `<organisation>--<name>`; None for a store that is broken.
 
-    The revision is part of it where several of the stores are of that model.
+    `known` is what `identify` said of them. The revision is part of it where several of the stores are of that model.
 
     Raises
     ------
     InputError
         where two would have one name.
     """
-    models: list[tuple[str, str] | None] = []
-    for store in stores:
-        try:
-            models.append(name_of(store, role))
-        except EmbgeomError:
-            models.append(None)
-    counts = Counter(each[0] for each in models if each is not None)
+    counts = Counter(each[0] for each in known if each is not None)
     taken = {results.TABLE.removesuffix(".zarr"): "the table of all models"}
     names: list[str | None] = []
-    for store, each in zip(stores, models, strict=True):
+    for store, each in zip(stores, known, strict=True):
         names.append(None)
         if each is not None:
-            model, revision = each
+            model, revision, _ = each
             name = model_stores.file_name(model, revision if counts[model] > 1 else "").removesuffix(".zarr")
             if name in taken:
                 raise InputError(

@@ -12,7 +12,7 @@ import xarray as xr
 from distributed import Client
 
 from embgeom_dask.analyses.batch import Part
-from embgeom_dask.analyses.many import Work, each_of, is_one, node_names, on_each, table
+from embgeom_dask.analyses.many import Work, each_of, identify, is_one, node_names, on_each, table
 from embgeom_dask.analyses.radii import check_one_store
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data
@@ -51,7 +51,8 @@ def _scan_each(
         check_one_store(**{name: settings.get(name) for name in ("within", "pairs_within")})
     if part is not None and common_edges:
         raise InputError("`common_edges` needs all stores at once, not a `part`: give `histogram_edges`")
-    names = Part.parse(part).of(node_names(stores, how["role"]))
+    known = identify(stores, how["role"])
+    names = Part.parse(part).of(node_names(stores, known))
     if settings.get("dry_run"):
         how["out"] = None
     with (
@@ -61,8 +62,8 @@ def _scan_each(
     ):
         if common_edges:
             settings = _with_common_edges(scan, stores, settings, how)
-        again = settings.get("resume_command")
-        shared: dict[str, Any] = {"resume_command": again, "part": part, "asked": _asked(scan, settings)}
+        shared: dict[str, Any] = {"resume_command": settings.get("resume_command"), "part": part, "known": known}
+        shared["asked"] = _asked(scan, settings)
         found = on_each("scan", stores, _scanning(scan, settings, how), table, **shared, **how)
     return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
 

@@ -42,12 +42,13 @@ def one_or_tree(
     if many.is_one(data, part):
         return one(many.each_of(data, what)[0], out, client, 1)
     given = many.each_of(data, what)
-    names = batch.Part.parse(part).of(many.node_names(given, role))
+    known = many.identify(given, role)
+    names = batch.Part.parse(part).of(many.node_names(given, known))
 
     def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
         return table(what, found)
 
-    how: dict[str, Any] = {"role": role, "out": out, "client": client, "part": part, "asked": asked}
+    how: dict[str, Any] = {"role": role, "out": out, "client": client, "part": part, "asked": asked, "known": known}
     found = many.on_each(what, given, one, together, **how)
     return results.tree_of(together(found), {str(name): each for name, each in zip(names, found, strict=True)})
 

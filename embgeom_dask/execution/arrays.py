@@ -201,8 +201,8 @@ def _model_of(file: tuple[Path, str]) -> str:
     return f"{path.name}:{key}" if key else path.name
 
 
-def name_of(data: Data, role: Role | None = None) -> tuple[str, str]:
-    """The model and revision that results of `data` bear.
+def name_of(data: Data, role: Role | None = None) -> tuple[str, str, str]:
+    """The model and revision that results of `data` bear, and the name of the matrix, empty where it is of no store.
 
     Raises
     ------
@@ -210,14 +210,14 @@ def name_of(data: Data, role: Role | None = None) -> tuple[str, str]:
         as `given_rows`.
     """
     if is_array(data):
-        return _named(_as_data_array(data, role))
+        return *_named(_as_data_array(data, role)), ""
     if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
-        return _model_of(file), ""
+        return _model_of(file), "", ""
     if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
         series = series_stores.read_series(step[0])
-        return series.name(series.place(step[1])), ""
+        return series.name(series.place(step[1])), "", ""
     matrix = model_stores.find_matrix(cast(PathLike, data), role)
-    return matrix.model, matrix.revision
+    return matrix.model, matrix.revision, matrix.name
 
 
 def _named(array: xr.DataArray) -> tuple[str, str]:

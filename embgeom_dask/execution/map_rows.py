@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import progress, tuning
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import workers
+from embgeom_dask.execution import roster, workers
 from embgeom_dask.execution.cluster import LOST, ClientLike, connect
 from embgeom_dask.execution.monitor import tally
 from embgeom_dask.execution.plan import ITEMSIZE
@@ -93,7 +93,7 @@ def in_order(
     """
     waiting: dict[int, Any] = {}
     following = 0
-    threads = max(1, sum(client.nthreads().values()))
+    threads = max(1, sum(roster.there(client).values()))
     for index, found in _each_part(client, what, matrix, parts, sizes, work, ahead=tuning.PANELS_AHEAD * threads):
         waiting[index] = found
         while following in waiting:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from distributed import Client, Worker
 
 from embgeom_dask import private_apis
+from embgeom_dask.execution import roster
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.metrics import Workspace
 from embgeom_dask.pairwise.blocks import BlockCache
@@ -78,6 +79,7 @@ def forget(keys: set[str], dask_worker: Worker) -> None:
 
 def blocks_for(client: Client) -> BlockCache:
     """The blocks through which a client's process reads rows: those of its worker, where it is one; else new ones."""
-    there = client.nthreads()
-    here = [worker for worker in private_apis.workers_here() if worker.address_safe in there]
+    here = private_apis.workers_here()
+    there = roster.there(client) if here else {}
+    here = [worker for worker in here if worker.address_safe in there]
     return state_of(here[0]).blocks if here else BlockCache()

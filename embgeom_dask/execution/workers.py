@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from contextvars import ContextVar
-from importlib.metadata import version
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -16,11 +14,13 @@ from distributed import Client, Future, Worker, get_worker
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
-from embgeom_dask import devices, progress, tuning
+from embgeom_dask import devices, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
+from embgeom_dask.execution import roster
 from embgeom_dask.execution.titles import Title
 from embgeom_dask.storage import model_stores, outages, paths
 from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.versions import version
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -53,48 +53,6 @@ _Running = dict[Any, tuple[T, Future[Any], list[str] | None]]
 """By the key of its task, what is done there, and the workers that may do it; None is any."""
 
 
-_unfit_here: ContextVar[dict[str, str] | None] = ContextVar("unfit", default=None)
-"""The workers that get nothing more in the run of this context, by address, and why; None outside any run."""
-
-
-@contextmanager
-def all_fit() -> Iterator[None]:
-    """Enter a run: a worker that another run had to give up may do for this one."""
-    entered = _unfit_here.set({})
-    try:
-        yield
-    finally:
-        _unfit_here.reset(entered)
-
-
-_only_here: ContextVar[Callable[[], list[str]] | None] = ContextVar("only", default=None)
-"""What gives the addresses of the workers that tasks of this context go to; None outside `only`: to any."""
-
-
-@contextmanager
-def only(addresses: Callable[[], list[str]]) -> Iterator[None]:
-    """While entered, tasks go to the workers that `addresses()` gives then, as long as one of these can do them."""
-    entered = _only_here.set(addresses)
-    try:
-        yield
-    finally:
-        _only_here.reset(entered)
-
-
-def threads(client: Client) -> dict[str, int]:
-    """The threads of each worker that tasks of this context go to, by its address."""
-    there = client.nthreads()
-    chosen = _chosen(client) if _only_here.get() is not None else None
-    return there if chosen is None else {address: there[address] for address in chosen if address in there}
-
-
-def _unfit() -> dict[str, str]:
-    """The workers given up, which a first one begins."""
-    if (found := _unfit_here.get()) is None:
-        _unfit_here.set(found := {})
-    return found
-
-
 def check(client: Client, device: str) -> None:
     """Look at every worker that is there: its version of this package, and the device.
 
@@ -104,20 +62,22 @@ def check(client: Client, device: str) -> None:
         where none can be used.
     """
     _ask_versions(client)
-    _ask(client, _lack, device)
-    _refuse_none(client, InputError)
+    for address, reason in roster.once(client, _lack, device).items():
+        if reason is not None:
+            roster.give_up(address, reason)
+    roster.refuse_none(client, InputError)
 
 
 def check_seen(client: Client, urls: Iterable[str]) -> None:
-    """Look whether every worker sees the files or keys that are there for this process.
+    """Look whether the workers that tasks of this context go to see the files or keys that this process sees.
 
     Raises
     ------
     InputError
-        where none can be used.
+        where no worker can be used.
     """
-    _ask(client, _unseen, list(urls))
-    _refuse_none(client, InputError)
+    roster.ask_own(client, _unseen, list(urls))
+    roster.refuse_none(client, InputError)
 
 
 def completed(
@@ -145,7 +105,7 @@ def completed(
     done = SimpleQueue[Future[Any]]()
 
     def submit(each: T, worker: str = "") -> None:
-        fit = [worker] if worker else _chosen(client)
+        fit = [worker] if worker else roster.chosen(client)
         task = _checked, version("embgeom-dask"), work, *arguments(each)
         with annotate(**title.annotations):
             future = client.submit(*task, key=title.key(), pure=False, workers=fit)
@@ -204,7 +164,7 @@ def completed(
 def _freest(threads: Mapping[str, int], running: _Running[T]) -> str | None:
     """The worker that has the fewest tasks for its threads; None where all have enough, "" where any may have one."""
     tasks = Counter(fit[0] for _, _, fit in running.values() if fit is not None and len(fit) == 1)
-    fit = [each for each in threads if each not in _unfit()]
+    fit = [each for each in threads if each not in roster.unfit()]
     least = min(fit, key=lambda each: (tasks[each] / threads[each], each), default="")
     if least and running and tasks[least] >= tuning.PANELS_AHEAD * threads[least]:
         return None
@@ -224,13 +184,16 @@ def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, 
 def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
     """What each worker answers that can be used, by its address, while its tasks go on; `question` may take the worker.
 
+    In a run only the workers of this context are asked now; what others answered when they were first asked stays.
+
     Raises
     ------
     EmbgeomError
         where none does.
     """
-    gather(client, pow, [(1, 1)], Title("look"))  # an adaptive cluster may have let its workers go: there is one then
-    answers = {each: answer for each, answer in _answers(client, question, *args) if not isinstance(answer, Exception)}
+    if not (answers := roster.ask(client, question, *args)):
+        gather(client, pow, [(1, 1)], Title("look"))  # an adaptive cluster has let its workers go: there is one then
+        answers = roster.ask(client, question, *args)
     if not answers:
         raise EmbgeomError("no worker answers: run the same command again")
     return answers
@@ -251,26 +214,11 @@ def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]
     """What was submitted to workers that are all gone, where there are others."""
     if not any(fit is not None for _, _, fit in running.values()):
         return []
-    there = set(client.nthreads())
-    if there <= set(_unfit()):
-        _refuse_none(client, AbortRun)
+    there = roster.there(client).keys()
+    if there <= roster.unfit().keys():
+        roster.refuse_none(client, AbortRun)
         return []
     return [(key, each) for key, (each, _, fit) in running.items() if fit is not None and not there & set(fit)]
-
-
-def _chosen(client: Client) -> list[str] | None:
-    """The workers that a task may go to now; None is any."""
-    if (addresses := _only_here.get()) is not None:
-        chosen = [address for address in addresses() if address not in _unfit()]
-        if chosen:
-            return chosen
-    return _fit(client) if _unfit() else None
-
-
-def _fit(client: Client) -> list[str] | None:
-    """The workers that can be used; None where none is there at all, as any that comes may do."""
-    there = client.nthreads()
-    return [address for address in there if address not in _unfit()] or None
 
 
 def _collected(client: Client, futures: dict[Future[Any], list[str] | None]) -> dict[Any, Any]:
@@ -286,7 +234,7 @@ def _collected(client: Client, futures: dict[Future[Any], list[str] | None]) -> 
             found: dict[Any, Any] = client.sync(gather, callback_timeout=patience)
             return found
         except TimeoutError:
-            there, patience = set(client.nthreads()), 2 * patience
+            there, patience = set(roster.there(client, now=True)), 2 * patience
             futures = {each: fit for each, fit in futures.items() if fit is None or there & set(fit) or not there}
     return {}
 
@@ -294,25 +242,11 @@ def _collected(client: Client, futures: dict[Future[Any], list[str] | None]) -> 
 def _is_through_its_worker(client: Client, error: BaseException | None) -> bool:
     """Whether a task failed through a fault of its worker, which gets nothing more."""
     if isinstance(error, AbortRun) and error.worker:
-        _give_up(error.worker, str(error))
+        roster.give_up(error.worker, str(error))
     elif not (isinstance(error, _NOT_UNDERSTOOD) and _ask_versions(client)):
         return False
-    _refuse_none(client, AbortRun)
+    roster.refuse_none(client, AbortRun)
     return True
-
-
-def _refuse_none(client: Client, kind: type[EmbgeomError]) -> None:
-    there = client.nthreads()
-    if there and all(address in _unfit() for address in there):
-        reasons = dict.fromkeys(_unfit()[address] for address in there)
-        raise kind("; ".join(list(reasons)[:3]))
-
-
-def _give_up(worker: str, reason: str) -> None:
-    if worker not in _unfit():
-        _unfit()[worker] = reason
-        named = reason if worker in reason else f"worker {worker}: {reason}"
-        progress.note(f"{named} (it gets no more work, others go on)")
 
 
 def _checked(here: str, work: Callable[..., Any], *args: Any) -> Any:
@@ -338,10 +272,7 @@ def _other_version(address: str, there: str, here: str) -> str:
     return f"worker {address} has {has}, and this process embgeom-dask {here}: install the same there"
 
 
-def _ask_versions(client: Client) -> bool:
-    """Ask each worker for the version of this package; return whether one was found that cannot be used."""
-    here = version("embgeom-dask")
-
+def _version_question() -> Callable[[], str]:
     def ask() -> str:  # a worker without the package can run it: it travels by value
         from importlib.metadata import PackageNotFoundError, version
 
@@ -352,24 +283,19 @@ def _ask_versions(client: Client) -> bool:
         except (ImportError, PackageNotFoundError) as error:
             return f"no embgeom-dask ({error})"
 
-    answers = {address: there for address, there in _answers(client, ask) if isinstance(there, str)}
+    return ask
+
+
+_WHICH_VERSION = _version_question()
+
+
+def _ask_versions(client: Client) -> bool:
+    """Look at the version of this package that each worker has; return whether one was found that cannot be used."""
+    here, answers = version("embgeom-dask"), roster.once(client, _WHICH_VERSION)
     others = {address: _other_version(address, there, here) for address, there in answers.items() if there != here}
     for address, reason in others.items():
-        _give_up(address, reason)
+        roster.give_up(address, reason)
     return bool(others)
-
-
-def _ask(client: Client, question: Callable[..., str | None], *args: Any) -> None:
-    """Give the workers up that have something to object."""
-    for address, reason in _answers(client, question, *args):
-        if isinstance(reason, str):
-            _give_up(address, reason)
-
-
-def _answers(client: Client, work: Callable[..., Any], *args: Any) -> Iterable[tuple[str, Any]]:
-    """What each worker that is not given up answers; an exception of one that leaves meanwhile."""
-    there = _fit(client)
-    return client.run(work, *args, workers=there, on_error="return").items() if there else ()
 
 
 def _lack(device: str) -> str | None:

@@ -229,10 +229,15 @@ def look(place: str) -> Contents:
         reading = thread.submit(_document, place)
         sizes = sizes_in(place)
     document = reading.result() if _DOCUMENT in sizes else None
-    unfinished = None
-    with suppress(ValueError, KeyError, TypeError):
-        unfinished = json.loads(document or b"")["attributes"][UNFINISHED]
+    unfinished = _mark(document)
     return Contents(not sizes or unfinished is not None, sizes, document, unfinished)
+
+
+def _mark(document: bytes | None) -> str | bool | None:
+    """What a writer that did not finish left in a group's document; None where there is no such mark."""
+    with suppress(ValueError, KeyError, TypeError):
+        return cast(str | bool, json.loads(document or b"")["attributes"][UNFINISHED])
+    return None
 
 
 def _document(url: str) -> bytes | None:
@@ -258,6 +263,10 @@ def status(path: PathLike) -> os.stat_result:
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         raise OSError(errno.EINVAL, "it is a pipe or a device")
     return found
+
+
+class Unfinished(FileNotFoundError):
+    """A group at a URL is being written, or its writer was stopped."""
 
 
 class _Strict(WrapperStore[Store]):
@@ -336,8 +345,8 @@ def _open(place: str, *, read_only: bool) -> Store:
 def open_group(place: str, *, whole: bool = False, there: Contents | None = None) -> zarr.Group:
     """Open the finished zarr group at `place`; the `whole` of it is to be read. `there` is what `look` has just seen.
 
-    Raises FileNotFoundError where there is none, ValueError where it is something else, and EmbgeomError where `place`
-    cannot be reached.
+    Raises FileNotFoundError where there is none (Unfinished where it is begun), ValueError where it is something else,
+    and EmbgeomError where `place` cannot be reached.
     """
     try:
         with explained(f"read {place}"):
@@ -345,10 +354,12 @@ def open_group(place: str, *, whole: bool = False, there: Contents | None = None
             group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
     except EmbgeomError as error:
         if not is_url(place) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
+            if is_url(place) and _mark(_document(place)) is not None:  # and nothing else is there yet
+                raise Unfinished(place) from None
             raise ValueError(f"{place} is no zarr group") from error
         raise
     if UNFINISHED in group.attrs:
-        raise FileNotFoundError(place)
+        raise Unfinished(place)
     return group
 
 

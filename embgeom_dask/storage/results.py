@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
@@ -21,6 +20,7 @@ from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import model_stores, paths, replacement, result_names
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.versions import version
 
 _COMPRESSORS = (ZstdCodec(level=1), Crc32cCodec())
 TABLE = "table.zarr"
@@ -35,20 +35,18 @@ _ONE_TABLE = ("survey", "duplicates")
 RESULT_FORMAT = 1
 """The version of what a result is made of, its attribute `result_format`: one more when names or meanings change."""
 
-_STRING = 64  # about the bytes of a string in memory
-
+_FOREIGN = "{} is not a result of embgeom: name another path, or move it away"
 _SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
 _IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
 _OF_SECOND = ("neighbor_token_id", "top_token_id", "bottom_token_id", "against_left_out_token_id")
+_STRING = 64  # about the bytes of a string in memory
 
 
 def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
     """The sha256 of what decides a result: command, matrices (with bytes and labels), settings, version."""
     decides = {
         "command": command,
-        "matrices": [
-            [matrix.model, matrix.revision, matrix.name, matrix.sha256, matrix.labels_sha256] for matrix in matrices
-        ],
+        "matrices": [[each.model, each.revision, each.name, each.sha256, each.labels_sha256] for each in matrices],
         "settings": dict(settings),
         "version": version("embgeom-dask"),
     }
@@ -309,13 +307,15 @@ def _result_group(path: PathLike, there: paths.Contents | None = None, *, whole:
     place = paths.locate(path)
     try:
         group = paths.open_group(place, whole=whole, there=there)
+    except paths.Unfinished:
+        raise InputError(f"{path} is unfinished: its command still runs, or was stopped: run that again") from None
     except FileNotFoundError:
         raise InputError(f"no result at {path}: name the folder that `out` wrote") from None
     except ValueError:
-        raise InputError(f"{path} is not a result of embgeom: name another path, or move it away") from None
+        raise InputError(_FOREIGN.format(path)) from None
     check_format(f"{path} is a result", group.attrs, "result_format", RESULT_FORMAT)
     if not is_provenance(group.attrs):
-        raise InputError(f"{path} is not a result of embgeom: name another path, or move it away")
+        raise InputError(_FOREIGN.format(path))
     return group
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from reprlib import repr as shortened
 from typing import Any
 
@@ -21,6 +20,7 @@ from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import NO_STORE, EmbgeomError, InputError, shorten
 from embgeom_dask.storage import paths, records
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.versions import version
 
 FORMAT_VERSION = 2
 MATRICES = ("input_embedding", "output_embedding")
@@ -170,6 +170,8 @@ def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
     attrs = _at(root, "attributes")
     if _at(attrs, "series_format") is not None:
         raise NoStore(f"{store} is a series of steps: name one, {store}:STEP, or ask embgeom series")
+    if _at(attrs, paths.UNFINISHED) is not None:
+        raise NoStore(f"{store} is unfinished: its conversion still runs, or was stopped: run that again")
     if not isinstance(attrs, dict) or len({"model", "tied", "format_version"} & attrs.keys()) < 2:
         raise NoStore(f"{store} is not a model's store: embgeom convert makes one")
     return dict(root)

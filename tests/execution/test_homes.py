@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from distributed import Client, get_worker
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
-from embgeom_dask.execution import workers
+from embgeom_dask.execution import roster
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.homes import Homes
@@ -52,10 +53,19 @@ class Seen:
             self.panels[plan.sides[0].matrix.model] += 1
 
 
-def test_each_of_many_models_is_read_by_its_home_and_the_result_is_the_same(client: Client, tmp_path: Path) -> None:
-    given, seen = stores(tmp_path, 12), Seen()
+def test_each_of_many_models_is_read_by_its_home_and_the_result_is_the_same(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, seen, asked, honest = stores(tmp_path, 12), Seen(), list[str](), roster.run
+
+    def run(client: Client, workers: Collection[str], *what: Any) -> Any:
+        asked.extend(workers)
+        return honest(client, workers, *what)
+
+    monkeypatch.setattr(roster, "run", run)
     with PanelCallback(seen):
         found = eg.scan(given, nearest=3, neighbors=2, tile=32, client=client)
+    assert len(asked) < 2 * 3 * (WORKERS + len(given))  # three questions to all, then three by each model to its own
     assert len(seen.panels) == 12
     assert all(count > 2 * WORKERS for count in seen.panels.values())  # enough for every worker to have one
     # only the last ones are helped
@@ -69,7 +79,7 @@ def test_each_of_many_models_is_read_by_its_home_and_the_result_is_the_same(clie
 def test_workers_without_a_model_help_the_others_evenly(client: Client) -> None:
     homes = Homes(client, "cpu")
     with homes.enter():
-        assert set(workers.threads(client)) == set(client.nthreads())
+        assert set(roster.threads(client)) == set(client.nthreads())
     one, two = (_Model(homes) for _ in range(2))
     assert len(one.workers(client) | two.workers(client)) == WORKERS
     first, second = one.workers(client), two.workers(client)
@@ -100,7 +110,7 @@ class _Model:
     def _run(self, homes: Homes) -> None:
         with homes.enter():
             while self._asked.acquire() and not self._ended.is_set():
-                self._found = set(workers.threads(self._client))
+                self._found = set(roster.threads(self._client))
                 self._told.release()
 
     def workers(self, client: Client) -> set[str]:

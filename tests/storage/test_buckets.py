@@ -154,7 +154,7 @@ def test_what_is_unfinished_or_damaged_is_told(bucket: str, keys: Callable[[], s
         matrix.read(100, 200)
     fs.pipe_file(f"{paths.filesystem(store)[1]}/zarr.json", b'{"zarr_format": 3, "attributes": {"unfinished": true}}')
     assert not model_stores.is_store(store)
-    with pytest.raises(eg.InputError, match="is not a result"):
+    with pytest.raises(eg.InputError, match="is unfinished"):
         eg.open_result(store)
     nowhere = f"{bucket}c"
     with pytest.raises(eg.InputError, match="no store at"):

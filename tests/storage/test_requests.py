@@ -153,7 +153,7 @@ def test_a_replacement_that_is_killed_leaves_the_old_or_nothing(
         patch.setattr(s3fs.S3FileSystem, "_call_s3", call)
         results.save(two, url, replace=True)
     if done:
-        with pytest.raises(eg.InputError, match="is not a result"):
+        with pytest.raises(eg.InputError, match="is unfinished"):
             eg.open_result(url)
     else:
         same(eg.open_result(url), one)

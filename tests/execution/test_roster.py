@@ -1,0 +1,87 @@
+"""Workers are asked once for all models, and a model asks only its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+from distributed import Client
+
+from embgeom_dask import tuning
+from embgeom_dask.errors import InputError
+from embgeom_dask.execution import roster
+
+
+class Workers:
+    """A client whose workers answer with how often they were asked."""
+
+    def __init__(self, *there: str) -> None:
+        self.there, self.asked = list(there), list[str]()
+
+    def nthreads(self) -> dict[str, int]:
+        return dict.fromkeys(self.there, 1)
+
+    def run(self, work: Callable[..., Any], *args: Any, workers: list[str], on_error: str) -> dict[str, Any]:
+        assert on_error == "return"
+        self.asked += workers
+        return {each: work(each, *args) for each in workers}
+
+    def since(self) -> list[str]:
+        """Who was asked since this was called last."""
+        asked, self.asked = self.asked, []
+        return sorted(asked)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Workers]:
+    found = Workers("a", "b", "c")
+    with tuning.override(WORKERS_LOOK=0.0), roster.entered(client_of(found)):
+        yield found
+
+
+def client_of(workers: Workers) -> Client:
+    return cast(Client, workers)
+
+
+def name(worker: str) -> str:
+    return worker
+
+
+def objection(worker: str, bad: str) -> str | None:
+    return f"{worker} is blind" if worker in bad else None
+
+
+def test_in_a_run_each_worker_is_asked_once_and_anew_when_it_returns(cluster: Workers) -> None:
+    client = client_of(cluster)
+    for there, asked in (("abc", "abc"), ("abc", ""), ("abd", "d"), ("abcd", "c")):
+        cluster.there = list(there)
+        with roster.entered(client):  # as each model of a batch does
+            assert roster.once(client, name) == {each: each for each in there}
+        assert cluster.since() == list(asked)
+
+
+def test_a_model_asks_and_tells_its_own_workers_alone(cluster: Workers) -> None:
+    client, own = client_of(cluster), ["b"]
+    assert roster.ask(client, name).keys() == {"a", "b", "c"} == set(cluster.since())
+    with roster.only(lambda: own):
+        assert roster.ask(client, name).keys() == {"a", "b", "c"}
+        assert roster.threads(client) == {"b": 1}
+        roster.ask_own(client, objection, "")
+        own[:] = ["c"]
+        assert roster.chosen(client) == ["c"]
+        assert cluster.since() == ["b", "b"]
+        roster.tell_own(client, name)
+        assert cluster.since() == ["b", "c"]
+        roster.ask_own(client, objection, "c")  # it can do nothing, so that others have to
+        assert cluster.since() == ["a", "b", "c"]
+        assert roster.chosen(client) == ["a", "b"]
+        roster.refuse_none(client, InputError)
+        roster.tell_own(client, name)
+        assert cluster.since() == ["a", "b", "c"]
+        roster.ask_own(client, objection, "ab")
+        with pytest.raises(InputError, match=r"^a is blind; b is blind; c is blind$"):
+            roster.refuse_none(client, InputError)
+    with roster.entered(client):  # a run of its own may use them again
+        roster.refuse_none(client, InputError)
+        assert roster.chosen(client) is None
