@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
 from functools import partial
 from hashlib import sha256
+from time import monotonic, sleep
 from typing import Any, cast
 
 import numpy as np
@@ -40,6 +41,7 @@ Known = Sequence[tuple[str, str, str] | None]
 One = Callable[[Data, Role | None, PathLike | None, ClientLike | None], xr.Dataset]
 """A command on one store or array: given it, the role, where its result goes, and a client."""
 
+_LOOK = 0.5  # seconds between looks at what another command writes
 _LOOKED_AT = 16  # stores at URLs at a time
 _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
@@ -188,15 +190,29 @@ def _save_table(out: PathLike, made: xr.Dataset, failed: Sequence[str]) -> None:
 
 
 def _save_whole(out: PathLike, together: Callable[[Sequence[xr.Dataset]], xr.Dataset], mine: batch.Part) -> None:
-    """Save the table of all models once all parts have ended. Of two that end at a time one waits for the other."""
+    """Save the table of all models once all parts have ended. Of those that end at a time one does."""
     done, failed = batch.whole(out) or ([], [])
     if not done:
         return
     made = together([results.open_unread(paths.join(os.fspath(out), name)) for name in done]).load()
     table = paths.join(os.fspath(out), results.TABLE)
-    with Journal(table).claimed(made.attrs):
-        _save_table(out, made, failed)
+    made = made.assign_attrs({"failed": failed} if failed else {})
+    with Journal(table).claimed(made.attrs) as alone:
+        until = monotonic() + (0 if alone else tuning.OUTAGE)  # of another that writes it, unless it has died
+        while not (there := _is_there(table, made)) and monotonic() < until:
+            sleep(_LOOK)
+        if not there:
+            _save_table(out, made, failed)
     note(f"all {mine.count} parts have ended: {table} is of all of them")
+
+
+def _is_there(table: str, made: xr.Dataset) -> bool:
+    """Whether this table is there already."""
+    try:
+        there = results.open_unread(table).attrs
+    except EmbgeomError:
+        return False
+    return all(there.get(name) == made.attrs.get(name) for name in ("fingerprint", "failed"))
 
 
 def _in_threads(at_once: int, work: Sequence[Callable[[], xr.Dataset]]) -> Iterator[tuple[int, xr.Dataset | Exception]]:

@@ -30,11 +30,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # what a file system says that has no
 
 
 @contextmanager
-def claimed(out: str, folder: str, attrs: Mapping[str, Any], stopped: Callable[[], bool]) -> Iterator[None]:
+def claimed(out: str, folder: str, attrs: Mapping[str, Any], stopped: Callable[[], bool]) -> Iterator[bool]:
     """Hold the claim on the result `out`, whose journal is `folder`, a path or a URL, while entered.
 
-    `attrs` are those of `results.provenance`; `stopped` tells whether to wait no longer. A folder that this made and
-    in which nothing was written is gone afterwards.
+    It gives whether no other command has, or has left, a claim with the same settings, as one may at a URL. `attrs` are
+    those of `results.provenance`; `stopped` tells whether to wait no longer. A folder that this made and in which
+    nothing was written is gone afterwards.
 
     Raises
     ------
@@ -43,12 +44,13 @@ def claimed(out: str, folder: str, attrs: Mapping[str, Any], stopped: Callable[[
     KeyboardInterrupt
         where waiting was stopped.
     """
-    with _by_object(out, folder, attrs) if paths.is_url(folder) else _by_lock(out, Path(folder), attrs, stopped):
-        yield
+    by_lock = not paths.is_url(folder)
+    with _by_lock(out, Path(folder), attrs, stopped) if by_lock else _by_object(out, folder, attrs) as alone:
+        yield alone
 
 
 @contextmanager
-def _by_lock(out: str, folder: Path, attrs: Mapping[str, Any], stopped: Callable[[], bool]) -> Iterator[None]:
+def _by_lock(out: str, folder: Path, attrs: Mapping[str, Any], stopped: Callable[[], bool]) -> Iterator[bool]:
     lock = FileLock(folder / _LOCK, thread_local=False)
     try:
         _wait(lock, out, folder, attrs, stopped)
@@ -60,7 +62,7 @@ def _by_lock(out: str, folder: Path, attrs: Mapping[str, Any], stopped: Callable
             raise InputError(f"cannot make the folder {folder}: {paths.explain(error)}") from error
         raise
     try:
-        yield
+        yield True
     finally:
         with suppress(OSError):
             (folder / _CLAIM).unlink()
@@ -106,7 +108,7 @@ def _take(lock: FileLock, folder: Path) -> bool:
 
 
 @contextmanager
-def _by_object(out: str, folder: str, attrs: Mapping[str, Any]) -> Iterator[None]:
+def _by_object(out: str, folder: str, attrs: Mapping[str, Any]) -> Iterator[bool]:
     fs, path = paths.filesystem(folder)
     name, made = f"{path}/{_CLAIM}", True
     with paths.explained(f"write {folder}", passing=(InputError,)):
@@ -119,7 +121,7 @@ def _by_object(out: str, folder: str, attrs: Mapping[str, Any]) -> Iterator[None
             else:
                 fs.pipe_file(name, _content(attrs))
     try:
-        yield
+        yield made
     finally:
         if made:
             with suppress(Exception):  # it keeps only other settings away

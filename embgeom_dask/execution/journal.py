@@ -108,11 +108,11 @@ class Journal:
         self.run: dict[str, Any] | None = self._read_run()
 
     @contextmanager
-    def claimed(self, attrs: Mapping[str, Any]) -> Iterator[None]:
+    def claimed(self, attrs: Mapping[str, Any]) -> Iterator[bool]:
         """Be the one that makes the result, as `claims.claimed` says; what is there is looked at again first."""
-        with claims.claimed(self.out, self.url, attrs, is_interrupted):
+        with claims.claimed(self.out, self.url, attrs, is_interrupted) as alone:
             self.run = self._read_run()
-            yield
+            yield alone
 
     @property
     def is_settled(self) -> bool:

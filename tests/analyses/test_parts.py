@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import embgeom_dask as eg
+from embgeom_dask import tuning
+from embgeom_dask.analyses import many
 from embgeom_dask.analyses.batch import Part
 from embgeom_dask.analyses.conversions import convert_each
 from embgeom_dask.cli import app
@@ -226,6 +230,35 @@ def test_parts_that_end_at_the_same_time_make_one_table(tmp_path: Path, client: 
         assert [models(each.result()) for each in ended] == [[f"org/{name}"] for name in "abcd"]
     assert models(eg.open_result(out / "table.zarr")) == [f"org/{name}" for name in "abcd"]
     assert [name for name in files(out) if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_part_that_ends_while_another_writes_the_table_leaves_it_to_it(
+    dies: bool, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores, out, saved = stores_in(tmp_path, "ab"), tmp_path / "out", list[Any]()
+
+    @contextmanager
+    def claimed(*_: Any) -> Iterator[bool]:  # as on an object store
+        yield False
+
+    def save(*what: Any) -> None:
+        saved.append(what)
+        honest(*what)
+
+    honest = many._save_table
+    eg.survey(stores, out=out, client=client, part="1/2")
+    eg.survey(stores, out=out, client=client, part="2/2")
+    (out / "table.zarr").rename(tmp_path / "table.zarr")
+    monkeypatch.setattr(many.Journal, "claimed", claimed)
+    monkeypatch.setattr(many, "_save_table", save)
+    other = threading.Timer(0.2, (tmp_path / "table.zarr").rename, [out / "table.zarr"])
+    with tuning.override(OUTAGE=0.1 if dies else 60.0):
+        if not dies:
+            other.start()
+        eg.survey(stores, out=out, client=client, part="2/2")
+    assert len(saved) == dies
+    assert models(eg.open_result(out / "table.zarr")) == ["org/a", "org/b"]
 
 
 def test_the_command_does_its_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
