@@ -197,6 +197,9 @@ STEPS_SAVED = 256
 LOADED_BYTES = 64 << 20
 """A variable of up to so many bytes is loaded when its result is opened; a larger one is read when it is used."""
 
+HELD_BYTES = 4 << 20
+"""Of many models, a saved result of up to so many bytes is held in memory; a larger one is read when it is used."""
+
 COMPARED_BYTES = 8 << 20
 """Rows of an array, or of a checkpoint, that are compared with a store at a time."""
 

@@ -34,6 +34,7 @@ def _version(package: str) -> str:
     return getattr(sys.modules.get(package), "__version__", None) or _in_metadata(package)
 
 
+@cache
 def _in_metadata(package: str) -> str:
     try:
         return version(package)

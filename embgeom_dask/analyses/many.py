@@ -171,7 +171,8 @@ def _on_cluster(
 
         def at_home(store: Data, target: PathLike | None) -> xr.Dataset:
             with homes.enter(), taken.enter():
-                return work(store, target, active, sharing)
+                made = work(store, target, active, sharing)
+            return made if target is None or made.nbytes <= tuning.HELD_BYTES else results.open_unread(target)
 
         for place, ended in _in_threads(at_once, [partial(at_home, *each) for each in given]):
             if isinstance(ended, Exception):

@@ -26,6 +26,7 @@ from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError, SomeFailed
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
+from embgeom_dask.execution.journal import Journal
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.testing import make_checkpoint, make_store
 
@@ -250,7 +251,7 @@ def test_a_part_that_ends_while_another_writes_the_table_leaves_it_to_it(
     eg.survey(stores, out=out, client=client, part="1/2")
     eg.survey(stores, out=out, client=client, part="2/2")
     (out / "table.zarr").rename(tmp_path / "table.zarr")
-    monkeypatch.setattr(many.Journal, "claimed", claimed)
+    monkeypatch.setattr(Journal, "claimed", claimed)
     monkeypatch.setattr(many, "_save_table", save)
     other = threading.Timer(0.2, (tmp_path / "table.zarr").rename, [out / "table.zarr"])
     with tuning.override(OUTAGE=0.1 if dies else 60.0):
