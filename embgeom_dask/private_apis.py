@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     import torch
     from distributed import Client, Worker
 
@@ -114,6 +116,14 @@ def workers_here() -> list[Worker]:
 def memory_limit(worker: Worker) -> int:
     """The bytes at which dask pauses or ends a worker; 0 where it has no limit."""
     return int(worker.memory_manager.memory_limit or 0)
+
+
+def begin(client: Client, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    """Begin a coroutine in the event loop of a dask client."""
+    import asyncio
+
+    loop: Any = client.loop
+    return asyncio.run_coroutine_threadsafe(work, loop.asyncio_loop)
 
 
 def ask_scheduler(client: Client, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
@@ -14,7 +15,7 @@ from distributed import Client, Future, Worker, get_worker
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
-from embgeom_dask import devices, tuning
+from embgeom_dask import devices, private_apis, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import roster
 from embgeom_dask.execution.titles import Title
@@ -222,21 +223,30 @@ def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]
 
 
 def _collected(client: Client, futures: dict[Future[Any], list[str] | None]) -> dict[Any, Any]:
-    """What tasks gave, by key, without that of those whose workers are all gone: only these would do them again."""
+    """What tasks gave, by key, without that of those whose workers are all gone: only these would do them again.
+
+    Nothing that is asked for is cancelled: a client asks for what its threads want in one go.
+    """
+    patience, asked = tuning.WORKERS_LOOK, _asked_for(client, list(futures))
+    while futures:
+        try:
+            return asked.result(patience)
+        except TimeoutError:
+            there, patience = roster.there(client, now=True).keys(), 2 * patience
+        left = {each: fit for each, fit in futures.items() if fit is None or there & set(fit) or not there}
+        if len(left) < len(futures):
+            futures, asked = left, _asked_for(client, list(left))
+    return {}
+
+
+def _asked_for(client: Client, futures: list[Future[Any]]) -> concurrent.futures.Future[dict[Any, Any]]:
+    """What tasks gave, by key, once it is here; of those that failed nothing."""
 
     async def gather() -> dict[Any, Any]:
         found: dict[Any, Any] = await client.gather({each.key: each for each in futures}, "skip", asynchronous=True)
         return found
 
-    patience = tuning.WORKERS_LOOK
-    while futures:
-        try:
-            found: dict[Any, Any] = client.sync(gather, callback_timeout=patience)
-            return found
-        except TimeoutError:
-            there, patience = set(roster.there(client, now=True)), 2 * patience
-            futures = {each: fit for each, fit in futures.items() if fit is None or there & set(fit) or not there}
-    return {}
+    return private_apis.begin(client, gather())
 
 
 def _is_through_its_worker(client: Client, error: BaseException | None) -> bool:

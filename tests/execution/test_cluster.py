@@ -9,6 +9,7 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -274,6 +275,22 @@ def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> Non
                 client.wait_for_workers(3)
                 client.retire_workers([good])
         assert sorted(done) == list(range(6))
+
+
+@tuning.override(WORKERS_LOOK=0.05)
+def test_results_that_come_late_are_waited_for_by_every_thread(
+    running: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = running.scheduler.handlers["gather"]
+
+    async def late(*args: Any, **more: Any) -> Any:
+        await asyncio.sleep(0.3)
+        return await honest(*args, **more)
+
+    monkeypatch.setitem(running.scheduler.handlers, "gather", late)
+    with Client(running, set_as_default=False) as client, ThreadPoolExecutor(12) as threads:
+        found = [threads.submit(workers.gather, client, abs, [(-each,)], Title("test")) for each in range(48)]
+        assert [each.result() for each in found] == [[each] for each in range(48)]
 
 
 def test_a_cluster_that_starts_workers_where_there_is_work_gets_some(tmp_path: Path) -> None:
