@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -28,6 +29,7 @@ from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.progress import note
+from embgeom_dask.reductions import Histogram
 from embgeom_dask.storage import paths, result_names, results
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
@@ -95,8 +97,8 @@ def compare_pairs(
             run = partial(run_pass, cluster, blocks, journal=journal)
             with _forgotten(cluster, plan):
                 found = run(plan, command)
-                square_sums.check(cluster, plan, found, plan.exact(BlockReader(blocks)))
-                variables = _finalize(plan, found, spec, run, blocks)
+                off_values = square_sums.check(cluster, plan, found, plan.exact(BlockReader(blocks)))
+                variables = _finalize(plan, found, spec, run, blocks, off_values)
                 if complete is not None:
                     variables = complete(cluster, plan, variables)
         attrs |= {"seconds": round(perf_counter() - started, 3)}
@@ -149,9 +151,16 @@ def _labelled(
 
 
 def _finalize(
-    plan: Plan, found: PassResult, spec: ScanSpec, run: Callable[[Plan, str], PassResult], blocks: BlockCache
+    plan: Plan,
+    found: PassResult,
+    spec: ScanSpec,
+    run: Callable[[Plan, str], PassResult],
+    blocks: BlockCache,
+    off_values: Fraction | None,
 ) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
+
+    `off_values` is what `square_sums.check` gives.
 
     Exact quantiles take more passes, which add to what `found` says of devices and counts.
     """
@@ -167,6 +176,10 @@ def _finalize(
     variables: dict[str, Any] = {}
     for reduction in plan.reductions.values():
         variables |= reduction.finalize(found.state(reduction), sides, exact)
+    histogram = plan.reductions.get("histogram")
+    if isinstance(histogram, Histogram):
+        pairs = variables["pair_count"][1].item()
+        variables |= histogram.moments(found.state(histogram), pairs, exact, off_values)
     if spec.summed:
         for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
             distance = variables[f"{extreme}_distance"][1]

@@ -23,6 +23,7 @@ from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.left_out import LeftOut, joined, left_out, root_of_squares
 from embgeom_dask.reductions import Histogram
 from embgeom_dask.reductions.moments import root_up
 from embgeom_dask.storage.model_stores import Matrix
@@ -31,15 +32,25 @@ Array = NDArray[Any]
 
 
 class RowSums(NamedTuple):
-    """Of the rows of tokens, made like points in digits: how many they are, their sum (d,), that of their squares."""
+    """Of the rows of tokens, made like points in digits: how many they are, their sum (d,), that of their squares.
+
+    `left_out`, where it is asked for, is what products of digits leave out of them.
+    """
 
     tokens: int
     total: Array
     square: float
+    left_out: LeftOut | None
 
 
-def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> None:
+def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> Fraction | None:
     """Refuse what a pass over all pairs found, where its distances do not add up to what the rows say.
+
+    Returns
+    -------
+    Fraction or None
+        A bound of the root of the sum of squares of what the values are off that the pass summed, in units of the
+        points; None where it summed none, or was not made of digits.
 
     Raises
     ------
@@ -48,10 +59,13 @@ def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> None:
     """
     histogram = plan.reductions.get("histogram")
     if not isinstance(histogram, Histogram) or not plan.metric.has_digits:
-        return
-    sides = [_of_side(client, side) for side in plan.sides[: 1 if plan.symmetric else 2]]
+        return None
+    by_pass = not histogram.exact_moments
+    sides = [_of_side(client, side, by_pass) for side in plan.sides[: 1 if plan.symmetric else 2]]
     expected, bound = _expected(sides, plan.metric.root)
-    total, square, error, squares = histogram.sums(found.state(histogram), exact)
+    lost = [side.left_out for side in sides if side.left_out is not None]
+    off_values = root_of_squares(lost[0], *lost[1:], point_format=plan.sides[0].point_format) if lost else None
+    total, square, error, squares = histogram.sums(found.state(histogram), exact, off_values)
     if plan.metric.root:
         length = Fraction(plan.sides[0].point_format.scale)
         off = sum((Fraction(root_up(each)) for each in squares), Fraction(0)) * length
@@ -63,22 +77,28 @@ def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> None:
             f"rows to {expected:.12g} (in units of this scan): some product was wrong, so nothing is kept; remove the "
             f"journal, if there is one, and scan again, elsewhere or with another `device`"
         )
+    return off_values
 
 
-def sums_of(matrix: Matrix, token_id: Array, side: BlockSource) -> RowSums:
-    """The sums of the rows of `token_id` (n,), and of those identical to each; runs on a worker."""
+def sums_of(matrix: Matrix, token_id: Array, side: BlockSource, by_pass: bool) -> RowSums:
+    """The sums of the rows of `token_id` (n,), and of those identical to each; runs on a worker.
+
+    With what products of digits leave out where a pass sums distances made of these (`by_pass`).
+    """
     with devices.session(torch.device("cpu")):
         rows, point_format = matrix.take(token_id), side.point_format
         values = rows.astype(np.float64) - point_format.centre
         values /= METRICS[point_format.metric].divisor(rows, point_format.scale)[:, None]
         weights = side.rows.weights[np.searchsorted(side.rows.token_id, token_id)]
-        return RowSums(int(weights.sum()), weights @ values, float(weights @ np.square(values).sum(axis=1)))
+        lost = left_out(rows, weights, point_format) if by_pass and point_format.in_digits else None
+        return RowSums(int(weights.sum()), weights @ values, float(weights @ np.square(values).sum(axis=1)), lost)
 
 
-def _of_side(client: Client, side: BlockSource) -> RowSums:
-    parts = map_rows(client, "sums", side.matrix, parts_of(side.matrix, side.rows.token_id), sums_of, side)
-    tokens, total, square = zip(*parts, strict=True)
-    return RowSums(sum(tokens), np.sum(total, axis=0), sum(square))
+def _of_side(client: Client, side: BlockSource, by_pass: bool) -> RowSums:
+    parts = map_rows(client, "sums", side.matrix, parts_of(side.matrix, side.rows.token_id), sums_of, side, by_pass)
+    lost = [part.left_out for part in parts if part.left_out is not None]
+    total, square = np.sum([part.total for part in parts], axis=0), sum(part.square for part in parts)
+    return RowSums(sum(part.tokens for part in parts), total, square, joined(lost) if lost else None)
 
 
 def _expected(sides: list[RowSums], root: bool) -> tuple[float, float]:

@@ -37,6 +37,9 @@ _LARGEST = 127 * 2**16 + 127 * 2**8 + 127
 _STEPS = 16
 """A step is k 2^e with k from so many to twice as many: k is exact in 5 bits."""
 
+REST_DIGITS = 254
+"""A rest of at most half a unit has a digit of at most 127."""
+
 _USUAL_REST = 2.0**-23
 """About the length of the rest of a row over that of the row, which parts the bound of a pair among its rows best."""
 
@@ -57,6 +60,29 @@ class Digits(NamedTuple):
     points: Array
     step: Array
     slack: Array
+
+
+class LowDigits(NamedTuple):
+    """What products of digits leave out of rows: M = s m / 2^8, L = s l / 2^16 and r; and the digits of L and of r.
+
+    Attributes
+    ----------
+    step : numpy.ndarray of float64, (b,)
+        s.
+    middle, low, rest : numpy.ndarray of float64, (b,)
+        Bounds of the lengths of M, L and r.
+    low_digit : numpy.ndarray of int8, (b, d)
+        l.
+    rest_digit : numpy.ndarray of int8, (b, d)
+        r 2^16 / s, at most 1/2, in units of 1 / `REST_DIGITS`: it errs by half of one, and 2^-20, at most.
+    """
+
+    step: Array
+    middle: Array
+    low: Array
+    rest: Array
+    low_digit: Array
+    rest_digit: Array
 
 
 def slices(width: int) -> list[int]:
@@ -83,19 +109,39 @@ def digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> Di
     length : numpy.ndarray of float64, (b,)
         The L2 norms of the rows less the centre, divided; they may err by a few units in their last place.
     """
-    rows, width, parts = as_numba(stored), stored.shape[1], slices(stored.shape[1])
-    turns = _turns(width)
-
-    def work(start: int, stop: int) -> tuple[Array, ...]:
-        return _digits(rows[start:stop], centre, divisor[start:stop], _signs(width), turns, parts[0], len(parts))
-
-    found = share_out(work, len(rows))
-    points, step, middle, last, rest = (np.concatenate(part) for part in zip(*found, strict=True))
-    middle, last = step * step * middle / 2.0**16, step * step * last / 2.0**32
-    # of the rounded rest, of centre, division and turns
-    r = step * np.sqrt(rest) / 2.0**16 * (1 + 2.0**-16) + 64 * UNIT * length
+    points, step, squares = _written(stored, centre, divisor, np.zeros((0, 0), np.int8))
+    middle, last = step * step * squares[0] / 2.0**16, step * step * squares[1] / 2.0**32
+    r = _rest(step, squares[2], length)
     slack = _USUAL_REST * length**2 + r**2 / _USUAL_REST + r**2 + middle / 2.0**8 + last * 2.0**8 + last
     return Digits(points, step, slack * (1 + 2.0**-20) + 16 * UNIT * length**2)
+
+
+def low_digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> LowDigits:
+    """Return what `digits_of` leaves out of the same rows."""
+    rest_digit = np.empty(stored.shape, np.int8)
+    points, step, squares = _written(stored, centre, divisor, rest_digit)
+    part = slices(stored.shape[1])[0]
+    low_digit = points.reshape(len(stored), -1, 5, part)[:, :, 2].reshape(len(stored), -1)[:, : stored.shape[1]]
+    middle, low = step * np.sqrt(squares[0]) / 2.0**8, step * np.sqrt(squares[1]) / 2.0**16
+    return LowDigits(step, middle, low, _rest(step, squares[2], length), low_digit, rest_digit)
+
+
+def _rest(step: Array, square: Array, length: Array) -> Array:
+    """The lengths (b,) of the rests, with what centre, division and turns rounded."""
+    return step * np.sqrt(square) / 2.0**16 * (1 + 2.0**-16) + 64 * UNIT * length
+
+
+def _written(stored: Array, centre: Array, divisor: Array, rest_digit: Array) -> tuple[Array, Array, list[Array]]:
+    """The points and steps of rows, and the squared lengths of m, l and rest in steps; fills `rest_digit`, if any."""
+    rows, width, parts = as_numba(stored), stored.shape[1], slices(stored.shape[1])
+    turns, signs = _turns(width), _signs(width)
+
+    def work(start: int, stop: int) -> tuple[Array, ...]:
+        below = rest_digit[start:stop]
+        return _digits(rows[start:stop], centre, divisor[start:stop], signs, turns, parts[0], len(parts), below)
+
+    points, step, *squares = (np.concatenate(part) for part in zip(*share_out(work, len(rows)), strict=True))
+    return points, step, squares
 
 
 def parts_of(step: Array) -> tuple[Array, Array]:
@@ -142,7 +188,7 @@ def _step(largest: float) -> float:  # pragma: no cover (compiled)
 
 @numba.njit(nogil=True, cache=True)
 def _digits(
-    rows: Array, centre: Array, divisor: Array, signs: Array, turns: int, part: int, parts: int
+    rows: Array, centre: Array, divisor: Array, signs: Array, turns: int, part: int, parts: int, rest_digit: Array
 ) -> tuple[Array, Array, Array, Array, Array]:  # pragma: no cover (compiled)
     count, width = rows.shape
     points, step = np.zeros((count, 5 * part * parts), np.int8), np.empty(count)
@@ -173,6 +219,10 @@ def _digits(
                 squares_m += mid * mid
                 squares_l += low * low
                 squares_r += off * off
+            if len(rest_digit):
+                for k in range(min(part, width - part * p)):
+                    t = turned[part * p + k] * per_unit
+                    rest_digit[i, part * p + k] = np.int8(np.rint((t - np.rint(t)) * REST_DIGITS))
         middle[i], last[i], rest[i] = squares_m, squares_l, squares_r / 1048576.0
     return points, step, middle, last, rest
 

@@ -92,10 +92,15 @@ class PointFormat:
 
     def _digits(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """What `points` gives, in digits."""
-        divisor = self.tile_metric.divisor(rows, self.scale)
-        square = squared_lengths(rows, self.centre) / divisor**2 if self.tile_metric.shifts else np.ones(len(rows))
+        divisor, square = self.divisors(rows)
         found = digits_of(rows, self.centre, divisor, np.sqrt(square))
         return torch.from_numpy(found.points), Norms(square, step=found.step, slack=found.slack)
+
+    def divisors(self, rows: Array) -> tuple[Array, Array]:
+        """What rows (b, d) as stored are divided by to be points in digits, and the squared lengths of these, (b,)."""
+        divisor = self.tile_metric.divisor(rows, self.scale)
+        shifts = self.tile_metric.shifts
+        return divisor, squared_lengths(rows, self.centre) / divisor**2 if shifts else np.ones(len(rows))
 
 
 def _distances(rows: Array, rounded: Array) -> Array:

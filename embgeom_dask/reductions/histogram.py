@@ -19,7 +19,14 @@ from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
-from embgeom_dask.reductions.moments import BITS, exact_dot, exact_sums, mean_and_deviation, rounded_distances
+from embgeom_dask.reductions.moments import (
+    BITS,
+    exact_dot,
+    exact_sums,
+    mean_and_deviation,
+    root_up,
+    rounded_distances,
+)
 from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.undecided import classes, values_of
 
@@ -33,6 +40,9 @@ _FINE = 900
 _CLEAR = 2.0**15
 """A value that is not so many times as large as its bounds are apart is summed from the rows: of a distance as long as
 the rows digits tell about 2^19, and a few short ones add little to the error of the mean."""
+
+_SECOND_ORDER = 1 + Fraction(2) ** -14
+"""Of what a root is off, to first order: its value is off by one part in `_CLEAR` at most."""
 
 _SETTLED_BITS = 32
 _SMALL = 2.0**-12
@@ -138,24 +148,29 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
         if sides.symmetric:
             pairs = tokens * (tokens - 1) // 2
             count = self.with_zeros(count, int((weights * (weights - 1) // 2).sum()))
-        mean, mean_error, deviation, deviation_error = mean_and_deviation(*self.sums(state, exact), pairs)
         return {
             "histogram_count": (("bin",), count[1:-1]),
             "histogram_below": ((), count[0]),
             "histogram_above": ((), count[-1]),
             "bin_edge": (("edge",), self.edges.distance),
             "pair_count": ((), np.array(pairs)),
-            "distance_mean": ((), np.array(mean)),
-            "distance_mean_error": ((), np.array(mean_error)),
-            "distance_std": ((), np.array(deviation)),
-            "distance_std_error": ((), np.array(deviation_error)),
+            **self.moments(state, pairs, exact),
         }
 
-    def sums(self, state: BinnedSums, exact: Exact) -> tuple[Fraction, Fraction, Fraction, list[Fraction]]:
+    def moments(self, state: BinnedSums, pairs: int, exact: Exact, off_values: Fraction | None = None) -> Variables:
+        """Name `distance_mean` and `distance_std` of so many pairs and their errors; for `off_values` see `sums`."""
+        names = ("distance_mean", "distance_mean_error", "distance_std", "distance_std_error")
+        found = mean_and_deviation(*self.sums(state, exact, off_values), pairs)
+        return {name: ((), np.array(number)) for name, number in zip(names, found, strict=True)}
+
+    def sums(
+        self, state: BinnedSums, exact: Exact, off_values: Fraction | None = None
+    ) -> tuple[Fraction, Fraction, Fraction, list[Fraction]]:
         """The sum of all distances, that of their squares, and bounds of what these are off: see `mean_and_deviation`.
 
         A distance summed by a pass is off by its own error and by its rounding, one summed from the rows by the
-        rounding to fewer bits.
+        rounding to fewer bits. Their own errors are bounded pair by pair, or by `off_values`, the root of the sum of
+        the squares of what the values are off, in units of the points, whichever is less.
         """
         length = Fraction(_length(exact))
         quantum = Fraction(self._quantum(exact)) * length
@@ -168,9 +183,33 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
             pairs, rounding = min(int(state.count.sum()), steps), Fraction(3, 4) / quantum
             error, squares = error + pairs * rounding, [*squares, pairs * rounding**2]
         if not self.exact_moments and exact.metric.has_digits:
-            step = (1 + Fraction(2) ** -14) / (Fraction(self._error_quantum) * length)  # of a root: to second order
-            error, squares = error + step * _number(state.error), [*squares, step**2 * _number(state.error_square)]
+            step = _SECOND_ORDER / (Fraction(self._error_quantum) * length)
+            own, own_square = step * _number(state.error), step**2 * _number(state.error_square)
+            if off_values is not None:
+                own_square = min(own_square, *self._off_squares(state.count, off_values, exact))
+                own = min(own, Fraction(root_up(own_square * int(state.count.sum()))))  # Cauchy and Schwarz
+            error, squares = error + own, [*squares, own_square]
         return total, square, error, squares
+
+    def _off_squares(self, count: Array, off_values: Fraction, exact: Exact) -> list[Fraction]:
+        """A bound of the sum of squares of what distances are off that a pass summed; none where no bin tells.
+
+        A distance D from the root of a value that is off by e is off by |e| / (D + D'), D' being the true one: by no
+        more than |e| / 2 t where it is t at least, and by 1 / 4 `_CLEAR` of itself where it is less. t is the edge of a
+        bin for which the sum is least.
+        """
+        length = Fraction(_length(exact))
+        if not exact.metric.root:
+            return [(off_values / length) ** 2]
+        edges, below = self.edges.distance, np.cumsum(count)[:-1]
+        near, far = 1 / (4 * Fraction(_CLEAR)), off_values / (2 * length**2)
+        with np.errstate(all="ignore"):
+            sizes = below * (edges * float(near)) ** 2 + (float(far) / edges) ** 2
+        best = int(np.argmin(np.where(np.isfinite(sizes), sizes, np.inf)))
+        if not np.isfinite(sizes[best]):
+            return []
+        edge = Fraction(float(edges[best]))
+        return [_SECOND_ORDER**2 * (int(below[best]) * (edge * near) ** 2 + (far / edge) ** 2)]
 
     def with_zeros(self, count: Array, zeros: int) -> Array:
         """The counts with so many pairs at distance 0 added."""

@@ -88,8 +88,8 @@ def test_moments_are_as_near_as_they_say_and_the_same_for_any_tile_and_product(
         patch.setattr(devices, "fastest", lambda _: ["float32"])
         again = scan(store, histogram=bins, tile=max(sizes[1], len(rows) // 8), **asked)
         other_bins = scan(store, histogram=bins + 3, **asked)
-    for name in MOMENTS:
-        values = [float(each[name]).hex() for each in (found, again, other_bins)]
+    for name in MOMENTS:  # what they are off is found by the bins
+        values = [float(each[name]).hex() for each in (found, again, *([] if "error" in name else [other_bins]))]
         assert len(set(values)) == 1, (name, values)
 
 
