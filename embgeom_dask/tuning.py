@@ -65,8 +65,9 @@ SAMPLED_ROWS = 64
 UNDECIDED = {"bfloat16": 1 / 64, "float32": 1 / 10, "float64": 1 / 5}
 """The share of pairs that, looked at one by one, take as long as integers save where products would be of these."""
 
-PRODUCT_COSTS = {"int8": 1 / 8, "bfloat16": 1 / 4, "float32": 1.0, "float64": 2.0}
-"""What a product costs, in float32 products: on CPUs with AVX512-VNNI and -BF16, of 2,560 values a row."""
+PRODUCT_COSTS = {"int8": 1 / 8, "bfloat16": 1 / 4, "int8x2": 3 / 8, "float32": 1.0, "float64": 2.0}
+"""What a product costs, in float32 products: on CPUs with AVX512-VNNI and -BF16, of 2,560 values a row. Two digits are
+three products of integers."""
 
 RECHECK_COST = 9.0
 """What a pair costs that is looked at alone, in float32 products: see UNDECIDED."""

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -28,6 +27,7 @@ from embgeom_dask.execution.resume import result_or_journal
 from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
+from embgeom_dask.pairwise.left_out import OffValues
 from embgeom_dask.progress import note
 from embgeom_dask.reductions import Histogram
 from embgeom_dask.storage import paths, result_names, results
@@ -156,7 +156,7 @@ def _finalize(
     spec: ScanSpec,
     run: Callable[[Plan, str], PassResult],
     blocks: BlockCache,
-    off_values: Fraction | None,
+    off_values: OffValues | None,
 ) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
 

@@ -20,9 +20,9 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution import workers
 from embgeom_dask.units import bytes_text
 
-_PRODUCT = {1: 4, 2: 2, 4: 4, 5: 20, 8: 8}  # bytes for each pair of a tile, by those of an element
+_PRODUCT = {1: 4, 2: 2, 3: 16, 4: 4, 5: 20, 8: 8}  # bytes for each pair of a tile, by those of an element
 # bytes for each pair of a tile on a device, by those of an element: products, passes
-_PASS = {1: 32, 2: 32, 4: 32, 5: 160, 8: 160}
+_PASS = {1: 32, 2: 32, 3: 160, 4: 32, 5: 160, 8: 160}
 _CANDIDATE = 40  # bytes for each pair of a tile, where a tile leaves every pair to be rechecked
 
 

@@ -20,7 +20,16 @@ from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.reductions import Histogram, Reductions
 from embgeom_dask.units import bytes_text
 
-ITEMSIZE = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "int8x3": 5, "float64x3": 5}
+ITEMSIZE = {
+    "int8": 1,
+    "bfloat16": 2,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "int8x3": 5,
+    "float64x3": 5,
+    "int8x2": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class Plan:
             for side in self.sides
         ]
         point_format = self.sides[0].point_format
-        summed = (point_format.centre, point_format.scale) if point_format.in_digits else None  # sums hang on these
+        summed = (point_format.centre, point_format.scale) if point_format.sums else None  # sums hang on these
         add([sides, self.symmetric, self.grid.run, self.reductions, summed])
         return found.hexdigest()
 
@@ -179,13 +188,13 @@ class Plan:
         return Exact(self.metric, *rows, first.matrix.hidden_size, points.unit, by_l2=points.by_l2)
 
 
-DIGITS_ERROR = 2.0**-19
+DIGITS_ERROR = {"int8x3": 2.0**-19, "float64x3": 2.0**-19, "int8x2": 2.0**-12}
 """Of points in digits, a bound of the error of nearly every product relative to |x| |y|; each row has its own."""
 
 
 def _product_error(kind: str, element: str, width: int) -> float:
     """The bound of what a device of that kind makes of an element: cuda adds up bfloat16 in float32, and keeps that."""
     if element in DIGITS:
-        return DIGITS_ERROR
+        return DIGITS_ERROR[element]
     precision = Precision("float32" if (kind, element) == ("cuda", "bfloat16") else element, kind == "cpu")
     return product_error(0 if element == "int8" else width, precision) + precision.rounding

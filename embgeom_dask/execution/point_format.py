@@ -39,11 +39,12 @@ def choose_point_format(
 
     `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
 
-    Products are of `element` where it is given. Where all distances are summed they are in digits, or float64 where the
-    metric has none. Else they are integers where these are multiplied fastest and farthest pairs are sought, or
-    neighbours or pairs within radii that integers tell from most others in the samples; else of the first of `fastest`
-    that can hold the points, or, where there are radii, of what costs least with the pairs of the samples that it
-    leaves undecided. Integers that this machine cannot multiply are not taken even where they are given.
+    Products are of `element` where it is given. Where all distances are summed they are in three digits, or float64
+    where the metric has none. Else they are integers where these are multiplied fastest and farthest pairs are sought,
+    or neighbours or pairs within radii that integers tell from most others in the samples; else of the first of
+    `fastest` that can hold the points, or, where there are radii, of what costs least with the pairs of the samples
+    that it leaves undecided: two digits among others. Integers that this machine cannot multiply are not taken even
+    where they are given.
 
     Where L2 distances may rule pairs out, points are of L2, and distances from the centre and `fastest` those of
     euclidean: `unless_undecided` says whether that is worth it.
@@ -110,7 +111,7 @@ def point_formats_instead(
     point_format: PointFormat, dtypes: set[str], distance_from_centre: list[Array]
 ) -> tuple[PointFormat, ...]:
     """What points are, in this order, where a process does not multiply those of `point_format` rightly."""
-    if point_format.in_digits:  # sums have the bits of digits, however these are multiplied
+    if point_format.sums:  # they have the bits of digits, however these are multiplied
         return (replace(point_format, element="float64x3"),) if point_format.element == "int8x3" else ()
     elements = {"float64": (), "float32": ("float64",)}.get(point_format.element, ("float32", "float64"))
     scale = _into_unit_ball(float(np.concatenate(distance_from_centre).max()))
@@ -135,15 +136,19 @@ def _can_round(settings: ScanSpec, width: int) -> bool:
 
 
 def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, fastest: list[str]) -> list[str]:
-    """The elements, fastest first, that points may be of that are no integers; without radii the first is taken."""
-    if settings.summed or settings.moments_per_row or ("float64" in dtypes and not METRICS[settings.metric].is_product):
+    """The elements that points may be of, other than one integer a value; without radii the first is taken."""
+    if settings.summed or settings.moments_per_row:
         return ["float64"]
+    in_digits = settings.radii and fastest[0] == "int8" and METRICS[settings.metric].has_digits
+    digits = ["int8x2"] if in_digits else []
+    if "float64" in dtypes and not METRICS[settings.metric].is_product:
+        return [*digits, "float64"]
     offset = float(np.linalg.norm(centre))
     near_origin = offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10
     metric = _tile_metric(settings)
     as_stored = metric.rounds or (dtypes == {"bfloat16"} and metric.as_stored)
     fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
-    return [*(name for name in fastest if name in fit), *(["float64"] if settings.radii else [])]
+    return [*(name for name in fastest if name in fit), *digits, *(["float64"] if settings.radii else [])]
 
 
 def _cheapest(formats: list[PointFormat], settings: ScanSpec, samples: list[Array]) -> tuple[PointFormat, float]:

@@ -61,14 +61,15 @@ def _is_right(metric: str, element: str, device: torch.device, rows: int, column
 
 def _are_digits_right(element: str, device: torch.device, rows: int, columns: int, width: int) -> bool:
     """Whether products of digits, the largest among them, are made without error, of rows and columns of two sizes."""
-    rng, each = np.random.default_rng(width), digits.width_of_points(width) // 5
+    rng, each, count = np.random.default_rng(width), sum(digits.slices(width)), int(element[-1])
     x, y = (rng.integers(-128, 128, (3, count, each)) for count in (rows, columns))
     x[:, 0], y[:, 0] = np.array([[[127], [-128], [-128]], [[-127], [-128], [-128]]])
     steps = [np.ldexp(rng.integers(16, 33, count).astype(np.float64), -4) for count in (rows, columns)]
-    points = [torch.from_numpy(np.concatenate(side[[0, 1, 2, 1, 0]], axis=1).astype(np.int8)) for side in (x, y)]
+    order = [*range(count), *reversed(range(count - 1))]
+    points = [torch.from_numpy(np.concatenate(side[order], axis=1).astype(np.int8)) for side in (x, y)]
     first, second = (point.to(device) for point in points)
-    found = multiply_digits(first, second, (steps[0], steps[1]), Workspace(), whole=element == "int8x3")
-    known = sum((x[k] @ y[other].T) << 8 * (2 - k - other) for k in range(3) for other in range(3 - k))
+    found = multiply_digits(first, second, (steps[0], steps[1]), Workspace(), whole=element != "float64x3", count=count)
+    known = sum((x[k] @ y[other].T) << 8 * (2 - k - other) for k in range(count) for other in range(count - k))
     return bool((found.cpu().numpy() == known * np.outer(*steps) / 65536).all())
 
 

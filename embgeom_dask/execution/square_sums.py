@@ -23,7 +23,7 @@ from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.left_out import LeftOut, joined, left_out, root_of_squares
+from embgeom_dask.pairwise.left_out import LeftOut, OffValues, joined, left_out, off_values
 from embgeom_dask.reductions import Histogram
 from embgeom_dask.reductions.moments import root_up
 from embgeom_dask.storage.model_stores import Matrix
@@ -43,14 +43,13 @@ class RowSums(NamedTuple):
     left_out: LeftOut | None
 
 
-def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> Fraction | None:
+def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> OffValues | None:
     """Refuse what a pass over all pairs found, where its distances do not add up to what the rows say.
 
     Returns
     -------
-    Fraction or None
-        A bound of the root of the sum of squares of what the values are off that the pass summed, in units of the
-        points; None where it summed none, or was not made of digits.
+    OffValues or None
+        What the values are off that the pass summed; None where it summed none.
 
     Raises
     ------
@@ -64,12 +63,12 @@ def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> Fracti
     sides = [_of_side(client, side, by_pass) for side in plan.sides[: 1 if plan.symmetric else 2]]
     expected, bound = _expected(sides, plan.metric.root)
     lost = [side.left_out for side in sides if side.left_out is not None]
-    off_values = root_of_squares(lost[0], *lost[1:], point_format=plan.sides[0].point_format) if lost else None
-    total, square, error, squares = histogram.sums(found.state(histogram), exact, off_values)
+    off = off_values(lost[0], lost[1] if len(lost) > 1 else None, plan.sides[0].point_format) if lost else None
+    total, square, error, squares = histogram.sums(found.state(histogram), exact, off)
     if plan.metric.root:
         length = Fraction(plan.sides[0].point_format.scale)
-        off = sum((Fraction(root_up(each)) for each in squares), Fraction(0)) * length
-        total, error = square * length**2, 2 * Fraction(root_up(square)) * length * off + off**2
+        apart = sum((Fraction(root_up(each)) for each in squares), Fraction(0)) * length
+        total, error = square * length**2, 2 * Fraction(root_up(square)) * length * apart + apart**2
     if abs(total - Fraction(expected)) > error + Fraction(bound):
         what = "squares of the distances" if plan.metric.root else "distances"
         raise EmbgeomError(
@@ -77,7 +76,7 @@ def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> Fracti
             f"rows to {expected:.12g} (in units of this scan): some product was wrong, so nothing is kept; remove the "
             f"journal, if there is one, and scan again, elsewhere or with another `device`"
         )
-    return off_values
+    return off
 
 
 def sums_of(matrix: Matrix, token_id: Array, side: BlockSource, by_pass: bool) -> RowSums:
@@ -90,8 +89,10 @@ def sums_of(matrix: Matrix, token_id: Array, side: BlockSource, by_pass: bool) -
         values = rows.astype(np.float64) - point_format.centre
         values /= METRICS[point_format.metric].divisor(rows, point_format.scale)[:, None]
         weights = side.rows.weights[np.searchsorted(side.rows.token_id, token_id)]
-        lost = left_out(rows, weights, point_format) if by_pass and point_format.in_digits else None
-        return RowSums(int(weights.sum()), weights @ values, float(weights @ np.square(values).sum(axis=1)), lost)
+        total, square = weights @ values, float(weights @ np.square(values).sum(axis=1))
+        del values
+        lost = left_out(rows, weights, point_format) if by_pass and point_format.sums else None
+        return RowSums(int(weights.sum()), total, square, lost)
 
 
 def _of_side(client: Client, side: BlockSource, by_pass: bool) -> RowSums:

@@ -1,8 +1,9 @@
-"""Points of three 8-bit digits: products of digits are exact in 32 bits, so that all made of them has the same bits.
+"""Points of 8-bit digits, three or two: their products are exact in 32 bits, so all made of them has the same bits.
 
 A row x is turned, like those of `quantize`, and written as x = s (h + m / 2^8 + l / 2^16) + r with a step s for each
 row, integers h, m and l from -128 to 127, and a rest r. Of the product of two rows six of the nine products of digits
-are made: h.h, h.m + m.h and h.l + m.m + l.h. What is left out of them, and the rests, `slack` bounds.
+are made: h.h, h.m + m.h and h.l + m.m + l.h. What is left out of them, and the rests, `slack` bounds. Where there are
+two digits, h and m, three products are made, h.h and h.m + m.h.
 
 Nothing here depends on the order of sums: integers are added, or numbers one after the other.
 """
@@ -34,23 +35,27 @@ _NARROW = 8
 _LARGEST = 127 * 2**16 + 127 * 2**8 + 127
 """The largest number that three digits make; its negative can be made too."""
 
+_LARGEST_OF_TWO = 127 * 2**16 + 127 * 2**8
+"""That of two, in the same units."""
+
 _STEPS = 16
 """A step is k 2^e with k from so many to twice as many: k is exact in 5 bits."""
 
 REST_DIGITS = 254
 """A rest of at most half a unit has a digit of at most 127."""
 
-_USUAL_REST = 2.0**-23
-"""About the length of the rest of a row over that of the row, which parts the bound of a pair among its rows best."""
+_USUAL_REST = {3: 2.0**-23, 2: 2.0**-15}
+"""About the length of the rest of a row of so many digits over that of the row, which parts the bound of a pair among
+its rows best."""
 
 
 class Digits(NamedTuple):
-    """Points of three digits, and what bounds their products.
+    """Points in digits, and what bounds their products.
 
     Attributes
     ----------
-    points : numpy.ndarray of int8, (b, 5 w)
-        For each slice of the columns (see `slices`) the digits h, m, l, m, h.
+    points : numpy.ndarray of int8, (b, 5 w) or (b, 3 w)
+        For each slice of the columns (see `slices`) the digits h, m, l, m, h, or of two digits h, m, h.
     step : numpy.ndarray of float64, (b,)
         s.
     slack : numpy.ndarray of float64, (b,)
@@ -71,6 +76,8 @@ class LowDigits(NamedTuple):
         s.
     middle, low, rest : numpy.ndarray of float64, (b,)
         Bounds of the lengths of M, L and r.
+    slack : numpy.ndarray of float64, (b,)
+        See `Digits`.
     low_digit : numpy.ndarray of int8, (b, d)
         l.
     rest_digit : numpy.ndarray of int8, (b, d)
@@ -81,6 +88,7 @@ class LowDigits(NamedTuple):
     middle: Array
     low: Array
     rest: Array
+    slack: Array
     low_digit: Array
     rest_digit: Array
 
@@ -93,11 +101,11 @@ def slices(width: int) -> list[int]:
 
 
 def width_of_points(width: int) -> int:
-    """Return how many digits the point of a row of so many columns has."""
+    """Return how many digits the point of a row of so many columns has, of three for each."""
     return 5 * sum(slices(width))
 
 
-def digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> Digits:
+def digits_of(stored: Array, centre: Array, divisor: Array, length: Array, count: int = 3) -> Digits:
     """Write rows in digits, less a centre and each divided by a number.
 
     Parameters
@@ -108,37 +116,48 @@ def digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> Di
     divisor : numpy.ndarray of float64, (b,)
     length : numpy.ndarray of float64, (b,)
         The L2 norms of the rows less the centre, divided; they may err by a few units in their last place.
+    count : {3, 2}
+        Digits of a value.
     """
-    points, step, squares = _written(stored, centre, divisor, np.zeros((0, 0), np.int8))
-    middle, last = step * step * squares[0] / 2.0**16, step * step * squares[1] / 2.0**32
-    r = _rest(step, squares[2], length)
-    slack = _USUAL_REST * length**2 + r**2 / _USUAL_REST + r**2 + middle / 2.0**8 + last * 2.0**8 + last
-    return Digits(points, step, slack * (1 + 2.0**-20) + 16 * UNIT * length**2)
+    points, step, squares = _written(stored, centre, divisor, np.zeros((0, 0), np.int8), count)
+    return Digits(points, step, _slack(_lengths(step, squares, length, count), length, count))
 
 
 def low_digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> LowDigits:
-    """Return what `digits_of` leaves out of the same rows."""
+    """Return what `digits_of` leaves out of the same rows, of three digits."""
     rest_digit = np.empty(stored.shape, np.int8)
-    points, step, squares = _written(stored, centre, divisor, rest_digit)
+    points, step, squares = _written(stored, centre, divisor, rest_digit, 3)
     part = slices(stored.shape[1])[0]
     low_digit = points.reshape(len(stored), -1, 5, part)[:, :, 2].reshape(len(stored), -1)[:, : stored.shape[1]]
-    middle, low = step * np.sqrt(squares[0]) / 2.0**8, step * np.sqrt(squares[1]) / 2.0**16
-    return LowDigits(step, middle, low, _rest(step, squares[2], length), low_digit, rest_digit)
+    lengths = _lengths(step, squares, length, 3)
+    return LowDigits(step, *lengths, _slack(lengths, length, 3), low_digit, rest_digit)
 
 
-def _rest(step: Array, square: Array, length: Array) -> Array:
-    """The lengths (b,) of the rests, with what centre, division and turns rounded."""
-    return step * np.sqrt(square) / 2.0**16 * (1 + 2.0**-16) + 64 * UNIT * length
+def _lengths(step: Array, squares: list[Array], length: Array, count: int) -> tuple[Array, Array, Array]:
+    """Bounds of the lengths (b,) of M, L and r, of so many digits; r has what centre, division and turns round."""
+    middle, low = (step * np.sqrt(squares[k]) / 256.0 ** (k + 1) * (1 + 2.0**-30) for k in range(2))
+    return middle, low, step * np.sqrt(squares[2]) / 256.0 ** (count - 1) * (1 + 2.0**-16) + 64 * UNIT * length
 
 
-def _written(stored: Array, centre: Array, divisor: Array, rest_digit: Array) -> tuple[Array, Array, list[Array]]:
+def _slack(lengths: tuple[Array, Array, Array], length: Array, count: int) -> Array:
+    """The slack (b,) of rows; their products leave out |m||l'| + |l||m'| + |l||l'| of three digits, of two |m||m'|."""
+    (middle, low, r), usual = lengths, _USUAL_REST[count]
+    dropped = middle**2 / 2.0**8 + low**2 * 2.0**8 + low**2 if count == 3 else middle**2
+    slack = usual * length**2 + r**2 / usual + r**2 + dropped
+    found: Array = slack * (1 + 2.0**-20) + 16 * UNIT * length**2
+    return found
+
+
+def _written(
+    stored: Array, centre: Array, divisor: Array, rest_digit: Array, count: int
+) -> tuple[Array, Array, list[Array]]:
     """The points and steps of rows, and the squared lengths of m, l and rest in steps; fills `rest_digit`, if any."""
     rows, width, parts = as_numba(stored), stored.shape[1], slices(stored.shape[1])
-    turns, signs = _turns(width), _signs(width)
+    turns, signs, shape = _turns(width), _signs(width), (parts[0], len(parts), count)
 
     def work(start: int, stop: int) -> tuple[Array, ...]:
         below = rest_digit[start:stop]
-        return _digits(rows[start:stop], centre, divisor[start:stop], signs, turns, parts[0], len(parts), below)
+        return _digits(rows[start:stop], centre, divisor[start:stop], signs, turns, shape, below)
 
     points, step, *squares = (np.concatenate(part) for part in zip(*share_out(work, len(rows)), strict=True))
     return points, step, squares
@@ -180,18 +199,25 @@ def _turn(row: Array, centre: Array, divisor: float, signs: Array, turns: int, o
 
 
 @numba.njit(nogil=True, cache=True)
-def _step(largest: float) -> float:  # pragma: no cover (compiled)
-    """Return the smallest step k 2^e in which three digits hold a number of that size."""
-    mantissa, exponent = math.frexp(largest * (65536.0 / (_LARGEST - 1)))
+def _step(largest: float, held: int) -> float:  # pragma: no cover (compiled)
+    """Return the smallest step k 2^e in which digits that make numbers up to `held` hold a number of that size."""
+    mantissa, exponent = math.frexp(largest * (65536.0 / (held - 1)))
     return math.ldexp(np.ceil(mantissa * (2 * _STEPS)), exponent - 5) if largest > 0.0 else 1.0
 
 
 @numba.njit(nogil=True, cache=True)
 def _digits(
-    rows: Array, centre: Array, divisor: Array, signs: Array, turns: int, part: int, parts: int, rest_digit: Array
+    rows: Array,
+    centre: Array,
+    divisor: Array,
+    signs: Array,
+    turns: int,
+    shape: tuple[int, int, int],
+    rest_digit: Array,
 ) -> tuple[Array, Array, Array, Array, Array]:  # pragma: no cover (compiled)
-    count, width = rows.shape
-    points, step = np.zeros((count, 5 * part * parts), np.int8), np.empty(count)
+    (count, width), (part, parts, digits) = rows.shape, shape
+    places = 2 * digits - 1
+    points, step = np.zeros((count, places * part * parts), np.int8), np.empty(count)
     middle, last, rest = np.empty(count), np.empty(count), np.empty(count)
     turned = np.empty(width)
     for i in range(count):
@@ -199,25 +225,26 @@ def _digits(
         largest = 0.0
         for k in range(width):
             largest = max(largest, abs(turned[k]))
-        step[i] = _step(largest)
-        per_unit = 65536.0 / step[i]
+        step[i] = _step(largest, _LARGEST if digits == 3 else _LARGEST_OF_TWO)
+        per_unit = (65536.0 if digits == 3 else 256.0) / step[i]
         squares_m, squares_l, squares_r = np.int64(0), np.int64(0), np.int64(0)
         for p in range(parts):
-            out = points[i, 5 * part * p : 5 * part * (p + 1)]
+            out = points[i, places * part * p : places * part * (p + 1)]
             for k in range(min(part, width - part * p)):
                 t = turned[part * p + k] * per_unit
                 nearest = np.rint(t)
                 whole = np.int64(nearest)
-                low = ((whole + 128) & 255) - 128
-                whole = (whole - low) >> 8
+                if digits == 3:
+                    low = ((whole + 128) & 255) - 128
+                    whole = (whole - low) >> 8
+                    out[2 * part + k] = low
+                    squares_l += low * low
                 mid = ((whole + 128) & 255) - 128
                 high = (whole - mid) >> 8
-                out[k] = out[4 * part + k] = high
-                out[part + k] = out[3 * part + k] = mid
-                out[2 * part + k] = low
+                out[k] = out[(places - 1) * part + k] = high
+                out[part + k] = out[(places - 2) * part + k] = mid
                 off = np.int64(abs(t - nearest) * 1024.0) + 1
                 squares_m += mid * mid
-                squares_l += low * low
                 squares_r += off * off
             if len(rest_digit):
                 for k in range(min(part, width - part * p)):
@@ -227,13 +254,13 @@ def _digits(
     return points, step, middle, last, rest
 
 
-def combine(parts: tuple[Array, Array, Array], rows: Array, columns: Array, out: Array, *, add: bool) -> None:
+def combine(parts: tuple[Array, ...], rows: Array, columns: Array, out: Array, *, add: bool) -> None:
     """Make the product (m, n) float64 of int32 products of digits, in place.
 
     Parameters
     ----------
     parts : tuple of numpy.ndarray of int32, (m, n)
-        h.h, h.m + m.h and h.l + m.m + l.h.
+        h.h, h.m + m.h and, of three digits, h.l + m.m + l.h.
     rows, columns : numpy.ndarray of float64, (m,) and (n,)
         The steps.
     out : numpy.ndarray of float64, (m, n)
@@ -243,7 +270,8 @@ def combine(parts: tuple[Array, Array, Array], rows: Array, columns: Array, out:
     (k, p), (other_k, other_p) = parts_of(rows), parts_of(columns)
 
     def work(start: int, stop: int) -> None:
-        a, b, c = (part[start:stop] for part in parts)
+        a, b, *lowest = (part[start:stop] for part in parts)
+        c = lowest[0] if lowest else a[:0]
         _combine(a, b, c, k[start:stop], p[start:stop], other_k, other_p, out[start:stop], add)
 
     share_out(work, len(out))
@@ -255,6 +283,8 @@ def _combine(
 ) -> None:  # pragma: no cover (compiled)
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
-            total = (np.int64(a[i, j]) << 16) + (np.int64(b[i, j]) << 8) + np.int64(c[i, j])
+            total = (np.int64(a[i, j]) << 16) + (np.int64(b[i, j]) << 8)
+            if len(c):
+                total += np.int64(c[i, j])
             product = np.float64(total * (k[i] * other_k[j])) * (p[i] * other_p[j])
             out[i, j] = out[i, j] + product if add else product

@@ -54,12 +54,13 @@ def multiply_digits(
     workspace: Workspace,
     *,
     whole: bool,
+    count: int = 3,
 ) -> torch.Tensor:
     """Return the product (m, n) float64 of points in digits, as `kernels.digits` makes them: the same bits anywhere.
 
     Parameters
     ----------
-    rows, columns : torch.Tensor of int8, (m, 5 w) and (n, 5 w)
+    rows, columns : torch.Tensor of int8, (m, 5 w) and (n, 5 w), or (m, 3 w) and (n, 3 w)
         Of one device.
     steps : tuple of numpy.ndarray of float64, (m,) and (n,)
         The steps of the rows and of the columns.
@@ -67,13 +68,15 @@ def multiply_digits(
         What the product lies in on a CPU.
     whole : bool
         Whether digits are multiplied as 8-bit integers; else as float64 numbers, whose sums are exact too.
+    count : {3, 2}
+        Digits of a value: of two as 8-bit integers alone.
     """
     out = workspace.empty(len(rows), len(columns), torch.float64) if rows.device.type == "cpu" else None
     made = []
     for start in range(0, len(rows), _STRIP):
         strip = slice(start, start + _STRIP)
         here = None if out is None else out[strip]
-        made.append(_strip_of_digits(rows[strip], columns, (steps[0][strip], steps[1]), workspace, here, whole))
+        made.append(_strip_of_digits(rows[strip], columns, (steps[0][strip], steps[1]), workspace, here, whole, count))
     return out if out is not None else torch.cat(made)
 
 
@@ -88,15 +91,16 @@ def _strip_of_digits(
     workspace: Workspace,
     out: torch.Tensor | None,
     whole: bool,
+    count: int,
 ) -> torch.Tensor:
-    found = out
-    for start in range(0, rows.shape[1], part := 5 * _slice_of(rows.shape[1])):
+    found, places = out, 2 * count - 1
+    for start in range(0, rows.shape[1], part := places * _slice_of(rows.shape[1] // places)):
         first, second = rows[:, start : start + part], columns[:, start : start + part]
         if whole and out is not None:
-            parts = _whole_parts(first, second, workspace)
+            parts = _whole_parts(first, second, workspace, count)
             digits.combine(parts, *steps, out.numpy(), add=start > 0)
             continue
-        total = _total_on_device(first, second) if whole else _total(first, second)
+        total = _total_on_device(first, second, count) if whole else _total(first, second)
         (k, p), (other_k, other_p) = (map(torch.from_numpy, digits.parts_of(step)) for step in steps)
         device = rows.device
         counts = total * (k.to(device)[:, None] * other_k.to(device))
@@ -109,32 +113,32 @@ def _strip_of_digits(
     return found
 
 
-def _slice_of(width: int) -> int:
-    """How many columns a slice has, of points of so many digits; the slices are alike."""
-    columns = width // 5
+def _slice_of(columns: int) -> int:
+    """How many columns a slice has, of so many columns; the slices are alike."""
     return columns // -(-columns // digits.LONGEST)
 
 
-def _whole_parts(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> tuple[Any, Any, Any]:
+def _whole_parts(rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace, count: int) -> tuple[Any, ...]:
     """h.h, h.m + m.h and h.l + m.m + l.h: the digits of rows are multiplied with those of columns in reverse order."""
-    w, m, n = rows.shape[1] // 5, len(rows), len(columns)
-    memory = workspace.empty(3 * m, n, torch.int32)
-    for place in range(3):
-        used = (place + 1) * w
-        other = columns[:, 4 * w - place * w : 4 * w - place * w + used]
-        private_apis.int8_product(rows[:, :used], other.T, out=memory[place * m : (place + 1) * m])
+    places, m, n = 2 * count - 1, len(rows), len(columns)
+    w = rows.shape[1] // places
+    memory = workspace.empty(count * m, n, torch.int32)
+    for k in range(count):
+        other = columns[:, (places - 1 - k) * w :]
+        private_apis.int8_product(rows[:, : (k + 1) * w], other.T, out=memory[k * m : (k + 1) * m])
     found = memory.numpy()
-    return found[:m], found[m : 2 * m], found[2 * m :]
+    return tuple(found[k * m : (k + 1) * m] for k in range(count))
 
 
-def _total_on_device(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+def _total_on_device(rows: torch.Tensor, columns: torch.Tensor, count: int) -> torch.Tensor:
     """The sum of products of digits, int64, by products of integers on a device of its own."""
-    w = rows.shape[1] // 5
+    places = 2 * count - 1
+    w = rows.shape[1] // places
     total = torch.zeros(len(rows), len(columns), dtype=torch.int64, device=rows.device)
-    for k in range(3):
-        first, second = rows[:, : (k + 1) * w], columns[:, (4 - k) * w : 5 * w]
+    for k in range(count):
+        first, second = rows[:, : (k + 1) * w], columns[:, (places - 1 - k) * w :]
         total = (total << 8) + private_apis.int8_product(first.contiguous(), second.contiguous().T)
-    return total
+    return total << 8 * (3 - count)
 
 
 def _total(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,12 @@ A row is x = H + M + L + r, of three digits and a rest, and of the product of tw
 
 For matrices A, B of n rows each, the squares of all products of a row of A with one of B add up to |A B'|_F^2, at most
 |A|_2^2 |B|_F^2 with the spectral norm of A (Horn and Johnson, *Matrix Analysis*, 5.6). That of digits that point
-anywhere is about |A|_F / sqrt(d). Of a strip of rows A_s it is at most the largest sum of a row of |A_s A_s'|
-(Gershgorin, as A_s A_s' is symmetric), and |A|_2^2 at most the sum of |A_s|_2^2 of all strips.
+anywhere is about |A|_F / sqrt(d). |A|_2^2 is at most the sum of those of strips of its rows, and of a strip it is the
+largest eigenvalue of S = A_s A_s': for any m at most m + |S - m|_2 <= m + sqrt(|(S - m)^2|_F).
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -26,16 +25,19 @@ from embgeom_dask.pairwise.points import PointFormat
 
 Array = NDArray[Any]
 
-STRIP = 64
-"""Rows of a strip: their products with each other cost STRIP / n of those of all n rows, about the square root of STRIP
-is won."""
+STRIP = 128
+"""Rows of a strip: their products with each other cost STRIP / n of those of all n rows, and about the square root of
+STRIP is won."""
+
+_HELD = 23
+"""Bits of integers whose products add up without error in float64, STRIP at a time."""
 
 _MORE = 1 + 2.0**-20
 """Of the rounding of the sums here."""
 
 
 class LeftOut(NamedTuple):
-    """Sums of bounds over rows, weighed by the tokens that share each: they add up.
+    """Sums of bounds over rows, weighed by the tokens that share each; and the largest slack of a row.
 
     Attributes
     ----------
@@ -46,6 +48,7 @@ class LeftOut(NamedTuple):
         |H|^2, |M|^2 and |G|^2.
     low_spectral, rest_spectral : float
         Squares of spectral norms, of L and of r.
+    slack : float
     """
 
     tokens: int
@@ -55,40 +58,64 @@ class LeftOut(NamedTuple):
     low: float
     low_spectral: float
     rest_spectral: float
+    slack: float
+
+
+class OffValues(NamedTuple):
+    """What the values that products of digits give of all pairs are off, in units of the points.
+
+    Attributes
+    ----------
+    root : float
+        A bound of the root of the sum of squares.
+    most : float
+        A bound of each.
+    """
+
+    root: float
+    most: float
 
 
 def left_out(stored: Array, weights: Array, point_format: PointFormat) -> LeftOut:
     """Sum up what the products of digits leave out of rows (b, d) as stored; `weights` (b,) int64 tokens share each."""
-    starts = range(0, len(stored), STRIP)
-
-    def work(first: int, last: int) -> list[LeftOut]:
-        strips = (slice(start, start + STRIP) for start in starts[first:last])
-        return [_of_strip(stored[strip], weights[strip], point_format) for strip in strips]
-
-    return joined([each for part in share_out(work, len(starts), least=1) for each in part])
+    divisor, square = point_format.divisors(stored)
+    length = np.sqrt(square)
+    found = low_digits_of(stored, point_format.centre, divisor, length)
+    below = found.low + found.rest
+    squares = (square**2, (length + found.middle + below) ** 2, found.middle**2, below**2)
+    fourth, high, middle, lowest = (float((weights * each).sum()) * _MORE for each in squares)
+    share = np.sqrt(weights) * found.step
+    order = np.argsort(share, kind="stable")  # rows of a strip are about as long
+    low = _spectral_square(found.low_digit, share, order) / 2.0**32
+    rest = _spectral_square(found.rest_digit, share, order) / (2.0**16 * REST_DIGITS) ** 2
+    # |r - its digits| and what centre, division and turns round: spectral norms are at most those of Frobenius
+    unit = (0.5 / REST_DIGITS + 2.0**-20) / 2.0**16
+    missed = unit * sqrt(stored.shape[1]) * _norm(share) + 64 * UNIT * _norm(np.sqrt(weights) * length)
+    rest = (sqrt(rest) + missed) ** 2
+    slack = float(found.slack.max())
+    return LeftOut(int(weights.sum()), fourth, high, middle, lowest, low * _MORE, rest * _MORE, slack)
 
 
 def joined(parts: list[LeftOut]) -> LeftOut:
     """Add up sums, one after the other."""
-    return LeftOut(*(sum(column) for column in zip(*parts, strict=True)))
+    found = LeftOut(*(sum(column) for column in zip(*parts, strict=True)))
+    return found._replace(slack=max(part.slack for part in parts))
 
 
-def root_of_squares(first: LeftOut, second: LeftOut | None = None, *, point_format: PointFormat) -> Fraction:
-    """Bound the root of the sum of squares of what the values of all pairs are off, in units of the points.
+def off_values(first: LeftOut, second: LeftOut | None, point_format: PointFormat) -> OffValues:
+    """Bound what the values are off of all pairs of the rows of one side, or of two.
 
-    Of the rows of one side, or of two. Products count as often as in the value; rounding adds at most 2^8 u (|x|^2 +
-    |y|^2), and what underflows.
+    Products count as often as in the value; rounding adds at most 2^8 u (|x|^2 + |y|^2), and what underflows.
     """
     factor = 2.0 if point_format.tile_metric.root else 1.0
     if second is None:  # every pair once, without those of a row with itself
         off = sqrt(2) * _one_way(first, first) + _lowest(first, first) / sqrt(2)
-        other = first
     else:
         off = _one_way(first, second) + _one_way(second, first) + _lowest(first, second)
-        other = second
+    other = first if second is None else second
     lengths = sqrt(other.tokens * first.fourth) + sqrt(first.tokens * other.fourth)
     rounded = 256 * UNIT * lengths + 2.0**-400 * sqrt(first.tokens * other.tokens)
-    return Fraction((factor * off + rounded) * _MORE)
+    return OffValues((factor * off + rounded) * _MORE, factor / 2 * (first.slack + other.slack) * _MORE + 2.0**-890)
 
 
 def _one_way(low: LeftOut, high: LeftOut) -> float:
@@ -106,30 +133,30 @@ def _spectral(side: LeftOut) -> float:
     return sqrt(side.low_spectral) + sqrt(side.rest_spectral)
 
 
-def _of_strip(stored: Array, weights: Array, point_format: PointFormat) -> LeftOut:
-    divisor, square = point_format.divisors(stored)
-    length = np.sqrt(square)
-    found = low_digits_of(stored, point_format.centre, divisor, length)
-    share = np.sqrt(weights) * found.step
-    low = _spectral_square(found.low_digit, share / 2.0**16)
-    rest = _spectral_square(found.rest_digit, share / (2.0**16 * REST_DIGITS))
-    # |r - its digits| and what centre, division and turns round: spectral norms are at most those of Frobenius
-    unit = (0.5 / REST_DIGITS + 2.0**-20) / 2.0**16
-    missed = unit * sqrt(stored.shape[1]) * _norm(share) + 64 * UNIT * _norm(np.sqrt(weights) * length)
-    below = found.low + found.rest
-    squares = ((length + found.middle + below) ** 2, found.middle**2, below**2)
-    sums = (float((weights * each).sum()) * _MORE for each in (square**2, *squares))
-    return LeftOut(int(weights.sum()), *sums, low * _MORE, (sqrt(rest) + missed) ** 2 * _MORE)
+def _spectral_square(digit: Array, share: Array, order: Array) -> float:
+    """A bound of the squared spectral norm of digits (b, d) int8, each row times its `share` (b,), rising in `order`.
 
-
-def _spectral_square(digit: Array, share: Array) -> float:
-    """A bound of the squared spectral norm of digits (b, d) int8, each row times its `share` (b,).
-
-    Products of digits are added up without error.
+    Integers are added up without error.
     """
+    strips = [order[start : start + STRIP] for start in range(0, order.size, STRIP)]
+
+    def work(start: int, stop: int) -> list[float]:
+        return [float(share[strip[-1]]) ** 2 * _largest_eigenvalue(digit[strip]) for strip in strips[start:stop]]
+
+    found: list[list[float]] = share_out(work, len(strips), least=1)
+    return sum(each for part in found for each in part)
+
+
+def _largest_eigenvalue(digit: Array) -> float:
+    """A bound of that of the products of digits (s, d) int8 with each other."""
     values = digit.astype(np.float64)
-    sums = (np.abs(values @ values.T) * share).sum(axis=1)
-    return float((share * sums).max())
+    products = values @ values.T
+    mean = float(np.rint(np.trace(products) / len(products)))
+    products[np.diag_indices(len(products))] -= mean
+    unit = 2.0 ** max(0, int(np.frexp(np.abs(products).max())[1]) - _HELD)
+    rounded = np.rint(products / unit)
+    found = sqrt(sqrt(float(np.square(rounded @ rounded).sum()))) + len(rounded) / 2 * (unit > 1)
+    return (mean + unit * found) * _MORE
 
 
 def _norm(values: Array) -> float:

@@ -22,7 +22,7 @@ _CPU = torch.device("cpu")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-DIGITS = ("int8x3", "float64x3")
+DIGITS = ("int8x3", "float64x3", "int8x2")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class PointFormat:
 
     `centre` (d,) float64 and `scale`, a power of two, bring the rows near the origin and into the unit ball; products
     are made of `element`s. `bfloat16` rows are points as they are stored, or rounded, with no centre and scale 1.
-    `int8` rows are rounded to integers, `scale` being what fills these; rows of `int8x3` are written in three of them.
+    `int8` rows are rounded to integers, `scale` being what fills these; rows of `int8x3` are written in three of them,
+    those of `int8x2` in two.
     Where products may leave many pairs undecided, `unrounded` is the form in which these are told apart. With `by_l2`
     they are points of L2, whose products bound the squares of the metric's distances.
     """
@@ -45,8 +46,13 @@ class PointFormat:
 
     @property
     def in_digits(self) -> bool:
-        """Whether points are of three 8-bit digits: with `float64x3` these are multiplied as float64 numbers."""
+        """Whether points are of 8-bit digits, three or two: with `float64x3` they are multiplied as float64 numbers."""
         return self.element in DIGITS
+
+    @property
+    def sums(self) -> bool:
+        """Whether points are those that all distances are summed by: their sums have the bits of three digits."""
+        return self.element in ("int8x3", "float64x3")
 
     @property
     def elements(self) -> set[str]:
@@ -93,7 +99,7 @@ class PointFormat:
     def _digits(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """What `points` gives, in digits."""
         divisor, square = self.divisors(rows)
-        found = digits_of(rows, self.centre, divisor, np.sqrt(square))
+        found = digits_of(rows, self.centre, divisor, np.sqrt(square), int(self.element[-1]))
         return torch.from_numpy(found.points), Norms(square, step=found.step, slack=found.slack)
 
     def divisors(self, rows: Array) -> tuple[Array, Array]:

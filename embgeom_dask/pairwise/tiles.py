@@ -42,8 +42,9 @@ class Tile:
         points, steps = (self.rows.points, self.columns.points), (self.rows.norms.step, self.columns.norms.step)
         if steps[0] is None or steps[1] is None:
             return self.metric.product(*points, self.workspace)
-        whole = self.rows.point_format is None or self.rows.point_format.element == "int8x3"
-        return multiply_digits(*points, (steps[0], steps[1]), self.workspace, whole=whole)
+        element = self.rows.point_format.element if self.rows.point_format else "int8x3"
+        whole, count = element.startswith("int8"), int(element[-1])
+        return multiply_digits(*points, (steps[0], steps[1]), self.workspace, whole=whole, count=count)
 
     def forget_product(self) -> None:
         """Give up the product, so that a later one takes its memory: it is made again where it is asked for again."""

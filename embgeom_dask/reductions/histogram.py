@@ -15,6 +15,7 @@ from embgeom_dask import tuning
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.passes import Bins, bin_pairs
 from embgeom_dask.pairwise.exact import Exact
+from embgeom_dask.pairwise.left_out import OffValues
 from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
@@ -42,7 +43,7 @@ _CLEAR = 2.0**15
 the rows digits tell about 2^19, and a few short ones add little to the error of the mean."""
 
 _SECOND_ORDER = 1 + Fraction(2) ** -14
-"""Of what a root is off, to first order: its value is off by one part in `_CLEAR` at most."""
+"""Of what a root is off, to first order: its value is off by one part in `_CLEAR` at most; and of rounding."""
 
 _SETTLED_BITS = 32
 _SMALL = 2.0**-12
@@ -157,20 +158,20 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
             **self.moments(state, pairs, exact),
         }
 
-    def moments(self, state: BinnedSums, pairs: int, exact: Exact, off_values: Fraction | None = None) -> Variables:
-        """Name `distance_mean` and `distance_std` of so many pairs and their errors; for `off_values` see `sums`."""
+    def moments(self, state: BinnedSums, pairs: int, exact: Exact, off: OffValues | None = None) -> Variables:
+        """Name `distance_mean` and `distance_std` of so many pairs and their errors; for `off` see `sums`."""
         names = ("distance_mean", "distance_mean_error", "distance_std", "distance_std_error")
-        found = mean_and_deviation(*self.sums(state, exact, off_values), pairs)
+        found = mean_and_deviation(*self.sums(state, exact, off), pairs)
         return {name: ((), np.array(number)) for name, number in zip(names, found, strict=True)}
 
     def sums(
-        self, state: BinnedSums, exact: Exact, off_values: Fraction | None = None
+        self, state: BinnedSums, exact: Exact, off: OffValues | None = None
     ) -> tuple[Fraction, Fraction, Fraction, list[Fraction]]:
         """The sum of all distances, that of their squares, and bounds of what these are off: see `mean_and_deviation`.
 
         A distance summed by a pass is off by its own error and by its rounding, one summed from the rows by the
-        rounding to fewer bits. Their own errors are bounded pair by pair, or by `off_values`, the root of the sum of
-        the squares of what the values are off, in units of the points, whichever is less.
+        rounding to fewer bits. Their own errors are bounded pair by pair, or by what the values are `off`, whichever
+        is less.
         """
         length = Fraction(_length(exact))
         quantum = Fraction(self._quantum(exact)) * length
@@ -185,31 +186,26 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
         if not self.exact_moments and exact.metric.has_digits:
             step = _SECOND_ORDER / (Fraction(self._error_quantum) * length)
             own, own_square = step * _number(state.error), step**2 * _number(state.error_square)
-            if off_values is not None:
-                own_square = min(own_square, *self._off_squares(state.count, off_values, exact))
+            if off is not None:
+                own_square = min(own_square, self._off_square(state.count, off, exact))
                 own = min(own, Fraction(root_up(own_square * int(state.count.sum()))))  # Cauchy and Schwarz
             error, squares = error + own, [*squares, own_square]
         return total, square, error, squares
 
-    def _off_squares(self, count: Array, off_values: Fraction, exact: Exact) -> list[Fraction]:
-        """A bound of the sum of squares of what distances are off that a pass summed; none where no bin tells.
+    def _off_square(self, count: Array, off: OffValues, exact: Exact) -> Fraction:
+        """A bound of the sum of squares of what distances are off that a pass summed.
 
         A distance D from the root of a value that is off by e is off by |e| / (D + D'), D' being the true one: by no
-        more than |e| / 2 t where it is t at least, and by 1 / 4 `_CLEAR` of itself where it is less. t is the edge of a
-        bin for which the sum is least.
+        more than |e| / 2 t where it is t at least. Where it is less, by 1 / 4 `_CLEAR` of itself, and by half the most
+        that values are off over the edge of its bin. t is the edge of a bin for which the sum is least.
         """
-        length = Fraction(_length(exact))
         if not exact.metric.root:
-            return [(off_values / length) ** 2]
-        edges, below = self.edges.distance, np.cumsum(count)[:-1]
-        near, far = 1 / (4 * Fraction(_CLEAR)), off_values / (2 * length**2)
+            return Fraction(off.root) ** 2  # cosine has no units
+        unit, edges = _length(exact) ** 2, self.edges.distance
         with np.errstate(all="ignore"):
-            sizes = below * (edges * float(near)) ** 2 + (float(far) / edges) ** 2
-        best = int(np.argmin(np.where(np.isfinite(sizes), sizes, np.inf)))
-        if not np.isfinite(sizes[best]):
-            return []
-        edge = Fraction(float(edges[best]))
-        return [_SECOND_ORDER**2 * (int(below[best]) * (edge * near) ** 2 + (far / edge) ** 2)]
+            near = np.minimum(edges / (4 * _CLEAR), off.most / (2 * unit * np.append(0.0, edges[:-1])))
+            sizes = np.cumsum(count[:-1] * near**2) + (off.root / (2 * unit) / edges) ** 2
+        return Fraction(float(np.min(sizes, initial=2.0**1000, where=np.isfinite(sizes)))) * _SECOND_ORDER**2
 
     def with_zeros(self, count: Array, zeros: int) -> Array:
         """The counts with so many pairs at distance 0 added."""

@@ -16,6 +16,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
+from embgeom_dask.kernels import digits
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.metrics.euclidean import Euclidean
 from embgeom_dask.pairwise.refine import places_in
@@ -24,7 +25,7 @@ from embgeom_dask.testing.references import truth
 from embgeom_dask.testing.strategies import matrices, slow_examples
 from tests.execution.test_point_format import INT8_FIRST, choose, crowded
 
-COSTS = {"int8": 0.0, "bfloat16": 1.0, "float32": 2.0, "float64": 3.0}
+COSTS = {"int8": 0.0, "bfloat16": 1.0, "int8x2": 1.5, "float32": 2.0, "float64": 3.0}
 
 
 def test_the_product_is_chosen_by_the_pairs_that_it_leaves_at_the_radii() -> None:
@@ -33,14 +34,15 @@ def test_the_product_is_chosen_by_the_pairs_that_it_leaves_at_the_radii() -> Non
     assert choose(rows, pairs_within=0.1) == ["int8", "bfloat16"]
     assert choose(rows, within=(0.01, 0.1), neighbors=3)[-1] == "bfloat16"
     assert choose(rows, within=(1.4,)) == ["bfloat16"]  # most pairs are about as far apart
-    assert choose(rows.astype(np.float32), within=(1.4,)) == ["float32", "float64"]
-    assert choose(rows.astype(np.float64), pairs_within=0.1) == ["int8", "float64"]
+    assert choose(rows.astype(np.float32), within=(1.4,)) == ["int8x2", "float64"]
+    assert choose(rows.astype(np.float32), fastest=["float32", "int8"], within=(1.4,)) == ["float32", "float64"]
+    assert choose(rows.astype(np.float64), pairs_within=0.1) == ["int8", "int8x2"]
     assert choose(rows, within=(1.4,), histogram=9) == ["int8x3", "float64"]
     everywhere = tuple(np.linspace(1.2, 1.6, 2000).tolist())
     assert choose(rows, fastest=["bfloat16", "float32"], within=everywhere) == ["float64"]
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "chebyshev", "cityblock"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "chebyshev", "cityblock"])
 @settings(slow_examples, max_examples=12)
 @given(
     rows=matrices(max_rows=30),
@@ -60,16 +62,18 @@ def test_pairs_within_by_any_product_equal_rational_brute_force(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     rows = np.tile(rows, (1, repeat))
+    if metric == "cosine":
+        rows[~rows.astype(float).any(axis=1)] = 1
     expected, rng = truth(rows, metric=metric), np.random.default_rng(seed)
     radii = np.unique(rng.choice([*expected.distance, 1.0], 2))
     store = make_store(tmp_path_factory.mktemp("within") / "m.zarr", output=rows)
-    chosen = dict(zip(costs, range(4), strict=True))
+    chosen = dict(zip(costs, range(5), strict=True))
     by_l2 = tuning.override(UNDECIDED_BY_EUCLIDEAN={"cpu": 1.0})
     with pytest.MonkeyPatch.context() as patch, by_l2, tuning.override(PRODUCT_COSTS=chosen, RECHECK_COST=0.0):
         patch.setattr(devices, "fastest", lambda _: INT8_FIRST)
         result = scan(store, within=radii, pairs_within=radii[0], metric=metric, tile=tile, client=client)
     products_of = json.loads(result.attrs["certificate"]).get("products_of")
-    assert products_of == (None if metric == "euclidean" else "euclidean")
+    assert products_of == ("euclidean" if metric in ("chebyshev", "cityblock") else None)
     for k, radius in enumerate(radii):
         assert int(result["within_count"][k]) == (expected.distance <= radius).sum()
     near = expected.distance <= radii[0]
@@ -78,7 +82,7 @@ def test_pairs_within_by_any_product_equal_rational_brute_force(
     np.testing.assert_array_equal(result["pair_token_id"], np.stack([expected.i[near], expected.j[near]], 1)[order])
 
 
-@pytest.mark.parametrize("element", ["int8", "bfloat16", "float32"])
+@pytest.mark.parametrize("element", ["int8", "bfloat16", "int8x2", "float32"])
 def test_a_crowd_at_the_radius_is_told_apart_by_finer_products(
     element: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +109,26 @@ def test_a_crowd_at_the_radius_is_told_apart_by_finer_products(
     assert result.sizes["pair"] == (square <= radius).sum()
     few = json.loads(result.attrs["certificate"])["float64_pairs"]
     assert few < 0.7 * 2 * crowd.size, "most of the crowd was looked at one by one"  # for either reduction
+
+
+def test_two_digits_said_to_leave_out_too_little_count_pairs_wrongly(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(*given: Any) -> digits.Digits:
+        found = digits.digits_of(*given)
+        return found._replace(slack=found.slack * 1e-8)
+
+    rows = np.random.default_rng(0).normal(size=(60, 48)).astype(np.float32)
+    radii = np.sort(truth(rows).distance)[100::200]
+    store, true = make_store(tmp_path / "m.zarr", output=rows), [100 + 200 * k + 1 for k in range(radii.size)]
+    monkeypatch.setattr(devices, "fastest", lambda _: INT8_FIRST)
+    with tuning.override(PRODUCT_COSTS={name: float(name != "int8x2") for name in COSTS}, RECHECK_COST=0.0):
+        honest = scan(store, within=radii, client=client)
+        monkeypatch.setattr("embgeom_dask.pairwise.points.digits_of", careless)
+        wrong = scan(store, within=radii, client=client)
+    assert json.loads(honest.attrs["certificate"])["products"] == "int8x2"
+    assert honest["within_count"].values.tolist() == true
+    assert wrong["within_count"].values.tolist() != true
 
 
 @pytest.mark.parametrize("metric", ["chebyshev", "cityblock"])

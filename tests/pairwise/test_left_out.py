@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from embgeom_dask.kernels import digits
 from embgeom_dask.metrics import METRICS, Precision, Workspace, multiply_digits
 from embgeom_dask.pairwise import left_out as module
-from embgeom_dask.pairwise.left_out import left_out, root_of_squares
+from embgeom_dask.pairwise.left_out import left_out, off_values
 from embgeom_dask.pairwise.points import PointFormat
 from tests.kernels.test_digits import exact_value, format_of, rows_of_digits
 
 
-def off_values(rows: np.ndarray, point_format: PointFormat) -> list[list[Fraction]]:
+def off(rows: np.ndarray, point_format: PointFormat) -> list[list[Fraction]]:
     """What the value of each pair of rows, made of their digits, is off."""
     points, norms = point_format.points(rows)
     assert norms.step is not None
@@ -51,15 +51,17 @@ def test_values_are_off_together_by_no_more_than_the_rows_say(
         rows[~rows.astype(float).any(axis=1)] = 1
     point_format, count = format_of(rows, metric), len(rows)
     cut = None if cut is None else min(cut, count - 1)
-    off = off_values(rows, point_format)
+    apart = off(rows, point_format)
     weight = np.array(weights[:count])
-    pairs = combinations(range(count), 2) if cut is None else product(range(cut), range(cut, count))
-    square = sum((weights[i] * weights[j] * off[i][j] ** 2 for i, j in pairs), Fraction())
+    pairs = list(combinations(range(count), 2) if cut is None else product(range(cut), range(cut, count)))
+    square = sum((weights[i] * weights[j] * apart[i][j] ** 2 for i, j in pairs), Fraction())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "STRIP", strip)
         parts = [slice(None)] if cut is None else [slice(cut), slice(cut, None)]
         sides = [left_out(rows[part], weight[part], point_format) for part in parts]
-    assert square <= root_of_squares(sides[0], *sides[1:], point_format=point_format) ** 2
+    found = off_values(sides[0], sides[1] if cut else None, point_format)
+    assert square <= Fraction(found.root) ** 2
+    assert max(abs(apart[i][j]) for i, j in pairs) <= found.most
 
 
 def bounds_of_all(rows: np.ndarray) -> tuple[float, float]:
@@ -69,18 +71,18 @@ def bounds_of_all(rows: np.ndarray) -> tuple[float, float]:
     assert norms.slack is not None
     by_pairs = sum((norms.slack[i] + norms.slack[j]) ** 2 / 4 for i, j in combinations(range(len(rows)), 2))
     sums = left_out(rows, np.ones(len(rows), np.int64), point_format)
-    return float(root_of_squares(sums, point_format=point_format)), sqrt(by_pairs)
+    return off_values(sums, None, point_format).root, sqrt(by_pairs)
 
 
 def test_rows_that_leave_out_the_same_need_all_of_it_and_others_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     alike = digits._signs(15) * rng.uniform(1, 2, (12, 1))  # the same digits, in every column
-    off = off_values(alike, PointFormat("cosine", "int8x3", np.zeros(15), 1.0))
-    root = sqrt(sum(off[i][j] ** 2 for i, j in combinations(range(12), 2)))
+    apart = off(alike, PointFormat("cosine", "int8x3", np.zeros(15), 1.0))
+    root = sqrt(sum(apart[i][j] ** 2 for i, j in combinations(range(12), 2)))
     bound, _ = bounds_of_all(alike)
     assert 0.5 * bound < root <= bound
     bound, by_pairs = bounds_of_all(rng.normal(size=(200, 2560)))
-    assert bound < by_pairs / 4
+    assert bound < by_pairs / 6
     spectral = module._spectral_square
     monkeypatch.setattr(module, "_spectral_square", lambda *given: spectral(*given) / 10)
     bound, _ = bounds_of_all(alike)
