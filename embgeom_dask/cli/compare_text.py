@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embgeom_dask.cli.text import align
-from embgeom_dask.escaping import shown
+from embgeom_dask.cli.text import align, whose
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,12 +29,10 @@ def compare_text(dataset: xr.Dataset) -> str:
 
 def _rows_text(dataset: xr.Dataset) -> str:
     """The numbers of a comparison of two, its distances, and the rows that moved most."""
-    sides = [
-        f"{model}, {matrix}" for model, matrix in zip(dataset.attrs["model"], dataset.attrs["matrix"], strict=True)
-    ]
+    sides = [whose(dataset, side) for side in (0, 1)]
     counts = [[name, *(_number(dataset[f"{prefix}{name}"].item()) for prefix in ("", "against_"))] for name in _SIDES]
     facts = [[name, _number(dataset[name].item())] for name in _NUMBERS if name in dataset]
-    parts = [shown(" against ".join(sides)), align(["", "first", "second"], counts), align(["rows", ""], facts)]
+    parts = [" against ".join(sides), align(["", "first", "second"], counts), align(["rows", ""], facts)]
     if "euclidean_distance" in dataset:
         parts += [_distances(dataset), _farthest(dataset)]
     if "shared_distance" in dataset:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align
-from embgeom_dask.escaping import shown
+from embgeom_dask.cli.text import align, whose
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,13 +27,12 @@ _OF_COMPONENT = {
 
 def components_text(dataset: xr.Dataset) -> str:
     """The counts of each radius, then the largest components of each with their first tokens."""
-    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
     facts = [[name, str(dataset[name].item())] for name in ("token_count", "distinct_count")]
     if "left_out_token_id" in dataset:
         facts.append(["left out, rows of zeros", str(dataset.sizes["left_out"])])
     columns = (dataset[name].to_numpy().tolist() for name in _OF_RADIUS)
     header = ["radius", "components", "tokens alone", "rows isolated", "edges"]
-    parts = [whose, align(["graph", ""], facts), align(header, zip(*columns, strict=True))]
+    parts = [whose(dataset), align(["graph", ""], facts), align(header, zip(*columns, strict=True))]
     more = 0
     of_radius, radii = dataset["component_radius"].to_numpy(), dataset["radius"].to_numpy()
     for place, radius in enumerate(radii):
@@ -63,10 +61,9 @@ def _components(dataset: xr.Dataset, place: int, listed: np.ndarray) -> str:
 
 def cluster_text(dataset: xr.Dataset) -> str:
     """The cluster with the tokens at its edge, and how it was found."""
-    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
     facts = [[name, _number(dataset[name].item())] for name in _OF_CLUSTER]
     facts += [[name, "yes" if dataset[name].item() else "no"] for name in ("stands_apart", "is_stable")]
-    parts = [whose, align(["cluster", ""], facts)]
+    parts = [whose(dataset), align(["cluster", ""], facts)]
     names = [name if name == "iteration" else f"iteration_{name}" for name in _OF_ITERATION]
     columns = (dataset[name].to_numpy().tolist() for name in names)
     parts.append(align(["step", *_OF_ITERATION[1:4], "next", *_OF_ITERATION[5:]], zip(*columns, strict=True)))

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align
-from embgeom_dask.escaping import shown
+from embgeom_dask.cli.text import align, whose
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,8 +19,7 @@ _NUMBERS = ("token_count", "hidden_size", "extent_max", "both_signs_count", "neg
 def lattice_text(dataset: xr.Dataset) -> str:
     """The numbers of a lattice, its exponents, its widest columns, and what lies near what."""
     facts = [[name, str(dataset[name].item())] for name in _NUMBERS]
-    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
-    parts = [whose, align(["lattice", ""], facts), _exponents(dataset), _columns(dataset)]
+    parts = [whose(dataset), align(["lattice", ""], facts), _exponents(dataset), _columns(dataset)]
     if "exponent_distance" in dataset:
         parts.append(_near(dataset))
     if "within_count" in dataset:

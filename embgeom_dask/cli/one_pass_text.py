@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align
+from embgeom_dask.cli.text import align, whose
 from embgeom_dask.escaping import shown
 
 if TYPE_CHECKING:
@@ -24,11 +24,10 @@ _NUMBERS = (
 
 def tokens_text(dataset: xr.Dataset) -> str:
     """The tokens farthest from the centroid and nearest to what was chosen, then the scripts."""
-    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
     counts = [[name, str(dataset[name].item())] for name in ("vocab_size", "group_count", "member_count")]
     flags = ("has_token", "is_added", "is_special")
     counts += [[name, str(np.count_nonzero(dataset[name]))] for name in flags if name in dataset]
-    parts = [whose, align(["tokens", ""], counts)]
+    parts = [whose(dataset), align(["tokens", ""], counts)]
     order = np.argsort(dataset["centroid_distance_rank"].to_numpy())
     parts.append(_lines(dataset, order[:_TOKEN_LINES], "farthest from the centroid", "centroid_distance"))
     if "origin_distance" in dataset:
@@ -87,8 +86,7 @@ def spectrum_text(dataset: xr.Dataset) -> str:
     up_to = dataset["cumulative_share"].to_numpy()
     for share in _SHARES:
         facts.append([f"eigenvalues for {share:.0%}", str(np.searchsorted(up_to, share) + 1)])
-    whose = shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}")
-    parts = [whose, align(["spectrum", ""], facts)]
+    parts = [whose(dataset), align(["spectrum", ""], facts)]
     names = ("eigenvalue_rank", "eigenvalue", "eigenvalue_share", "cumulative_share")
     first = (dataset[name].to_numpy()[:_EIGENVALUES].tolist() for name in names)
     parts.append(align(["", "eigenvalue", "share", "cumulative"], zip(*first, strict=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embgeom_dask.cli.text import align
+from embgeom_dask.cli.text import align, whose
 from embgeom_dask.escaping import shown
 
 if TYPE_CHECKING:
@@ -17,9 +17,8 @@ _MOMENTS = ("mean", "std", "skew", "kurtosis")
 
 def readout_text(dataset: xr.Dataset) -> str:
     """The tokens at both ends of the first directions, largest product first, then smallest."""
-    whose = f"{dataset['model'].item()} against {dataset['against'].item()}, {dataset.attrs['matrix'][-1]}"
     count, ranks = dataset.sizes["direction"], dataset.sizes["top"]
-    parts = [shown(whose)]
+    parts = [f"{shown(dataset['model'].item())} against {whose(dataset, 1)}"]
     parts += [_direction(dataset, place) for place in range(min(count, _DIRECTIONS))]
     more = []
     if count > _DIRECTIONS:

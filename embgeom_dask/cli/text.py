@@ -179,7 +179,7 @@ def _groups(dataset: xr.Dataset) -> str:
 
 def scan_text(dataset: xr.Dataset) -> str:
     """The parts of a scan that are there: pairs, neighbor distances, histogram."""
-    named = [shown(", ".join(side)) for side in zip(_labels(dataset), dataset.attrs["matrix"], strict=True)]
+    named = [whose(dataset, side) for side in range(len(dataset.attrs["model"]))]
     sides = _sides(dataset)
     parts = ["\n".join([" against ".join(named), *_left_out(dataset, named)])]
     pairs = ("farthest", "nearest", "largest", "smallest")
@@ -201,6 +201,11 @@ def scan_text(dataset: xr.Dataset) -> str:
     if "within_count" in dataset:
         parts.append(_within(dataset))
     return "\n\n".join(parts)
+
+
+def whose(dataset: xr.Dataset, side: int = 0) -> str:
+    """Whose a result is, or a side of it: the model, with its revision where that is known, and the matrix."""
+    return shown(f"{_labels(dataset)[side]}, {dataset.attrs['matrix'][side]}")
 
 
 def _labels(dataset: xr.Dataset) -> list[str]:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align
-from embgeom_dask.escaping import shown
+from embgeom_dask.cli.text import align, whose
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,7 +45,7 @@ def undertrained_text(dataset: xr.Dataset) -> str:
         facts.append([called, f"{np.count_nonzero(of_kind)}, {below} below the threshold"])
     order = np.argsort(dataset["indicator_rank"].to_numpy())
     others = order[(dataset["candidate"].to_numpy() & (category == "token") & ~unused)[order]]
-    parts = [shown(f"{dataset['model'].item()}, {dataset['matrix'].item()}"), align(["undertrained", ""], facts)]
+    parts = [whose(dataset), align(["undertrained", ""], facts)]
     parts.append(_table(dataset, others[:_LINES], "ordinary candidates that are not among the unused", chosen))
     if others.size > _LINES:
         parts.append(f"{others.size - _LINES} more candidates: --json prints all, --out saves them")

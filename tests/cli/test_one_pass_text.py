@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import embgeom_dask as eg
+from embgeom_dask.cli.compare_text import compare_text
+from embgeom_dask.cli.graphs_text import cluster_text, components_text
 from embgeom_dask.cli.lattice_text import lattice_text
 from embgeom_dask.cli.one_pass_text import spectrum_text, tokens_text
 from embgeom_dask.cli.unused_text import undertrained_text
@@ -48,6 +50,23 @@ def test_tokens_fit_80_columns(store):
     assert "group_count   1" in said
     nearest = said.split("nearest to ")[1].splitlines()[2:4]
     assert [line.split()[:2] for line in nearest] == [["1", "3"], ["2", "7"]]
+
+
+def test_headings_tell_two_revisions_of_a_model_apart(tmp_path, client):
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    rows[:20] /= 1000  # a cluster that stands apart
+    made = {name: make_store(tmp_path / f"{name}.zarr", rows, model="org/m", revision=name) for name in ("one", "two")}
+    said = {
+        tokens_text: eg.tokens(made["two"], client=client),
+        spectrum_text: eg.spectrum(made["two"], client=client),
+        undertrained_text: eg.undertrained(made["two"], unused="3,7", client=client),
+        components_text: eg.components(made["two"], 0.1, client=client),
+        cluster_text: eg.cluster(made["two"], least=4, client=client),
+    }
+    for text, result in said.items():
+        assert text(result).startswith("org/m@two, output_embedding\n")
+    both = eg.compare(made["one"], made["two"], client=client)
+    assert compare_text(both).startswith("org/m@one, output_embedding against org/m@two, output_embedding\n")
 
 
 def test_tokens_without_names_are_shown_by_their_ids():
