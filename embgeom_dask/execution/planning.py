@@ -186,18 +186,20 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
     reductions: Reductions = {}
     required = Histogram.requires if spec.summed else ()
     symmetric, weights = len(rows) == 1, (rows[0].weights, rows[-1].weights)
+    others = rows[-1].members.size  # no more is kept, or memory projected, than there can be
+    pairs = rows[0].members.size * others
     if spec.farthest or "farthest" in required:
-        reductions["farthest"] = Extreme(spec.farthest or 1, farthest=True)
+        reductions["farthest"] = Extreme(min(spec.farthest or 1, pairs), farthest=True)
     if spec.nearest or "nearest" in required:
-        reductions["nearest"] = Extreme(spec.nearest or 1, False, duplicate_of if spec.nearest else None)
+        reductions["nearest"] = Extreme(min(spec.nearest or 1, pairs), False, duplicate_of if spec.nearest else None)
     if spec.neighbors:
-        reductions["neighbors"] = Neighbors(spec.neighbors, rows[0].token_id.size, symmetric, duplicate_of)
+        reductions["neighbors"] = Neighbors(min(spec.neighbors, others), rows[0].token_id.size, symmetric, duplicate_of)
     for name, farthest in (("largest", False), ("smallest", True)):
         if count := getattr(spec, name):
-            reductions[name] = Extreme(count, farthest, of_products=True)
+            reductions[name] = Extreme(min(count, pairs), farthest, of_products=True)
     for name, smallest in (("top", False), ("bottom", True)):
         if count := getattr(spec, name):
-            reductions[name] = RowProducts(count, rows[0].token_id.size, symmetric, smallest=smallest)
+            reductions[name] = RowProducts(min(count, others), rows[0].token_id.size, symmetric, smallest=smallest)
     if spec.moments_per_row:
         lengths, size = inspected.distance_from_centre_of_rows, rows[0].token_id.size
         bounds = metric.row_bounds(lengths[0], float(lengths[-1].max())) * (1 + 1e-9)

@@ -87,6 +87,17 @@ def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
     assert not (tmp_path / "r.zarr").exists()
 
 
+def test_memory_is_projected_for_no_more_than_there_can_be(client: Client) -> None:
+    rows, many = np.random.default_rng(0).normal(size=(7, 3)), 10**12
+    found = scan(rows, farthest=many, nearest=many, neighbors=many, client=client)
+    assert dict(found.sizes) == {"farthest": 21, "nearest": 21, "side": 2, "token_id": 7, "neighbor": 6}
+    found = scan(rows, against=rows[:2], farthest=many, neighbors=many, client=client)
+    assert dict(found.sizes) == {"farthest": 14, "side": 2, "token_id": 7, "neighbor": 2}
+    found = scan(rows, metric="dot", largest=many, smallest=many, top=many, bottom=many, client=client)
+    assert {found.sizes[name] for name in ("largest", "smallest")} == {21}
+    assert {found.sizes[name] for name in ("top", "bottom")} == {6}
+
+
 def test_a_dry_run_says_the_plan_and_computes_nothing(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(5000, 8)).astype(np.float32)
     store = make_store(tmp_path / "m.zarr", output=rows)
