@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -80,9 +81,12 @@ def cluster(
     from embgeom_dask.cli import graphs_text
     from embgeom_dask.errors import InputError
     from embgeom_dask.reporting import masks
+    from embgeom_dask.storage import replacement
 
     if mask is not None and len(stores) > 1:
         raise InputError("`mask` is of one store: embgeom to-masks writes those of several")
+    if mask is not None:
+        replacement.check_new(Path(mask), overwrite=overwrite)
     how: dict[str, Any] = {"role": role, "least": least, "origin": origin, "out": out}
     how |= {"part": part, "client": scheduler}
     if len(stores) == 1 and part is None:

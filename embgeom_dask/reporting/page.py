@@ -74,6 +74,7 @@ def report(results: Given | Iterable[Given], path: str | os.PathLike[str], *, ov
     'tiny.html'
     """
     written = Path(path)
+    replacement.check_new(written, overwrite=overwrite)
     page = html_of(gather(results))
     with replacement.new_file(written, overwrite=overwrite) as file:
         file.write(page.encode())

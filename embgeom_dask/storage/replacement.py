@@ -32,17 +32,37 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     Raises
     ------
     InputError
-        where there is no folder for it, a folder is at `path`, or a file is and `overwrite` is not given.
+        as `check_new`.
     EmbgeomError
         where it cannot be written.
+    """
+    check_new(path, overwrite=overwrite)
+    try:
+        with whole_file(Path(os.path.realpath(path))) as file:  # a link stays one
+            yield file
+    except OSError as error:
+        raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error
+
+
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path that `new_file` does not write, before what is written there is computed.
+
+    Raises
+    ------
+    InputError
+        where there is no folder for it, a folder, a device or a pipe is at `path`, or a file is and `overwrite` is not
+        given.
+    EmbgeomError
+        where one cannot look there.
     """
     try:
         if not path.parent.is_dir():
             raise InputError(f"no folder {path.parent}: make it first")
-        if path.is_dir() or (path.exists() and not overwrite):
-            raise InputError(f"{path} " + ("is a folder" if path.is_dir() else "exists: `overwrite` replaces it"))
-        with whole_file(path) as file:
-            yield file
+        special = path.exists() and not path.is_file()  # /dev/stdout would be replaced by a file, for all
+        if special or str(path) == "-":
+            raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no file'}: name a file")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists: `overwrite` replaces it")
     except OSError as error:
         raise EmbgeomError(f"cannot write {shorten(path, 300)}: {error.strerror or error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,14 @@ def test_parquet_holds_a_row_a_token(made: Made, tmp_path: Path) -> None:
     assert [*frame["neighbors"][0]["ids"]] == made.scan["neighbor_token_id"].values[0].tolist()
     with pytest.raises(eg.InputError, match="exists: `overwrite` replaces it"):
         made.scan.embgeom.to_parquet(tmp_path / "m.parquet")
+    for special in (os.devnull, "-"):  # a device is not replaced, nor a file made that no shell can name
+        with pytest.raises(eg.InputError, match=f"{special} is no file: name a file"):
+            made.scan.embgeom.to_csv(special, "nearest", overwrite=True)
+    (tmp_path / "link").symlink_to("m.parquet")
+    made.scan.embgeom.to_csv(tmp_path / "link", "nearest", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "m.parquet").read_bytes().startswith(b'"rank"')
+    (tmp_path / "link").unlink()
     pairs = made.scan[["pair_distance", "pair_token_id"]]
     with pytest.raises(eg.InputError, match="no line for each token"):
         pairs.embgeom.to_parquet(tmp_path / "p.parquet")
