@@ -12,10 +12,12 @@ def bytes_text(count: int) -> str:
 
     Examples
     --------
-    >>> bytes_text(3 << 29), bytes_text(220 << 20)
-    ('1.50 GiB', '220 MiB')
+    >>> bytes_text(3 << 29), bytes_text(220 << 20), bytes_text(24 << 10)
+    ('1.50 GiB', '220 MiB', '24 KiB')
     """
-    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
+    if count >= 1 << 30:
+        return f"{count / (1 << 30):.2f} GiB"
+    return f"{count / (1 << 20):.0f} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.0f} KiB"
 
 
 def bytes_of(text: str) -> int | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
+from embgeom_dask.storage.model_stores import label
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.results import open_result
 
@@ -34,8 +35,10 @@ def open_neighbors(neighbors_of: PathLike | xr.Dataset, given: Given) -> xr.Data
     if found.attrs.get("command") != "scan" or "neighbor_distance" not in found:
         raise InputError(f"`neighbors_of`: {named} has no neighbors: give the result of scan with `neighbors`")
     if found.attrs["sha256"] != [given.matrix.sha256]:
-        whose = " against ".join(map(str, found.attrs["model"]))
-        raise InputError(f"`neighbors_of`: {named} is of {whose}, and not of {given.matrix.label} alone")
+        sides = zip(found.attrs["model"], found.attrs["revision"], found.attrs["matrix"], strict=True)
+        whose = " against ".join(f"{label(model, revision)} {matrix}" for model, revision, matrix in sides)
+        own = f"{given.matrix.label} {given.matrix.name}"
+        raise InputError(f"`neighbors_of`: {named} is of {whose}, and not of {own} alone")
     if not np.array_equal(found["token_id"], given.ids):
         raise InputError(f"`neighbors_of`: {named} has {found.sizes['token_id']} tokens, and not those of the table")
     return found

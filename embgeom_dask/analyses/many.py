@@ -56,6 +56,8 @@ def is_one(data: object, part: str | None = None) -> bool:
 
 def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
     """The stores or arrays given, one or many."""
+    if not is_one(data) and not isinstance(data, Iterable):
+        raise InputError(f"{what} takes stores and arrays, and was given {data!r:.50}: give the path of a store")
     found = [cast(Data, data)] if is_one(data) else list(cast(Iterable[Data], data))
     if not found:
         raise InputError(f"{what} needs at least one store: embgeom list shows them")

@@ -48,5 +48,5 @@ def print_answer(answer: str | dict[str, Any]) -> None:
 def as_options(message: str, program: Any) -> str:
     """Say a message of the library to the user of a command: for each `parameter` in it the --option of `program`."""
     named = {parameter.name: parameter.opts[0] for each in program.commands.values() for parameter in each.params}
-    named["client"] = named["scheduler"]
+    named |= {"client": named["scheduler"], "k": named["count"]}
     return re.sub(r"`(\w+)`", lambda found: named.get(found[1], found[0]), message)

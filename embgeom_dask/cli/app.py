@@ -139,7 +139,10 @@ def _complain(error: BaseException) -> int:
             streams.say(line)
     match error:
         case typer.TyperException():
-            message, code = " ".join(error.format_message().split("\n")), error.exit_code
+            message, code = " ".join(error.format_message().split("\n")).rstrip("."), error.exit_code
+            message = message.replace("Value error, ", "")  # as pydantic says it
+            context = getattr(error, "ctx", None)
+            message += f": {context.command_path} --help lists what it takes" if context is not None else ""
         case EmbgeomError():
             message, code = str(error), error.exit_code
         case MemoryError():

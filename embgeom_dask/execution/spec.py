@@ -202,9 +202,9 @@ def parse_numbers(
         numbers = tuple(_number(part, ulp) for part in parts)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         shown = parts if isinstance(given, Iterable) and not isinstance(given, str) else given
+        of_distances = ", 2^-14, or 2ulp@0.037 for two units in the last place of that value in bfloat16"
         raise InputError(
-            f"`{name}` {shorten(shown)}: give numbers, with commas between them: 0.5, 2^-14, or 2ulp@0.037 for two "
-            "units in the last place of that value in bfloat16"
+            f"`{name}` {shorten(shown)}: give numbers, with commas between them: 0.5{of_distances * (largest == inf)}"
         ) from error
     if not numbers:
         raise InputError(f"`{name}`: give one number at least")

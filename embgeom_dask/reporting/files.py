@@ -37,7 +37,7 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
     pyarrow, writer = load("pyarrow"), load("pyarrow.parquet")
     of_tokens = any("token_id" in variable.dims for variable in result.data_vars.values())
     if not of_tokens or "model" in result.dims:
-        raise InputError("this result has no line for each token of one model: scan with neighbors=K or within=R")
+        raise InputError("this result has no line for each token of one model: scan with `neighbors` or `within`")
     columns = {name: result[name].to_numpy() for name in ("token_id", "token", "text") if name in result.variables}
     for name, variable in result.data_vars.items():
         if variable.dims == ("token_id",):

@@ -309,10 +309,10 @@ def _result_group(path: PathLike, there: paths.Contents | None = None, *, whole:
         group = paths.open_group(place, whole=whole, there=there)
     except paths.Unfinished:
         raise InputError(f"{path} is unfinished: its command still runs, or was stopped: run that again") from None
-    except FileNotFoundError:
-        raise InputError(f"no result at {path}: name the folder that `out` wrote") from None
-    except ValueError:
-        raise InputError(_FOREIGN.format(path)) from None
+    except (FileNotFoundError, ValueError) as error:
+        nothing = isinstance(error, FileNotFoundError) and not paths.exists(place)
+        missing = f"no result at {path}: name the folder that `out` wrote"
+        raise InputError(missing if nothing else _FOREIGN.format(path)) from None
     check_format(f"{path} is a result", group.attrs, "result_format", RESULT_FORMAT)
     if not is_provenance(group.attrs):
         raise InputError(_FOREIGN.format(path))

@@ -173,7 +173,12 @@ def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
     if _at(attrs, paths.UNFINISHED) is not None:
         raise NoStore(f"{store} is unfinished: its conversion still runs, or was stopped: run that again")
     if not isinstance(attrs, dict) or len({"model", "tied", "format_version"} & attrs.keys()) < 2:
-        raise NoStore(f"{store} is not a model's store: embgeom convert makes one")
+        what = (
+            ": embgeom convert makes one"
+            if _at(attrs, "result_format") is None
+            else " but a result: embgeom show prints it"
+        )
+        raise NoStore(f"{store} is not a model's store{what}")
     return dict(root)
 
 

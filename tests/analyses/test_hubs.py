@@ -109,8 +109,14 @@ def test_what_is_refused(tmp_path: Path, client: Client) -> None:
     for result, said in (
         (none, "has no neighbors: give the result of scan with `neighbors`"),
         (some, "has 50 tokens, and not those of the table"),
-        (eg.scan(other, neighbors=2, client=client), "is of org/n, and not of org/m"),
-        (eg.scan(path, against=other, neighbors=2, client=client), "is of org/m against org/n"),
+        (
+            eg.scan(other, neighbors=2, client=client),
+            "is of org/n output_embedding, and not of org/m output_embedding alone",
+        ),
+        (
+            eg.scan(path, against=other, neighbors=2, client=client),
+            "is of org/m output_embedding against org/n output_embedding, and not",
+        ),
     ):
         with pytest.raises(InputError) as error:
             eg.tokens(path, neighbors_of=result, client=client)

@@ -59,8 +59,11 @@ def test_what_is_not_a_result_is_refused_and_kept(tmp_path: Path) -> None:
     assert find_matrix(store).vocab_size == 3
     folder = tmp_path / "notes"
     folder.mkdir()
-    with pytest.raises(InputError, match="no result at"):
-        results.save(dataset(store), folder)
+    file = tmp_path / "notes.txt"
+    file.write_text("notes")
+    for other in (folder, file):
+        with pytest.raises(InputError, match="is not a result of embgeom: name another path"):
+            results.save(dataset(store), other)
     with pytest.raises(InputError, match="no result at"):
         results.open_result(tmp_path / "nowhere.zarr")
 
