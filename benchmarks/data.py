@@ -22,6 +22,8 @@ Array = NDArray[Any]
 
 _BLOCK = 512
 _PEER_ROWS = 4096
+DIRECTIONS = 4096
+"""How many directions a readout multiplies with all rows."""
 SHAPES = {"a": (32_768, 2560), "full": (151_936, 2560), "b": (32_768, 2560), "c": (30_522, 384), "m": (183_105, 16_384)}
 
 
@@ -148,3 +150,8 @@ class Data:
     def picked(self) -> Array:
         """The row numbers that the slow peers compare with all rows: every k-th, 4,096 at most."""
         return np.arange(0, self.matrix.vocab_size, -(-self.matrix.vocab_size // _PEER_ROWS))
+
+    @cached_property
+    def directions(self) -> Array:
+        """Independent Gaussian directions (4096, d) float32, as many as a readout multiplies."""
+        return np.random.default_rng(7).standard_normal((DIRECTIONS, self.matrix.hidden_size), np.float32)

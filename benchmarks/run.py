@@ -19,25 +19,33 @@ from time import perf_counter
 from typing import Any
 
 import dask
-import numpy as np
 import psutil
 import torch
 from distributed import get_task_stream
 
-from benchmarks import conversion, overhead
-from benchmarks.data import Array, Data
-from embgeom_dask import EmbgeomError, __version__, private_apis, scan
+from benchmarks import conversion, overhead, references
+from benchmarks.data import DIRECTIONS, Data
+from benchmarks.references import fastest, product, seconds, speed
+from embgeom_dask import EmbgeomError, __version__, readout, scan
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.storage import model_stores
 
-TILE = 2048
 CUDA = torch.cuda.is_available()
 RADII = (1e-3, 1.0)
+CLOSE = 0.002
+"""All pairs so close are listed; in data a these are the 2,000 rows about one point, and those that are identical."""
+K = 10
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "farthest": ("farthest 100", {"farthest": 100}),
     "neighbors": ("neighbors 10", {"neighbors": 10}),
     "histogram": ("histogram 4,096, moments, two radii", {"histogram": 4096, "within": RADII}),
     "all": ("all three in one run", {"farthest": 100, "neighbors": 10, "histogram": 4096, "within": RADII}),
+    "bulk": ("two radii in the bulk alone", {"within": (1.3, 1.4)}),
+    "close": (f"all pairs within {CLOSE:g}", {"pairs_within": CLOSE}),
+    "cosine": ("cosine neighbors 10", {"neighbors": 10, "metric": "cosine"}),
+    "readout": ("readout, top and bottom 10", {"moments": False}),
+    "readout-moments": ("readout, top and bottom 10, row moments", {"moments": True}),
+    "chebyshev-close": ("chebyshev, all pairs within 4e-5", {"pairs_within": 4e-5, "metric": "chebyshev"}),
     "chebyshev": ("chebyshev farthest", {"farthest": 1, "metric": "chebyshev"}),
     "memory": ("peak memory, farthest 100, limit 2 GiB", {"farthest": 100, "memory_limit": "2GiB"}),
     "overhead": ("dask, journal and labels, neighbors 10", {"neighbors": 10}),
@@ -71,18 +79,25 @@ LINES = (
     Line("farthest", "c", "half"),
     Line("farthest", "abc", "half8"),
     Line("farthest", "ab", "sklearn", 10, "faster"),
-    Line("neighbors", "ab", "square", 0.75),
+    Line("neighbors", "a", "square", 0.6),
+    Line("neighbors", "b", "square", 0.75),
     Line("neighbors", "c", "square"),
     Line("neighbors", "ab", "faiss", 4, "faster"),
     Line("neighbors", "c", "faiss", None, "faster"),
     Line("neighbors", "ab", "sklearn", 10, "faster"),
-    Line("histogram", "a", "half32", 1.15),
+    Line("cosine", "a", "neighbors", 1.2),
+    Line("histogram", "a", "half32", 1.25),
     Line("histogram", "c", "half32"),
     Line("histogram", "a", "sklearn", 10, "faster"),
-    Line("all", "a", "half32", 1.25),
+    Line("all", "a", "half32", 1.1),
     Line("all", "c", "half32"),
     Line("all", "a", "sklearn", 10, "faster"),
+    Line("bulk", "a", "half", 1.25),
+    Line("close", "a", "half", 0.7),
+    Line("chebyshev-close", "a", "close", 2),
     Line("chebyshev", "a", "read", 2),
+    Line("readout", "a", "directions", 1.2),
+    Line("readout-moments", "a", "directions", 3),
     Line("memory", "m", "limit", 1),
     Line("overhead", "a", "work", 1.03),
     Line("device", "a", "resident", 60, "percent"),
@@ -96,95 +111,6 @@ KINDS: dict[str, tuple[Callable[[float], str], str, Callable[[float, float], boo
 }
 
 
-def seconds(call: Callable[..., Any], *args: Any, **options: Any) -> float:
-    """Wall time of a call."""
-    started = perf_counter()
-    call(*args, **options)
-    return perf_counter() - started
-
-
-@cache
-def speed(dtype: torch.dtype) -> float:
-    """GFLOP/s of a product of 2048 x 2560 by 2560 x 2048 on the cpu, the best of five."""
-    tile = torch.randn(TILE, 2560).to(dtype)
-    return 2e-9 * TILE**2 * 2560 / min(seconds(product, tile, half=True) for _ in range(5))
-
-
-def fastest(data: Data) -> torch.dtype:
-    """The dtype of the fastest product of these rows: their own, or float32 where that is faster."""
-    return max(data.rows.dtype, torch.float32, key=speed)
-
-
-def integers(data: Data) -> torch.Tensor:
-    """As many integers from -127 to 127 as there are values."""
-    return torch.randint(-127, 128, data.rows.shape, dtype=torch.int8)
-
-
-def product(points: torch.Tensor, *, half: bool) -> None:
-    """The bare products of all pairs of blocks of 2048 rows; of i <= j alone for half the square."""
-    blocks = torch.split(points, TILE)
-    whole = points.dtype == torch.int8
-    multiply = private_apis.int8_product if whole else torch.mm
-    out = torch.empty(TILE * TILE, dtype=torch.int32 if whole else points.dtype)
-    for i, rows in enumerate(blocks):
-        for columns in blocks[i if half else 0 :]:
-            multiply(rows, columns.T, out=out[: len(rows) * len(columns)].view(len(rows), len(columns)))
-
-
-def resident(data: Data) -> float:
-    """Seconds of half the square on the CUDA device: rows resident, blocks of 8192 rows, results in float32."""
-    blocks = torch.split(data.rows.cuda(), 4 * TILE)
-
-    def multiply(blocks: Sequence[torch.Tensor]) -> None:
-        for i, rows in enumerate(blocks):
-            for columns in blocks[i:]:
-                torch.mm(rows, columns.T, out_dtype=torch.float32)
-        torch.cuda.synchronize()
-
-    multiply(blocks[:2])
-    return seconds(multiply, blocks)
-
-
-def faiss(data: Data) -> float:
-    """Seconds of FAISS IndexFlatL2 on float32 rows: 10 neighbours of the picked rows, scaled up to all rows."""
-    from faiss import IndexFlatL2
-
-    points = data.rows.float().numpy()
-    index = IndexFlatL2(points.shape[1])
-    index.add(points)
-    return seconds(index.search, points[data.picked], 11) * len(points) / data.picked.size
-
-
-def sklearn(
-    data: Data, farthest: int = 0, neighbors: int = 0, histogram: int = 0, within: Iterable[float] = ()
-) -> float:
-    """Seconds of scikit-learn's pairwise_distances_chunked on float32 rows, with the same reductions, scaled up alike.
-
-    `neighbors` takes every distance of a picked row, the others those to later rows.
-    """
-    from sklearn.metrics import pairwise_distances_chunked
-
-    points = data.rows.float().numpy()
-    number = np.arange(len(points))
-    kept: list[Any] = []
-
-    def keep(distance: Array, start: int) -> None:
-        if neighbors:
-            nearest = np.argpartition(distance, neighbors)[:, : neighbors + 1]
-            kept.append((nearest, np.sort(np.take_along_axis(distance, nearest, axis=1))))
-        if farthest or histogram:
-            later = distance[number > data.picked[start : start + len(distance), None]]
-        if farthest:
-            kept.append(np.argpartition(later, -min(farthest, later.size))[-farthest:])
-        if histogram:
-            counts = [np.count_nonzero(later <= radius) for radius in within]
-            moments = later.mean(), later.std(), later.min(), later.max()
-            kept.append((np.histogram(later, histogram, (0, 4)), moments, counts))
-
-    chunks = pairwise_distances_chunked(points[data.picked], points, reduce_func=keep)
-    return seconds(list, chunks) * len(points) / data.picked.size
-
-
 def device_of(job: str) -> str:
     """Where a job runs: all but one are measured on the cpu, also where there is a CUDA device."""
     return "cuda" if job == "device" else "cpu"
@@ -193,13 +119,19 @@ def device_of(job: str) -> str:
 @cache
 def warm_up(job: str, store: str) -> None:
     """Do a job on few rows, untimed: what is compiled or loaded once is there afterwards."""
-    few = min(3000, model_stores.find_matrix(store).vocab_size)
+    matrix = model_stores.find_matrix(store)
+    if job.startswith("readout"):
+        readout(matrix.read(0, min(64, matrix.vocab_size)), store, K, **JOBS[job][1], device="cpu")
+        return
+    few = min(3000, matrix.vocab_size)
     scan(store, **JOBS[job][1], device=device_of(job), tokens=f"0:{few}")
 
 
 def ours(job: str, data: Data) -> dict[str, float]:
     """Seconds of a job's scan, from the store to the labelled result, its local cluster included."""
     warm_up(job, data.store)
+    if job.startswith("readout"):
+        return {job: seconds(readout, data.directions, data.store, K, **JOBS[job][1], device="cpu")}
     return {job: seconds(scan, data.store, **JOBS[job][1], device=device_of(job))}
 
 
@@ -239,10 +171,11 @@ REFERENCES: dict[str, tuple[str, Callable[[Data], float] | None]] = {
     "half": ("half-square {dtype} product", lambda data: seconds(product, data.rows.to(fastest(data)), half=True)),
     "square": ("full-square {dtype} product", lambda data: seconds(product, data.rows.to(fastest(data)), half=False)),
     "half32": ("half-square float32 product", lambda data: seconds(product, data.rows.float(), half=True)),
-    "half8": ("half-square int8 product, random", lambda data: seconds(product, integers(data), half=True)),
-    "resident": ("half-square bfloat16 product, rows resident", resident),
+    "half8": ("half-square int8 product, random", lambda data: seconds(product, references.integers(data), half=True)),
+    "resident": ("half-square bfloat16 product, rows resident", references.resident),
+    "directions": ("{dtype} product of {directions:,} directions with the rows", references.of_directions),
     "read": ("reading the store", lambda data: seconds(data.read)),
-    "faiss": ("FAISS IndexFlatL2{part}", faiss),
+    "faiss": ("FAISS IndexFlatL2{part}", references.faiss),
     "sklearn": ("scikit-learn pairwise_distances_chunked{part}", None),
     "tasks": ("its dask tasks alone", None),
     "work": ("planning, panels and naming alone", None),
@@ -259,7 +192,7 @@ def measure(name: str, data: Data) -> dict[str, float]:
         return MEASURES.get(name, ours)(name, data)
     peer, _, job = name.partition(" ")
     call = REFERENCES[peer][1]
-    return {name: call(data) if call else sklearn(data, **JOBS[job][1])}
+    return {name: call(data) if call else references.sklearn(data, **JOBS[job][1])}
 
 
 def measure_all(
@@ -297,11 +230,11 @@ def cells(line: Line, name: str, data: Data, values: Any, errors: Any) -> list[s
     mine, other = median(values[line.job, name]), median(values[line.key, name])
     total = data.matrix.vocab_size
     part = f" ({data.picked.size:,} of {total:,} rows, scaled up)" if data.picked.size < total else ""
-    reference = REFERENCES[line.reference][0]
+    reference = (REFERENCES.get(line.reference) or JOBS[line.reference])[0]
     if "{dtype}" in reference:
         part = str(fastest(data)).removeprefix("torch.")
     unit = "GiB" if line.job == "memory" else "s"
-    beside = f"{reference.format(dtype=part, part=part)}, {other:.4g} {unit}"
+    beside = f"{reference.format(dtype=part, part=part, directions=DIRECTIONS)}, {other:.4g} {unit}"
     answer = "" if line.limit is None else "yes" if met(mine / other, line.limit) else "no"
     return [title, name, f"{mine:.4g} {unit}", beside, text(mine / other), target, answer]
 
