@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from tests.clusters import workers_of_one_thread
 
-settings.register_profile("tests", deadline=None)  # a busy machine is no fault
+settings.register_profile("tests", deadline=None, max_examples=40)  # a busy machine is no fault
 settings.load_profile("tests")
 
 if TYPE_CHECKING:
@@ -42,6 +42,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unsynced() -> Iterator[None]:
+    """No file of a test needs to outlive a power cut: nothing waits for the disk, but where a test looks at that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import shlex
 import sys
 import traceback
 import warnings
+from functools import cache
 from inspect import signature
+from typing import Any
 
 import typer
 
@@ -106,7 +108,7 @@ def main(args: list[str] | None = None) -> int:
             warnings.simplefilter("always", EmbgeomWarning)
             warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
             _check_surroundings()
-            code = app(args or ["--help"], prog_name="embgeom", standalone_mode=False, obj=command) or 0
+            code = _built()(args or ["--help"], prog_name="embgeom", standalone_mode=False, obj=command) or 0
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except (SystemExit, GeneratorExit):
@@ -120,6 +122,12 @@ def main(args: list[str] | None = None) -> int:
         then = "goes on" if kept else "begins again (--out keeps what is done)"
         streams.say(f"interrupted: the same command {then}: {command}")
     return code
+
+
+@cache
+def _built() -> Any:
+    """The commands with their options, which typer would build anew at each call."""
+    return typer.main.get_command(app)
 
 
 def _check_surroundings() -> None:
@@ -157,4 +165,4 @@ def _complain(error: BaseException) -> int:
 
 
 def _say(message: str) -> None:
-    streams.say(as_options(message, typer.main.get_command(app)))
+    streams.say(as_options(message, _built()))

@@ -21,7 +21,7 @@ LARGE = {"bfloat16": 100, "float16": 7, "float32": 100, "float64": 390}
 """The powers of two up to which, and down to which, `hostile` scales, by dtype."""
 
 slow_examples = settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )

@@ -148,7 +148,9 @@ def test_no_worker_or_chunk_changes_a_bit(tmp_path: Path, workers: Client) -> No
         xr.testing.assert_equal(cluster(make_store(tmp_path / "b.zarr", rows)), alone)
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform", "plane"])
+@pytest.mark.parametrize(
+    "kind", ["normal", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("uniform", "plane"))]
+)
 def test_a_cloud_of_one_piece_has_no_cluster(kind: str, tmp_path: Path, client: Client) -> None:
     rng = np.random.default_rng(1)
     width = 2 if kind == "plane" else 40

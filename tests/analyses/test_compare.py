@@ -147,7 +147,7 @@ def test_pieces_that_begin_a_word_are_matched_with_those_of_wordpiece(tmp_path: 
         assert eg.compare(other, mine, match="token")["matched_count"].item() == len(expected[name])
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=st.integers(2, 40), second=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
 def test_matching_by_token_undoes_a_shuffle(first: int, second: int, seed: int, client: Client) -> None:
     random = np.random.default_rng(seed)

@@ -151,6 +151,7 @@ def test_a_published_graph_with_a_change_of_sign(tmp_path: Path, client: Client)
     assert np.count_nonzero(raw[steps == 1] > 32_767) > 0
 
 
+@pytest.mark.slow
 def test_no_tile_worker_or_strip_changes_anything(
     tmp_path: Path, workers: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +192,7 @@ def test_links_make_the_forests_again_in_any_order(pairs: list[tuple[int, int, i
         assert forests.roots(parent)[k].tolist() == lowest.tolist()
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_early_goes_on(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
     path, out = make_store(tmp_path / "m.zarr", rows), tmp_path / "r.zarr"

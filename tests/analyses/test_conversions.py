@@ -118,6 +118,7 @@ def test_the_status_of_a_folder_tells_what_is_done_meanwhile(tmp_path: Path, on:
     assert all(each["seconds_left"] is not None for each in told[:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connections", [1, 3])
 def test_no_more_connections_to_the_hub_are_open_than_are_allowed(
     tmp_path: Path, on: Client, monkeypatch: pytest.MonkeyPatch, connections: int

@@ -100,7 +100,7 @@ def test_one_store_has_no_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["scan", "survey", *(pytest.param(name, marks=pytest.mark.slow) for name in ("duplicates", "tokens"))]
+    "command", ["scan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("survey", "duplicates", "tokens"))]
 )
 def test_the_parts_make_what_one_command_makes(command: str, tmp_path: Path, client: Client) -> None:
     stores, out, whole = stores_in(tmp_path, "abc"), tmp_path / "out", tmp_path / "whole"
@@ -155,6 +155,7 @@ def test_the_status_tells_of_all_parts(
     assert models(eg.open_result("out/table.zarr")) == ["org/a", "org/b", "org/c", "org/d"]
 
 
+@pytest.mark.slow
 def test_a_part_that_was_stopped_goes_on(tmp_path: Path, client: Client) -> None:
     stores, out, received = stores_in(tmp_path, "abcd"), tmp_path / "out", list[str]()
 
@@ -262,6 +263,7 @@ def test_a_part_that_ends_while_another_writes_the_table_leaves_it_to_it(
     assert models(eg.open_result(out / "table.zarr")) == ["org/a", "org/b"]
 
 
+@pytest.mark.slow
 def test_the_command_does_its_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stores, out = stores_in(tmp_path, "ab"), tmp_path / "out"
     listed = tmp_path / "stores.txt"

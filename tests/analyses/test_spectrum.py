@@ -115,7 +115,7 @@ def test_a_dense_cluster_far_from_the_origin_loses_no_digit(tmp_path: Path) -> N
 @given(
     hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.integers(1, 5)), elements=st.integers(-99, 99)),
 )
-@settings(max_examples=30)
+@settings(max_examples=10)
 def test_means_of_pairs_are_those_of_fractions(rows: Array) -> None:
     def product(a: list[float], b: list[float]) -> Fraction:
         return sum((Fraction(x) * Fraction(y) for x, y in zip(a, b, strict=True)), Fraction(0))

@@ -178,6 +178,7 @@ def test_norms_halfway_between_two_numbers_are_even() -> None:
     assert summarize(np.array([legs for *legs, _ in halfway], float)).norms.tolist() == expected
 
 
+@pytest.mark.slow
 def test_norms_of_very_wide_rows() -> None:
     rows = np.random.default_rng(4).normal(size=(3, 140_000))
     expected = [root(sum(Fraction(value) ** 2 for value in row)) for row in rows.tolist()]

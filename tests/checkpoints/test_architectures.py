@@ -28,6 +28,7 @@ def compare(chosen: Iterable[Case], fewest_types: int) -> None:
     assert len(types) >= fewest_types
 
 
+@pytest.mark.slow
 def test_chosen_model_types() -> None:
     compare((case for case in cases() if case.model_type in CHOSEN.get(case.kind, "").split()), 30)
 

@@ -453,6 +453,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to tell the peak memory")
 def test_memory_grows_by_blocks_not_by_the_matrix(tmp_path: Path) -> None:
     code = r"""

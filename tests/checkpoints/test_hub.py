@@ -107,6 +107,7 @@ def test_only_headers_and_rows_travel_and_the_commit_is_pinned(hub: Hub, run: An
     assert not hub.leaks
 
 
+@pytest.mark.slow
 def test_the_same_commit_is_not_fetched_again_and_another_lies_beside_it(hub: Hub, run: Any) -> None:
     assert run("convert", "org/model")[0] == 0
     ranges = len(hub.ranges)
@@ -295,6 +296,7 @@ def test_a_file_that_is_too_long_for_a_config_is_not_downloaded(hub: Hub, run: A
     assert "error: README.md of org/model has 1099511627776 bytes on the hub" in err
 
 
+@pytest.mark.slow
 def test_the_endpoint_of_the_environment_is_used(hub: Hub, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     command = [Path(sys.executable).with_name("embgeom"), "convert", "org/model", "--json"]

@@ -224,13 +224,13 @@ def agrees(path: Path, data: bytes) -> None:
         assert found == expected
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=broken_files())
 def test_the_parser_agrees_with_the_library_on_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     agrees(tmp_path_factory.getbasetemp() / "fuzzed.safetensors", data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=written_headers())
 def test_the_parser_agrees_with_the_library_on_text(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     agrees(tmp_path_factory.getbasetemp() / "fuzzed.safetensors", data)

@@ -92,7 +92,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=4), raw=st.booleans())
 def test_chains_of_operations_are_taken_by_their_values(store: str, steps: list[Step], raw: bool) -> None:
     """Whatever was done to a matrix, the rows are those of `.values`, and the labels its coordinates."""

@@ -144,6 +144,7 @@ def test_a_home_that_goes_passes_its_panels_on(tmp_path: Path) -> None:
         xr.testing.assert_identical(node.to_dataset().drop_attrs(), one.drop_attrs())
 
 
+@pytest.mark.slow
 def test_the_blocks_of_a_model_stay_while_another_one_ends(client: Client, tmp_path: Path) -> None:
     rows = 400
     given = stores(tmp_path, 8, rows)
@@ -157,6 +158,7 @@ def test_the_blocks_of_a_model_stay_while_another_one_ends(client: Client, tmp_p
     assert once <= read <= 1.6 * once  # the last models are helped; all workers reading all models is 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3])
 def test_no_more_models_are_in_work_than_this_process_has_room_for(client: Client, tmp_path: Path, most: int) -> None:
     begun, ended = list[str](), list[int]()

@@ -109,7 +109,10 @@ def vocabulary() -> np.ndarray:
 @pytest.mark.parametrize("lacks", [("int8",), ("int8", "bfloat16", "float32")])
 @pytest.mark.parametrize(
     "kept",
-    [{"farthest": 20}, {"neighbors": 4}, {"nearest": 9}, {"farthest": 5, "neighbors": 3, "metric": "cosine"}],
+    [
+        {"farthest": 5, "neighbors": 3, "metric": "cosine"},
+        *(pytest.param(kept, marks=pytest.mark.slow) for kept in ({"farthest": 20}, {"neighbors": 4}, {"nearest": 9})),
+    ],
     ids=str,
 )
 @tuning.override(LEAST_TILE=4, UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9))  # int8 is planned where it can be

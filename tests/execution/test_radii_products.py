@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from distributed import Client
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
 
@@ -43,7 +43,7 @@ def test_the_product_is_chosen_by_the_pairs_that_it_leaves_at_the_radii() -> Non
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "chebyshev", "cityblock"])
-@settings(slow_examples, max_examples=12)
+@slow_examples
 @given(
     rows=matrices(max_rows=30),
     repeat=st.sampled_from([1, 16]),

@@ -89,6 +89,7 @@ def test_sixteen_workers_read_nine_times_the_matrix_at_most(many: Client, tmp_pa
     xr.testing.assert_identical(found.drop_attrs(), alone.drop_attrs())
 
 
+@pytest.mark.slow
 def test_a_worker_that_comes_late_takes_over_from_the_others(tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(size=(1500, 8)).astype(np.float32)
     store, by = make_store(tmp_path / "m.zarr", values), tmp_path / "r.zarr"

@@ -158,7 +158,7 @@ def named(reduction: Any, state: Any, case: Case) -> Any:
     return {name: (dims, array.dtype, array.shape, array.tobytes()) for name, (dims, array) in variables.items()}
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(case=cases(), k=st.integers(1, 6), seed=st.integers(0, 999), ties=st.sampled_from([0.3, 2]), told=st.booleans())
 def test_panels_may_be_merged_in_any_order_and_grouping(case: Case, k: int, seed: int, ties: float, told: bool) -> None:
     rng = np.random.default_rng(seed)

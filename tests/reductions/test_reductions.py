@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
@@ -150,6 +150,7 @@ def test_the_command_takes_and_shows_all_of_them(tmp_path: Any) -> None:
     assert json.loads(log.stdout)["histogram_below"] == 1
 
 
+@pytest.mark.slow
 @slow_examples
 @given(case=cases(), seed=st.integers(0, 1000))
 def test_edges_equal_rational_brute_force(
@@ -203,7 +204,7 @@ def test_histograms_equal_rational_brute_force(
     assert int(result["pair_count"]) == counts.sum()
 
 
-@settings(slow_examples, max_examples=12)  # each takes several passes
+@slow_examples
 @given(
     case=cases(),
     seed=st.integers(0, 1000),

@@ -250,6 +250,7 @@ def test_a_graph_needs_one_matrix_and_its_pairs(made: Made, client: Client) -> N
     assert len(against.embgeom.to_frame("neighbors")) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:precomputed_knn.2. .knn_search_index. is not")  # umap-learn's, of any exact list
 def test_umap_takes_the_neighbors(made: Made) -> None:
     umap = pytest.importorskip("umap")

@@ -193,6 +193,7 @@ def test_a_click_on_a_name_hides_its_lines(opened: Browser) -> None:
     assert opened.run(shown) == [True, True]
 
 
+@pytest.mark.slow
 def test_it_looks_as_it_should(opened: Browser, tmp_path: Path) -> None:
     """Screenshots: there is ink where figures are, and the sky is dark with stars in it."""
     opened.run(DRAW)
@@ -211,6 +212,7 @@ def test_it_looks_as_it_should(opened: Browser, tmp_path: Path) -> None:
         assert len(np.unique(seen.reshape(-1, 3), axis=0)) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [700, 1000, 2200])
 def test_nothing_is_cut_in_a_window_of_any_width(width: int, chromium: Browser, written: Path) -> None:
     chromium.size(width, 800)
@@ -221,6 +223,7 @@ def test_nothing_is_cut_in_a_window_of_any_width(width: int, chromium: Browser, 
     assert chromium.run(cut) == 0
 
 
+@pytest.mark.slow
 def test_many_tokens_stay_fluid(chromium: Browser, tmp_path: Path) -> None:
     """150,000 points are drawn and moved in a few seconds, by a processor alone."""
     import xarray as xr

@@ -199,6 +199,7 @@ def test_a_store_of_shards_is_read_chunk_by_chunk(bucket: str, keys: Callable[[]
     assert xr.open_zarr(store).output_embedding.values.tobytes() == rows.tobytes()
 
 
+@pytest.mark.slow
 def test_a_command_ends_without_a_word(bucket: str) -> None:
     store = make_store(f"{bucket}/m.zarr", cloud(300))
     code = f"from embgeom_dask.cli.app import run; import sys; sys.argv = ['embgeom', 'survey', {store!r}]; run()"

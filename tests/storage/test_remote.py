@@ -134,6 +134,7 @@ def test_what_is_unfinished_in_a_bucket_is_neither_and_is_written_again(bucket: 
         assert eg.open_result(target)["vocab_size"].values.tolist() == [300]
 
 
+@pytest.mark.slow
 def test_a_writer_to_a_bucket_goes_on_from_the_chunks_there(bucket: str) -> None:
     array = cloud(600)  # five chunks of 128 rows
 

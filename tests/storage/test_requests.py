@@ -87,6 +87,7 @@ def test_to_replace_waits_for_five_answers_at_most(bucket: str, tmp_path: Path) 
     assert eg.open_model(f"{bucket}/m.zarr").output_embedding.values.tobytes() == rows().tobytes()
 
 
+@pytest.mark.slow
 def test_who_reads_meanwhile_gets_the_old_or_the_new_or_nothing(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_again(
     same(eg.open_result(url), two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 1, 2, 5])
 def test_a_replacement_that_is_killed_leaves_the_old_or_nothing(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
@@ -161,6 +163,7 @@ def test_a_replacement_that_is_killed_leaves_the_old_or_nothing(
     same(eg.open_result(url), two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 1 << 20])
 def test_no_limit_of_what_is_kept_in_memory_changes_what_is_written_and_read(
     bucket: str, tmp_path: Path, limit: int
@@ -227,6 +230,7 @@ def test_a_worker_waits_for_a_bucket_and_goes_on(bucket: str, proxy: Proxy, clie
     xr.testing.assert_identical(found.drop_attrs(), eg.scan(store, client=client, **HOW).drop_attrs())
 
 
+@pytest.mark.slow
 def test_what_stays_away_is_told_at_last(bucket: str, proxy: Proxy) -> None:
     proxy.cut_for(60.0)
 
