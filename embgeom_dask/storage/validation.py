@@ -172,13 +172,10 @@ def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
         raise NoStore(f"{store} is a series of steps: name one, {store}:STEP, or ask embgeom series")
     if _at(attrs, paths.UNFINISHED) is not None:
         raise NoStore(f"{store} is unfinished: its conversion still runs, or was stopped: run that again")
+    if _at(attrs, "result_format") is not None:
+        raise NoStore(f"{store} is not a model's store but a result: embgeom show prints it")
     if not isinstance(attrs, dict) or len({"model", "tied", "format_version"} & attrs.keys()) < 2:
-        what = (
-            ": embgeom convert makes one"
-            if _at(attrs, "result_format") is None
-            else " but a result: embgeom show prints it"
-        )
-        raise NoStore(f"{store} is not a model's store{what}")
+        raise NoStore(f"{store} is not a model's store: embgeom convert makes one")
     return dict(root)
 
 
