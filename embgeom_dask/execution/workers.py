@@ -126,8 +126,8 @@ def completed(
     def look() -> None:
         if client.status not in ("running", "connecting"):
             raise CommClosedError("the client is closed")
-        lost = _without_workers(client, running)
-        client.cancel([running.pop(key)[1] for key, _ in lost])
+        if lost := _without_workers(client, running):
+            client.cancel([running.pop(key)[1] for key, _ in lost])
         for _, each in lost:
             submit(each)
         fill()  # workers may have come
@@ -159,7 +159,8 @@ def completed(
             yield found
     finally:
         with suppress(CommClosedError, ClosedClientError):
-            client.cancel([future for _, future, _ in running.values()], force=True)
+            if running:
+                client.cancel([future for _, future, _ in running.values()], force=True)
 
 
 def _freest(threads: Mapping[str, int], running: _Running[T]) -> str | None:

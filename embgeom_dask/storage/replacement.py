@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +23,8 @@ from zarr.abc.store import Store
 from embgeom_dask import private_apis
 from embgeom_dask.errors import EmbgeomError, InputError, shorten
 from embgeom_dask.storage import paths, transactions
+
+_FRESH = re.compile("[0-9a-f]{8}")
 
 
 @contextmanager
@@ -189,14 +191,19 @@ def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
 
 def sweep(place: Path, kept: Path | None = None) -> None:
     """Remove what writers of `place` left beside it that were killed, but `kept`; put back what one was to replace."""
-    name = f".{escape(place.name)}."
-    for left in [*place.parent.glob(f"{name}*.partial"), *place.parent.glob(name + "[0-9a-f]" * 8)]:
+    name, beside = f".{place.name}.", list[str]()
+    with suppress(OSError):
+        beside = [each for each in os.listdir(place.parent) if each.startswith(name)]  # noqa: PTH208 - of thousands
+    for each in beside:
+        left = place.with_name(each)
+        if not (each.endswith(".partial") or _FRESH.fullmatch(each, len(name))):
+            continue
         if (held := _hold(left)) is not None:
             transactions.put_back(left.with_suffix(".old"), place)
             if left != kept:
                 transactions.discard(left)
             os.close(held)
-    for old in place.parent.glob(f"{name}*.old"):
+    for old in (place.with_name(each) for each in beside if each.endswith(".old")):
         if not old.with_suffix(".partial").exists():  # else its writer runs
             transactions.put_back(old, place)
 

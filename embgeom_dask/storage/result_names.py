@@ -382,8 +382,9 @@ def with_strings(dataset: xr.Dataset) -> xr.Dataset:
     found = {}
     for name, variable in dataset.variables.items():
         if variable.dtype.kind in "TUO":
-            strings = variable.astype(np.object_)
-            found[name] = strings.astype(np.str_) if name in NAMES else strings
+            strings = variable.data.astype(np.object_)  # of numpy, or of dask where it was not read
+            strings = strings.astype(np.str_) if name in NAMES else strings
+            found[name] = xr.Variable(variable.dims, strings, variable.attrs)
             found[name].encoding["dtype"] = np.object_  # zarr has no stable type for numpy's
     return dataset.assign(found)
 
