@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.compare import compare as compare
     from embgeom_dask.analyses.components import components as components
     from embgeom_dask.analyses.controls import controls as controls
+    from embgeom_dask.analyses.describe import describe as describe
     from embgeom_dask.analyses.duplicates import duplicates as duplicates
     from embgeom_dask.analyses.lattice import lattice as lattice
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
@@ -47,6 +48,7 @@ _HOME = {
     "controls": "analyses.controls",
     "convert": "checkpoints.convert",
     "store_series": "analyses.store_series",
+    "describe": "analyses.describe",
     "duplicates": "analyses.duplicates",
     "export": "storage.export",
     "lattice": "analyses.lattice",
@@ -77,6 +79,7 @@ _GIVE_RESULTS = {
     "cluster",
     "compare",
     "components",
+    "describe",
     "duplicates",
     "lattice",
     "neighbors",

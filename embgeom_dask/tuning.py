@@ -121,6 +121,10 @@ BIN_CELLS = 8192
 MEMORY_SHARE = 0.6
 """Of the memory that is free, what a scan may take where no limit is given; of dask's limit, what is not spilled."""
 
+KEPT_SHARE = 0.5
+"""Of what a worker may hold beside what it holds already, the share that rows kept from one pass to the next may take:
+the rest is for what passes make of rows."""
+
 READING_BYTES = 192 << 20
 """Chunks being decompressed side by side, and what allocators keep back, of a process."""
 

@@ -19,7 +19,7 @@ from distributed import Client
 from embgeom_dask import tuning
 from embgeom_dask.analyses import batch
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
-from embgeom_dask.execution.arrays import Data, is_array, name_of
+from embgeom_dask.execution.arrays import Data, Given, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.homes import Homes
 from embgeom_dask.execution.journal import Journal
@@ -48,7 +48,7 @@ _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 def is_one(data: object, part: str | None = None) -> bool:
     """Whether this is one store or array, and no list of them; InputError where a `part` is asked for of one."""
-    alone = isinstance(data, str | os.PathLike) or is_array(data)
+    alone = isinstance(data, str | os.PathLike | Given) or is_array(data)
     if alone and part is not None:
         raise InputError("`part` is of several stores: give a list of them")
     return alone

@@ -303,8 +303,7 @@ def _moments(client: Client, given: Given) -> Moments:
     """One pass over the rows: in pieces whose sums are added in order, so that no cluster decides a bit."""
     matrix, width = given.matrix, given.matrix.hidden_size
     groups = list(column_groups(width))
-    piece = max(8 * BLOCK_ROWS, 1 << (4 * width - 1).bit_length())
-    step = piece * -(-matrix.chunk_rows // piece)
+    piece, step = _piece(width), rows_of_part(matrix)
     parts = [
         Part(start, min(start + step, matrix.vocab_size), piece, group)
         for start in range(0, matrix.vocab_size, step)
@@ -323,6 +322,17 @@ def _moments(client: Client, given: Given) -> Moments:
             products[part.group[0]].add(each)
     check_fit(matrix, given.ids, np.concatenate(unfit))
     return Moments(sums, units, zero, np.concatenate(unfit), list(products.values()))
+
+
+def rows_of_part(matrix: Matrix) -> int:
+    """The rows that a task reads: those of a chunk, or as many as one piece of them has."""
+    piece = _piece(matrix.hidden_size)
+    return piece * -(-matrix.chunk_rows // piece)
+
+
+def _piece(width: int) -> int:
+    """The rows whose products are summed before others come to them, which decides their bits."""
+    return int(max(8 * BLOCK_ROWS, 1 << (4 * width - 1).bit_length()))
 
 
 def column_groups(width: int) -> Iterator[list[int]]:

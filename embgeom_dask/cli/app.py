@@ -26,7 +26,7 @@ from embgeom_dask.cli.exports import to_csv, to_masks, to_netcdf, to_parquet
 from embgeom_dask.cli.graphs import cluster, components
 from embgeom_dask.cli.lattice import lattice
 from embgeom_dask.cli.model_stores import convert, export, list_stores
-from embgeom_dask.cli.one_pass import spectrum, tokens, undertrained
+from embgeom_dask.cli.one_pass import describe, spectrum, tokens, undertrained
 from embgeom_dask.cli.options import Version
 from embgeom_dask.cli.plots import plot
 from embgeom_dask.cli.readout import readout
@@ -62,6 +62,7 @@ for _command in (
         list_stores,
         controls,
         whiten,
+        describe,
         survey,
         tokens,
         duplicates,

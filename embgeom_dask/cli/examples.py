@@ -8,6 +8,10 @@ _EXAMPLES = {
     "export": ("embgeom export acme/tiny -o tiny.safetensors",),
     "list": ("embgeom list",),
     "survey": ("embgeom survey acme/tiny", "embgeom survey stores/*.zarr --out surveys"),
+    "describe": (
+        "embgeom describe acme/tiny --out described",
+        "embgeom describe stores/*.zarr --each survey,duplicates",
+    ),
     "duplicates": ("embgeom duplicates acme/tiny",),
     "scan": (
         "embgeom scan acme/tiny --farthest 5 --neighbors 5 --out scan.zarr",

@@ -1,19 +1,61 @@
-"""The commands that describe whole vocabularies without visiting pairs: tokens, spectrum."""
+"""The commands that describe whole vocabularies without visiting pairs: describe, tokens, spectrum, undertrained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 import embgeom_dask as eg
-from embgeom_dask.cli.answers import finished, print_many, print_result
+from embgeom_dask.cli.answers import finished, print_answer, print_many, print_result
+from embgeom_dask.cli.as_json import to_json
 from embgeom_dask.cli.options import FromFile, Json, ManyStores, Out, Part, Role, Scheduler
 from embgeom_dask.cli.stores import find_stores
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def describe(
+    stores: ManyStores = None,
+    from_file: FromFile = None,
+    each: Annotated[
+        str, typer.Option(metavar="NAME,...", help="What is asked: survey, tokens, duplicates, outliers, spectrum.")
+    ] = "survey,tokens,duplicates,spectrum",
+    role: Role = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Save the results here, each as its own command would.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What a process may hold before it keeps no more rows, like 2GiB."),
+    ] = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Ask several questions in one run that reads a store once."""
+    from embgeom_dask.cli import text
+
+    def show(tree: xr.DataTree) -> None:
+        nodes = tree.children
+        if as_json:
+            print_answer({"each": {name: _with_models(node) for name, node in nodes.items()}})
+        else:
+            print_answer("\n\n".join(text.result_text(node.to_dataset()) for node in nodes.values()))
+
+    given = find_stores(stores, from_file)
+    asked = [name.strip() for name in each.split(",") if name.strip()]
+    how: dict[str, Any] = {"role": role, "out": out, "memory_limit": memory_limit, "client": scheduler}
+    with finished(lambda found: show(cast(Any, found[0]))):
+        tree = eg.describe(given[0] if len(given) == 1 else given, asked, **how)
+    show(tree)
+
+
+def _with_models(node: xr.DataTree) -> dict[str, Any]:
+    """A result as JSON, or the table of several models with the results themselves."""
+    models = [to_json(model.to_dataset()) for model in node.children.values()]
+    return to_json(node.to_dataset()) | ({"results": models} if models else {})
 
 
 def tokens(

@@ -32,9 +32,6 @@ from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.units import bytes_text
 
-Data: TypeAlias = PathLike | xr.DataArray | xr.Dataset | NDArray[Any] | dask.array.Array | torch.Tensor
-"""What a command computes with: the path of a store or of a matrix in a file, or an array (rows, columns), by value."""
-
 _LARGEST_INTEGER = 2**53
 """Float64 holds every integer up to this one."""
 
@@ -98,6 +95,12 @@ class Given:
         return replace(self, rows=rows)
 
 
+Data: TypeAlias = PathLike | xr.DataArray | xr.Dataset | NDArray[Any] | dask.array.Array | torch.Tensor | Given
+"""What a command computes with: the path of a store or of a matrix in a file, or an array (rows, columns), by value;
+or what `given_rows` found of one of these.
+"""
+
+
 def is_array(data: object) -> bool:
     """Whether `data` is an array, and not the path of a store or a list of these."""
     return hasattr(data, "shape") or isinstance(data, xr.Dataset)
@@ -141,6 +144,9 @@ def given_rows(
     ...     print(given.matrix.read(0, 1), given.rows, given.token_id)
     [[1. 0. 0.]] [0 1 2] None
     """
+    if isinstance(data, Given):
+        yield data
+        return
     if not is_array(data):
         if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
             matrix_of_file = read_matrix(*file)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import progress, tuning
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import roster, workers
+from embgeom_dask.execution import kept_rows, roster, workers
 from embgeom_dask.execution.cluster import LOST, ClientLike, connect
 from embgeom_dask.execution.monitor import tally
 from embgeom_dask.execution.plan import ITEMSIZE
@@ -113,15 +113,18 @@ def _each_part(
 ) -> Iterator[tuple[int, Any]]:
     """Yield the index of a part and what `work` gave for it, in the order in which they are done.
 
-    `ahead` of them are submitted at a time, all where it is not given.
+    `ahead` of them are submitted at a time, all where it is not given. Rows that workers keep are read from there.
     """
+    shelf = kept_rows.shelf_of(matrix)
 
     def arguments(index: int) -> tuple[Any, ...]:
         return matrix, parts[index], *args
 
     with progress.bar(sum(sizes), f"{matrix.label} {what}", "rows") as advance:
         title, window = Title(what, matrix.label), lambda: ahead or len(parts)
-        batches = workers.completed(client, work, range(len(parts)), arguments, window, title)
+        dealt = None if shelf is None else shelf.dealt(parts)
+        done = work if shelf is None else shelf.through(work)
+        batches = workers.completed(client, done, range(len(parts)), arguments, window, title, dealt)
         with closing(batches):
             for index, part in chain.from_iterable(batches):
                 try:
@@ -130,6 +133,9 @@ def _each_part(
                     raise
                 except Exception as error:  # a worker that died, or ran out of memory
                     raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
+                nbytes = sizes[index] * matrix.hidden_size * ITEMSIZE[matrix.dtype]
+                if shelf is not None:
+                    found, nbytes = found
                 advance(sizes[index])
-                tally(sizes[index] * matrix.hidden_size * ITEMSIZE[matrix.dtype])
+                tally(nbytes)
                 yield index, found

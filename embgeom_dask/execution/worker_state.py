@@ -8,14 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Lock
+from typing import Any
 
 from distributed import Client, Worker
+from numpy.typing import NDArray
 
 from embgeom_dask import private_apis
 from embgeom_dask.execution import roster
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.metrics import Workspace
 from embgeom_dask.pairwise.blocks import BlockCache
+
+Array = NDArray[Any]
 
 _NAME = "embgeom_dask"
 """The attribute of a dask worker that holds its state."""
@@ -25,19 +30,47 @@ def _unpacked() -> Callable[[bytes], Plan]:
     return lru_cache(maxsize=4)(pickle.loads)
 
 
+class KeptRows:
+    """Stretches of rows of one matrix, as stored, by their numbers: the first ones, up to `most` bytes of them.
+
+    None makes room for another: passes go over all rows in the same order, and would find none that they need.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+        self._loading: dict[int, Lock] = {}
+        self._rows: dict[int, Array] = {}
+        self._lock = Lock()
+
+    def get(self, number: int, nbytes: int, load: Callable[[], Array]) -> Array | None:
+        """A stretch of so many bytes, which `load` reads once for all threads; None where there is no room for it."""
+        with self._lock:
+            if number not in self._loading:
+                if self._held + nbytes > self._most:
+                    return None
+                self._held += nbytes
+                self._loading[number] = Lock()
+        with self._loading[number]:
+            if number not in self._rows:
+                self._rows[number] = load()
+            return self._rows[number]
+
+
 @dataclass
 class WorkerState:
     """What the threads of one worker share.
 
     `blocks` are those read last; `unpacked` gives a plan from its bytes, and keeps the last few; `halved` is how many
     times the tiles of a plan were halved here, by the key of the plan's first side; `idle` are the workspaces that no
-    panel uses.
+    panel uses; `rows` are those kept for later passes over them, by the key of what keeps them.
     """
 
     blocks: BlockCache = field(default_factory=BlockCache)
     unpacked: Callable[[bytes], Plan] = field(default_factory=_unpacked)
     halved: Counter[str] = field(default_factory=Counter)
     idle: list[Workspace] = field(default_factory=list)
+    rows: dict[str, KeptRows] = field(default_factory=dict)
 
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
@@ -55,10 +88,13 @@ class WorkerState:
         """Drop what takes memory."""
         self.blocks.clear()
         self.idle.clear()
+        self.rows.clear()
 
     def forget(self, keys: set[str]) -> None:
         """Drop what is kept of the sources of these keys, and all of it where nothing else is kept."""
         self.blocks.forget(keys)
+        for key in keys:
+            self.rows.pop(key, None)
         for key in [key for key in self.halved if key.partition(" ")[0] in keys]:
             del self.halved[key]
         if not self.blocks:

@@ -1,0 +1,179 @@
+"""Several questions that take rows one by one, in one run that reads a store once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import xarray as xr
+from distributed import Client
+
+from embgeom_dask.analyses import duplicates, many, survey, trees
+from embgeom_dask.analyses.over_steps import ANALYSES, check_each
+from embgeom_dask.analyses.spectrum import rows_of_part
+from embgeom_dask.errors import InputError, SomeFailed
+from embgeom_dask.execution.arrays import Data, Given, given_rows
+from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.kept_rows import keeping
+from embgeom_dask.execution.memory import parse_limit
+from embgeom_dask.progress import showing
+from embgeom_dask.storage import paths, results
+from embgeom_dask.storage.model_stores import Role
+from embgeom_dask.storage.paths import PathLike
+
+EACH = ("survey", "tokens", "duplicates", "spectrum")
+"""What is asked by default."""
+
+_ONE_DATASET = {"survey": survey.together, "duplicates": duplicates.together}
+"""What makes one Dataset of the results of several models; those of other questions are a tree."""
+
+Settings = Mapping[str, Mapping[str, Any]]
+
+
+def describe(
+    data: Data | Iterable[Data],
+    each: str | Sequence[str] | Settings = EACH,
+    role: Role | None = None,
+    *,
+    out: PathLike | None = None,
+    memory_limit: str | int | None = None,
+    client: ClientLike | None = None,
+    progress: bool | None = None,
+) -> xr.DataTree:
+    """Ask several questions of a matrix in one run that reads its store once.
+
+    Rows that a worker has read stay there, as stored, until the last question is answered, and tasks go to the worker
+    that has their rows. Each worker keeps rows in half of the memory that it may take: rows that do not fit are read
+    again by every pass, as they are by the commands one after the other, and a note says so. No result depends on it.
+
+    Parameters
+    ----------
+    data : path, array, or list of these
+        A store, or any array that `scan` takes.
+    each : str, list of str, or mapping
+        What is asked: "survey", "tokens", "duplicates", "spectrum" or "outliers". A mapping gives settings to each, as
+        keywords of the function of that name: `{"survey": {}, "spectrum": {"components": 0}}`. What visits pairs, for
+        outliers or the distance from the dense cluster, reads rows by itself.
+    role : {"input", "output"}, optional
+        The matrix of a store; by default output, or input if the store has no output matrix.
+    out : path, optional
+        A folder to save the results in, each as its own function saves it: `survey.zarr` and so on; with several
+        stores the folders `survey` and so on, with a result for each model, and the table of all. Those that are there
+        already are opened instead of computed again.
+    memory_limit : str or int, optional
+        What the process of a worker may hold, "2GiB" or bytes, before it keeps no more rows; by default what it holds
+        and 60% of the memory that is free.
+    client : Client, cluster or str, optional
+        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+    progress : bool, optional
+        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
+        in a notebook.
+
+    Returns
+    -------
+    xarray.DataTree
+        A node for each question, with the result of the function of that name. Of a list of stores the node is what
+        that function gives of a list: `survey` and `duplicates` a Dataset over models, the others a table of all, with
+        a node for each model.
+
+    Raises
+    ------
+    InputError
+        If something else is asked, if `out` is a result, or as the functions themselves.
+    EmbgeomError
+        If a store cannot be read.
+    SomeFailed
+        If some of several stores failed, after the others are done; its `results` hold the tree of those of the others.
+
+    Examples
+    --------
+    >>> from embgeom_dask.testing import make_store
+    >>> found = describe(make_store("tiny.zarr", output=np.array([[3, 4], [6, 8]], np.float32)), ["survey", "tokens"])
+    >>> found["survey/norm_mean"].values, found["tokens/norm_l2"].values
+    (array([7.5]), array([ 5., 10.]))
+    """
+    asked, limit = check_each(each), parse_limit(memory_limit)
+    if not asked:
+        raise InputError(f"`each` names nothing: choose of {', '.join(ANALYSES)}")
+    folder = None if out is None else os.fspath(out)
+    if folder is not None and paths.exists(paths.locate(paths.join(folder, "zarr.json"))):
+        raise InputError(f"{folder} is a result: `out` names a folder for several")
+    with showing(progress):
+        if not many.is_one(data):
+            return _of_many(many.each_of(data, "describe"), asked, role, folder, client, limit)
+        outs = {name: None if folder is None else paths.join(folder, f"{name}.zarr") for name in asked}
+        one = cast(Data, data)
+        with given_rows(one, role, client, whole=True) as given, connect(client, out=folder) as active:
+            return results.tree_of(None, _of_one(given, one, asked, role, outs, active, limit, 1))
+
+
+def _of_one(
+    given: Given,
+    data: Data,
+    asked: Settings,
+    role: Role | None,
+    outs: Mapping[str, str | None],
+    client: Client,
+    limit: int | None,
+    sharing: int,
+) -> dict[str, xr.Dataset]:
+    """The result of each question, of one model, of `sharing` that are on a worker at a time."""
+    matrix = given.matrix
+    rows = rows_of_part(matrix) if "spectrum" in asked else matrix.chunk_rows
+    found = {}
+    with keeping(client, matrix, rows, memory_limit=limit, sharing=sharing):
+        for name, settings in asked.items():
+            source = data if name == "outliers" else given  # of some rows of a store, outliers takes them as they are
+            found[name] = ANALYSES[name](source, role=role, out=outs[name], client=client, **settings)
+    return found
+
+
+def _of_many(
+    given: Sequence[Data],
+    asked: Settings,
+    role: Role | None,
+    out: str | None,
+    client: ClientLike | None,
+    limit: int | None,
+) -> xr.DataTree:
+    """The results of several models, each question's as its own function gives them."""
+    names = {id(each): str(name) for each, name in zip(given, many.node_names(given, role), strict=True)}
+
+    def work(each: Data, _: PathLike | None, active: Client, sharing: int) -> Any:
+        name = names[id(each)]
+        outs = {one: None if out is None else paths.join(out, one, f"{name}.zarr") for one in asked}
+        with given_rows(each, role, active, whole=True) as rows:
+            tree = results.tree_of(None, _of_one(rows, each, asked, role, outs, active, limit, sharing))
+        tree.name = name
+        return tree
+
+    def together(found: Sequence[Any]) -> xr.DataTree:
+        return _together(asked, {str(each.name): each for each in found}, out)
+
+    try:
+        return together(many.on_each("describe", given, work, _no_table, role=role, client=client))
+    except SomeFailed as failed:
+        others: list[Any] = [together(failed.results)] if failed.results else []
+        raise SomeFailed(str(failed), others) from failed
+
+
+def _together(asked: Settings, found: Mapping[str, xr.DataTree], out: str | None) -> xr.DataTree:
+    """A node for each question, with its results of all models; with `out` their table is saved there."""
+    nodes: dict[str, xr.Dataset] = {}
+    for name in asked:
+        each = {model: tree[name].to_dataset() for model, tree in found.items()}
+        if name in _ONE_DATASET:
+            table = nodes[f"/{name}"] = _ONE_DATASET[name]([*each.values()])
+        else:
+            table = trees.table(name, [*each.values()])
+            nodes[f"/{name}"] = table.drop_indexes(list(table.xindexes))
+            nodes |= {f"/{name}/{model}": one for model, one in each.items()}
+        if out is not None:
+            results.save(table, paths.join(out, name, results.TABLE), replace=True)
+    return xr.DataTree.from_dict(nodes)
+
+
+def _no_table(_: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Each question has its own table."""
+    return xr.Dataset()

@@ -1,0 +1,170 @@
+"""Rows that workers keep from one pass over them to the next, so that several passes together read a store once."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from distributed import Client, get_worker
+from numpy.typing import NDArray
+
+from embgeom_dask import progress, tuning
+from embgeom_dask.execution import memory, workers
+from embgeom_dask.execution.plan import ITEMSIZE
+from embgeom_dask.execution.worker_state import KeptRows, forget, state_of
+from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.units import bytes_text
+
+Array = NDArray[Any]
+Work = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What workers keep: of a matrix stretches of `rows` rows, whole, up to `most` bytes each, until `key` is over."""
+
+    key: str
+    rows: int
+    most: int
+
+
+class Shelf:
+    """The rows of a matrix that the workers of a cluster keep, and which of them keeps which stretch."""
+
+    def __init__(self, client: Client, matrix: Matrix, keeping: Keeping) -> None:
+        self.client, self.matrix, self.keeping = client, matrix, keeping
+        self.keeper: dict[int, str] = {}
+
+    def through(self, work: Work) -> Work:
+        """The same work on rows that are read through those kept; it gives what that gives, and the bytes read."""
+        return partial(_through, self.keeping, work)
+
+    def dealt(self, parts: Sequence[Any]) -> Dealt:
+        """Parts of a pass, dealt to the workers that keep their rows."""
+        return Dealt(self, parts)
+
+
+class Dealt:
+    """Parts of a pass over rows, by their places, dealt to the workers of a cluster.
+
+    A stretch that no worker keeps is the next one's that has nothing to do, and stays its own as long as it is there:
+    another would read it again. A part has the number of its first row as its first item.
+    """
+
+    def __init__(self, shelf: Shelf, parts: Sequence[Any]) -> None:
+        self._client, self._keeper = shelf.client, shelf.keeper
+        self._left: dict[int, deque[int]] = {}
+        for place, part in enumerate(parts):
+            self._left.setdefault(int(part[0]) // shelf.keeping.rows, deque()).append(place)
+        self._there: dict[str, int] = {}
+        self._looked = -math.inf
+
+    def threads(self) -> Mapping[str, int]:
+        """The threads of each worker that there is something for, by its address."""
+        if monotonic() - self._looked >= tuning.WORKERS_LOOK:
+            self._there, self._looked = workers.threads(self._client), monotonic()
+        keepers = {self._keeper.get(stretch, "") for stretch in self._left}
+        if keepers <= self._there.keys():
+            return {worker: self._there[worker] for worker in keepers}
+        return self._there
+
+    def take(self, worker: str) -> int | None:
+        """The next part for a worker, or for any of ""; None where none is left for it."""
+        for stretch, places in self._left.items():
+            keeper = self._keeper.get(stretch, "")
+            if not worker or keeper == worker or keeper not in self._there:
+                if worker:
+                    self._keeper[stretch] = worker
+                place = places.popleft()
+                if not places:
+                    del self._left[stretch]
+                return place
+        return None
+
+
+_shelf: ContextVar[Shelf | None] = ContextVar("shelf", default=None)
+"""What passes of this context read through; None outside `keeping`."""
+
+
+def shelf_of(matrix: Matrix) -> Shelf | None:
+    """Where the rows of a matrix are kept in this context, if they are."""
+    shelf = _shelf.get()
+    return shelf if shelf is not None and shelf.matrix == matrix else None
+
+
+@contextmanager
+def keeping(
+    client: Client, matrix: Matrix, rows: int, *, memory_limit: int | None = None, sharing: int = 1
+) -> Iterator[None]:
+    """While entered, in this context, workers keep the rows of a matrix that they read, as stored, as far as they may.
+
+    Each keeps up to `tuning.KEPT_SHARE` of what it may hold beside what it holds already: that is `memory_limit`, or
+    `tuning.MEMORY_SHARE` of what is free, of which `sharing` models have equal shares. What does not fit is read by
+    every pass; a note says so. Nothing is left of it in the end.
+
+    Parameters
+    ----------
+    rows : int
+        The rows that one worker keeps together: those that a task of any of the passes reads, or a multiple.
+    """
+    rows = matrix.chunk_rows if rows % matrix.chunk_rows else rows  # a chunk is kept whole, and once
+    there = memory.of_workers(client, "cpu").values()
+    free = min(each.allowed(memory_limit, 1 / sharing) - each.held for each in there)
+    shelf = Shelf(client, matrix, Keeping(f"rows {uuid4()}", rows, max(0, int(tuning.KEPT_SHARE * free))))
+    kept, needed = shelf.keeping.most * len(there), _nbytes(matrix, matrix.vocab_size)
+    if kept < needed:
+        some, all_of_it = bytes_text(kept), bytes_text(needed)
+        progress.note(f"{matrix.label}: workers keep {some} of {all_of_it} of rows: what does not fit is read again")
+    entered = _shelf.set(shelf)
+    try:
+        yield
+    finally:
+        _shelf.reset(entered)
+        if client.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
+            client.run(forget, {shelf.keeping.key}, on_error="ignore")
+
+
+def _nbytes(matrix: Matrix, rows: int) -> int:
+    return rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
+
+
+def _through(keeping: Keeping, work: Work, matrix: Matrix, *args: Any) -> tuple[Any, int]:
+    """Do `work` on rows read through those that this worker keeps; return what it gives, and the bytes read."""
+    kept = state_of(get_worker()).rows.setdefault(keeping.key, KeptRows(keeping.most))
+    nbytes = 0
+
+    def load(start: int, stop: int) -> Array:
+        nonlocal nbytes
+        rows = matrix.read(start, stop)
+        nbytes += rows.nbytes
+        return rows
+
+    def read(start: int, stop: int) -> Array:
+        if not 0 <= start < stop <= matrix.vocab_size:
+            return matrix.read(start, stop)
+        pieces = []
+        for number in range(start // keeping.rows, -(-stop // keeping.rows)):
+            first = number * keeping.rows
+            last = min(first + keeping.rows, matrix.vocab_size)
+            here = slice(max(start, first), min(stop, last))
+            found = kept.get(number, _nbytes(matrix, last - first), partial(load, first, last))
+            pieces.append(
+                load(here.start, here.stop) if found is None else found[here.start - first : here.stop - first]
+            )
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    through = copy(matrix)
+    vars(through)["read"] = read  # its `take`, of whatever kind of matrix it is, reads through it too
+    found = work(through, *args)
+    return found, nbytes
