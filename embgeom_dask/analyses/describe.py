@@ -138,7 +138,8 @@ def _of_many(
     limit: int | None,
 ) -> xr.DataTree:
     """The results of several models, each question's as its own function gives them."""
-    names = {id(each): str(name) for each, name in zip(given, many.node_names(given, role), strict=True)}
+    known = many.identify(given, role)
+    names = {id(each): str(name) for each, name in zip(given, many.node_names(given, known), strict=True)}
 
     def work(each: Data, _: PathLike | None, active: Client, sharing: int) -> Any:
         name = names[id(each)]
@@ -152,7 +153,7 @@ def _of_many(
         return _together(asked, {str(each.name): each for each in found}, out)
 
     try:
-        return together(many.on_each("describe", given, work, _no_table, role=role, client=client))
+        return together(many.on_each("describe", given, work, _no_table, role=role, client=client, known=known))
     except SomeFailed as failed:
         others: list[Any] = [together(failed.results)] if failed.results else []
         raise SomeFailed(str(failed), others) from failed

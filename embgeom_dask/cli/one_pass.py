@@ -42,7 +42,7 @@ def describe(
         if as_json:
             print_answer({"each": {name: _with_models(node) for name, node in nodes.items()}})
         else:
-            print_answer("\n\n".join(text.result_text(node.to_dataset()) for node in nodes.values()))
+            print_answer("\n\n".join(text.result_text(_result_of(node)) for node in nodes.values()))
 
     given = find_stores(stores, from_file)
     asked = [name.strip() for name in each.split(",") if name.strip()]
@@ -54,8 +54,14 @@ def describe(
 
 def _with_models(node: xr.DataTree) -> dict[str, Any]:
     """A result as JSON, or the table of several models with the results themselves."""
-    models = [to_json(model.to_dataset()) for model in node.children.values()]
-    return to_json(node.to_dataset()) | ({"results": models} if models else {})
+    models = [to_json(_result_of(model)) for model in node.children.values()]
+    return to_json(_result_of(node)) | ({"results": models} if models else {})
+
+
+def _result_of(node: xr.DataTree) -> xr.Dataset:
+    """The result of a node, with its coordinates first, as commands have them: a tree puts them last."""
+    found = node.to_dataset()
+    return found.drop_vars(list(found.data_vars)).assign(found.data_vars)
 
 
 def tokens(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +9,6 @@ from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -20,9 +17,9 @@ from distributed import Client, get_worker
 from numpy.typing import NDArray
 
 from embgeom_dask import progress, tuning
-from embgeom_dask.execution import memory, workers
+from embgeom_dask.execution import memory, roster
 from embgeom_dask.execution.plan import ITEMSIZE
-from embgeom_dask.execution.worker_state import KeptRows, forget, state_of
+from embgeom_dask.execution.worker_state import forget, state_of
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.units import bytes_text
 
@@ -68,12 +65,10 @@ class Dealt:
         for place, part in enumerate(parts):
             self._left.setdefault(int(part[0]) // shelf.keeping.rows, deque()).append(place)
         self._there: dict[str, int] = {}
-        self._looked = -math.inf
 
     def threads(self) -> Mapping[str, int]:
         """The threads of each worker that there is something for, by its address."""
-        if monotonic() - self._looked >= tuning.WORKERS_LOOK:
-            self._there, self._looked = workers.threads(self._client), monotonic()
+        self._there = roster.threads(self._client)
         keepers = {self._keeper.get(stretch, "") for stretch in self._left}
         if keepers <= self._there.keys():
             return {worker: self._there[worker] for worker in keepers}
@@ -119,7 +114,8 @@ def keeping(
         The rows that one worker keeps together: those that a task of any of the passes reads, or a multiple.
     """
     rows = matrix.chunk_rows if rows % matrix.chunk_rows else rows  # a chunk is kept whole, and once
-    there = memory.of_workers(client, "cpu").values()
+    mine, has = roster.threads(client), memory.of_workers(client, "cpu")
+    there = [has[worker] for worker in has if worker in mine] or [*has.values()]
     free = min(each.allowed(memory_limit, 1 / sharing) - each.held for each in there)
     shelf = Shelf(client, matrix, Keeping(f"rows {uuid4()}", rows, max(0, int(tuning.KEPT_SHARE * free))))
     kept, needed = shelf.keeping.most * len(there), _nbytes(matrix, matrix.vocab_size)
@@ -131,8 +127,8 @@ def keeping(
         yield
     finally:
         _shelf.reset(entered)
-        if client.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
-            client.run(forget, {shelf.keeping.key}, on_error="ignore")
+        if client.status == "running":
+            roster.tell_own(client, forget, {shelf.keeping.key})
 
 
 def _nbytes(matrix: Matrix, rows: int) -> int:
@@ -141,7 +137,7 @@ def _nbytes(matrix: Matrix, rows: int) -> int:
 
 def _through(keeping: Keeping, work: Work, matrix: Matrix, *args: Any) -> tuple[Any, int]:
     """Do `work` on rows read through those that this worker keeps; return what it gives, and the bytes read."""
-    kept = state_of(get_worker()).rows.setdefault(keeping.key, KeptRows(keeping.most))
+    kept = state_of(get_worker()).kept_rows(keeping.key, keeping.most)
     nbytes = 0
 
     def load(start: int, stop: int) -> Array:

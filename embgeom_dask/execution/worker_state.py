@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,7 +63,8 @@ class WorkerState:
 
     `blocks` are those read last; `unpacked` gives a plan from its bytes, and keeps the last few; `halved` is how many
     times the tiles of a plan were halved here, by the key of the plan's first side; `idle` are the workspaces that no
-    panel uses; `rows` are those kept for later passes over them, by the key of what keeps them.
+    panel uses; `rows` are those kept for later passes over them, by the key of what keeps them; `ended` are the last
+    keys that keep nothing any more, though a task of theirs may still come.
     """
 
     blocks: BlockCache = field(default_factory=BlockCache)
@@ -71,6 +72,11 @@ class WorkerState:
     halved: Counter[str] = field(default_factory=Counter)
     idle: list[Workspace] = field(default_factory=list)
     rows: dict[str, KeptRows] = field(default_factory=dict)
+    ended: deque[str] = field(default_factory=lambda: deque(maxlen=64))
+
+    def kept_rows(self, key: str, most: int) -> KeptRows:
+        """The rows kept by that key, up to so many bytes; none once it has ended."""
+        return KeptRows(0) if key in self.ended else self.rows.setdefault(key, KeptRows(most))
 
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
@@ -93,6 +99,7 @@ class WorkerState:
     def forget(self, keys: set[str]) -> None:
         """Drop what is kept of the sources of these keys, and all of it where nothing else is kept."""
         self.blocks.forget(keys)
+        self.ended.extend(keys)
         for key in keys:
             self.rows.pop(key, None)
         for key in [key for key in self.halved if key.partition(" ")[0] in keys]:
