@@ -107,3 +107,8 @@ def test_nothing_is_kept_after_an_error(matrix: Matrix, client: Client) -> None:
     with pytest.raises(EmbgeomError, match="the disk is gone"), keeping(client, matrix, 128):
         list(by_chunk("fail", matrix, fail, client=client))
     assert not state_of(worker).rows
+    with pytest.raises(KeyboardInterrupt), keeping(client, matrix, 128):
+        map_rows(client, "read", matrix, [np.arange(9)], lambda matrix, ids: matrix.take(ids))
+        assert state_of(worker).rows
+        raise KeyboardInterrupt
+    assert not state_of(worker).rows
