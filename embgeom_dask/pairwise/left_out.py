@@ -7,7 +7,7 @@ A row is x = H + M + L + r, of three digits and a rest, and of the product of tw
 For matrices A, B of n rows each, the squares of all products of a row of A with one of B add up to |A B'|_F^2, at most
 |A|_2^2 |B|_F^2 with the spectral norm of A (Horn and Johnson, *Matrix Analysis*, 5.6). That of digits that point
 anywhere is about |A|_F / sqrt(d). |A|_2^2 is at most the sum of those of strips of its rows, and of a strip it is the
-largest eigenvalue of S = A_s A_s': for any m at most m + |S - m|_2 <= m + sqrt(|(S - m)^2|_F).
+largest eigenvalue of S = A_s A_s', or of A_s' A_s: for any m at most m + |S - m|_2 <= m + sqrt(|(S - m)^2|_F).
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ Array = NDArray[Any]
 
 STRIP = 128
 """Rows of a strip: their products with each other cost STRIP / n of those of all n rows, and about the square root of
-STRIP is won."""
+STRIP is won. Of rows no wider than `NARROW` the products of columns are made, of all rows together."""
 
-_HELD = 23
-"""Bits of integers whose products add up without error in float64, STRIP at a time."""
+NARROW = 512
+_TOGETHER = 4096
+_HELD = 22
+"""Bits of integers whose products add up without error in float64, `NARROW` at a time."""
 
 _MORE = 1 + 2.0**-20
 """Of the rounding of the sums here."""
@@ -138,19 +140,36 @@ def _spectral_square(digit: Array, share: Array, order: Array) -> float:
 
     Integers are added up without error.
     """
+    if digit.shape[1] <= NARROW:
+        return _by_columns(digit, share)
     strips = [order[start : start + STRIP] for start in range(0, order.size, STRIP)]
 
     def work(start: int, stop: int) -> list[float]:
-        return [float(share[strip[-1]]) ** 2 * _largest_eigenvalue(digit[strip]) for strip in strips[start:stop]]
+        return [float(share[strip[-1]]) ** 2 * _by_rows(digit[strip]) for strip in strips[start:stop]]
 
     found: list[list[float]] = share_out(work, len(strips), least=1)
     return sum(each for part in found for each in part)
 
 
-def _largest_eigenvalue(digit: Array) -> float:
-    """A bound of that of the products of digits (s, d) int8 with each other."""
+def _by_rows(digit: Array) -> float:
+    """That of digits (s, d) alone."""
     values = digit.astype(np.float64)
-    products = values @ values.T
+    return _largest_eigenvalue(values @ values.T)
+
+
+def _by_columns(digit: Array, share: Array) -> float:
+    """That of digits, with shares rounded up to multiples of 2^-7 of the largest: longer rows have no less of it."""
+    unit = float(share.max()) / 2.0**7
+    times, products = np.floor(share / unit) + 1, np.zeros((digit.shape[1],) * 2)
+    for start in range(0, len(digit), _TOGETHER):
+        rows = slice(start, start + _TOGETHER)
+        values = digit[rows] * times[rows, None]
+        products += values.T @ values
+    return unit**2 * _largest_eigenvalue(products)
+
+
+def _largest_eigenvalue(products: Array) -> float:
+    """A bound of that of a symmetric matrix (s, s) of integers."""
     mean = float(np.rint(np.trace(products) / len(products)))
     products[np.diag_indices(len(products))] -= mean
     unit = 2.0 ** max(0, int(np.frexp(np.abs(products).max())[1]) - _HELD)

@@ -195,16 +195,19 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
     def _off_square(self, count: Array, off: OffValues, exact: Exact) -> Fraction:
         """A bound of the sum of squares of what distances are off that a pass summed.
 
-        A distance D from the root of a value that is off by e is off by |e| / (D + D'), D' being the true one: by no
-        more than |e| / 2 t where it is t at least. Where it is less, by 1 / 4 `_CLEAR` of itself, and by half the most
-        that values are off over the edge of its bin. t is the edge of a bin for which the sum is least.
+        A distance D from the root of a value that is off by e is off by |e| / (D + D'), D' being the true one: by s =
+        |e| / 2 D, to first order, which is at most 1 / 4 `_CLEAR` of D, and half the most that values are off over D.
+        s^2 is e^2 / 4 t^2 + s^2 (1 - D^2 / t^2), where what is added is negative unless D is less than t: the edge of a
+        bin for which the sum is least.
         """
         if not exact.metric.root:
             return Fraction(off.root) ** 2  # cosine has no units
         unit, edges = _length(exact) ** 2, self.edges.distance
+        low = np.append(0.0, edges[:-1])
         with np.errstate(all="ignore"):
-            near = np.minimum(edges / (4 * _CLEAR), off.most / (2 * unit * np.append(0.0, edges[:-1])))
-            sizes = np.cumsum(count[:-1] * near**2) + (off.root / (2 * unit) / edges) ** 2
+            most = count[:-1] * np.minimum(edges / (4 * _CLEAR), off.most / (2 * unit * low)) ** 2
+            near = np.cumsum(most) * (1 + 2.0**-30) - np.cumsum(most * low**2) / edges**2
+            sizes = near + (off.root / (2 * unit) / edges) ** 2
         return Fraction(float(np.min(sizes, initial=2.0**1000, where=np.isfinite(sizes)))) * _SECOND_ORDER**2
 
     def with_zeros(self, count: Array, zeros: int) -> Array:

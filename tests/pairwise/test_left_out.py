@@ -42,10 +42,11 @@ def off(rows: np.ndarray, point_format: PointFormat) -> list[list[Fraction]]:
     metric=st.sampled_from(["euclidean", "cosine"]),
     cut=st.none() | st.integers(1, 5),
     strip=st.sampled_from([2, 64]),
+    narrow=st.sampled_from([0, 512]),
     weights=st.lists(st.integers(1, 3), min_size=6, max_size=6),
 )
 def test_values_are_off_together_by_no_more_than_the_rows_say(
-    rows: np.ndarray, metric: str, cut: int | None, strip: int, weights: list[int]
+    rows: np.ndarray, metric: str, cut: int | None, strip: int, narrow: int, weights: list[int]
 ) -> None:
     if metric == "cosine":
         rows[~rows.astype(float).any(axis=1)] = 1
@@ -57,6 +58,8 @@ def test_values_are_off_together_by_no_more_than_the_rows_say(
     square = sum((weights[i] * weights[j] * apart[i][j] ** 2 for i, j in pairs), Fraction())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "STRIP", strip)
+        patch.setattr(module, "_TOGETHER", strip)
+        patch.setattr(module, "NARROW", narrow)
         parts = [slice(None)] if cut is None else [slice(cut), slice(cut, None)]
         sides = [left_out(rows[part], weight[part], point_format) for part in parts]
     found = off_values(sides[0], sides[1] if cut else None, point_format)
@@ -83,6 +86,8 @@ def test_rows_that_leave_out_the_same_need_all_of_it_and_others_a_part(monkeypat
     assert 0.5 * bound < root <= bound
     bound, by_pairs = bounds_of_all(rng.normal(size=(200, 2560)))
     assert bound < by_pairs / 6
+    bound, by_pairs = bounds_of_all(rng.normal(size=(400, 48)))
+    assert bound < by_pairs / 3
     spectral = module._spectral_square
     monkeypatch.setattr(module, "_spectral_square", lambda *given: spectral(*given) / 10)
     bound, _ = bounds_of_all(alike)
