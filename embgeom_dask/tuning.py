@@ -196,6 +196,9 @@ EXPORT_BYTES = 32 << 20
 STEPS_BYTES = 256 << 20
 """Steps of a training read together where a chunk of their file holds several, and steps in work at a time."""
 
+STEPS_KEPT_SECONDS = 20
+"""Between copies of what is known of the steps read so far: one takes less than a second of them."""
+
 STEPS_SAVED = 256
 """Steps of a training, at most, whose results are saved together while others are computed."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from embgeom_dask.analyses import step_records
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import journal
 from embgeom_dask.redaction import redact
@@ -148,6 +149,10 @@ def status(out: PathLike) -> dict[str, Any]:
         models, a list of `part` ("2/8"), `state`, `models_done`, `models_total` and `resume`; `state` may be
         "not begun".
 
+        Of `series` and `store_series`: `result`, `command`, `state`, `seconds_left` and `resume`; `steps_done` and
+        `steps_total`, of all that is asked of every step, and `questions`, where that is several things, a list of
+        `question`, `state`, `steps_done`, `steps_total` and `seconds_left`.
+
     Raises
     ------
     InputError
@@ -164,7 +169,8 @@ def status(out: PathLike) -> dict[str, Any]:
     """
     parts = _last_batch(out)
     if not parts:
-        return journal.status(out)
+        of_steps = step_records.status(out) if journal.Journal(out).run is None else None
+        return of_steps or journal.status(out)
     of_all = max(parts.values(), key=lambda each: len(each["stores"]))
     named, total = _results(parts), len(of_all["stores"])
     fs, folder = paths.filesystem(paths.locate(out))

@@ -28,7 +28,7 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -142,12 +142,18 @@ def cluster(
         return one_or_tree("cluster", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
+class NoCluster(InputError):
+    """No cluster stands apart."""
+
+
 def members_of(client: Client, given: Given, advice: str) -> Array:
     """The rows, int64 (n,), of the dense cluster of all rows of a matrix; `advice` says what to give where none is.
 
     Raises
     ------
     InputError
+        where there are too few rows.
+    NoCluster
         where none stands apart.
     """
     matrix = given.matrix
@@ -158,7 +164,7 @@ def members_of(client: Client, given: Given, advice: str) -> Array:
         )
     dataset = _found(client, given, LEAST, None)
     if not dataset["stands_apart"].item():
-        raise InputError(
+        raise NoCluster(
             f"{matrix.model}: no cluster of {matrix.name} stands apart (contrast {dataset['contrast'].item():.3g}, "
             f"under {APART:g}): {advice}"
         )
@@ -172,7 +178,7 @@ def _cluster(
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        model_stores.check_labels(matrix)
+        matrix.check_labels()
         row = None if origin is None else row_of(origin, given)
         settings: dict[str, Any] = {"least": least} | ({} if row is None else {"origin": int(given.ids[row])})
         settings |= {"tokens": given.selection} if given.selection else {}

@@ -33,7 +33,7 @@ from embgeom_dask.metrics import DISTANCES, METRICS, find_metric
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -237,7 +237,7 @@ def _compare(
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         for each in (first, second):
-            model_stores.check_labels(each.matrix)
+            each.matrix.check_labels()
         _check_asked(asked, first.matrix, second.matrix)
         matched = match_rows(first, second, match)
         with connect(client, device, out) as active:

@@ -100,8 +100,8 @@ def _farthest_of(client: Client, plan: Plan, sets: Sequence[Array]) -> Iterator[
         if each.size <= _SMALL:
             yield next(small)
             continue
-        how: dict[str, Any] = {"role": matrix.role, "metric": metric, "device": plan.device, "client": client}
-        scanned = scan(matrix.store, tokens=each, farthest=1, **how)
+        how: dict[str, Any] = {"metric": metric, "device": plan.device, "client": client}
+        scanned = scan(matrix, tokens=each, farthest=1, **how)
         first, second = scanned["farthest_token_id"].to_numpy()[0].tolist()
         yield scanned["farthest_distance"].item(), first, second
 

@@ -20,7 +20,7 @@ from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import result_names, results
-from embgeom_dask.storage.model_stores import Matrix, Role, check_labels, labels_of
+from embgeom_dask.storage.model_stores import Matrix, Role, labels_of
 from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
@@ -104,7 +104,7 @@ def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: Cli
         attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        check_labels(matrix)
+        matrix.check_labels()
         digests, reasons = np.empty((matrix.vocab_size, 16), np.uint8), np.empty(matrix.vocab_size, np.uint8)
         for start, (names, found) in by_chunk("duplicates", matrix, _look, client=client, out=out):
             part = slice(start, start + len(names))

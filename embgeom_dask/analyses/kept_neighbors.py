@@ -15,7 +15,7 @@ from embgeom_dask.analyses.matching import Matched, pieces
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution.arrays import Given, temporary_store
 from embgeom_dask.kernels.row_checks import SMALLEST
-from embgeom_dask.storage import model_stores, model_writing
+from embgeom_dask.storage import model_writing
 from embgeom_dask.storage.model_stores import Matrix
 
 Array = NDArray[Any]
@@ -36,8 +36,8 @@ class Scans(NamedTuple):
         how: dict[str, Any] = {"role": matrix.role, "tokens": np.sort(rows), "neighbors": k, "metric": metric}
         if others:
             against, theirs = others
-            how["against"] = model_stores.open_model(against.store, raw=True)[against.name][np.sort(theirs)]
-        found = scan(matrix.store, device=self.device, client=self.client, **how)
+            how["against"] = against.rows()[np.sort(theirs)]
+        found = scan(matrix, device=self.device, client=self.client, **how)
         self.devices.update(found.attrs["devices"])
         return cast(xr.Dataset, found)
 
@@ -96,10 +96,8 @@ def _nearest_by_csls(
         for (matrix, rows), keep, column in zip(sides, known, last, strict=True):
             directions = _Directions(matrix, rows[keep], column)
             stored.append(stack.enter_context(temporary_store(directions.write, f"{matrix.label} by directions")))
-        there = stored[1].matrix.store
-        found = scan(
-            stored[0].matrix.store, against=there, metric="dot", top=k, device=scans.device, client=scans.client
-        )
+        mine, theirs = (each.matrix for each in stored)
+        found = scan(mine, against=theirs, metric="dot", top=k, device=scans.device, client=scans.client)
         scans.devices.update(found.attrs["devices"])
     size, width = means[0].size, found.sizes["top"]
     values, rows = np.full((size, width), np.nan), np.full((size, width), -1)

@@ -25,7 +25,7 @@ from embgeom_dask.execution.spec import Numbers, counts_ulps
 from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -197,7 +197,7 @@ def _lattice(
         attrs = results.provenance("lattice", [given.matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        model_stores.check_labels(given.matrix)
+        given.matrix.check_labels()
         with connect(client, asked.get("device", "cpu"), out) as active:
             dataset = _extents(active, chosen, row, exponents)
             if row is not None:
@@ -284,7 +284,7 @@ def _look(matrix: Matrix, part: Array, centre: Array | None) -> Extents:
 def _pairs(client: Client, chosen: Given, asked: dict[str, Any]) -> xr.Dataset:
     """The pairs of rows that are near each other in steps: a scan of the steps themselves, which float32 holds."""
     matrix, labels = chosen.matrix, chosen.labels()
-    stored = model_stores.open_model(matrix.store, raw=True)[matrix.name][chosen.rows]
+    stored = matrix.rows()[chosen.rows]
     steps = stored.data.map_blocks(_as_floats, dtype=np.float32)
     named = {name: ("row", labels[name].to_numpy()) for name in ("token", "text", "has_token")}
     found = scan(xr.DataArray(steps, dims=("row", "hidden"), coords=named, name=matrix.model), client=client, **asked)

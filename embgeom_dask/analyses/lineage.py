@@ -23,7 +23,7 @@ from embgeom_dask.execution.map_rows import in_order
 from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.pairwise.rows import digest
 from embgeom_dask.progress import bar
-from embgeom_dask.storage import model_stores, results
+from embgeom_dask.storage import results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -64,7 +64,7 @@ def lineage(stores: Sequence[Data], role: Role | None, out: PathLike | None, cli
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         for each in given:
-            model_stores.check_labels(each.matrix)
+            each.matrix.check_labels()
         cuts = sorted({each.matrix.vocab_size for each in given})
         dtype = max((each.matrix.dtype for each in given), key=lambda name: (ITEMSIZE[name], name))
         if len({each.matrix.dtype for each in given}) > 1 and ITEMSIZE[dtype] < ITEMSIZE["float64"]:

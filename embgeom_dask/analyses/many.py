@@ -26,7 +26,7 @@ from embgeom_dask.execution.journal import Journal
 from embgeom_dask.execution.monitor import Batch
 from embgeom_dask.progress import bar, note
 from embgeom_dask.storage import model_stores, paths, result_names, results
-from embgeom_dask.storage.model_stores import Role
+from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 _FIRST = ("farthest", "nearest", "largest", "smallest")  # of these a table has the first
@@ -48,7 +48,7 @@ _FILL: dict[str, Any] = {"f": np.nan, "i": -1}
 
 def is_one(data: object, part: str | None = None) -> bool:
     """Whether this is one store or array, and no list of them; InputError where a `part` is asked for of one."""
-    alone = isinstance(data, str | os.PathLike | Given) or is_array(data)
+    alone = isinstance(data, str | os.PathLike | Matrix | Given) or is_array(data)
     if alone and part is not None:
         raise InputError("`part` is of several stores: give a list of them")
     return alone

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
-from embgeom_dask.storage import labels
-from embgeom_dask.storage.validation import read_metadata
 
 Ids = NDArray[np.int64]
 
@@ -72,7 +70,7 @@ def names(given: Given) -> list[str]:
     its `king`, which begins a word, is ` king`. Of punctuation and ideographs, which it always splits off, it does not
     say so: `,` is `,`, and `##,`, which it never writes, is called as no text is.
     """
-    stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
+    stored = given.matrix.labels()
     columns = (np.asarray(stored[name])[given.rows].tolist() for name in ("bytes", "text", "has_token", "is_special"))
     plain = _of_wordpiece if _is_wordpiece(stored["token"].tolist(), stored["bytes"].tolist()) else _plain
     return [
@@ -83,7 +81,7 @@ def names(given: Given) -> list[str]:
 
 def pieces(given: Given) -> NDArray[Any]:
     """The raw pieces of the rows, (n,) strings."""
-    stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
+    stored = given.matrix.labels()
     found: NDArray[Any] = np.asarray(stored["token"], np.object_)[given.rows]
     return found
 

@@ -88,9 +88,8 @@ def neighbors(
         if (missing := ids[~np.isin(ids, given.ids)]).size:
             raise InputError(f"token {missing[0]} is no row of the array given")
         chosen = given.select(ids)
-        own, store = matrix.role, matrix.store
         kept = {"neighbors": count + 1, "metric": metric, "tokens": chosen.rows, "device": device, "client": client}
-        found = scan(store, role=own, against=f"{store}:{own}", progress=progress, **kept)
+        found = scan(matrix, against=matrix, progress=progress, **kept)
     named = results.with_ids(_without_itself(found, count), [given.token_id, given.token_id])
     places = np.concatenate([np.flatnonzero(named["token_id"].to_numpy() == each) for each in ids])
     attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}

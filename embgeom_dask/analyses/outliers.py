@@ -27,11 +27,13 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import fill, model_stores, result_names, results
+from embgeom_dask.storage import fill, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 Vector = NDArray[np.float64]
+
+_SPREAD = ("min", "max", "median", "mean")
 
 
 def outliers(
@@ -104,7 +106,7 @@ def outliers(
     started = perf_counter()
     with showing(progress), given_rows(data, role, client) as given:
         source = given.matrix
-        model_stores.check_labels(source)
+        source.check_labels()
         sought = isinstance(tokens, str) and tokens == CLUSTER
         selected = None if sought else _read(tokens, given)
         centroid = None if selected is None else selected[0].centroid
@@ -118,6 +120,25 @@ def outliers(
             dataset, attrs["devices"] = _measured(active, chosen, cluster, device)
         dataset = results.with_ids(dataset, [given.token_id])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
+
+
+def without_cluster(width: int) -> xr.Dataset:
+    """The result of a matrix of so many columns in which no cluster stands apart: NaN, -1, no text, and no token."""
+    two, three = np.full(2, nan), np.full(3, nan)
+    variables = {
+        "farthest_distance": nan,
+        "farthest_token_id": ("side", np.full(2, -1)),
+        "outlier_token_id": -1,
+        **dict.fromkeys(("norm", "centroid_distance", "norm_ratio"), ("side", two)),
+        **{f"{name}_{how}": nan for name in ("norm", "centroid_distance") for how in _SPREAD},
+        "token_count": 0,
+        "centroid": ("hidden", np.full(width, nan)),
+        "centroid_norm": nan,
+        "segment_length": ("segment", three),
+        **dict.fromkeys(("angle_law_of_cosines", "angle_dot_product"), ("vertex", three)),
+    }
+    tokens = {"farthest_token": ("side", np.array(["", ""], np.object_)), "outlier_token": np.array("", np.object_)}
+    return xr.Dataset(variables, {**tokens, "side": _names("A", "B")})
 
 
 def _cluster_of(client: Client, data: Data, role: Role | None) -> NDArray[np.int64]:
@@ -141,7 +162,7 @@ def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> t
     """The variables of the result, with numbers of rows as token ids, and the devices used."""
     source = chosen.matrix
     norms, centroid = _norms_and_centroid(client, chosen, cluster)
-    scanned = scan(source.store, role=source.role, tokens=chosen.rows, farthest=1, device=device, client=client)
+    scanned = scan(source, tokens=chosen.rows, farthest=1, device=device, client=client)
     pair = scanned["farthest_token_id"].values[0]
     parts = parts_of(source, chosen.rows)
     distances = np.concatenate(map_rows(client, "distances", source, parts, _distances, centroid))
@@ -255,8 +276,8 @@ def _distances(matrix: Matrix, token_ids: NDArray[np.int64], centroid: Rationals
 
 def _spread(name: str, values: Vector) -> dict[str, float]:
     mean = Rationals.of(values).mean
-    found = {"min": values.min(), "max": values.max(), "median": np.median(values), "mean": mean}
-    return {f"{name}_{how}": float(value) for how, value in found.items()}
+    found = (values.min(), values.max(), np.median(values), mean)
+    return {f"{name}_{how}": float(value) for how, value in zip(_SPREAD, found, strict=True)}
 
 
 def _names(*names: str) -> NDArray[np.generic]:

@@ -14,15 +14,19 @@ import xarray as xr
 from distributed import Client
 
 from embgeom_dask import tuning
+from embgeom_dask.analyses.cluster import NoCluster
 from embgeom_dask.analyses.duplicates import duplicates
-from embgeom_dask.analyses.outliers import outliers
+from embgeom_dask.analyses.outliers import outliers, without_cluster
 from embgeom_dask.analyses.spectrum import spectrum
-from embgeom_dask.analyses.steps import Steps, attributes
+from embgeom_dask.analyses.step_records import Record, parts_of, remove_parts
+from embgeom_dask.analyses.steps import Steps, attributes, matrices_of
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.analyses.tokens import tokens
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.progress import bar, showing
+from embgeom_dask.progress import bar, note, showing
 from embgeom_dask.storage import paths, results
+from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.storage.validation import REACHABILITY
 
 ANALYSES: dict[str, Callable[..., xr.Dataset]] = {
     "survey": survey,
@@ -36,10 +40,13 @@ ANALYSES: dict[str, Callable[..., xr.Dataset]] = {
 _AT_ONCE = 4
 """Steps in work at a time, where they are small: one is written while another is computed."""
 
+_LISTED = 8
+"""Steps that a note lists."""
+
 _TOKEN_BYTES = 128
 """About the bytes of what `tokens` says of a token at a step."""
 
-_OF_TOKENS = ("token_id", "token", "text", "has_token", "is_added", "is_special", "script")
+_OF_TOKENS = ("token_id", "token", "text", "has_token", "is_added", "is_special", REACHABILITY, "script")
 _CONSTANT = (*_OF_TOKENS, "vocab_size", "hidden_size", "dtype", "tied", "origin_token_id", "origin_token")
 """Variables that are the same at all steps."""
 
@@ -58,11 +65,11 @@ def check_each(each: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | Non
 
 
 def ask_each(
-    asked: Mapping[str, Mapping[str, Any]], steps: Steps, client: Client, out: str | None
+    asked: Mapping[str, Mapping[str, Any]], steps: Steps, client: Client, out: str | None, resume: str | None = None
 ) -> dict[str, xr.Dataset]:
     """Ask every step one question after the other; return the results over `step`, by what was asked.
 
-    With `out`, a folder, each is saved there.
+    With `out`, a folder, each is saved there; `resume` is the command that goes on with it.
     """
     found = {}
     for name, settings in asked.items():
@@ -72,17 +79,38 @@ def ask_each(
         attrs = {**attributes(steps, {"each": name, **said}), "analysis": name}
         if target is not None and (done := results.existing(target, attrs)) is not None:
             found[name] = done
+            remove_parts(target)
             continue
-        dataset = _over_steps(name, steps, settings, attrs, client, target)
+        record = None if target is None else Record(target, steps.shape[0], resume)
+        dataset = _over_steps(name, steps, settings, attrs, client, target, record)
         found[name] = results.finish(dataset, attrs, started, target)
         if target is not None:
             found[name] = results.open_result(target)
-            _remove(_parts(target))
+            remove_parts(target)
+    if "outliers" in found:
+        _say_where_none(found["outliers"], steps)
     return found
 
 
+def _say_where_none(found: xr.Dataset, steps: Steps) -> None:
+    """Say at which steps no cluster stands apart."""
+    places = np.flatnonzero(found["token_count"].to_numpy() == 0)
+    if places.size:
+        listed = ", ".join(map(str, steps.step[places[:_LISTED]])) + (", ..." if places.size > _LISTED else "")
+        note(
+            f"no cluster of {steps.name} stands apart at {places.size} of {len(steps.step)} steps ({listed}): they "
+            "have no outliers, unless tokens are chosen"
+        )
+
+
 def _over_steps(
-    name: str, steps: Steps, settings: Mapping[str, Any], attrs: Mapping[str, Any], client: Client, out: str | None
+    name: str,
+    steps: Steps,
+    settings: Mapping[str, Any],
+    attrs: Mapping[str, Any],
+    client: Client,
+    out: str | None,
+    record: Record | None,
 ) -> xr.Dataset:
     """The results of every step as one. With `out` some steps at a time are saved beside it, and not computed again."""
     count, size, _ = steps.shape
@@ -90,8 +118,10 @@ def _over_steps(
     found = []
     with bar(count, f"{steps.name} {name}", "steps") as advance:
         for start in range(0, count, some):
+            if record is not None:
+                record.write(start)
             places = range(start, min(start + some, count))
-            part = None if out is None else paths.join(_parts(out), f"{start:08}.zarr")
+            part = None if out is None else paths.join(parts_of(out), f"{start:08}.zarr")
             marked = {**attrs, "fingerprint": f"{attrs['fingerprint']}-{start}"}
             kept = None if part is None else results.existing(part, marked)
             if kept is not None:
@@ -105,16 +135,6 @@ def _over_steps(
     return _joined(found)
 
 
-def _parts(out: str) -> str:
-    return f"{out}.parts"
-
-
-def _remove(folder: str) -> None:
-    fs, path = paths.filesystem(paths.locate(folder))
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
-
-
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else np.asarray(value).tolist()
 
@@ -122,26 +142,30 @@ def _plain(value: Any) -> Any:
 def _each(
     name: str, steps: Steps, places: range, settings: Mapping[str, Any], client: Client, advance: Any
 ) -> Iterator[xr.Dataset]:
-    """What is found at each of some steps, in their order; they are read here, one after the other."""
+    """What is found at each of some steps, in their order; those of no store are read here, one after the other."""
 
-    def ask(rows: xr.DataArray, place: int) -> xr.Dataset:
+    def ask(matrix: Matrix, place: int) -> xr.Dataset:
         try:
             with showing(False):
-                return ANALYSES[name](rows, client=client, **settings)
+                return ANALYSES[name](matrix, client=client, **settings)
+        except NoCluster:
+            return without_cluster(matrix.hidden_size)
         except EmbgeomError as error:
             kind = InputError if isinstance(error, InputError) else EmbgeomError
             raise kind(f"step {steps.step[place]}: {error}") from error
+        finally:
+            drop(matrix)
 
     step_bytes = steps.shape[1] * steps.shape[2] * 8
     at_once = max(1, min(_AT_ONCE, tuning.STEPS_BYTES // step_bytes))
     waiting: deque[Future[xr.Dataset]] = deque()
-    with ThreadPoolExecutor(at_once) as threads:
+    with matrices_of(steps) as (matrix_at, drop), ThreadPoolExecutor(at_once) as threads:
         try:
             for place in places:
                 if len(waiting) == at_once:
                     yield waiting.popleft().result()
                     advance(1)
-                waiting.append(threads.submit(copy_context().run, ask, steps.rows(place), place))
+                waiting.append(threads.submit(copy_context().run, ask, matrix_at(place), place))
             while waiting:
                 yield waiting.popleft().result()
                 advance(1)

@@ -129,9 +129,8 @@ def readout(
         how = {"device": device, "memory_limit": memory_limit, "client": client, "progress": progress}
         with _multiplied(rows, factors) as multiplied:
             found = scan(
-                multiplied.matrix.store,
-                role=multiplied.matrix.role,
-                against=f"{vocabulary.matrix.store}:{vocabulary.matrix.role}",
+                multiplied.matrix,
+                against=vocabulary.matrix,
                 metric="dot",
                 top=count,
                 bottom=count,

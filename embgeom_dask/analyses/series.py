@@ -13,25 +13,18 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.analyses import step_records
+from embgeom_dask.analyses.following import NUMBERS, Followed, Kept
 from embgeom_dask.analyses.over_steps import ask_each, check_each
 from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps
-from embgeom_dask.analyses.survey import summarize
-from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike, connect, in_threads
-from embgeom_dask.kernels.rationals import Rationals
-from embgeom_dask.pairwise.rows import digest
 from embgeom_dask.progress import bar, showing
 from embgeom_dask.storage import paths, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
-
-_NUMBERS = (
-    *("centroid_l2", "norm_mean", "norm_min", "norm_max", "unique_count", "group_count", "member_count"),
-    *("changed_count", "joined_count", "left_count"),
-)
 
 
 def series(
@@ -42,6 +35,7 @@ def series(
     out: PathLike | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
+    resume_command: str | None = None,
 ) -> Any:
     """Describe a vocabulary at every step of its training, and say when each row changes and which rows become one.
 
@@ -63,13 +57,16 @@ def series(
         settings of each: `{"outliers": {"tokens": "0:100"}, "spectrum": {"components": 0}}`.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
-        `each` it is a folder: `table.zarr` and `survey.zarr` and so on; what is asked of each step is saved some steps
-        at a time, and the same call goes on from there. Without `out` all results are in memory.
+        `each` it is a folder: `table.zarr` and `survey.zarr` and so on. What is found is kept now and then in
+        `RESULT.zarr.parts` beside each result, and the same call goes on from there, whatever ended the one before.
+        Without `out` all results are in memory.
     client : Client, cluster or str, optional
         What `each` is computed on: a dask client, a cluster or an address; by default the client that is active, or
         else a cluster in this process.
     progress : bool, optional
         Whether to show a bar with rate and time left; by default only in a notebook.
+    resume_command : str, optional
+        The command line that goes on with this, for `status` to say.
 
     Returns
     -------
@@ -107,62 +104,50 @@ def series(
     """
     started, asked = perf_counter(), check_each(each)
     with showing(progress), open_steps(data, role, identified=out is not None) as steps:
-        if not asked:
-            return _series(steps, started, out)
         at = None if out is None else os.fspath(out)
+        if not asked:
+            return _series(steps, started, at, resume_command)
+        if at is not None:
+            step_records.begin(at, ["table", *asked], steps.shape[0], resume_command)
         with connect(client, out=out) as active, in_threads():
-            table = _series(steps, started, None if at is None else paths.join(at, results.TABLE))
-            return results.tree_of(table, ask_each(asked, steps, active, at))
+            table = _series(steps, started, None if at is None else paths.join(at, results.TABLE), resume_command)
+            return results.tree_of(table, ask_each(asked, steps, active, at, resume_command))
 
 
-def _series(steps: Steps, started: float, out: PathLike | None) -> xr.Dataset:
+def _series(steps: Steps, started: float, out: str | None, resume: str | None) -> xr.Dataset:
     """What is told of every step, and of every token over all of them."""
     attrs = attributes(steps)
     if out is not None and (done := results.existing(out, attrs)) is not None:
+        step_records.remove_parts(out)
         return done
+    kept = None
+    if out is not None:
+        kept = Kept(attrs["fingerprint"], step_records.Record(out, steps.shape[0], resume))
     with devices.session(torch.device("cpu")):
-        dataset = _measured(steps)
-    return results.finish(dataset.assign_coords(coordinates(steps)), attrs, started, out)
+        dataset = _measured(steps, kept)
+    found = results.finish(dataset.assign_coords(coordinates(steps)), attrs, started, out)
+    if out is not None:
+        step_records.remove_parts(out)
+    return found
 
 
-def _measured(steps: Steps) -> xr.Dataset:
+def _measured(steps: Steps, kept: Kept | None) -> xr.Dataset:
     """The numbers of every step, and of every token over all of them."""
-    count, size, width = steps.shape
-    numbers, centroid = {name: np.zeros(count) for name in _NUMBERS}, np.empty((count, width))
-    first, last = np.full(size, -1), np.full(size, -1)
-    changes, grouped_steps = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    start = before = was = None
-    with bar(count, steps.name, "steps") as advance:
-        for step in range(count):
-            rows = steps.read(step)
-            summary, names = summarize(rows), digest(rows).view("V16").ravel()
-            if summary.unfit.any():
-                bad = np.flatnonzero(summary.unfit)[:5].tolist()
-                raise InputError(
-                    f"step {steps.step[step]} of {steps.name}: rows {bad} hold NaN, infinity or values out of range"
-                )
-            middle, norms = summary.sums.mean(size), Rationals.of(summary.norms)
-            centroid[step] = middle.nearest()
-            _, place, of_group = np.unique(names, return_inverse=True, return_counts=True)
-            grouped = of_group[place] > 1
-            told: tuple[Any, ...] = (middle.l2, norms.mean, summary.norms.min(), summary.norms.max(), of_group.size)
-            told += (np.count_nonzero(of_group > 1), np.count_nonzero(grouped))
-            if start is None or before is None or was is None:
-                start, before, was = names, names, grouped
-            changed = names != before
-            told += (np.count_nonzero(changed), np.count_nonzero(grouped & ~was), np.count_nonzero(was & ~grouped))
-            for name, value in zip(_NUMBERS, told, strict=True):
-                numbers[name][step] = value
-            first[(first < 0) & (names != start)] = steps.step[step]
-            last[changed] = steps.step[step]
-            changes += changed
-            grouped_steps += grouped
-            before, was = names, grouped
+    known = Followed(steps.shape) if kept is None else kept.load(steps.shape)
+    if kept is not None:
+        kept.record.write(known.done)
+    with bar(steps.shape[0], steps.name, "steps") as advance:
+        advance(known.done, fresh=False)
+        for place in range(known.done, steps.shape[0]):
+            known.add(steps.read(place), int(steps.step[place]), steps.name)
             advance(1)
-    counts = {name: each.astype(np.int64) if name.endswith("_count") else each for name, each in numbers.items()}
+            if kept is not None:
+                kept.save(known)
+    told = dict(zip(NUMBERS, known.told["numbers"], strict=True))
+    counts = {name: each.astype(np.int64) if name.endswith("_count") else each for name, each in told.items()}
     variables: dict[str, Any] = {name: ("step", values) for name, values in counts.items()}
-    variables["centroid"] = (("step", "hidden"), centroid)
-    of_tokens = {"first_change_step": first, "last_change_step": last, "change_count": changes}
-    of_tokens["grouped_step_count"] = grouped_steps
-    variables |= {name: ("token_id", values) for name, values in of_tokens.items()}
+    variables["centroid"] = (("step", "hidden"), known.told["centroid"])
+    names = {"first": "first_change_step", "last": "last_change_step", "changes": "change_count"}
+    names["grouped"] = "grouped_step_count"
+    variables |= {name: ("token_id", known.told[which]) for which, name in names.items()}
     return xr.Dataset(variables)

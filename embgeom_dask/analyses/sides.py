@@ -10,7 +10,6 @@ from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike
-from embgeom_dask.storage import model_stores
 from embgeom_dask.storage.model_stores import Matrix, Role
 
 
@@ -26,13 +25,13 @@ def sides_of(
             sides.append(stack.enter_context(given_rows(*split_role(against, role), client)))
             check_widths(sides[0].matrix, sides[1].matrix)
         for given in sides:
-            model_stores.check_labels(given.matrix)  # before the first tile, not when the result is labelled
+            given.matrix.check_labels()  # before the first tile, not when the result is labelled
         yield sides
 
 
 def split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
     """Take `:input` or `:output` off the name of a store; of a file these are names of tensors."""
-    if is_array(against):
+    if is_array(against) or isinstance(against, Matrix):
         return against, role
     path, _, named = str(against).rpartition(":")
     if path and named in ("input", "output") and not path.endswith(".safetensors"):

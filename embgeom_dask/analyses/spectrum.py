@@ -37,7 +37,7 @@ from embgeom_dask.kernels.projections import projections
 from embgeom_dask.kernels.row_checks import SMALLEST
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import model_stores, result_names, results
+from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.units import bytes_text
@@ -195,7 +195,7 @@ def _spectrum(
         needed = _check(matrix, components)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        model_stores.check_labels(matrix)
+        matrix.check_labels()
         with memory.taking(needed), connect(client, out=out) as active, devices.session(torch.device("cpu")):
             dataset = _measured(active, given, components)
         if axes:

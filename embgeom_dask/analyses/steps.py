@@ -21,12 +21,13 @@ from embgeom_dask.checkpoints.surroundings import find_name
 from embgeom_dask.checkpoints.torch_files import from_torch
 from embgeom_dask.checkpoints.trainings import Step, find_steps, labels_of, numbers_of, open_checkpoint
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution.arrays import Data, given_rows, is_array
+from embgeom_dask.execution.arrays import Data, given_rows, is_array, temporary_folder
 from embgeom_dask.pairwise.rows import digest
 from embgeom_dask.storage import fill, labels, model_stores, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.series_stores import StoredSeries, is_series, read_series
+from embgeom_dask.storage.step_matrices import StepsAside
 
 Array = NDArray[Any]
 
@@ -37,6 +38,7 @@ class Steps(NamedTuple):
     `shape` is (steps, V, d), `read(i)` gives the rows of the i-th as floats, `step` (steps,) int64, ascending, is the
     number of each; `name` what they are called; `labels`, where rows have tokens, is as `make_labels` gives; `matrices`
     are the stored ones of a list, and `settings` what tells other steps from others; `matrix` what each is in a store.
+    `stored(i)` gives the i-th as a matrix that is read where it is; None where the steps are in no store.
     """
 
     shape: tuple[int, int, int]
@@ -47,12 +49,7 @@ class Steps(NamedTuple):
     labels: xr.Dataset | None = None
     matrices: Sequence[Matrix] = ()
     matrix: str = "output_embedding"
-
-    def rows(self, place: int) -> xr.DataArray:
-        """The rows of the i-th step with their tokens, as an array that every command takes."""
-        named = {} if self.labels is None else {name: self.labels[name] for name in ("token", "text", "has_token")}
-        coords: dict[str, Any] = {"token_id": np.arange(self.shape[1]), **named}
-        return xr.DataArray(self.read(place), coords, ("token_id", "hidden"), f"{self.name} step {self.step[place]}")
+    stored: Callable[[int], Matrix] | None = None
 
 
 @contextmanager
@@ -103,7 +100,8 @@ def _of_stored(series: StoredSeries) -> Steps:
     facts = {"series": sha256("".join(series.sha256).encode()).hexdigest(), "steps": fill.sha256(series.step)}
     facts["labels"] = labels.digest_labels(series.labels, series.shape[1])
     named = series.labels if series.labels["has_token"].any() else None
-    return Steps(series.shape, series.read, series.model, series.step, facts, named, matrix=series.matrix)
+    known: dict[str, Any] = {"matrix": series.matrix, "stored": series.at}
+    return Steps(series.shape, series.read, series.model, series.step, facts, named, **known)
 
 
 def _of_list(given: Sequence[Data], role: Role | None) -> Steps:
@@ -123,7 +121,7 @@ def _of_list(given: Sequence[Data], role: Role | None) -> Steps:
 
     name = matrices[0].name
     named = model_stores.all_labels_of(matrices[0])
-    return Steps(shape, read, matrices[0].model, step, settings, named, matrices, name)
+    return Steps(shape, read, matrices[0].model, step, settings, named, matrices, name, matrices.__getitem__)
 
 
 def _of_folder(folder: Path, role: Role | None, tokenizer: PathLike | None) -> Steps:
@@ -151,6 +149,20 @@ def _modified(step: Step) -> list[int]:
     files = [each for each in step.path.iterdir() if each.is_file()] if step.path.is_dir() else [step.path]
     facts = [each.stat() for each in files]
     return [step.number, sum(each.st_size for each in facts), max((each.st_mtime_ns for each in facts), default=0)]
+
+
+@contextmanager
+def matrices_of(steps: Steps) -> Iterator[tuple[Callable[[int], Matrix], Callable[[Matrix], None]]]:
+    """What gives the matrix at a place, one after the other, and what is to be told once it is read no more.
+
+    Of a store they are read where they are; others are written to a temporary folder for as long as they are in use.
+    """
+    if steps.stored is not None:
+        yield steps.stored, lambda _: None
+        return
+    with temporary_folder() as folder:
+        aside = StepsAside(folder, steps.name, steps.matrix, steps.shape, steps.labels)
+        yield lambda place: aside.put(place, int(steps.step[place]), steps.read(place)), aside.drop
 
 
 def _one_shape(shapes: dict[tuple[int, int], str]) -> tuple[int, int]:

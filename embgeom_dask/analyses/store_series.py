@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 
-from embgeom_dask.analyses.steps import open_steps
+from embgeom_dask.analyses.steps import Steps, open_steps
 from embgeom_dask.checkpoints.surroundings import check_name
 from embgeom_dask.errors import EmbgeomWarning
-from embgeom_dask.execution.arrays import Data
+from embgeom_dask.execution.arrays import Data, is_array
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores, paths
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.series_stores import write_series
+from embgeom_dask.storage.series_stores import SERIES_FORMAT, write_series
 
 
 def store_series(
@@ -28,6 +30,9 @@ def store_series(
     progress: bool | None = None,
 ) -> str:
     """Store one matrix at all steps of a training in one store, over (step, token_id, hidden).
+
+    A folder is written aside and is a store once it is complete. What is interrupted, or killed, goes on at the step
+    where it was when the same is stored again; of arrays it begins again.
 
     Parameters
     ----------
@@ -81,4 +86,12 @@ def store_series(
             attrs=attrs,
             labels=steps.labels,
             overwrite=overwrite,
+            resume=None if is_array(data) else _resumable(steps, attrs),
         )
+
+
+def _resumable(steps: Steps, attrs: Mapping[str, str]) -> str:
+    """The digest of what is to be written: an interrupted writer of the same digest goes on."""
+    stored = [each.sha256 for each in steps.matrices]
+    facts = [SERIES_FORMAT, attrs, steps.matrix, steps.shape, steps.step.tolist(), steps.settings, stored]
+    return sha256(json.dumps(facts).encode()).hexdigest()[:12]

@@ -30,10 +30,10 @@ from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
 from embgeom_dask.pairwise.rows import check_fit, digest, group
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import labels, model_stores, result_names, results
+from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
-from embgeom_dask.storage.validation import REACHABILITY, read_metadata
+from embgeom_dask.storage.validation import REACHABILITY
 
 Array = NDArray[Any]
 
@@ -161,7 +161,7 @@ def _tokens(
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        model_stores.check_labels(matrix)
+        matrix.check_labels()
         chosen = choose_origin(origin, given)
         settings: dict[str, Any] = {} if chosen is None else {"origin": chosen.setting(given)}
         settings |= {"tokens": given.selection} if given.selection else {}
@@ -221,7 +221,7 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     named = given.labels()
     found: dict[str, Any] = {str(name): ("token_id", each.to_numpy()) for name, each in named.variables.items()}
     if not given.nbytes:  # else they were written without
-        stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
+        stored = given.matrix.labels()
         for name in ("is_added", "is_special", REACHABILITY):
             if name in stored:
                 found[name] = ("token_id", stored[name][given.rows])

@@ -36,6 +36,7 @@ from embgeom_dask.progress import showing
 from embgeom_dask.storage import fill, model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.step_matrices import StepMatrix
 from embgeom_dask.storage.validation import REACHABILITY
 
 Array = NDArray[Any]
@@ -188,7 +189,7 @@ def _undertrained(
         attrs = results.provenance("undertrained", matrices, ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        model_stores.check_labels(matrix)
+        matrix.check_labels()
         with connect(client, out=out) as active:
             dataset = _measured(active, given, inputs, unused)
         dataset = _ranked(dataset, given, indicator)
@@ -207,7 +208,9 @@ def _told(unused: Selection) -> str | None:
 
 def _inputs(data: Data, given: Given) -> Matrix | None:
     """The input matrix of a store, where that is not its output matrix too."""
-    if is_array(data) or given.nbytes or not isinstance(data, str | os.PathLike) or given.matrix.tied:
+    if given.nbytes or not isinstance(data, str | os.PathLike) or given.matrix.tied:
+        return None
+    if isinstance(given.matrix, StepMatrix):
         return None
     names = model_stores.attributes(data)["matrices"]
     return model_stores.find_matrix(data, "input") if "input_embedding" in names else None
@@ -226,7 +229,7 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     labelled = stored_labels(given)
     groups = tokens_to_groups(group(given.rows, digests), size)
     chosen, rule = find_unused(client, unused, given, labelled, groups, norms == 0)
-    found = spectrum(matrix.store, matrix.role, components=1, client=client)
+    found = spectrum(matrix, components=1, client=client)
     reference = Reference(
         mean_of(client, "unused", matrix, given.rows[chosen]), sums.mean(size), found["component_vector"].to_numpy()[0]
     )

@@ -14,8 +14,7 @@ from embgeom_dask.analyses.cluster import CLUSTER, members_of
 from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
-from embgeom_dask.storage import labels
-from embgeom_dask.storage.validation import REACHABILITY, read_metadata
+from embgeom_dask.storage.validation import REACHABILITY
 
 Mask = NDArray[np.bool_]
 Strings = Mapping[str, list[Any]]
@@ -34,7 +33,7 @@ def stored_labels(given: Given) -> Strings:
     """The labels of the rows, as lists: `token`, `text`, `bytes`, `has_token`, `is_added`, `is_special`, and where it
     is there `reachability`.
     """
-    stored = labels.labels_of(read_metadata(given.matrix.store), given.matrix.name)
+    stored = given.matrix.labels()
     return {name: np.asarray(values)[given.rows].tolist() for name, values in stored.items()}
 
 

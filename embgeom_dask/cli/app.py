@@ -119,7 +119,7 @@ def main(args: list[str] | None = None) -> int:
     finally:
         logging.disable(logging.NOTSET)
     if code == _INTERRUPTED:
-        kept = args[:1] == ["convert"] or any(arg.split("=")[0] == "--out" for arg in args)
+        kept = args[:1] in (["convert"], ["store-series"]) or any(arg.split("=")[0] == "--out" for arg in args)
         then = "goes on" if kept else "begins again (--out keeps what is done)"
         streams.say(f"interrupted: the same command {then}: {command}")
     return code

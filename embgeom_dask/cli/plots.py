@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from embgeom_dask.reporting.plots import Plots
 
-_KINDS = ("histogram", "cdf", "norms", "ranks", "heatmap", "skymap", "spectrum", "components")
+_KINDS = ("histogram", "cdf", "norms", "ranks", "heatmap", "skymap", "spectrum", "components", "series")
 
 
 def plot(
@@ -31,26 +31,33 @@ def plot(
     skymap: Annotated[bool, typer.Option("--skymap", help="Directions in three components, of a spectrum.")] = False,
     spectrum: Annotated[bool, typer.Option("--spectrum", help="Eigenvalues against their ranks.")] = False,
     components: Annotated[bool, typer.Option("--components", help="Components against the radius.")] = False,
+    series: Annotated[bool, typer.Option("--series", help="A training over its steps, of series.")] = False,
     of: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="Of --ranks: groups, farthest, nearest, neighbors, degrees, norms, centroid. "
-            "Of --heatmap: neighbors, pairs. Of --spectrum: eigenvalues, cumulative. Of --components: count, largest.",
+            "Of --heatmap: neighbors, pairs. Of --spectrum: eigenvalues, cumulative. Of --components: count, largest. "
+            "Of --series: norms, centroid, groups, changes; default: all.",
         ),
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="With --histogram, --norms: count on a logarithmic axis.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Draw a saved result; a folder's models share axes."""
-    asked = dict(zip(_KINDS, (histogram, cdf, norms, ranks, heatmap, skymap, spectrum, components), strict=True))
+    asked = dict(
+        zip(_KINDS, (histogram, cdf, norms, ranks, heatmap, skymap, spectrum, components, series), strict=True)
+    )
     chosen = [kind for kind, wanted in asked.items() if wanted]
     if len(chosen) != 1:
         raise InputError(f"choose one plot: {', '.join(f'--{kind}' for kind in _KINDS)}")
     (kind,) = chosen
     settings: dict[str, Any] = {"log": True} if log else {}
     settings |= {"of": of} if of is not None else {}
-    for name, kinds in (("log", ("histogram", "norms")), ("of", ("ranks", "heatmap", "spectrum", "components"))):
+    for name, kinds in (
+        ("log", ("histogram", "norms")),
+        ("of", ("ranks", "heatmap", "spectrum", "components", "series")),
+    ):
         if name in settings and kind not in kinds:
             *most, last = (f"--{each}" for each in kinds)
             raise InputError(f"--{name} goes with {', '.join(most)} and {last}, not with --{kind}")
@@ -61,6 +68,8 @@ def plot(
     found = eg.open_result(result)
     from embgeom_dask.reporting.plots import write
     from embgeom_dask.reporting.skymap import PROJECTION
+    from embgeom_dask.reporting.step_curves import HEIGHT
 
-    write(found, draw, output, overwrite=overwrite, projection=PROJECTION if skymap else None)
+    height = HEIGHT if series and of is None else None
+    write(found, draw, output, overwrite=overwrite, projection=PROJECTION if skymap else None, height=height)
     print_answer(output)

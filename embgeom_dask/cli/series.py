@@ -22,6 +22,7 @@ Steps = Annotated[
 
 
 def series(
+    context: typer.Context,
     given: Steps = None,
     from_file: FromFile = None,
     role: Role = None,
@@ -49,7 +50,14 @@ def series(
         raise InputError("`tokens` are those of --each outliers: ask for it, or leave them out")
     if "spectrum" in asked:
         asked["spectrum"] = {"components": components}
-    found = eg.series(_steps(given, from_file), role, each=asked, out=out, client=scheduler)
+    found = eg.series(
+        _steps(given, from_file),
+        role,
+        each=asked,
+        out=out,
+        client=scheduler,
+        resume_command=context.find_root().obj,
+    )
     if not asked:
         print_result(found, series_text.series_text, as_json)
         return

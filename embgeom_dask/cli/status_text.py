@@ -1,4 +1,4 @@
-"""What status says as text: of one scan, or of a command over many models."""
+"""What status says as text: of one scan, of a command over many models, or of one over the steps of a training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from embgeom_dask.cli.text import align
 
 
 def status_text(found: Mapping[str, Any]) -> str:
-    """What `status` found: of one scan, or of a command over many models."""
+    """What `status` found: of one scan, of a command over many models, or of one over steps."""
     if "models_total" in found:
         return _batch_text(found)
+    if "steps_total" in found:
+        return _steps_text(found)
     rate, left = found["panels_per_second"], found["seconds_left"]
     facts = {
         "result": found["result"],
@@ -51,6 +53,19 @@ def _batch_text(found: Mapping[str, Any]) -> str:
         parts.append(align(["begun", "panels"], rows))
     if found["failures"]:
         parts.append(align(["failed"], ([each] for each in found["failures"])))
+    return "\n\n".join(parts)
+
+
+def _steps_text(found: Mapping[str, Any]) -> str:
+    left = found["seconds_left"]
+    facts = {"result": found["result"], "state": found["state"], "steps": _of(found, "steps")}
+    if found["state"] != "finished":
+        facts["seconds left"] = "" if left is None else f"{left:.0f}"
+        facts["goes on with"] = found["resume"] or "the same command"
+    parts = [align([found["command"], ""], ([name, value] for name, value in facts.items()))]
+    if found["questions"]:
+        rows = ([each["question"], each["state"], _of(each, "steps")] for each in found["questions"])
+        parts.append(align(["of every step", "state", "steps"], rows))
     return "\n\n".join(parts)
 
 

@@ -90,7 +90,10 @@ def list_text(rows: Sequence[tuple[Any, ...]], broken: Sequence[str]) -> str:
     """The stores of `listing.describe`, a line each, then what is wrong with those that are broken."""
     from embgeom_dask.storage.listing import COLUMNS
 
-    table = align(list(COLUMNS), ([*facts, bytes_text(nbytes)] for *facts, nbytes in rows))
+    series = any(steps for *_, steps, _ in rows)
+    names = [name for name in COLUMNS if series or name != "steps"]
+    lines = ([*facts, *([steps or ""] if series else []), bytes_text(nbytes)] for *facts, steps, nbytes in rows)
+    table = align(names, lines)
     return "\n".join([table, *(f"broken: {_cell(said)}" for said in broken)])
 
 

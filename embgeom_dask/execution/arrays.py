@@ -95,9 +95,9 @@ class Given:
         return replace(self, rows=rows)
 
 
-Data: TypeAlias = PathLike | xr.DataArray | xr.Dataset | NDArray[Any] | dask.array.Array | torch.Tensor | Given
+Data: TypeAlias = PathLike | xr.DataArray | xr.Dataset | NDArray[Any] | dask.array.Array | torch.Tensor | Matrix | Given
 """What a command computes with: the path of a store or of a matrix in a file, or an array (rows, columns), by value;
-or what `given_rows` found of one of these.
+or of the package's own modules a stored matrix, or what `given_rows` found of one of these.
 """
 
 
@@ -147,6 +147,9 @@ def given_rows(
     if isinstance(data, Given):
         yield data
         return
+    if isinstance(data, Matrix):
+        yield Given(data, np.arange(data.vocab_size))
+        return
     if not is_array(data):
         if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
             matrix_of_file = read_matrix(*file)
@@ -154,8 +157,8 @@ def given_rows(
                 yield given
             return
         if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
-            with temporary_store(lambda folder: _copy_step(*step, folder), os.fspath(cast(PathLike, data))) as given:
-                yield given
+            matrix: Matrix = series_stores.find_matrix(*step)
+            yield Given(matrix, np.arange(matrix.vocab_size))
             return
         matrix = model_stores.find_matrix(cast(PathLike, data), role)
         yield Given(matrix, np.arange(matrix.vocab_size))
@@ -177,10 +180,15 @@ def given_rows(
         yield replace(given, token_id=_token_id(array))
 
 
+def temporary_folder() -> AbstractContextManager[str]:
+    """A folder for as long as it is entered, where every worker must see it: in dask's `temporary-directory`."""
+    return tempfile.TemporaryDirectory(prefix="embgeom-array-", dir=dask.config.get("temporary-directory"))
+
+
 @contextmanager
 def temporary_store(write: Callable[[str], str], what: str) -> Iterator[Given]:
     """The rows of a store that `write` makes in a folder, for as long as they are needed; a note says where it is."""
-    with tempfile.TemporaryDirectory(prefix="embgeom-array-", dir=dask.config.get("temporary-directory")) as folder:
+    with temporary_folder() as folder:
         matrix = model_stores.find_matrix(write(folder))
         nbytes = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         progress.note(f"{what} is in {folder} meanwhile, {bytes_text(nbytes)} (dask's temporary-directory says where)")
@@ -191,15 +199,6 @@ def _copy(source: RowSource, file: tuple[Path, str], role: Role | None, folder: 
     """Write a store of the matrix of a file, a chunk of rows at a time; the file and its tensor are the model."""
     attrs = {"model": _model_of(file), "revision": ""}
     return model_writing.write_model(f"{folder}/file.zarr", {f"{role or 'output'}_embedding": source}, attrs=attrs)
-
-
-def _copy_step(store: str, step: int, folder: str) -> str:
-    """Write a store of one step of a series store."""
-    series = series_stores.read_series(store)
-    place = series.place(step)
-    attrs = {"model": series.name(place), "revision": ""}
-    rows = {series.matrix: _Rows(series.read(place))}
-    return model_writing.write_model(f"{folder}/step.zarr", rows, attrs=attrs, labels=series.labels)
 
 
 def _model_of(file: tuple[Path, str]) -> str:
@@ -215,13 +214,14 @@ def name_of(data: Data, role: Role | None = None) -> tuple[str, str, str]:
     InputError
         as `given_rows`.
     """
+    if isinstance(data, Matrix):
+        return data.model, data.revision, data.name
     if is_array(data):
         return *_named(_as_data_array(data, role)), ""
     if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
         return _model_of(file), "", ""
     if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
-        series = series_stores.read_series(step[0])
-        return series.name(series.place(step[1])), "", ""
+        return series_stores.find_matrix(*step).model, "", ""
     matrix = model_stores.find_matrix(cast(PathLike, data), role)
     return matrix.model, matrix.revision, matrix.name
 

@@ -31,7 +31,7 @@ from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.traversal import traverse
 from embgeom_dask.reductions.base import Array, MergedState
-from embgeom_dask.storage import model_stores, outages
+from embgeom_dask.storage import outages
 
 Hints: TypeAlias = dict[str, Array | None]
 """What panels need not keep, by the name of the reduction; nothing before any was merged."""
@@ -102,7 +102,7 @@ def _check_unchanged(plan: Plan) -> None:
     """Only what was computed from the matrices that were planned for is committed."""
     for matrix in {side.matrix for side in plan.sides}:
         try:
-            model_stores.check_unchanged(matrix)
+            matrix.check_unchanged()
         except EmbgeomError as error:
             raise AbortRun(str(error)) from error
 

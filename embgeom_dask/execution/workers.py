@@ -19,7 +19,7 @@ from embgeom_dask import devices, private_apis, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import roster
 from embgeom_dask.execution.titles import Title
-from embgeom_dask.storage import model_stores, outages, paths
+from embgeom_dask.storage import outages, paths
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.versions import version
 
@@ -272,7 +272,7 @@ def _checked(here: str, work: Callable[..., Any], *args: Any) -> Any:
     except EmbgeomError:
         for matrix in (each for each in args if isinstance(each, Matrix)):
             try:
-                model_stores.check_unchanged(matrix)
+                matrix.check_unchanged()
             except EmbgeomError as error:
                 raise AbortRun(str(error), address) from error
         raise

@@ -133,6 +133,27 @@ def band(plot: Any, label: str, color: str, x: Array, low: Array, high: Array) -
     plot.varea(x=x, y1=low, y2=high, fill_color=color, fill_alpha=0.15, name=label)
 
 
+def spread(count: int, color: str) -> list[str]:
+    """The colours of so many lines of one result: its own for one, of several the range of inferno that shows."""
+    if count == 1:
+        return [color]
+    palette = bokeh("palettes").Inferno256
+    return [palette[round(255 * (0.1 + 0.7 * place / (count - 1)))] for place in range(count)]
+
+
+def key(plot: Any, lines: Sequence[Any]) -> None:
+    """Say which line is which, below the figure; a click hides one."""
+    models = bokeh("models")
+    items = [models.LegendItem(label={"value": each.name}, renderers=[each]) for each in lines]
+    legend = models.Legend(items=items, orientation="horizontal", click_policy="hide", location="center")
+    legend.border_line_color = None
+    legend.ncols = 2
+    legend.label_text_font_size = "8pt"
+    legend.padding = legend.margin = 2
+    legend.spacing = 8
+    plot.add_layout(legend, "below")
+
+
 def thinned(values: Array, most: int = 2000) -> Array:
     """Which of the places of a long line to draw, (n,): the first and the last, and closer together near the first."""
     if values.size <= most:

@@ -76,13 +76,13 @@ class Line(NamedTuple):
     y: NDArray[Any]
 
 
-def new_axes(ax: Axes | None, lines: int = 0) -> Axes:
-    """The axes given, or those of a new figure of pyplot, high enough for `lines` of text."""
+def new_axes(ax: Axes | None, least: float = 0) -> Axes:
+    """The axes given, or those of a new figure of pyplot, of at `least` so many inches of height."""
     if ax is not None:
         return ax
     pyplot = load("matplotlib.pyplot", "plot")
     width, height = pyplot.rcParams["figure.figsize"]
-    figure = pyplot.figure(figsize=(width, max(height, 1 + lines * _LINE)), dpi=DPI, layout="constrained")
+    figure = pyplot.figure(figsize=(width, max(height, least)), dpi=DPI, layout="constrained")
     return figure.add_subplot()  # type: ignore[no-any-return]
 
 
@@ -151,7 +151,7 @@ def norms(result: Result, ax: Axes | None, *, log: bool) -> Axes:
     found = series.of_models(result, "norm_std", _NO_NORMS)
     if log:
         raise InputError("`log` counts tokens: this result has the spread of norms alone, that of tokens has all")
-    ax = new_axes(ax, len(found))
+    ax = new_axes(ax, 1 + len(found) * _LINE)
     low, high, mean, deviation, median = (
         np.array([float(each[f"norm_{name}"]) for _, each in found]) for name in ("min", "max", "mean", "std", "median")
     )

@@ -14,6 +14,7 @@ from embgeom_dask.escaping import shown
 from embgeom_dask.reporting import series
 from embgeom_dask.reporting.charts import bokeh
 from embgeom_dask.reporting.series import Result
+from embgeom_dask.reporting.step_numbers import name_of
 from embgeom_dask.storage import results
 
 Given = Result | str | os.PathLike[str]
@@ -66,7 +67,7 @@ class Gathered(NamedTuple):
 
     def models(self) -> list[str]:
         """The models, each once, as a command takes them."""
-        names = (Whose(*whose(each.result)) for each in self.items)
+        names = (Whose(*whose(each.result)) for each in self.items if each.result.attrs.get("command") != "series")
         return [*dict.fromkeys(f"{each.model}@{each.revision}" if each.revision else each.model for each in names)]
 
 
@@ -110,6 +111,7 @@ def _sources(given: Given, place: int) -> Iterator[Source]:
 def whose(result: xr.Dataset) -> Whose:
     """Whose a result of one model is; a scan against the same matrix is that of the matrix."""
     model, revision, matrix = (_scalar(result, name) for name in ("model", "revision", "matrix"))
+    model = model or (name_of(result) if result.attrs.get("command") == "series" else "")
     other, other_revision = _scalar(result, "against"), _scalar(result, "against_revision")
     matrices = result.attrs.get("matrix", [])
     second = matrices[-1] if isinstance(matrices, list) and len(matrices) > 1 else matrix

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from embgeom_dask.reporting import about_sections, graph_section, model_sections, pair_sections, table_section
+from embgeom_dask.reporting import (
+    about_sections,
+    graph_section,
+    model_sections,
+    pair_sections,
+    step_sections,
+    table_section,
+)
 from embgeom_dask.reporting.charts import bokeh
 from embgeom_dask.reporting.gathering import Gathered, Given, gather
 from embgeom_dask.reporting.markup import text
@@ -29,6 +36,7 @@ _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (
     graph_section.components,
     pair_sections.ranks,
     model_sections.outliers,
+    step_sections.series,
     table_section.others,
     about_sections.provenance,
     about_sections.missing,

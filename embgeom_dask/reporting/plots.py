@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.reporting import curves, drawing, skymap
+from embgeom_dask.reporting import curves, drawing, skymap, step_curves
 from embgeom_dask.reporting.extras import load
 from embgeom_dask.reporting.series import Result
 from embgeom_dask.storage import replacement
@@ -224,6 +224,33 @@ class Plots:
         """
         return curves.components(self._result, ax, of=of)
 
+    def series(
+        self, ax: Axes | None = None, *, of: Literal["norms", "centroid", "groups", "changes"] | None = None
+    ) -> Axes:
+        """Draw how a training goes over its steps, of one result of `series`.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+        of : str, optional
+            `norms`, the mean L2 norm of rows, with least and greatest as a band; `centroid`, how far the mean row is
+            from the origin; `groups`, how many groups of identical rows there are, and tokens in them; `changes`, how
+            many rows are others than at the step before, how many change for the first time (are born) and for the
+            last (die; not known of the last step), and how many tokens join a group and leave one. Counts are
+            logarithmic above 1. By default all four, one above the other in the place of the axes.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InputError
+            If the result is none of `series`, or matplotlib is not installed.
+        """
+        return step_curves.series(self._result, ax, of=of)
+
 
 def write(
     result: Result,
@@ -232,10 +259,11 @@ def write(
     *,
     overwrite: bool = False,
     projection: str | None = None,
+    height: float | None = None,
 ) -> None:
     """Write a figure of 200 dpi, in the format that the file's name ends with: png, svg or pdf.
 
-    `draw` is given the plots of the result and the axes, which have the `projection`.
+    `draw` is given the plots of the result and the axes, which have the `projection`; `height` is in inches.
 
     Raises
     ------
@@ -250,6 +278,8 @@ def write(
         raise InputError(f"{path} ends with no format of figures: {', '.join(ENDINGS)}")
     matplotlib = load("matplotlib", "plot")
     figure = load("matplotlib.figure", "plot").Figure(dpi=drawing.DPI, layout="constrained")
+    if height is not None:
+        figure.set_figheight(height)
     with (
         matplotlib.rc_context({"svg.hashsalt": "embgeom"}),
         replacement.new_file(Path(path), overwrite=overwrite) as file,

@@ -87,15 +87,15 @@ def digest_labels(labels: Mapping[Any, Any], rows: int) -> str:
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
-def write_label(group: zarr.Group, name: str, values: np.ndarray, dimension: str = "token_id") -> None:
-    """Write one label array (n,) of a store: one chunk, with a checksum."""
+def write_label(group: zarr.Group, name: str, values: np.ndarray, *dimensions: str) -> None:
+    """Write one label array of a store, (n,) over `token_id` or of other dimensions: one chunk, with a checksum."""
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=values.shape,
         dtype=cast(Any, "string" if values.dtype.kind in "OTU" else values.dtype),
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        dimension_names=[dimension],
+        dimension_names=dimensions or ("token_id",),
         config={"write_empty_chunks": True},
         overwrite=True,
     )

@@ -25,6 +25,7 @@ COLUMNS: dict[str, Any] = {
     "tied": np.bool_,
     "matrices": np.str_,
     "revision": np.str_,
+    "steps": np.int64,
     "bytes": np.int64,
 }
 """What is said of a store, and the types of numpy's that it has."""
@@ -41,9 +42,10 @@ def list_models(stores: PathLike = "stores") -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        `store` (its path), `dtype`, `vocab_size`, `hidden_size`, `tied`, `matrices`, `revision` and `bytes` (on disk),
-        each over `model`. Sizes and dtype are those of the matrix that commands take by default. The attribute `broken`
-        says what is wrong with each store that is damaged, has another layout or cannot be read.
+        `store` (its path), `dtype`, `vocab_size`, `hidden_size`, `tied`, `matrices`, `revision`, `steps` and `bytes`
+        (on disk), each over `model`. Sizes and dtype are those of the matrix that commands take by default. Series
+        stores are in it with the number of their `steps`, which of all others is 0. The attribute `broken` says what is
+        wrong with each store that is damaged, has another layout or cannot be read.
 
     Raises
     ------
@@ -89,9 +91,26 @@ def _description(path: str) -> tuple[str | int | bool, ...] | str | None:
         metadata = read_metadata(path)
         matrix, size = matrix_of(metadata, None), paths.size(path)
     except NoStore:
-        return None
+        return _of_series(path)
     except EmbgeomError as error:
         return str(error)
     roles = [name.removesuffix("_embedding") for name in MATRICES if matrix.tied or name in metadata.arrays]
     facts = (matrix.dtype, matrix.vocab_size, matrix.hidden_size, matrix.tied)
-    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, size)
+    return (matrix.model, path, *facts, ", ".join(roles), matrix.revision, 0, size)
+
+
+def _of_series(path: str) -> tuple[str | int | bool, ...] | str | None:
+    """The same of a series store; None where there is none."""
+    try:
+        if "series_format" not in paths.open_group(path).attrs:
+            return None
+        from embgeom_dask.storage import series_stores  # which takes xarray
+
+        found, size = series_stores.read_series(path), paths.size(path)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error) if isinstance(error, EmbgeomError) else None
+    except EmbgeomError as error:
+        return str(error)
+    steps, rows, width = found.shape
+    facts = (np.dtype(found.array.dtype).name, rows, width, False, found.matrix.removesuffix("_embedding"))
+    return (found.model, path, *facts, "", steps, size)

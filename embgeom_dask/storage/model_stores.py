@@ -22,7 +22,7 @@ from embgeom_dask.bfloat16 import BFloat16  # registers the data type
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import fill, paths, records
 from embgeom_dask.storage.labels import digest_labels as digest_labels
-from embgeom_dask.storage.labels import empty_label, kinds_of, read_labels, suffix_of
+from embgeom_dask.storage.labels import empty_label, kinds_of, read_labels
 from embgeom_dask.storage.labels import labels_of as stored_labels_of
 from embgeom_dask.storage.lazy_rows import computing_dtype, lazy_rows
 from embgeom_dask.storage.paths import PathLike
@@ -37,7 +37,7 @@ DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", BFloat16._zarr_v
 """What a store can hold, and what safetensors files call it."""
 
 
-_NAMED = ("token_id", "token", "text", "has_token")
+_NAMED = ("token", "text", "has_token")
 Role = Literal["input", "output"]
 ROLES: tuple[Role, Role] = ("input", "output")
 
@@ -73,15 +73,20 @@ class Matrix:
         """The model, with its revision where it is known."""
         return label(self.model, self.revision)
 
+    @property
+    def where(self) -> str:
+        """What messages call the place of its rows."""
+        return paths.join(self.store, self.name)
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows start..stop-1 as (stop - start, hidden_size) in the stored dtype (ml_dtypes' bfloat16 for that).
 
         Raises IndexError for rows outside the matrix, and EmbgeomError where the store was replaced or is damaged.
         """
         if not 0 <= start <= stop <= self.vocab_size:
-            raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.store}/{self.name}")
-        array, digests = _stored_array(self)
-        where = paths.join(self.store, self.name)
+            raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.where}")
+        array, digests = self._stored()
+        where = self.where
         first, last = start // self.chunk_rows, math.ceil(stop / self.chunk_rows)
         begin = first * self.chunk_rows
         with paths.explained(f"read rows {start}:{stop} of {where}", passing=()):
@@ -100,13 +105,45 @@ class Matrix:
         if ids.size and np.ptp(ids) < tuning.READ_WHOLE * ids.size:
             span = self.read(int(ids.min()), int(ids.max()) + 1)
             return span if len(span) == ids.size and (np.diff(ids) == 1).all() else span[ids - ids.min()]
-        rows = np.empty((ids.size, self.hidden_size), dtype=_stored_array(self)[0].dtype)
+        rows = np.empty((ids.size, self.hidden_size), dtype=np.dtype(self.dtype))
         order = np.argsort(ids, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(ids[order] // self.chunk_rows)) + 1):
             if group.size:
                 first, last = int(ids[group[0]]), int(ids[group[-1]])
                 rows[group] = self.read(first, last + 1)[ids[group] - first]
         return rows
+
+    def labels(self) -> dict[str, Any]:
+        """Return all the labels of the rows by name, and of rows after them where they share them, read once.
+
+        Raises
+        ------
+        InputError
+            where they are damaged.
+        EmbgeomError
+            where they are not those that the store had when the matrix was found.
+        """
+        metadata = read_metadata(self.store)
+        _check_same(self, metadata.arrays.get(self.name, {}).get("attributes", {}))
+        return stored_labels_of(metadata, self.name)
+
+    def check_labels(self) -> None:
+        """Read and verify the labels, before what takes long. Raises as `labels`."""
+        self.labels()
+
+    def rows(self) -> xr.DataArray:
+        """Return the rows with their labels, as `open_model` does: a dask array of the stored dtype."""
+        return open_model(self.store, raw=True)[self.name]
+
+    def check_unchanged(self) -> None:
+        """Raise EmbgeomError where the store was replaced or removed since the matrix was found: one small read."""
+        with paths.explained(f"open {self.where}", passing=()):
+            attrs = json.loads(records.read(paths.join(self.where, "zarr.json")))["attributes"]
+        _check_same(self, attrs)
+
+    def _stored(self) -> tuple[Any, Sequence[str]]:
+        """What slices of rows are read from, and the SHA-256 of each chunk."""
+        return _stored_array(self)
 
 
 def label(model: str, revision: str) -> str:
@@ -117,14 +154,6 @@ def label(model: str, revision: str) -> str:
 def file_name(model: str, revision: str = "") -> str:
     """Name the store, or the result, of a model: `<organisation>--<name>.zarr`, or `...@<revision>.zarr`."""
     return f"{label(model, revision).replace('/', '--')}.zarr"
-
-
-def check_unchanged(matrix: Matrix) -> None:
-    """Raise EmbgeomError where the store of `matrix` was replaced or removed since it was found: one small read."""
-    where = paths.join(matrix.store, matrix.name)
-    with paths.explained(f"open {where}", passing=()):
-        attrs = json.loads(records.read(paths.join(where, "zarr.json")))["attributes"]
-    _check_same(matrix, attrs)
 
 
 @lru_cache(maxsize=64)
@@ -216,34 +245,20 @@ def labels(store: PathLike, ids: np.ndarray | None = None, name: str = "") -> xr
     InputError
         where `store` is not a model's store, or is damaged.
     """
-    import xarray as xr
-
-    found = read_labels(read_metadata(store))
-    suffix = suffix_of(name, found)
-    rows = np.arange(len(found[f"token_id{suffix}"])) if ids is None else np.asarray(ids, dtype=np.int64)
-    return xr.Dataset(coords={label: ("token_id", found[f"{label}{suffix}"][rows]) for label in _NAMED})
+    return _named(stored_labels_of(read_metadata(store), name), ids)
 
 
 def labels_of(matrix: Matrix, ids: np.ndarray | None = None) -> xr.Dataset:
-    """Return the `labels` of a matrix's rows. Raises EmbgeomError where its store was replaced since it was found."""
-    check_labels(matrix)
-    return labels(matrix.store, ids, matrix.name)
+    """Return the `labels` of a matrix's rows. Raises as `Matrix.labels`."""
+    return _named(matrix.labels(), ids)
 
 
-def check_labels(matrix: Matrix) -> None:
-    """Read and verify the token labels of a matrix's store.
+def _named(found: Mapping[str, np.ndarray], ids: np.ndarray | None) -> xr.Dataset:
+    import xarray as xr
 
-    Raises
-    ------
-    InputError
-        where they are damaged.
-    EmbgeomError
-        where they are not those that the store had when the matrix was found.
-    """
-    metadata = read_metadata(matrix.store)
-    attrs = metadata.arrays.get(matrix.name, {}).get("attributes", {})
-    _check_same(matrix, attrs)
-    read_labels(metadata)
+    rows = np.arange(len(found["token"])) if ids is None else np.asarray(ids, dtype=np.int64)
+    coords: dict[str, Any] = {"token_id": ("token_id", rows)}
+    return xr.Dataset(coords=coords | {label: ("token_id", found[label][rows]) for label in _NAMED})
 
 
 def make_labels(
@@ -269,10 +284,8 @@ def empty_labels(rows: int) -> xr.Dataset:
 
 
 def all_labels_of(matrix: Matrix) -> xr.Dataset:
-    """Return all the labels of a matrix's rows, as `make_labels` does. Raises as `check_labels`."""
-    check_labels(matrix)
-    found = stored_labels_of(read_metadata(matrix.store), matrix.name)
-    return make_labels(**{name: each[: matrix.vocab_size] for name, each in found.items()})
+    """Return all the labels of a matrix's rows, as `make_labels` does. Raises as `Matrix.labels`."""
+    return make_labels(**{name: each[: matrix.vocab_size] for name, each in matrix.labels().items()})
 
 
 def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:

@@ -5,27 +5,31 @@ The layout is documented in `stores/README.md`.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from embgeom_dask import progress, tuning
+from embgeom_dask import progress
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import fill, model_stores, paths, replacement, results
-from embgeom_dask.storage.labels import strings, write_label
+from embgeom_dask.storage.labels import digest_labels, strings, write_label
 from embgeom_dask.storage.lazy_rows import computing_dtype
 from embgeom_dask.storage.paths import PathLike
+from embgeom_dask.storage.step_matrices import IDENTITY, StepMatrix, create_steps, digests_of
 from embgeom_dask.storage.validation import LABELS, MATRICES, written_by
 
 if TYPE_CHECKING:
     import xarray as xr
 
-SERIES_FORMAT = 1
+SERIES_FORMAT = 2
 """The version of the layout, the attribute `series_format`: one more when names or meanings change."""
 
 _STEP = re.compile(r"(?P<store>.+\.zarr/?):(?P<step>\d{1,18})")
@@ -36,7 +40,8 @@ class StoredSeries:
     """A series store that is open.
 
     `model` is what it is of, `matrix` the name of its array, (steps, V, d); `step` (steps,) int64, ascending, are the
-    numbers of its steps, `labels` those of the rows, as `make_labels` gives, and `sha256` the digests of each step.
+    numbers of its steps, `labels` those of the rows, as `make_labels` gives, `sha256` the digest of each step and
+    `chunk_sha256` (steps, chunks) those of its chunks; `identity` tells it from any other.
     """
 
     path: str
@@ -46,6 +51,8 @@ class StoredSeries:
     step: NDArray[np.int64]
     labels: xr.Dataset
     sha256: list[str]
+    chunk_sha256: NDArray[Any]
+    identity: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,9 +77,26 @@ class StoredSeries:
             raise InputError(f"{self.path} has no step {step}: its {self.step.size} are {_some(self.step)}")
         return int(found[0])
 
-    def name(self, place: int) -> str:
-        """Return what the model at a step is called."""
-        return f"{self.model} step {self.step[place]}"
+    def at(self, place: int) -> StepMatrix:
+        """Return the matrix at a place, which is read where it is."""
+        _, rows, width = self.shape
+        return StepMatrix(
+            store=self.path,
+            name=self.matrix,
+            model=f"{self.model} step {self.step[place]}",
+            vocab_size=rows,
+            hidden_size=width,
+            dtype=np.dtype(self.array.dtype).name,
+            sha256=self.sha256[place],
+            tied=False,
+            chunk_rows=self.array.chunks[1],
+            labels_sha256=digest_labels(self.labels, rows),
+            step=int(self.step[place]),
+            place=place,
+            steps=len(self.step),
+            identity=self.identity,
+            chunk_sha256=tuple(self.chunk_sha256[place].tolist()),
+        )
 
 
 def write_series(
@@ -85,15 +109,18 @@ def write_series(
     attrs: Mapping[str, Any],
     labels: xr.Dataset | None,
     overwrite: bool = False,
+    resume: str | None = None,
 ) -> str:
     """Write a series store, step by step, and return its path. `read(i)` gives the rows of the i-th step as floats.
 
-    It is written aside and moved into place when it is complete, as `write_model` does; `attrs` needs `model`.
+    It is written aside and moved into place when it is complete, as `write_model` does; `attrs` needs `model`. With
+    `resume`, which names these very steps, what fails is kept, and the next writer goes on from the steps there.
 
     Raises
     ------
     InputError
-        where something exists at `path` and `overwrite` is not given, or it is no series store.
+        where something exists at `path` and `overwrite` is not given, or it is no series store, or where steps differ
+        in dtype.
     """
     target = paths.locate(path)
     paths.check_writable(target)
@@ -103,22 +130,19 @@ def write_series(
         if not overwrite:
             raise InputError(f"{path} exists: `overwrite` replaces it, another `name` keeps it")
     named = model_stores.empty_labels(shape[1]) if labels is None else labels
-    with replacement.replacing(target, overwrite=overwrite, there=there) as place:
+    with replacement.replacing(target, overwrite=overwrite, resume=resume, there=there) as place:
         group = zarr.open_group(writer := paths.writer(place), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             write_label(group, name, named[name].to_numpy())
         write_label(group, "step", step, "step")
-        digests, array = [], None
-        with progress.bar(shape[0], f"{attrs['model']} {matrix}", "steps") as advance:
-            for number in range(shape[0]):
-                given = read(number)
-                array = _create(group, matrix, shape, given.dtype) if array is None else array
-                array[number] = given
-                digests.append(fill.sha256(given))
-                advance(1)
-        write_label(group, "step_sha256", np.array(digests, np.object_), "step")
+        kept = paths.names_in(paths.join(place, matrix)) if resume else ()
+        digests = _fill(group, matrix, read, shape, step, f"{attrs['model']} {matrix}", kept)
+        write_label(group, "step_sha256", np.array([each[0] for each in digests], np.object_), "step")
+        write_label(group, "chunk_sha256", np.array([each[1] for each in digests], np.object_), "step", "chunk")
+        told = [[each[0] for each in digests], step.tolist(), digest_labels(named, shape[1]), attrs["model"]]
         facts = {
             "matrix": matrix,
+            IDENTITY: sha256(json.dumps(told).encode()).hexdigest(),
             "series_format": SERIES_FORMAT,
             "written_by": written_by(),
         }
@@ -126,16 +150,43 @@ def write_series(
     return str(path)
 
 
-def _create(group: zarr.Group, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> zarr.Array[Any]:
-    """Create the array, a chunk of which is of one step, and 8 MiB at most."""
-    rows = max(1, min(shape[1], tuning.CHUNK_BYTES // (shape[2] * dtype.itemsize)))
-    return group.create_array(
-        name,
-        shape=shape,
-        chunks=(1, rows, shape[2]),
-        dimension_names=["step", "token_id", "hidden"],
-        **fill.values_as_stored(dtype),
-    )
+def _fill(
+    group: zarr.Group,
+    name: str,
+    read: Callable[[int], NDArray[Any]],
+    shape: tuple[int, int, int],
+    step: NDArray[np.int64],
+    title: str,
+    kept: Container[str],
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Write every step but those of which `kept` names all chunks, as an earlier writer left them, and they are whole.
+
+    Return the SHA-256 of each step and of its chunks.
+    """
+    array = cast(zarr.Array[Any], group[name]) if name in group else None
+    digests = []
+    with progress.bar(shape[0], title, "steps") as advance:
+        for place in range(shape[0]):
+            left = None if array is None else _left(array, place, kept)
+            rows = read(place) if left is None else left
+            array = create_steps(group, name, shape, rows.dtype) if array is None else array
+            if left is None:
+                if rows.dtype != array.dtype:
+                    raise InputError(
+                        f"step {step[place]} is {rows.dtype} and others are {array.dtype}: give steps of one dtype"
+                    )
+                array[place] = rows
+            digests.append((fill.sha256(rows), digests_of(rows, array.chunks[1])))
+            advance(1, fresh=left is None)
+    return digests
+
+
+def _left(array: zarr.Array[Any], place: int, kept: Container[str]) -> NDArray[Any] | None:
+    """The rows of a step that an earlier writer left; None where a chunk is missing or damaged."""
+    if all(f"c/{place}/{chunk}/0" in kept for chunk in range(-(-array.shape[1] // array.chunks[1]))):
+        with suppress(Exception):
+            return cast(NDArray[Any], array[place])
+    return None
 
 
 def is_series(path: PathLike) -> bool:
@@ -179,16 +230,26 @@ def read_series(store: PathLike) -> StoredSeries:
         matrix, model = str(attrs["matrix"]), str(attrs["model"])
         array = cast(zarr.Array[Any], group[matrix])
         found: dict[str, Any] = {
-            name: strings(np.asarray(cast(Any, group[name])[:])) for name in (*LABELS, "step", "step_sha256")
+            name: strings(np.asarray(cast(Any, group[name])[:]))
+            for name in (*LABELS, "step", "step_sha256", "chunk_sha256")
         }
+        identity = str(attrs[IDENTITY])
         whole = matrix in MATRICES and array.ndim == 3 and found["step"].shape == array.shape[:1]
         whole = whole and found["step_sha256"].shape == array.shape[:1] and found["token"].shape == array.shape[1:2]
+        whole = whole and found["chunk_sha256"].shape == (array.shape[0], -(-array.shape[1] // array.chunks[1]))
     except Exception as error:  # zarr raises any type for bytes that are not what they should be
         raise InputError(f"{store} is damaged: {paths.explain(error)}: convert the series again") from error
     if not whole:
         raise InputError(f"{store} is damaged: its arrays differ in length: convert the series again")
     labels = model_stores.make_labels(**{name: found[name] for name in LABELS})
-    return StoredSeries(path, model, matrix, array, found["step"], labels, found["step_sha256"].tolist())
+    digests = found["step_sha256"].tolist(), found["chunk_sha256"]
+    return StoredSeries(path, model, matrix, array, found["step"], labels, *digests, identity)
+
+
+def find_matrix(store: PathLike, step: int) -> StepMatrix:
+    """Find the matrix at a step of a series store. Raises InputError as `read_series`, and where there is no step."""
+    series = read_series(store)
+    return series.at(series.place(step))
 
 
 def open_series(store: PathLike, *, raw: bool = False) -> xr.Dataset:

@@ -21,6 +21,7 @@ from embgeom_dask.analyses import over_steps
 from embgeom_dask.cli import app
 from embgeom_dask.cli.series_text import series_text
 from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.testing import make_checkpoint, make_store
 
 Array = np.ndarray
@@ -231,8 +232,8 @@ def test_what_is_found_at_steps_is_saved_and_goes_on(
     out = tmp_path / "out"
     asked: list[str] = []
 
-    def stopping(rows: xr.DataArray, **how: Any) -> xr.Dataset:
-        asked.append(str(rows.name))
+    def stopping(rows: Matrix, **how: Any) -> xr.Dataset:
+        asked.append(rows.model)
         if len(asked) == 3:
             raise EmbgeomError("the disk is full")
         return eg.spectrum(rows, **how)
@@ -243,7 +244,8 @@ def test_what_is_found_at_steps_is_saved_and_goes_on(
     asked[:] = ["begun again"] * 3
     kept = eg.series(stack, each=some, client=client, out=out)
     assert len(asked) == 5  # two of four steps were saved
-    assert sorted(path.name for path in out.iterdir()) == ["duplicates.zarr", "spectrum.zarr", "table.zarr"]
+    saved_there = ["duplicates.zarr", "series.json", "spectrum.zarr", "table.zarr"]
+    assert sorted(path.name for path in out.iterdir()) == saved_there
     for found in (kept, eg.open_result(out)):
         for name in some:
             expected = tree[name].to_dataset().drop_attrs(deep=False)

@@ -202,7 +202,8 @@ def blind(monkeypatch: pytest.MonkeyPatch, bad: list[str]) -> str:
 
     monkeypatch.setattr(model_stores.Matrix, "take", unless_bad(model_stores.Matrix.take))
     monkeypatch.setattr(model_stores.Matrix, "read", unless_bad(model_stores.Matrix.read))
-    monkeypatch.setattr(model_stores, "check_unchanged", unless_bad(model_stores.check_unchanged))
+    unchanged = model_stores.Matrix.check_unchanged
+    monkeypatch.setattr(model_stores.Matrix, "check_unchanged", unless_bad(unchanged))
     return r"cannot open m.zarr: No such file or directory"
 
 

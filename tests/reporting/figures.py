@@ -28,6 +28,7 @@ class Results(NamedTuple):
     tokens: Any
     spectrum: xr.Dataset
     components: Any
+    series: xr.Dataset
 
 
 def results(folder: Path, **settings: Any) -> Results:
@@ -57,7 +58,11 @@ def results(folder: Path, **settings: Any) -> Results:
     duplicates, tokens = eg.duplicates(stores, **settings), eg.tokens(stores, out=folder / "tokens", **settings)
     spectrum = eg.spectrum(stores[0], out=folder / "spectrum.zarr", **settings)
     components = eg.components(stores, [1, 2, 2.5, 3, 4, 6], out=folder / "components", **settings)
-    return Results(rows, one, few, tree, survey, duplicates, tokens, spectrum, components)
+    training = np.cumsum(np.random.default_rng(2).normal(size=(30, 60, 6)), axis=0).astype(np.float32)
+    training[:12, 40:], training[20:, 5:9] = training[0, 40:], training[20, 5:9]  # some are born late, some die
+    training[8:25, 21:24] = training[8:25, 20:21]  # four merge, and part again
+    series = eg.series(training, out=folder / "series.zarr")
+    return Results(rows, one, few, tree, survey, duplicates, tokens, spectrum, components, series)
 
 
 FIGURES: dict[str, Callable[[Results, Any], object]] = {
@@ -79,6 +84,8 @@ FIGURES: dict[str, Callable[[Results, Any], object]] = {
     "spectrum-cumulative": lambda made, ax: made.spectrum.embgeom.plot.spectrum(ax, of="cumulative"),
     "components": lambda made, ax: made.components.embgeom.plot.components(ax),
     "components-largest": lambda made, ax: made.components.embgeom.plot.components(ax, of="largest"),
+    "series": lambda made, ax: made.series.embgeom.plot.series(ax),
+    "series-changes": lambda made, ax: made.series.embgeom.plot.series(ax, of="changes"),
     "skymap": lambda made, ax: made.spectrum.embgeom.plot.skymap(ax),
 }
 

@@ -237,6 +237,18 @@ def test_components_are_those_of_the_graph_at_each_radius(made: Results) -> None
         made.spectrum.embgeom.plot.components()
 
 
+def test_a_training_is_drawn_over_its_steps(made: Results) -> None:
+    lines = {line.get_label(): line.get_ydata() for line in made.series.embgeom.plot.series(of="changes").lines}
+    assert lines["change"].tolist() == made.series["changed_count"].values.tolist()
+    assert lines["first change (born)"].tolist() == [0, 40, *[0] * 10, 20, *[0] * 17]
+    assert lines["last change (die)"].tolist()[:-1] == [*[0] * 20, 4, *[0] * 8]
+    assert np.isnan(lines["last change (die)"][-1])
+    assert lines["join a group (merge)"][8] == lines["leave one (part)"][25] == 4
+    every = made.series.embgeom.plot.series()
+    assert [each.get_ylabel() for each in every.child_axes][-1] == "L2 norm of rows"
+    assert every.child_axes[-1].lines[0].get_ydata().tolist() == made.series["norm_mean"].values.tolist()
+
+
 def test_what_has_the_name_but_not_the_values_is_not_drawn(made: Results, client: Client) -> None:
     plots = eg.outliers(made.rows["org/a"], "0:9", client=client).embgeom.plot
     for draw_it, said in [(plots.ranks, "nothing that is ranked"), (plots.norms, "no norms")]:
@@ -349,6 +361,7 @@ def test_what_a_result_lacks_is_said_in_a_line_with_what_makes_it(made: Results)
             plots["duplicates"].heatmap,
             "this result has nothing for a heat map: give scan `neighbors` or `pairs_within`",
         ),
+        (plots["survey"].series, "this result has no steps: take the result of series"),
         (plots["tree"].heatmap, r"this plot is of one model, and the result is of 2 \(org/a, org/b_\$x\$\): .*"),
     ]:
         with pytest.raises(eg.InputError, match=f"^{message}$"):
@@ -404,19 +417,24 @@ def test_the_ending_is_the_format_and_a_figure_is_the_same_each_time(
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
+CHOOSE = (
+    "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap, --spectrum, --components, --series"
+)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--histogram"], "this result has no histogram: give scan --histogram"),
-        ([], "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap, --spectrum, --components"),
+        ([], CHOOSE),
         (
             ["--cdf", "--norms"],
-            "choose one plot: --histogram, --cdf, --norms, --ranks, --heatmap, --skymap, --spectrum, --components",
+            CHOOSE,
         ),
         (["--cdf", "--log"], "--log goes with --histogram and --norms, not with --cdf"),
         (
             ["--norms", "--of", "groups"],
-            "--of goes with --ranks, --heatmap, --spectrum and --components, not with --norms",
+            "--of goes with --ranks, --heatmap, --spectrum, --components and --series, not with --norms",
         ),
         (
             ["--ranks", "--of", "sizes"],

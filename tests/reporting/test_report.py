@@ -224,6 +224,20 @@ def test_what_has_no_section_has_its_tables(made: Made, tmp_path: Path, client: 
     assert "<h3>result 1: compare</h3>" in found
 
 
+def test_a_training_has_a_section_with_the_tokens_that_change(tmp_path: Path) -> None:
+    rows = np.cumsum(np.ones((3, len(TOKENS), 2), np.float32), axis=0)
+    rows[1:, 30:] = rows[0, 30:]
+    rows[2, :6] = rows[1, :6]
+    stores = [make_store(tmp_path / f"step-{at}.zarr", output=each, tokens=TOKENS) for at, each in enumerate(rows)]
+    found = Texts(page.html_of(gathering.gather(eg.series(stores))))
+    assert [attrs["id"] for tag, attrs in found.elements if tag == "section"] == ["series", "provenance", "missing"]
+    assert not [tag for tag, _ in found.elements if tag in ("img", "svg")]
+    assert ["3", str(len(TOKENS)), str(len(TOKENS) - 30), "24"] in found.cells
+    assert ["0", shown(HOSTILE[0]), "1", "1", "1", "3"] in found.cells
+    plots = [json.loads(each) for name, each in found.ids.items() if name.startswith("plot-")]
+    assert len(plots) == 4
+
+
 def test_results_of_one_row_are_no_figures_of_nothing(client: Client) -> None:
     found = page.html_of(gathering.gather(eg.scan(np.ones((1, 3), np.float32), histogram=4, client=client)))
     assert "data-plot" not in found

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from embgeom_dask import __version__
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.storage import listing, model_stores, model_writing
+from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.testing import ArrayRows, make_store
 
@@ -362,7 +363,7 @@ def test_labels_of_another_conversion_are_not_taken(tmp_path: Path) -> None:
     assert model_stores.labels_of(matrix, np.array([4, 0])).token.values.tolist() == ["t4", "t0"]
     make_store(store, output=np.ones((5, 3)), tokens=[*"abcde"])
     assert model_stores.labels(store).token.values.tolist() == [*"abcde"]
-    for use in (model_stores.labels_of, model_stores.check_labels, model_stores.check_unchanged):
+    for use in (model_stores.labels_of, Matrix.labels, Matrix.check_unchanged):
         with pytest.raises(EmbgeomError, match="was replaced by another conversion"):
             use(matrix)
 

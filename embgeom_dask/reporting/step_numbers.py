@@ -1,0 +1,72 @@
+"""What is drawn of a training, the result of `series`: its numbers over steps, in plots and reports alike."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from embgeom_dask.errors import InputError
+
+Array = NDArray[Any]
+
+_NOT_OF_STEPS = "this result has no steps: take the result of series"
+
+
+class Kind(NamedTuple):
+    """A picture of a training: its axis and its lines by name; `band` are the names of what a line lies between."""
+
+    axis: str
+    lines: dict[str, str]
+    band: tuple[str, str] | None = None
+    counts: bool = False
+
+
+KINDS = {
+    "norms": Kind("L2 norm of rows", {"mean": "norm_mean"}, ("norm_min", "norm_max")),
+    "centroid": Kind("L2 norm of the centroid", {"centroid": "centroid_l2"}),
+    "groups": Kind("identical rows", {"groups": "group_count", "tokens in groups": "member_count"}, counts=True),
+    "changes": Kind(
+        "rows",
+        {
+            "change": "changed_count",
+            "first change (born)": "born",
+            "last change (die)": "died",
+            "join a group (merge)": "joined_count",
+            "leave one (part)": "left_count",
+        },
+        counts=True,
+    ),
+}
+"""What is drawn, by name."""
+
+
+def of_series(result: xr.Dataset | xr.DataTree) -> xr.Dataset:
+    """The result of `series`, or the root of its tree; InputError where it is none."""
+    found = result if isinstance(result, xr.Dataset) else result.to_dataset()
+    if "step" not in found.dims or not {"changed_count", "first_change_step"} <= set(found.data_vars):
+        raise InputError(_NOT_OF_STEPS)
+    return found
+
+
+def name_of(result: xr.Dataset) -> str:
+    """What the training is called."""
+    named = result.attrs.get("model", [])
+    return str(named[0]) if isinstance(named, list) and named else ""
+
+
+def values(result: xr.Dataset, name: str) -> Array:
+    """The numbers over steps called so; `born` and `died` are counted from the steps of first and last changes.
+
+    Which rows change for the last time at the last step is not known: NaN.
+    """
+    if name not in ("born", "died"):
+        return result[name].to_numpy()
+    steps = result["step"].to_numpy()
+    changes = result["first_change_step" if name == "born" else "last_change_step"].to_numpy()
+    counts = np.bincount(np.searchsorted(steps, changes[changes >= 0]), minlength=steps.size)
+    if name == "born":
+        return counts
+    return np.append(counts[:-1].astype(np.float64), np.nan)
