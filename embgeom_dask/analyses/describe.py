@@ -60,7 +60,8 @@ def describe(
     out : path, optional
         A folder to save the results in, each as its own function saves it: `survey.zarr` and so on; with several
         stores the folders `survey` and so on, with a result for each model, and the table of all. Those that are there
-        already are opened instead of computed again.
+        already are opened instead of computed again. `open_result` opens the folder of one store, and of several each
+        of the folders in it.
     memory_limit : str or int, optional
         What the process of a worker may hold, "2GiB" or bytes, before it keeps no more rows; by default what it holds
         and 60% of the memory that is free.
