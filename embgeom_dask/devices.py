@@ -231,7 +231,7 @@ def fastest(name: str = "auto") -> list[str]:
 @cache
 def _fastest(device: torch.device) -> list[str]:
     if device.type != "cpu":
-        return ["bfloat16", "float32"] if device.type == "cuda" else ["float32"]
+        return ["bfloat16", "float32", "int8x3"] if device.type == "cuda" else ["float32"]
     with session(device):
         return by_time(multiplied)
 

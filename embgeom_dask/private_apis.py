@@ -25,7 +25,19 @@ def int8_product(rows: torch.Tensor, columns: torch.Tensor, out: torch.Tensor | 
     """The matrix product of two int8 matrices in int32: `torch.mm` would give it in int8."""
     import torch
 
-    return torch._int_mm(rows, columns) if out is None else torch._int_mm(rows, columns, out=out)
+    if out is not None:
+        return torch._int_mm(rows, columns, out=out)
+    return (torch._int_mm if rows.device.type == "cpu" else int8_product_of_few)(rows, columns)
+
+
+def int8_product_of_few(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """The same product where torch refuses less than 17 rows, and columns or values that are no multiple of 8: CUDA."""
+    import torch
+
+    (m, width), n = rows.shape, columns.shape[1]
+    first = torch.nn.functional.pad(rows, (0, -width % 8, 0, max(0, 32 - m)))
+    second = torch.nn.functional.pad(columns.T, (0, -width % 8, 0, -n % 8))
+    return torch._int_mm(first, second.T)[:m, :n]
 
 
 def tensor_names(model: Any) -> Callable[[str], tuple[str, int] | None]:

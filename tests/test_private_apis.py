@@ -55,6 +55,24 @@ def int8_products_are_summed_in_int32() -> None:
     assert found.data_ptr() == out.data_ptr()
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 16), (16, 8, 8), (17, 65, 33), (40, 24, 40)])
+def test_int8_products_of_any_shape_are_made_where_torch_takes_few(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def of_cuda(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        assert len(rows) > 16
+        assert rows.shape[1] % 8 == columns.shape[1] % 8 == 0
+        return rows.int() @ columns.int()
+
+    m, n, width = shape
+    rows = torch.randint(-128, 128, (m, width), dtype=torch.int8)
+    columns = torch.randint(-128, 128, (n, width), dtype=torch.int8).T
+    monkeypatch.setattr(torch, "_int_mm", of_cuda)
+    assert torch.equal(private_apis.int8_product_of_few(rows, columns), rows.int() @ columns.int())
+
+
 @of("transformers", "conversion_mapping and core_model_loading")
 def the_tensors_of_a_checkpoint_are_renamed_as_they_are_loaded() -> None:
     import torch

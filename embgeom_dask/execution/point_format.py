@@ -60,7 +60,7 @@ def choose_point_format(
         return PointFormat(settings.metric, name, centre, scale, of("float64") if refined else None, by_l2)
 
     if settings.summed and METRICS[settings.metric].has_digits:
-        return of("int8x3" if "int8" in fastest else "float64x3")
+        return of("int8x3" if {"int8", "int8x3"} & set(fastest) else "float64x3")
     possible = [element] if element not in {None, "int8"} else _plain(settings, dtypes, centre, largest, fastest)
     plain, cost = _cheapest([of(name) for name in possible], settings, samples)
     asked = element == "int8"
@@ -110,17 +110,25 @@ def unless_undecided(
 def point_formats_instead(
     point_format: PointFormat, dtypes: set[str], distance_from_centre: list[Array]
 ) -> tuple[PointFormat, ...]:
-    """What points are, in this order, where a process does not multiply those of `point_format` rightly."""
+    """What points are, in this order, where a process does not multiply those of `point_format` rightly.
+
+    A device without float64 (mps) multiplies float32 points alone, and leaves what these leave undecided to be decided
+    pair by pair.
+    """
     if point_format.sums:  # they have the bits of digits, however these are multiplied
         return (replace(point_format, element="float64x3"),) if point_format.element == "int8x3" else ()
     elements = {"float64": (), "float32": ("float64",)}.get(point_format.element, ("float32", "float64"))
+    alone = (
+        [replace(point_format, unrounded=None)] if point_format.element == "float32" and point_format.unrounded else []
+    )
     scale = _into_unit_ball(float(np.concatenate(distance_from_centre).max()))
     few = {"float64"} if "float64" in dtypes else {"float32", "float64"}
-    return tuple(
+    others = [
         PointFormat(point_format.metric, element, point_format.centre, scale, by_l2=point_format.by_l2)
         for element in elements
         if element in few
-    )
+    ]
+    return (*alone, *others)
 
 
 def _tile_metric(settings: ScanSpec) -> Metric:

@@ -124,7 +124,8 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
     """
     chosen = devices.choose(plan.device)
     for point_format in (plan.sides[0].point_format, *plan.point_formats_instead):
-        device = torch.device("cpu") if point_format.element == "float64" and chosen.type == "mps" else chosen
+        in_float64 = point_format.element in ("float64", "float64x3")
+        device = torch.device("cpu") if in_float64 and chosen.type == "mps" else chosen
         if all(products.are_right(point_format.tile_metric.name, element, device) for element in point_format.elements):
             return point_format, device
     raise AbortRun(

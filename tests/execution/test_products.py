@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from distributed import Client
 
 from embgeom_dask import devices, tuning
@@ -208,3 +209,23 @@ def test_threads_that_flush_are_not_used() -> None:
     thread.start()
     thread.join()
     assert counts == [0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "element"),
+    [({"histogram": 8}, "float64x3"), ({"farthest": 2, "quantiles": [0.5]}, "float64x3")],
+    ids=str,
+)
+def test_a_device_without_float64_leaves_its_products_to_the_cpu(
+    wanted: dict[str, Any], element: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on mps, to which nothing can be moved here."""
+    rows = np.random.default_rng(3).normal(size=(90, 24)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    expected = scan(store, client=client, **wanted)
+    monkeypatch.setattr(devices, "choose", lambda _: torch.device("mps"))
+    monkeypatch.setattr(devices, "own_memory", lambda _: ("mps", 0))
+    found = scan(store, client=client, **wanted)
+    assert json.loads(found.attrs["certificate"])["products"] == element
+    assert found.attrs["devices"] == ["cpu"]
+    xr.testing.assert_equal(found, expected)
