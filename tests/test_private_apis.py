@@ -5,6 +5,7 @@ The tests are named by the versions that they saw (`pytest -v`); a failure says 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import struct
 from collections.abc import Callable
@@ -114,8 +115,6 @@ def numba_defines_without_a_folder_to_keep_in() -> None:
 
 @of("zarr", "core.sync.sync")
 def zarr_runs_a_coroutine_in_its_own_loop() -> None:
-    import asyncio
-
     async def which() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
@@ -143,7 +142,7 @@ def a_data_type_has_an_order_of_bytes_and_a_size() -> None:
     assert struct.unpack("<H", kind.cast_scalar(1.5).tobytes()) == (0x3FC0,)
 
 
-@of("distributed", "Worker._instances, memory_manager, identity, LoopRunner or close(executor_wait)")
+@of("distributed", "Worker._instances, memory_manager, identity, LoopRunner, Client.loop or close(executor_wait)")
 def workers_and_schedulers_are_found_and_asked() -> None:
     from distributed import Client, LocalCluster, Worker
 
@@ -156,6 +155,7 @@ def workers_and_schedulers_are_found_and_asked() -> None:
         private_apis.ask_address(cluster.scheduler_address, 5)
         with Client(cluster, set_as_default=False) as client:
             private_apis.ask_scheduler(client, 5)
+            assert private_apis.begin(client, asyncio.sleep(0, "begun")).result(5) == "begun"
     with pytest.raises(Exception, match=r".*"):
         private_apis.ask_address("tcp://127.0.0.1:9", 0.2)
 
