@@ -35,7 +35,10 @@ def netcdf(result: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool 
 def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> None:
     """Write a line for each token: see the accessor."""
     pyarrow, writer = load("pyarrow"), load("pyarrow.parquet")
-    of_tokens = any("token_id" in variable.dims for variable in result.data_vars.values())
+    dims = [set(variable.dims) for variable in result.data_vars.values()]
+    if any(each >= {"step", "token_id"} for each in dims):
+        raise InputError("this result is of several steps: choose one in Python, result.isel(step=0), or take to-csv")
+    of_tokens = any("token_id" in each for each in dims)
     if not of_tokens or "model" in result.dims:
         raise InputError("this result has no line for each token of one model: scan with `neighbors` or `within`")
     columns = {name: result[name].to_numpy() for name in ("token_id", "token", "text") if name in result.variables}

@@ -29,7 +29,7 @@ def of_models(result: Result, name: str, missing: str, dimension: str | None = N
     Raises
     ------
     InputError
-        where the result, or a node of the tree, has no `name`: it says `missing`.
+        where the result, or a node of the tree, has no `name`: it says `missing`; or has one for each of several steps.
     """
     if isinstance(result, xr.Dataset):
         _check(result, name, "this result", missing, dimension)
@@ -103,6 +103,8 @@ def _is_there(result: Any, name: str, dimension: str | None) -> bool:
 def _check(result: Any, name: str, where: str, missing: str, dimension: str | None) -> None:
     if not _is_there(result, name, dimension):
         raise InputError(f"{where} {missing}")
+    if "step" in result[name].dims:
+        raise InputError(f"{where} is of several steps, and a plot is of one: choose it in Python, result.isel(step=0)")
 
 
 def split(result: xr.Dataset) -> list[xr.Dataset]:

@@ -24,7 +24,9 @@ _BLACK, _LIGHT = "#000000", "#c8c8c8"
 
 
 def has_sky(result: xr.Dataset) -> bool:
-    """Whether there are latitudes and longitudes, or scores in three components."""
+    """Whether there are latitudes and longitudes, or scores in three components, of one step."""
+    if "step" in result.dims:
+        return False
     return "sky_latitude" in result or ("score" in result and result.sizes["component"] >= 3)
 
 

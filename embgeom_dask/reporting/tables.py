@@ -142,7 +142,7 @@ def names(result: xr.Dataset) -> list[str]:
         if {f"{stem}_{measured(result, stem)}", f"{stem}_token_id"} <= set(result)
     ]
     found += [name for name, (variable, _) in _OF_A_TABLE.items() if variable in result]
-    found += [*_OF_GROUPS] if "member_group" in result else []
+    found += [*_OF_GROUPS] if {"member_group", "group_model"} <= set(result.variables) else []
     command = result.attrs.get("command")
     if command is not None and _numbers(result):
         found.append("steps" if "step" in result.dims else "numbers" if command in _OF_A_TABLE else command)

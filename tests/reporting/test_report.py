@@ -238,6 +238,28 @@ def test_a_training_has_a_section_with_the_tokens_that_change(tmp_path: Path) ->
     assert len(plots) == 4
 
 
+def test_results_of_several_steps_are_tables_and_one_of_them_is_drawn(tmp_path: Path, client: Client) -> None:
+    steps = np.random.default_rng(0).normal(size=(2, 9, 4))
+    steps[1, 3] = steps[1, 2]
+    each = {"survey": {}, "tokens": {}, "duplicates": {}, "spectrum": {}, "outliers": {"tokens": "0:4"}}
+    tree = eg.series(steps, each=each, client=client)
+    found = gathering.gather(tree)
+    assert 'id="tables"' in page.html_of(found)
+    assert not found.having("norm_l2", "token_id") + found.having("unique_count") + found.of_command("outliers")
+    results = {name: node.to_dataset() for name, node in tree.children.items()}
+    for name, plot in {"spectrum": "skymap", "tokens": "norms", "duplicates": "ranks", "survey": "norms"}.items():
+        with pytest.raises(eg.InputError, match=r"is of several steps, and a plot is of one: choose it"):
+            getattr(results[name].embgeom.plot, plot)()
+    assert results["spectrum"].isel(step=1).embgeom.plot.spectrum().lines
+    assert results["tokens"].isel(step=1).embgeom.plot.ranks().lines
+    for name in ("tokens", "spectrum"):
+        with pytest.raises(eg.InputError, match="several steps"):
+            results[name].embgeom.to_parquet(tmp_path / "t.parquet")
+    for result in results.values():
+        assert all(len(result.embgeom.to_frame(table)) for table in result.embgeom.tables if "outlier_" not in table)
+    results["tokens"].isel(step=1).embgeom.to_parquet(tmp_path / "t.parquet")
+
+
 def test_results_of_one_row_are_no_figures_of_nothing(client: Client) -> None:
     found = page.html_of(gathering.gather(eg.scan(np.ones((1, 3), np.float32), histogram=4, client=client)))
     assert "data-plot" not in found
