@@ -31,7 +31,7 @@ def check_stdout() -> None:
 def answer(pieces: Iterable[str]) -> None:
     r"""Write text on stdout, a piece at a time, and end its last line.
 
-    What its charset lacks is written as `\u82b1`: nothing is lost.
+    What its charset lacks is written as `\u82b1`: nothing is lost. Who reads a pipe may stop before the end.
 
     Raises
     ------
@@ -44,6 +44,8 @@ def answer(pieces: Iterable[str]) -> None:
         for piece in chain(pieces, ["\n"]):
             sys.stdout.write(piece.encode(charset, "backslashreplace").decode(charset))
         sys.stdout.flush()
+    except BrokenPipeError:  # `| head`: who reads has enough
+        return
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise EmbgeomError(f"cannot write the answer to stdout: {reason}: send it to a file") from error

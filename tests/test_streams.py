@@ -46,6 +46,13 @@ def test_a_full_stdout_is_one_line(folder, monkeypatch, capsys, extra):
     assert capsys.readouterr().err == said
 
 
+def test_who_reads_only_the_first_lines_is_told_nothing(folder):
+    code = "import sys; from embgeom_dask.cli import app; sys.argv = ['embgeom', 'list']; app.run()"
+    command = ["bash", "-c", 'set -o pipefail; "$0" -c "$1" | true', sys.executable, code]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 @pytest.mark.parametrize("stream", [Full(), None])
 def test_a_stderr_that_is_full_or_closed_is_done_without(folder, monkeypatch, capsys, stream):
     monkeypatch.setattr(sys, "stderr", stream)

@@ -148,14 +148,16 @@ def _part(part: str, vocab_size: int, labels: Labels | None) -> list[int]:
 
 def _from_lines(path: str, vocab_size: int) -> NDArray[np.int64]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the token file {path!r}: {_reason(error)}") from error
     ids = []
     for number, line in enumerate(lines, start=1):
         piece = line.partition("#")[0].strip()
         if piece and not _ID.fullmatch(piece):
-            raise InputError(f"line {number} of the token file {path!r} is not a token id: {piece!r}")
+            raise InputError(
+                f"line {number} of the token file {path!r} is not a token id: {piece!r}; give one id a line"
+            )
         if piece:
             ids.append(int(piece))
     return _sorted_ids(ids, f"the token file {path!r}", vocab_size)

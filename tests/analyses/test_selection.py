@@ -122,6 +122,8 @@ def test_id_file(tmp_path: Path) -> None:
     path = tmp_path / "ids: 1,2.txt"
     path.write_text("# chosen by hand\n17\n\n  4 # four\n17\r\n0")
     assert parse_tokens(f"@{path}", VOCAB).tolist() == [0, 4, 17]
+    path.write_bytes(b"\xef\xbb\xbf4\r\n17\r\n")  # as Windows writes it
+    assert parse_tokens(f"@{path}", VOCAB).tolist() == [4, 17]
     path.write_text("3\n4:6\n")
     with pytest.raises(InputError, match=r"line 2 of the token file .* '4:6'"):
         parse_tokens(f"@{path}", VOCAB)
