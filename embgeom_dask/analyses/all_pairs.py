@@ -16,7 +16,7 @@ import xarray as xr
 from distributed import Client
 
 from embgeom_dask.analyses.quantiles import find as find_quantiles
-from embgeom_dask.execution import roster, square_sums, workers
+from embgeom_dask.execution import known_workers, square_sums, workers
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.panel_result import PassResult
@@ -129,7 +129,7 @@ def _forgotten(cluster: Client, plan: Plan) -> Iterator[None]:
         yield
     finally:
         if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
-            roster.tell_own(cluster, forget, {side.key for side in plan.sides})
+            known_workers.tell_own(cluster, forget, {side.key for side in plan.sides})
 
 
 def _labelled(

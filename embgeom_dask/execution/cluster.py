@@ -30,7 +30,7 @@ from distributed.deploy import Cluster
 
 from embgeom_dask import devices, private_apis, progress, tuning
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.execution import roster, workers
+from embgeom_dask.execution import known_workers, workers
 from embgeom_dask.storage import paths
 from embgeom_dask.storage.paths import PathLike
 
@@ -80,7 +80,7 @@ def connect(
     EmbgeomError
         where the scheduler is lost, or no local cluster starts.
     """
-    with _client(client, out) as (active, whose), roster.entered(active):
+    with _client(client, out) as (active, whose), known_workers.entered(active):
         lost = f"lost the dask scheduler at {_address(active)}: start one, and run the same command again"
         try:
             with _telling(active, whose), _reported(active):
@@ -331,10 +331,10 @@ async def _leave(dask_worker: Worker) -> None:
 
 def _wait_for_a_worker(client: Client) -> None:
     """Wait for one, however long: those of a batch system take hours. Others start workers where there is work."""
-    if roster.there(client):
+    if known_workers.there(client):
         return
     work = client.submit(pow, 1, 1, pure=False)
-    while not roster.there(client):
+    while not known_workers.there(client):
         progress.note("no worker yet: waiting for one, until Ctrl-C")
         with suppress(TimeoutError):
             work.result(timeout=tuning.WORKER_REMINDER)

@@ -13,7 +13,7 @@ from distributed import Client
 
 from embgeom_dask import tuning
 from embgeom_dask.checkpoints.convert import convert_telling
-from embgeom_dask.execution import roster, workers
+from embgeom_dask.execution import known_workers, workers
 from embgeom_dask.execution.titles import Title
 from embgeom_dask.execution.workers import Ended
 from embgeom_dask.storage import fill, paths, transactions
@@ -48,7 +48,7 @@ def convert_on(
     options = {**options, "tokenizer": _absolute(options["tokenizer"])}
 
     def threads() -> int:
-        return max(1, sum(roster.there(client).values()))
+        return max(1, sum(known_workers.there(client).values()))
 
     each = max(1, min(tuning.CHUNKS_READ_AHEAD, connections // threads()))
 

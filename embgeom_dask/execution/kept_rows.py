@@ -17,7 +17,7 @@ from distributed import Client, get_worker
 from numpy.typing import NDArray
 
 from embgeom_dask import progress, tuning
-from embgeom_dask.execution import memory, roster
+from embgeom_dask.execution import known_workers, memory
 from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.execution.worker_state import forget, state_of
 from embgeom_dask.storage.model_stores import Matrix
@@ -36,7 +36,7 @@ class Keeping:
     most: int
 
 
-class Shelf:
+class RowsOnWorkers:
     """The rows of a matrix that the workers of a cluster keep, and which of them keeps which stretch."""
 
     def __init__(self, client: Client, matrix: Matrix, keeping: Keeping) -> None:
@@ -59,16 +59,16 @@ class Dealt:
     another would read it again. A part has the number of its first row as its first item.
     """
 
-    def __init__(self, shelf: Shelf, parts: Sequence[Any]) -> None:
-        self._client, self._keeper = shelf.client, shelf.keeper
+    def __init__(self, on_workers: RowsOnWorkers, parts: Sequence[Any]) -> None:
+        self._client, self._keeper = on_workers.client, on_workers.keeper
         self._left: dict[int, deque[int]] = {}
         for place, part in enumerate(parts):
-            self._left.setdefault(int(part[0]) // shelf.keeping.rows, deque()).append(place)
+            self._left.setdefault(int(part[0]) // on_workers.keeping.rows, deque()).append(place)
         self._there: dict[str, int] = {}
 
     def threads(self) -> Mapping[str, int]:
         """The threads of each worker that there is something for, by its address."""
-        self._there = roster.threads(self._client)
+        self._there = known_workers.threads(self._client)
         keepers = {self._keeper.get(stretch, "") for stretch in self._left}
         if keepers <= self._there.keys():
             return {worker: self._there[worker] for worker in keepers}
@@ -88,14 +88,14 @@ class Dealt:
         return None
 
 
-_shelf: ContextVar[Shelf | None] = ContextVar("shelf", default=None)
+_kept_here: ContextVar[RowsOnWorkers | None] = ContextVar("rows_on_workers", default=None)
 """What passes of this context read through; None outside `keeping`."""
 
 
-def shelf_of(matrix: Matrix) -> Shelf | None:
+def rows_on_workers(matrix: Matrix) -> RowsOnWorkers | None:
     """Where the rows of a matrix are kept in this context, if they are."""
-    shelf = _shelf.get()
-    return shelf if shelf is not None and shelf.matrix == matrix else None
+    on_workers = _kept_here.get()
+    return on_workers if on_workers is not None and on_workers.matrix == matrix else None
 
 
 @contextmanager
@@ -114,21 +114,21 @@ def keeping(
         The rows that one worker keeps together: those that a task of any of the passes reads, or a multiple.
     """
     rows = matrix.chunk_rows if rows % matrix.chunk_rows else rows  # a chunk is kept whole, and once
-    mine, has = roster.threads(client), memory.of_workers(client, "cpu")
+    mine, has = known_workers.threads(client), memory.of_workers(client, "cpu")
     there = [has[worker] for worker in has if worker in mine] or [*has.values()]
     free = min(each.allowed(memory_limit, 1 / sharing) - each.held for each in there)
-    shelf = Shelf(client, matrix, Keeping(f"rows {uuid4()}", rows, max(0, int(tuning.KEPT_SHARE * free))))
-    kept, needed = shelf.keeping.most * len(there), _nbytes(matrix, matrix.vocab_size)
+    on_workers = RowsOnWorkers(client, matrix, Keeping(f"rows {uuid4()}", rows, max(0, int(tuning.KEPT_SHARE * free))))
+    kept, needed = on_workers.keeping.most * len(there), _nbytes(matrix, matrix.vocab_size)
     if kept < needed:
         some, all_of_it = bytes_text(kept), bytes_text(needed)
         progress.note(f"{matrix.label}: workers keep {some} of {all_of_it} of rows: what does not fit is read again")
-    entered = _shelf.set(shelf)
+    entered = _kept_here.set(on_workers)
     try:
         yield
     finally:
-        _shelf.reset(entered)
+        _kept_here.reset(entered)
         if client.status == "running":
-            roster.tell_own(client, forget, {shelf.keeping.key})
+            known_workers.tell_own(client, forget, {on_workers.keeping.key})
 
 
 def _nbytes(matrix: Matrix, rows: int) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import progress, tuning
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import kept_rows, roster, workers
+from embgeom_dask.execution import kept_rows, known_workers, workers
 from embgeom_dask.execution.cluster import LOST, ClientLike, connect
 from embgeom_dask.execution.monitor import tally
 from embgeom_dask.execution.plan import ITEMSIZE
@@ -93,7 +93,7 @@ def in_order(
     """
     waiting: dict[int, Any] = {}
     following = 0
-    threads = max(1, sum(roster.there(client).values()))
+    threads = max(1, sum(known_workers.there(client).values()))
     for index, found in _each_part(client, what, matrix, parts, sizes, work, ahead=tuning.PANELS_AHEAD * threads):
         waiting[index] = found
         while following in waiting:
@@ -115,15 +115,15 @@ def _each_part(
 
     `ahead` of them are submitted at a time, all where it is not given. Rows that workers keep are read from there.
     """
-    shelf = kept_rows.shelf_of(matrix)
+    kept = kept_rows.rows_on_workers(matrix)
 
     def arguments(index: int) -> tuple[Any, ...]:
         return matrix, parts[index], *args
 
     with progress.bar(sum(sizes), f"{matrix.label} {what}", "rows") as advance:
         title, window = Title(what, matrix.label), lambda: ahead or len(parts)
-        dealt = None if shelf is None else shelf.dealt(parts)
-        done = work if shelf is None else shelf.through(work)
+        dealt = None if kept is None else kept.dealt(parts)
+        done = work if kept is None else kept.through(work)
         batches = workers.completed(client, done, range(len(parts)), arguments, window, title, dealt)
         with closing(batches):
             for index, part in chain.from_iterable(batches):
@@ -134,7 +134,7 @@ def _each_part(
                 except Exception as error:  # a worker that died, or ran out of memory
                     raise EmbgeomError(f"{matrix.model}: cannot read {matrix.store}: {explain(error)}") from error
                 nbytes = sizes[index] * matrix.hidden_size * ITEMSIZE[matrix.dtype]
-                if shelf is not None:
+                if kept is not None:
                     found, nbytes = found
                 advance(sizes[index])
                 tally(nbytes)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution import memory, products, roster, workers
+from embgeom_dask.execution import known_workers, memory, products, workers
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
@@ -250,7 +250,7 @@ def fit_memory(
             element=ITEMSIZE[point_format.element],
             unrounded=ITEMSIZE[unrounded.element] if unrounded else 0,
             tile=tile,
-            threads=max(roster.there(client).values(), default=1),
+            threads=max(known_workers.there(client).values(), default=1),
             as_stored=point_format.element == "bfloat16",
             states=states,
         )

@@ -28,7 +28,7 @@ import embgeom_dask as eg
 from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import all_pairs
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
-from embgeom_dask.execution import cluster, passes, roster, workers
+from embgeom_dask.execution import cluster, known_workers, passes, workers
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.titles import Title
@@ -257,7 +257,7 @@ def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> Non
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as own,
         Client(own, set_as_default=False) as client,
-        roster.entered(client),
+        known_workers.entered(client),
     ):
         bad, good = (worker.address for worker in own.workers.values())
 

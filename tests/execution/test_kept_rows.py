@@ -12,7 +12,7 @@ from distributed import Client
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution.kept_rows import Keeping, Shelf, keeping
+from embgeom_dask.execution.kept_rows import Keeping, RowsOnWorkers, keeping
 from embgeom_dask.execution.map_rows import by_chunk, map_rows
 from embgeom_dask.execution.worker_state import KeptRows, WorkerState, state_of
 from embgeom_dask.storage.model_stores import Matrix, find_matrix
@@ -55,9 +55,9 @@ def test_a_task_that_comes_late_leaves_nothing() -> None:
 def test_parts_go_to_the_worker_that_keeps_their_rows_as_long_as_it_is_there() -> None:
     there = {"a": 1, "b": 1}
     client: Any = SimpleNamespace(nthreads=lambda: dict(there))
-    shelf = Shelf(client, Any, Keeping("key", 20, 0))
+    on_workers = RowsOnWorkers(client, Any, Keeping("key", 20, 0))
     parts = [(start, start + 10) for start in range(0, 60, 10)]
-    dealt = shelf.dealt(parts)
+    dealt = on_workers.dealt(parts)
     assert dealt.threads() == there
     assert [dealt.take(worker) for worker in "abab"] == [0, 2, 1, 3]
     assert dealt.threads() == there
@@ -66,10 +66,10 @@ def test_parts_go_to_the_worker_that_keeps_their_rows_as_long_as_it_is_there() -
     assert [dealt.take(worker) for worker in ("b", "b", "")] == [5, None, None]
     assert dealt.threads() == {}
     del there["b"]
-    dealt = shelf.dealt(parts)
+    dealt = on_workers.dealt(parts)
     assert dealt.threads() == there
     assert [dealt.take("a") for _ in parts] == [0, 1, 2, 3, 4, 5]
-    assert {*shelf.keeper.values()} == {"a"}
+    assert {*on_workers.keeper.values()} == {"a"}
 
 
 @pytest.mark.parametrize("rows", [128, 256, 200])

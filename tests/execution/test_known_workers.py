@@ -10,7 +10,7 @@ from distributed import Client
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution import roster
+from embgeom_dask.execution import known_workers
 
 
 class Workers:
@@ -36,7 +36,7 @@ class Workers:
 @pytest.fixture
 def cluster() -> Iterator[Workers]:
     found = Workers("a", "b", "c")
-    with tuning.override(WORKERS_LOOK=0.0), roster.entered(client_of(found)):
+    with tuning.override(WORKERS_LOOK=0.0), known_workers.entered(client_of(found)):
         yield found
 
 
@@ -56,32 +56,32 @@ def test_in_a_run_each_worker_is_asked_once_and_anew_when_it_returns(cluster: Wo
     client = client_of(cluster)
     for there, asked in (("abc", "abc"), ("abc", ""), ("abd", "d"), ("abcd", "c")):
         cluster.there = list(there)
-        with roster.entered(client):  # as each model of a batch does
-            assert roster.once(client, name) == {each: each for each in there}
+        with known_workers.entered(client):  # as each model of a batch does
+            assert known_workers.once(client, name) == {each: each for each in there}
         assert cluster.since() == list(asked)
 
 
 def test_a_model_asks_and_tells_its_own_workers_alone(cluster: Workers) -> None:
     client, own = client_of(cluster), ["b"]
-    assert roster.ask(client, name).keys() == {"a", "b", "c"} == set(cluster.since())
-    with roster.only(lambda: own):
-        assert roster.ask(client, name).keys() == {"a", "b", "c"}
-        assert roster.threads(client) == {"b": 1}
-        roster.ask_own(client, objection, "")
+    assert known_workers.ask(client, name).keys() == {"a", "b", "c"} == set(cluster.since())
+    with known_workers.only(lambda: own):
+        assert known_workers.ask(client, name).keys() == {"a", "b", "c"}
+        assert known_workers.threads(client) == {"b": 1}
+        known_workers.ask_own(client, objection, "")
         own[:] = ["c"]
-        assert roster.chosen(client) == ["c"]
+        assert known_workers.chosen(client) == ["c"]
         assert cluster.since() == ["b", "b"]
-        roster.tell_own(client, name)
+        known_workers.tell_own(client, name)
         assert cluster.since() == ["b", "c"]
-        roster.ask_own(client, objection, "c")  # it can do nothing, so that others have to
+        known_workers.ask_own(client, objection, "c")  # it can do nothing, so that others have to
         assert cluster.since() == ["a", "b", "c"]
-        assert roster.chosen(client) == ["a", "b"]
-        roster.refuse_none(client, InputError)
-        roster.tell_own(client, name)
+        assert known_workers.chosen(client) == ["a", "b"]
+        known_workers.refuse_none(client, InputError)
+        known_workers.tell_own(client, name)
         assert cluster.since() == ["a", "b", "c"]
-        roster.ask_own(client, objection, "ab")
+        known_workers.ask_own(client, objection, "ab")
         with pytest.raises(InputError, match=r"^a is blind; b is blind; c is blind$"):
-            roster.refuse_none(client, InputError)
-    with roster.entered(client):  # a run of its own may use them again
-        roster.refuse_none(client, InputError)
-        assert roster.chosen(client) is None
+            known_workers.refuse_none(client, InputError)
+    with known_workers.entered(client):  # a run of its own may use them again
+        known_workers.refuse_none(client, InputError)
+        assert known_workers.chosen(client) is None

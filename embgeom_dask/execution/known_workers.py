@@ -22,7 +22,7 @@ from embgeom_dask.errors import EmbgeomError
 T = TypeVar("T")
 
 
-class Roster:
+class KnownWorkers:
     """The workers of `client` at the last look, and what they answered. One that returns is asked anew."""
 
     def __init__(self, client: Client) -> None:
@@ -55,7 +55,7 @@ class Roster:
         return {each: kept[each] for each in workers if each in kept}
 
 
-_roster_here: ContextVar[Roster | None] = ContextVar("roster", default=None)
+_known_here: ContextVar[KnownWorkers | None] = ContextVar("known_workers", default=None)
 """What is known of the workers in the run of this context; None outside any run: all is asked each time."""
 
 _unfit_here: ContextVar[dict[str, str] | None] = ContextVar("unfit", default=None)
@@ -66,17 +66,17 @@ _unfit_here: ContextVar[dict[str, str] | None] = ContextVar("unfit", default=Non
 def entered(client: Client) -> Iterator[None]:
     """Enter a run: a worker that another run had to give up may do for this one. What is known of workers stays known
     within the run of a batch."""
-    entered, known = _unfit_here.set({}), _roster_here.set(_roster(client))
+    entered, known = _unfit_here.set({}), _known_here.set(_known(client))
     try:
         yield
     finally:
-        _roster_here.reset(known)
+        _known_here.reset(known)
         _unfit_here.reset(entered)
 
 
-def _roster(client: Client) -> Roster:
-    known = _roster_here.get()
-    return known if known is not None and known.client is client else Roster(client)
+def _known(client: Client) -> KnownWorkers:
+    known = _known_here.get()
+    return known if known is not None and known.client is client else KnownWorkers(client)
 
 
 class _Only:
@@ -114,7 +114,7 @@ def only(addresses: Callable[[], list[str]]) -> Iterator[None]:
 
 def there(client: Client, *, now: bool = False) -> Mapping[str, int]:
     """The threads of each worker that is there, by its address; in a run, unless `now` is asked for, a moment ago."""
-    return _roster(client).threads(now=now)
+    return _known(client).threads(now=now)
 
 
 def threads(client: Client) -> dict[str, int]:
@@ -164,13 +164,13 @@ def refuse_none(client: Client, kind: type[EmbgeomError]) -> None:
 
 def once(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
     """What each worker answers that can be used, by its address: in a run it is asked once."""
-    return _roster(client).answers(_fit(client), question, *args)
+    return _known(client).answers(_fit(client), question, *args)
 
 
 def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
     """What each worker answers that can be used: the workers of this context now, others in a run when first asked."""
     fit = _fit(client)
-    return _roster(client).answers(fit, question, *args, anew=set(chosen(client) or fit))
+    return _known(client).answers(fit, question, *args, anew=set(chosen(client) or fit))
 
 
 def ask_own(client: Client, question: Callable[..., str | None], *args: Any) -> None:
