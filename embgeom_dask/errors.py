@@ -53,7 +53,7 @@ class InputError(EmbgeomError, ValueError):
     exit_code = 2
 
 
-NO_STORE = "no store at {}: embgeom convert makes one"
+NO_STORE = "no store at {}: embgeom list shows those there are, embgeom convert makes one"
 
 
 def refuse_credentials(url: str) -> None:

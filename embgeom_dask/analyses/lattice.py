@@ -224,7 +224,7 @@ def _check_type(matrix: Matrix) -> None:
     if matrix.dtype != "bfloat16":
         raise InputError(
             f"{matrix.label}: {matrix.name} is {matrix.dtype}, and steps are those of bfloat16: rounded to it, rows "
-            "would be others"
+            "would be others; scan with the metric chebyshev compares values of any type"
         )
 
 

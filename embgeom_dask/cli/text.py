@@ -162,7 +162,8 @@ def duplicates_text(dataset: xr.Dataset) -> str:
     if groups:
         parts.append(_groups(dataset))
     if groups > _GROUP_LINES:
-        parts.append(f"{groups - _GROUP_LINES} more groups: --json prints all, --out saves them")
+        more = groups - _GROUP_LINES
+        parts.append(f"{more} more group{'' if more == 1 else 's'}: --json prints all, --out saves them")
     return "\n\n".join(parts)
 
 

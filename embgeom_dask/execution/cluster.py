@@ -158,6 +158,8 @@ def report_to(path: PathLike) -> Iterator[None]:
     url = paths.locate(path)
     if not paths.is_url(url) and not Path(url).parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {Path(url).parent}")
+    if not paths.is_url(url) and Path(url).is_dir():
+        raise InputError(f"cannot write {path}: it is a folder, give the name of a file in it")
     entered = _report.set(url)
     try:
         yield

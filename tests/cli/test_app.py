@@ -529,7 +529,10 @@ def test_a_store_that_is_not_there_is_refused_before_heavy_packages_are_loaded(c
     code += "print(code, *{'torch', 'zarr', 'xarray', 'distributed'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "2\n"
-    assert done.stderr == f"error: no store at {command.split()[1]}: embgeom convert makes one\n"
+    assert (
+        done.stderr
+        == f"error: no store at {command.split()[1]}: embgeom list shows those there are, embgeom convert makes one\n"
+    )
 
 
 def test_a_store_may_be_given_by_the_name_that_list_prints(run):
@@ -540,7 +543,8 @@ def test_a_store_may_be_given_by_the_name_that_list_prints(run):
     code, out, _ = run("scan", "org/b", "--against", "org/b:output", "--nearest", "2", "--json")
     assert (code, json.loads(out)["attrs"]["model"]) == (0, ["org/b"] * 2)
     assert run("survey", "org/b", "org/c")[2].endswith(
-        "error: 1 of 2 stores failed: org/c: no store at org/c: embgeom convert makes one\n"
+        "error: 1 of 2 stores failed: org/c: no store at org/c: "
+        "embgeom list shows those there are, embgeom convert makes one\n"
     )
 
 

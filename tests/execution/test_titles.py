@@ -72,6 +72,8 @@ def test_a_report_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> N
         report_to("no/report.html"),
     ):
         pass
+    with pytest.raises(InputError, match=r"it is a folder, give the name of a file in it$"), report_to(tmp_path):
+        pass
 
 
 def test_the_line_of_a_batch_says_what_its_workers_did() -> None:
