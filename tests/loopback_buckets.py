@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -102,8 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # clients connect side by side: of five that wait the others would be turned away
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that ends leaves its connections."""
+        """Say nothing of a client that ends and leaves its connections; what this server does wrong is said."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class Google(_Handler):
