@@ -156,7 +156,9 @@ def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, 
     metric = _tile_metric(settings)
     as_stored = metric.rounds or (dtypes == {"bfloat16"} and metric.as_stored)
     fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
-    return [*(name for name in fastest if name in fit), *digits, *(["float64"] if settings.radii else [])]
+    quick = [name for name in fastest if name in fit]
+    quick = quick[: quick.index("float32") + 1]  # what takes longer than float32 tells no more pairs apart
+    return [*quick, *digits, *(["float64"] if settings.radii else [])]
 
 
 def _cheapest(formats: list[PointFormat], settings: ScanSpec, samples: list[Array]) -> tuple[PointFormat, float]:

@@ -38,6 +38,7 @@ def test_the_product_is_chosen_by_the_pairs_that_it_leaves_at_the_radii() -> Non
     assert choose(rows.astype(np.float32), fastest=["float32", "int8"], within=(1.4,)) == ["float32", "float64"]
     assert choose(rows.astype(np.float64), pairs_within=0.1) == ["int8", "int8x2"]
     assert choose(rows, within=(1.4,), histogram=9) == ["int8x3", "float64"]
+    assert choose(rows, fastest=["float32", "bfloat16"], within=(1.4,)) == ["float32", "float64"]
     everywhere = tuple(np.linspace(1.2, 1.6, 2000).tolist())
     assert choose(rows, fastest=["bfloat16", "float32"], within=everywhere) == ["float64"]
 
