@@ -75,6 +75,7 @@ def test_products_equal_rational_brute_force(
     check(result, expected, len(rows))
 
 
+@pytest.mark.slow
 @slow_examples
 @given(
     dtypes=st.tuples(*[st.sampled_from(sorted(DTYPES))] * 2),

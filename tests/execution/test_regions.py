@@ -75,6 +75,7 @@ def many() -> Any:
         yield client
 
 
+@pytest.mark.slow
 def test_sixteen_workers_read_nine_times_the_matrix_at_most(many: Client, tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(1024, 16)).astype(np.float32)
     store, out = make_store(tmp_path / "m.zarr", values), tmp_path / "r.zarr"
