@@ -62,9 +62,9 @@ def _is_right(metric: str, element: str, device: torch.device, rows: int, column
 def _are_digits_right(element: str, device: torch.device, rows: int, columns: int, width: int) -> bool:
     """Whether products of digits, the largest among them, are made without error, of rows and columns of two sizes."""
     rng, each, count = np.random.default_rng(width), sum(digits.slices(width)), int(element[-1])
-    x, y = (rng.integers(-128, 128, (3, count, each)) for count in (rows, columns))
+    x, y = (rng.integers(-128, 128, (3, size, each)) for size in (rows, columns))
     x[:, 0], y[:, 0] = np.array([[[127], [-128], [-128]], [[-127], [-128], [-128]]])
-    steps = [np.ldexp(rng.integers(16, 33, count).astype(np.float64), -4) for count in (rows, columns)]
+    steps = [np.ldexp(rng.integers(16, 33, size).astype(np.float64), -4) for size in (rows, columns)]
     order = [*range(count), *reversed(range(count - 1))]
     points = [torch.from_numpy(np.concatenate(side[order], axis=1).astype(np.int8)) for side in (x, y)]
     first, second = (point.to(device) for point in points)

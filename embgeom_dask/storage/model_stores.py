@@ -137,13 +137,18 @@ class Matrix:
 
     def check_unchanged(self) -> None:
         """Raise EmbgeomError where the store was replaced or removed since the matrix was found: one small read."""
-        with paths.explained(f"open {self.where}", passing=()):
-            attrs = json.loads(records.read(paths.join(self.where, "zarr.json")))["attributes"]
-        _check_same(self, attrs)
+        _check_same(self, attributes_now(self.where))
 
     def _stored(self) -> tuple[Any, Sequence[str]]:
         """What slices of rows are read from, and the SHA-256 of each chunk."""
         return _stored_array(self)
+
+
+def attributes_now(place: str) -> Mapping[str, Any]:
+    """Return the attributes of the group or array at a place, by one small read. Raises EmbgeomError where it fails."""
+    with paths.explained(f"open {place}", passing=()):
+        found: Mapping[str, Any] = json.loads(records.read(paths.join(place, "zarr.json")))["attributes"]
+    return found
 
 
 def label(model: str, revision: str) -> str:

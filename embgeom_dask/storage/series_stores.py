@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
@@ -70,6 +71,11 @@ class StoredSeries:
             )
         return rows
 
+    @cached_property
+    def _labels_sha256(self) -> str:
+        """The digest of the labels, which are those of every step."""
+        return digest_labels(self.labels, self.shape[1])
+
     def place(self, step: int) -> int:
         """Return the place of the step of that number. Raises InputError where there is none."""
         found = np.flatnonzero(self.step == step)
@@ -90,7 +96,7 @@ class StoredSeries:
             sha256=self.sha256[place],
             tied=False,
             chunk_rows=self.array.chunks[1],
-            labels_sha256=digest_labels(self.labels, rows),
+            labels_sha256=self._labels_sha256,
             step=int(self.step[place]),
             place=place,
             steps=len(self.step),

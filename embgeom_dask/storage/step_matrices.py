@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.storage import fill, labels, paths, records
+from embgeom_dask.storage import fill, labels, paths
 from embgeom_dask.storage.lazy_rows import lazy_rows
-from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.storage.model_stores import Matrix, attributes_now
 from embgeom_dask.storage.validation import LABELS
 
 if TYPE_CHECKING:
@@ -63,9 +62,7 @@ class StepMatrix(Matrix):
 
     def check_unchanged(self) -> None:
         """Raise EmbgeomError where the series was replaced or removed since the step was found: one small read."""
-        with paths.explained(f"open {self.store}", passing=()):
-            attrs = json.loads(records.read(paths.join(self.store, "zarr.json")))["attributes"]
-        if attrs.get(IDENTITY) != self.identity:
+        if attributes_now(self.store).get(IDENTITY) != self.identity:
             raise EmbgeomError(_SERIES_REPLACED.format(self.store))
 
     def _stored(self) -> tuple[Any, Sequence[str]]:
@@ -108,14 +105,10 @@ def _labels(store: str, identity: str, rows: int, sha256: str) -> dict[str, np.n
         group = _group(store, identity)
         found = {name: labels.strings(np.asarray(cast(Any, group[name])[:])) for name in LABELS if name in group}
     if not found and not sha256:
-        return {"token": _none(rows), "text": _none(rows), "has_token": np.zeros(rows, bool)}
+        return {each: np.full(rows, labels.empty_label(each), LABELS[each]) for each in ("token", "text", "has_token")}
     if labels.digest_labels(found, rows) != sha256:
         raise EmbgeomError(_SERIES_REPLACED.format(store))
     return found
-
-
-def _none(rows: int) -> NDArray[Any]:
-    return np.full(rows, "", np.object_)
 
 
 def create_steps(group: zarr.Group, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> zarr.Array[Any]:
@@ -152,13 +145,13 @@ class StepsAside:
     ) -> None:
         self.folder, self.model, self.matrix, self.shape = folder, model, matrix, shape
         self.named = {} if named is None else {name: named[name].to_numpy() for name in LABELS}
+        self._labels_sha256 = labels.digest_labels(self.named, shape[1]) if self.named else ""
         self._arrays: dict[str, tuple[str, zarr.Array[Any]]] = {}
 
     def put(self, place: int, step: int, rows: NDArray[Any]) -> StepMatrix:
         """Write the rows (V, d) of the step at a place."""
         identity, array = self._arrays.get(rows.dtype.name) or self._begin(rows.dtype)
         array[place] = rows
-        digest = labels.digest_labels(self.named, self.shape[1]) if self.named else ""
         return StepMatrix(
             store=self._store(rows.dtype),
             name=self.matrix,
@@ -169,7 +162,7 @@ class StepsAside:
             sha256=fill.sha256(rows),
             tied=False,
             chunk_rows=array.chunks[1],
-            labels_sha256=digest,
+            labels_sha256=self._labels_sha256,
             step=step,
             place=place,
             steps=self.shape[0],
