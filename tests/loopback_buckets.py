@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import re
 import struct
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import Server
 
 SECRET = "hf_secretsecretsecret"
 
@@ -100,15 +101,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(416)
         else:
             self.answer(206, data[start:stop], Content_Range=f"bytes {start}-{stop - 1}/{len(data)}")
-
-
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128  # clients connect side by side: of five that wait the others would be turned away
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that ends and leaves its connections; what this server does wrong is said."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
 
 
 class Google(_Handler):
@@ -277,7 +269,7 @@ def serve(kind: type[_Handler], address: str = "127.0.0.1") -> Iterator[tuple[st
     """Serve `Google` or `HuggingFace` until left; yield the address and what is stored."""
     buckets = Buckets()
     handler = type(kind.__name__, (kind,), {"buckets": buckets})
-    with _Server((address, 0), handler) as server:
+    with Server((address, 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://{address}:{server.server_port}", buckets
         server.shutdown()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,6 +18,7 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from embgeom_dask import tuning
+from tests.loopback import Server
 
 SECRET = "hf_secretsecretsecret"
 
@@ -183,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
 def serve() -> Iterator[Hub]:
     """Run a hub on a free port of the loopback."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
