@@ -16,11 +16,11 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.digits import REST_DIGITS, low_digits_of
 from embgeom_dask.kernels.double_double import UNIT
-from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.pairwise.points import PointFormat
 
 Array = NDArray[Any]
@@ -33,6 +33,9 @@ NARROW = 512
 _TOGETHER = 4096
 _HELD = 22
 """Bits of integers whose products add up without error in float64, `NARROW` at a time."""
+
+_WHOLE = 1024
+"""Columns of 8-bit digits whose products add up without error in float32: 1024 (2^7)^2 = 2^24."""
 
 _MORE = 1 + 2.0**-20
 """Of the rounding of the sums here."""
@@ -143,18 +146,16 @@ def _spectral_square(digit: Array, share: Array, order: Array) -> float:
     if digit.shape[1] <= NARROW:
         return _by_columns(digit, share)
     strips = [order[start : start + STRIP] for start in range(0, order.size, STRIP)]
-
-    def work(start: int, stop: int) -> list[float]:
-        return [float(share[strip[-1]]) ** 2 * _by_rows(digit[strip]) for strip in strips[start:stop]]
-
-    found: list[list[float]] = share_out(work, len(strips), least=1)
-    return sum(each for part in found for each in part)
+    return sum(float(share[strip[-1]]) ** 2 * _by_rows(digit[strip]) for strip in strips)
 
 
 def _by_rows(digit: Array) -> float:
     """That of digits (s, d) alone."""
-    values = digit.astype(np.float64)
-    return _largest_eigenvalue(values @ values.T)
+    products = torch.zeros(len(digit), len(digit), dtype=torch.float64)
+    for start in range(0, digit.shape[1], _WHOLE):
+        values = torch.from_numpy(digit[:, start : start + _WHOLE].astype(np.float32))
+        products += torch.mm(values, values.T)
+    return _largest_eigenvalue(products.numpy())
 
 
 def _by_columns(digit: Array, share: Array) -> float:
@@ -164,7 +165,7 @@ def _by_columns(digit: Array, share: Array) -> float:
     for start in range(0, len(digit), _TOGETHER):
         rows = slice(start, start + _TOGETHER)
         values = digit[rows] * times[rows, None]
-        products += values.T @ values
+        products += _product(values.T, values)
     return unit**2 * _largest_eigenvalue(products)
 
 
@@ -174,8 +175,14 @@ def _largest_eigenvalue(products: Array) -> float:
     products[np.diag_indices(len(products))] -= mean
     unit = 2.0 ** max(0, int(np.frexp(np.abs(products).max())[1]) - _HELD)
     rounded = np.rint(products / unit)
-    found = sqrt(sqrt(float(np.square(rounded @ rounded).sum()))) + len(rounded) / 2 * (unit > 1)
+    found = sqrt(sqrt(float(np.square(_product(rounded, rounded)).sum()))) + len(rounded) / 2 * (unit > 1)
     return (mean + unit * found) * _MORE
+
+
+def _product(first: Array, second: Array) -> Array:
+    """A product of float64 numbers by torch: numpy's threads would run beside those of other tasks, and wait busily."""
+    found: Array = torch.mm(torch.from_numpy(first), torch.from_numpy(second)).numpy()
+    return found
 
 
 def _norm(values: Array) -> float:
