@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from embgeom_dask.analyses.token_names import find_token
+from embgeom_dask.analyses.token_names import find_tokens
 from embgeom_dask.errors import InputError
 
 Selection = str | os.PathLike[str] | Iterable[int | str] | None
@@ -28,6 +28,7 @@ _GROUPS = "token_to_black_hole"
 _CLUSTER_KEYS = ("cluster_token_ids", "cluster_mask", _GROUPS)
 _ID = re.compile(r"-?[0-9]{1,19}")
 _PARTS = re.compile(r'\s*"[^"]*"\s*(?=,|$)|[^,]+|(?<=,)(?=,|$)|^$')
+_LINE = re.compile(r'\s*("[^"]*"|.*?)\s*(?:(?<!\S)#(?:\s.*)?)?', re.DOTALL)
 _RANGE = re.compile(r"(-?[0-9]{1,19})?:(-?[0-9]{1,19})?")
 _ID_DTYPES = ("I8", "I16", "I32", "I64", "U16", "U32", "U64")
 _MASK_DTYPES = ("BOOL", "U8")
@@ -50,7 +51,8 @@ def parse_tokens(selection: Selection, vocab_size: int, labels: Labels | None = 
     - ids, half-open ranges like Python's slices, and tokens, separated by commas: ``0:1000,5000``, ``:100``,
       ``30000:``, ``king,queen``. A token is named by its piece or its text, with or without the mark of a leading space
       (``king`` is ``king``, ``▁king`` or ``Ġking``); in quotes (``"7"``, ``","``) by its very piece;
-    - ``@FILE``: one id a line; blank lines and what follows a ``#`` are ignored;
+    - ``@FILE``: an id, a range or a token a line, commas being part of a token; blank lines are ignored, and what
+      follows a ``#`` that stands alone: ``#ing`` and ``##ing`` are tokens, and ``"#"`` is in quotes;
     - ``FILE.safetensors``: its `cluster_token_ids`, or where it has none its `cluster_mask`, or the tokens that
       `token_to_black_hole` has in groups of identical rows; ``FILE.safetensors:KEY``: the vector KEY. A vector of bool
       or uint8 is a mask over the vocabulary, one of another integer type holds ids;
@@ -92,7 +94,7 @@ def _select(selection: str | Iterable[int | str] | None, vocab_size: int, labels
         return np.arange(vocab_size, dtype=np.int64)
     if isinstance(selection, str):
         if selection.startswith("@"):
-            return _from_lines(selection[1:], vocab_size)
+            return _from_lines(selection[1:], vocab_size, labels)
         return _sorted_ids(_listed(selection, vocab_size, labels), f"the token selection {selection!r}", vocab_size)
     if hasattr(selection, "__array__"):
         array = np.asarray(selection)
@@ -117,23 +119,20 @@ def in_order(selection: str | Iterable[int | str], vocab_size: int, labels: Labe
 
 
 def _each(values: Iterable[int | str], vocab_size: int, labels: Labels | None) -> list[int]:
-    ids: list[int] = []
     try:
-        for value in values:
-            ids += _part(value, vocab_size, labels) if isinstance(value, str) else [operator.index(value)]
+        parts = [_part(value, vocab_size) if isinstance(value, str) else [operator.index(value)] for value in values]
     except TypeError as error:
         raise InputError(f"token ids are integers: {error}; {_FORMS}") from error
-    return ids
+    return _resolved(parts, labels)
 
 
 def _listed(text: str, vocab_size: int, labels: Labels | None) -> list[int]:
     """The ids of a list with commas."""
-    parts = [part[0].strip() for part in _PARTS.finditer(text)]
-    return [token_id for part in parts for token_id in _part(part, vocab_size, labels)]
+    return _resolved([_part(part[0].strip(), vocab_size) for part in _PARTS.finditer(text)], labels)
 
 
-def _part(part: str, vocab_size: int, labels: Labels | None) -> list[int]:
-    """The ids of an id, a range, or a token."""
+def _part(part: str, vocab_size: int) -> list[int] | str:
+    """The ids of an id or a range; else the part itself, which names a token."""
     if bounds := _RANGE.fullmatch(part):
         start, stop = int(bounds[1] or 0), int(bounds[2] or vocab_size)
         _check_bounds(min(start, stop), max(start, stop - 1), vocab_size)
@@ -141,25 +140,34 @@ def _part(part: str, vocab_size: int, labels: Labels | None) -> list[int]:
     if _ID.fullmatch(part):
         _check_bounds(int(part), int(part), vocab_size)
         return [int(part)]
-    if labels is None or not part:
-        raise InputError(f"cannot read {part!r} in the token selection: {_FORMS}")
-    return [find_token(part, labels())]
+    return part
 
 
-def _from_lines(path: str, vocab_size: int) -> NDArray[np.int64]:
+def _resolved(parts: Sequence[list[int] | str], labels: Labels | None, where: Sequence[str] | None = None) -> list[int]:
+    """The ids of parts, with those of the tokens that some name; `where` is before each name in messages."""
+    named = [place for place, part in enumerate(parts) if isinstance(part, str)]
+    names = [str(parts[place]) for place in named]
+    for place, name in zip(named, names, strict=True):
+        if labels is None or not name:
+            raise InputError(f"{where[place] if where else ''}cannot read {name!r} in the token selection: {_FORMS}")
+    found: dict[int, list[int]] = {}
+    if names and labels is not None:
+        ids = find_tokens(names, labels(), where and [where[place] for place in named])
+        found = {place: [token_id] for place, token_id in zip(named, ids, strict=True)}
+    return [token_id for place, part in enumerate(parts) for token_id in found.get(place, part)]  # type: ignore[misc]
+
+
+def _from_lines(path: str, vocab_size: int, labels: Labels | None) -> NDArray[np.int64]:
+    """The ids of a file with an id, a range or a token a line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # a token may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the token file {path!r}: {_reason(error)}") from error
-    ids = []
-    for number, line in enumerate(lines, start=1):
-        piece = line.partition("#")[0].strip()
-        if piece and not _ID.fullmatch(piece):
-            raise InputError(
-                f"line {number} of the token file {path!r} is not a token id: {piece!r}; give one id a line"
-            )
-        if piece:
-            ids.append(int(piece))
+    given = [
+        (number, found[1]) for number, line in enumerate(lines, 1) if (found := _LINE.fullmatch(line)) and found[1]
+    ]
+    where = [f"line {number} of the token file {path!r}: " for number, _ in given]
+    ids = _resolved([_part(part, vocab_size) for _, part in given], labels, where)
     return _sorted_ids(ids, f"the token file {path!r}", vocab_size)
 
 

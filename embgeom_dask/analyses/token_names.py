@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.escaping import shown
+from embgeom_dask.escaping import ALPHABET, SPACE, readable, shown
 
-_MARKS = ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}")
+_MARKS = (SPACE, ALPHABET[ord(" ")])
 """What stands for a leading space in the pieces of SentencePiece and of byte-level BPE."""
 
 _CANDIDATES = 5
 
 
 def find_token(name: str, labels: xr.Dataset) -> int:
-    """Return the id of the token called `name`.
-
-    Parameters
-    ----------
-    name : str
-        Its piece or its text, with or without the mark of a leading space; in double quotes its very piece.
-    labels : xarray.Dataset
-        The coordinates `token_id`, `token` and `text`, along one dimension.
-
-    Raises
-    ------
-    InputError
-        where no token is called so, with some that are alike, or several are, with these.
+    """Return the id of the token called `name`, as `find_tokens` does.
 
     Examples
     --------
@@ -38,20 +27,80 @@ def find_token(name: str, labels: xr.Dataset) -> int:
     >>> find_token("queen", labels)
     1
     """
+    return find_tokens([name], labels)[0]
+
+
+def find_tokens(names: Sequence[str], labels: xr.Dataset, where: Sequence[str] | None = None) -> list[int]:
+    """Return the ids of the tokens called `names`.
+
+    Parameters
+    ----------
+    names : list of str
+        The piece or the text of each, with or without the mark of a leading space, or as tables show it; in double
+        quotes its very piece.
+    labels : xarray.Dataset
+        The coordinates `token_id`, `token` and `text`, along one dimension.
+    where : list of str, optional
+        What messages call the place of each name, before the name.
+
+    Raises
+    ------
+    InputError
+        where no token is called so, with some that are alike, or several are, with these.
+    """
     token_id, tokens, texts = (labels[each].to_numpy() for each in ("token_id", "token", "text"))
+    pieces, said = {name: _pieces(name) for name in names}, {name: _texts(name) for name in names}
+    of_piece, of_text = _places(tokens, pieces), _places(texts, said)
+    found = {
+        name: {place for piece in pieces[name] for place in of_piece[piece]}
+        | {place for text in said[name] for place in of_text[text]}
+        for name in names
+    }
+    if missing := {name for name in names if not found[name]}:
+        for place, each in enumerate(zip(tokens.tolist(), texts.tolist(), strict=True)):
+            if (called := readable(*each)) in missing:
+                found[called].add(place)
+    where = where or [""] * len(names)
+    unlike = [each for each in zip(where, names, strict=True) if len({int(token_id[at]) for at in found[each[1]]}) != 1]
+    if unlike:  # one id is in one row, or in several of an array that share it
+        wrong = [
+            place + _wrong(name, np.array(sorted(found[name]), np.int64), token_id, tokens, texts)
+            for place, name in unlike[:_CANDIDATES]
+        ]
+        more = len(unlike) - _CANDIDATES
+        raise InputError("; ".join([*wrong, *([f"and {more} more"] if more > 0 else [])]))
+    return [int(token_id[min(found[name])]) for name in names]
+
+
+def _pieces(name: str) -> set[str]:
     if len(name) > 1 and name[0] == name[-1] == '"':
-        found = np.flatnonzero(tokens == name[1:-1])
-    else:
-        pieces = [name, *(mark + name for mark in _MARKS)]
-        found = np.flatnonzero(np.isin(tokens, pieces) | np.isin(texts, [name, f" {name}"]))
-    if np.unique(token_id[found]).size == 1:  # in one row, or in several of an array that share it
-        return int(token_id[found[0]])
+        return {name[1:-1]}
+    return {name, *(mark + name for mark in _MARKS)}
+
+
+def _texts(name: str) -> set[str]:
+    return set() if len(name) > 1 and name[0] == name[-1] == '"' else {name, f" {name}"}
+
+
+def _places(strings: np.ndarray, wanted: Mapping[str, set[str]]) -> dict[str, list[int]]:
+    """The places of each of the strings wanted."""
+    found: dict[str, list[int]] = {each: [] for some in wanted.values() for each in some}
+    for place, string in enumerate(strings.tolist()):
+        if string in found:
+            found[string].append(place)
+    return found
+
+
+def _wrong(name: str, found: np.ndarray, token_id: np.ndarray, tokens: np.ndarray, texts: np.ndarray) -> str:
+    """What is wrong with a name: it is that of several tokens, or of none."""
     if found.size:
         listed = _listed(found, token_id, tokens)
-        raise InputError(f"token {shown(name)!r} could be {listed}: give the id, or the piece in double quotes")
+        return f"token {shown(name)!r} could be {listed}: give the id, or the piece in double quotes"
     alike = _alike(name.strip('"'), texts)
-    hint = f"alike are {_listed(alike, token_id, tokens)}" if alike.size else "embgeom_dask.open_model lists them"
-    raise InputError(f"no token is called {shown(name)!r}: {hint}")
+    called = np.array([readable(*each) for each in zip(tokens[alike], texts[alike], strict=True)], np.object_)
+    listed = _listed(np.arange(alike.size), token_id[alike], called)
+    hint = f"alike are {listed}" if alike.size else "embgeom_dask.open_model lists them"
+    return f"no token is called {shown(name)!r}: {hint}"
 
 
 def _listed(places: np.ndarray, token_id: np.ndarray, tokens: np.ndarray) -> str:

@@ -16,6 +16,7 @@ from embgeom_dask import private_apis
 from embgeom_dask.checkpoints.files import check_entries
 from embgeom_dask.checkpoints.quiet import quiet
 from embgeom_dask.checkpoints.small_files import without_marks
+from embgeom_dask.escaping import ALPHABET
 from embgeom_dask.storage.model_stores import make_labels
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*vocab*.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
@@ -153,7 +154,7 @@ def _bytes(tokenizer: Any, pieces: list[str | None], added: set[int]) -> list[st
     backend = getattr(tokenizer, "backend_tokenizer", None)
     byte_level = "ByteLevel" in repr(backend.decoder if backend is not None else "")
     latin = type(tokenizer).__name__ in _LATIN
-    alphabet = codecs.charmap_build("".join(map(chr, range(256)) if latin else _alphabet()))
+    alphabet = codecs.charmap_build("".join(map(chr, range(256)) if latin else ALPHABET))
 
     def convert(i: int, piece: str) -> str:
         if found := _BYTE.fullmatch(piece):
@@ -166,13 +167,6 @@ def _bytes(tokenizer: Any, pieces: list[str | None], added: set[int]) -> list[st
             return ""
 
     return [convert(i, piece) if piece else "" for i, piece in enumerate(pieces)]
-
-
-def _alphabet() -> list[str]:
-    """Return the characters of GPT-2's bytes 0 to 255: the printable ones of Latin-1, for the others U+0100 and on."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _texts(tokenizer: Any, pieces: list[str | None], ids: list[int], added: set[int]) -> list[str]:

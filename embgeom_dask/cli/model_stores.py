@@ -88,9 +88,18 @@ def export(
     print_answer({"file": path} if as_json else path)
 
 
-def list_stores(stores: Stores = "stores", as_json: Json = False) -> None:
+def list_stores(
+    folder: Annotated[
+        str | None, typer.Argument(metavar="DIR", help="The folder of the stores, or a URL; default: stores.")
+    ] = None,
+    stores: Annotated[str | None, typer.Option("--stores", metavar="DIR", help="The same, as other commands.")] = None,
+    as_json: Json = False,
+) -> None:
     """List the stores of a folder."""
     from embgeom_dask.cli import text
     from embgeom_dask.storage import listing
 
-    print_answer(to_json(listing.list_models(stores)) if as_json else text.list_text(*listing.describe(stores)))
+    if folder is not None and stores is not None:
+        raise InputError(f"two folders, {folder} and {stores}: give DIR or --stores DIR")
+    of = folder or stores or "stores"
+    print_answer(to_json(listing.list_models(of)) if as_json else text.list_text(*listing.describe(of)))

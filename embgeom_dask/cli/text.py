@@ -98,7 +98,7 @@ def list_text(rows: Sequence[tuple[Any, ...]], broken: Sequence[str]) -> str:
 
 
 def neighbors_text(dataset: xr.Dataset) -> str:
-    """The neighbours of each token: a line each."""
+    """The neighbours of each token: a line each, under whose they are."""
     distances, ids, names = (dataset[f"neighbor_{part}"].to_numpy() for part in ("distance", "token_id", "token"))
     tokens = zip(dataset["token_id"].to_numpy(), dataset["token"].to_numpy(), strict=True)
     rows = (
@@ -106,7 +106,7 @@ def neighbors_text(dataset: xr.Dataset) -> str:
         for place, (own, token) in enumerate(tokens)
         for rank in range(1, dataset.sizes["neighbor"] + 1)
     )
-    return align(["id", "token", "neighbor", "distance", "id", "token"], rows)
+    return f"{whose(dataset)}\n\n{align(['id', 'token', 'neighbor', 'distance', 'id', 'token'], rows)}"
 
 
 def result_text(dataset: xr.Dataset) -> str:
@@ -345,6 +345,7 @@ def outliers_text(dataset: xr.Dataset) -> str:
     facts = ("token_count", "farthest_distance", "centroid_norm", "outlier_token_id", "outlier_token")
     return "\n\n".join(
         (
+            whose(dataset),
             align(["selection", ""], ([name, str(_cell(dataset[name].item()))] for name in facts)),
             _together(dataset, sides),
             _together(dataset, ("segment", "segment_length")),

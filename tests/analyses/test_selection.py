@@ -124,8 +124,8 @@ def test_id_file(tmp_path: Path) -> None:
     assert parse_tokens(f"@{path}", VOCAB).tolist() == [0, 4, 17]
     path.write_bytes(b"\xef\xbb\xbf4\r\n17\r\n")  # as Windows writes it
     assert parse_tokens(f"@{path}", VOCAB).tolist() == [4, 17]
-    path.write_text("3\n4:6\n")
-    with pytest.raises(InputError, match=r"line 2 of the token file .* '4:6'"):
+    path.write_text("3\n4:6\n4;6 # no token\n")
+    with pytest.raises(InputError, match=r"line 3 of the token file .* cannot read '4;6'"):
         parse_tokens(f"@{path}", VOCAB)
     path.write_text("# nothing\n")
     with pytest.raises(InputError, match="selects no token"):

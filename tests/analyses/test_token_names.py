@@ -15,6 +15,7 @@ from embgeom_dask.analyses.selection import in_order, parse_tokens
 from embgeom_dask.analyses.token_names import find_token
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
+from embgeom_dask.escaping import readable
 from embgeom_dask.storage.model_stores import make_labels
 from embgeom_dask.testing import make_store
 
@@ -61,6 +62,52 @@ def test_a_name_that_is_none_or_several_is_refused_with_candidates(name: str, wo
         find_token(name, LABELS)
     assert words in str(refused.value)
     assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("piece", "text", "said"),
+    [
+        ("the", "the", "the"),
+        ("\u2581the", " the", "\u2581the"),
+        ("##ing", "ing", "##ing"),
+        ("Ġthe", " the", "\u2581the"),
+        ("Ġ", "Ġ", "Ġ"),  # a letter of Malta, where pieces are text
+        ("Ġ", " ", "\u2581"),
+        ("ĠĠof", "  of", "\u2581\u2581of"),
+        ("æĹ¥", "日", "日"),
+        ("Ċ", "\n", "\n"),
+        ("æĹ", "\ufffd", "<0xE6><0x97>"),
+        ("Ġéð", " \ufffd\ufffd", "\u2581<0xE9><0xF0>"),
+        ("<0xE6>", "\ufffd", "<0xE6>"),
+        ("   ", "   ", "\u2581\u2581\u2581"),
+        ("New York", "New York", "New York"),
+        ("the</w>", "the ", "the</w>"),
+        ("[PAD7]", "", "[PAD7]"),
+    ],
+)
+def test_tables_say_what_the_bytes_of_a_piece_are_where_these_are_known(piece: str, text: str, said: str) -> None:
+    assert readable(piece, text) == said
+    assert find_token(said, make_labels([piece, "x"], [text, "x"], [True, True])) == 0
+
+
+def test_a_file_holds_ids_ranges_and_names(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.txt"
+
+    def parse(lines: str) -> list[int]:
+        file.write_text(lines)
+        return parse_tokens(f"@{file}", len(PIECES), lambda: LABELS).tolist()
+
+    assert parse('# chosen\nqueen # with a crown\n"7"\n7\n##ing\n\n,\n0:2\n') == [0, 1, 2, 4, 7, 9]
+    with pytest.raises(InputError) as refused:
+        parse("queen\nquee\nzebra\nking\n")
+    assert str(refused.value) == (
+        f"line 2 of the token file '{file}': no token is called 'quee': alike are 2 '▁queen'; "
+        f"line 3 of the token file '{file}': no token is called 'zebra': embgeom_dask.open_model lists them; "
+        f"line 4 of the token file '{file}': token 'king' could be 0 '▁king', 1 'king': give the id, or the piece in "
+        "double quotes"
+    )
+    with pytest.raises(InputError, match=r"zebra.*; and 2 more$"):
+        parse("zebra\n" * 7)
 
 
 def test_selections_hold_ids_ranges_and_names() -> None:
@@ -150,7 +197,8 @@ def test_a_saved_result_is_shown_again(store: str, tmp_path: Path, capsys: pytes
     out = str(tmp_path / "n.zarr")
     assert app.main(["neighbors", store, "queen", "man", "-k", "2", "--out", out]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[:3] for line in printed.splitlines()[1:]] == [
+    assert printed.startswith("org/m, output_embedding\n\n")
+    assert [line.split()[:3] for line in printed.splitlines()[3:]] == [
         ["2", "▁queen", "1"],
         ["2", "▁queen", "2"],
         ["3", "Ġman", "1"],

@@ -16,7 +16,7 @@ import transformers
 import xarray as xr
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from embgeom_dask import duplicates, scan
+from embgeom_dask import duplicates, escaping, scan
 from embgeom_dask.checkpoints import convert, labels
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.numbering import row_tokens
@@ -123,7 +123,7 @@ def test_pieces_made_of_bytes_keep_them_and_added_pieces_are_flagged(tmp_path: P
 def test_byte_level_alphabet_is_that_of_the_tokenizers() -> None:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    assert dict(enumerate(labels._alphabet())) == bytes_to_unicode()
+    assert dict(enumerate(escaping.ALPHABET)) == bytes_to_unicode()
 
 
 def test_a_tokenizer_that_needs_code_is_left_alone_and_the_store_says_so(tmp_path: Path) -> None:

@@ -371,6 +371,7 @@ def test_outliers(run):
     np.testing.assert_allclose(found["farthest_distance"], distances.max(), rtol=1e-12)
     code, out, _ = run("outliers", A, "--tokens", "10:20")
     assert code == 0
+    assert out.startswith("org/a, output_embedding\n\nselection\n")
     assert f"tok{10 + first}" in out
     assert f"{distances.max():.9g}" in out
 
@@ -389,7 +390,12 @@ def test_convert_then_list(run):
     assert code == 0
     assert json.loads(out)["model"] == ["org/b"]
     assert json.loads(out)["dtype"] == ["bfloat16"]
-    assert run("list", "--stores", "elsewhere")[1].splitlines()[1].startswith("org/b  elsewhere/org--b.zarr  bfloat16")
+    listed = run("list", "--stores", "elsewhere")[1]
+    assert listed.splitlines()[1].startswith("org/b  elsewhere/org--b.zarr  bfloat16")
+    assert run("list", "elsewhere") == (0, listed, "")
+    assert run("list", "elsewhere", "--stores", "stores")[2].startswith(
+        "error: two folders, elsewhere and stores: give DIR"
+    )
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_warned_of_in_one_line(run):
