@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,20 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
+from embgeom_dask.analyses.edges import Distances, Edge, edge
 from embgeom_dask.analyses.means import mean_of
 from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
-from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.execution.kept_rows import reading_once
+from embgeom_dask.execution.map_rows import by_chunk, in_order, map_rows, parts_of, rows_of_task
 from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_checks import unfit
-from embgeom_dask.kernels.row_norms import nearest_distances
+from embgeom_dask.kernels.row_norms import nearest_distances, rough_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import result_names, results
@@ -42,9 +45,6 @@ LEAST = 16
 
 APART = 2.0
 """What `contrast` a cluster has that stands apart: along a line of tokens at equal steps it is 2, in a plane less."""
-
-_FLOOR = 2.0**-10
-"""Distances under this share of the median are taken as that share: rows that all but coincide are one place."""
 
 _MOST_STEPS = 100
 _GAPS = 10
@@ -75,7 +75,9 @@ def cluster(
     where the contrast is 2 or more. A cloud of one piece has less: 2^(1 / d) in d dimensions.
 
     Centres are the exact means of stored values, distances the float64 numbers nearest to the true ones, and equal
-    distances come in order of the token ids: no bit depends on chunks, workers or threads.
+    distances come in order of the token ids: no bit depends on chunks, workers or threads. Every step is a pass over
+    the rows, about 20 in all; workers keep the rows that they read, as far as memory allows, and of most rows a rough
+    distance with a bound of its error decides.
 
     Parameters
     ----------
@@ -192,38 +194,6 @@ def _cluster(
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 
-class Edge(NamedTuple):
-    """Where the tokens about a centre end: how many are `inside`, and the `contrast` there.
-
-    `order` (n,) are the rows by their distance, `radius` is that of the last inside, `following` that of the next.
-    """
-
-    order: Array
-    inside: int
-    radius: float
-    following: float
-    contrast: float
-
-    @property
-    def rows(self) -> Array:
-        """The rows inside, ascending."""
-        return np.sort(self.order[: self.inside])
-
-
-def edge(distance: Array, least: int, count: int | None = None) -> Edge:
-    """The edge of the tokens about a centre, from the distances (n,) of all; with `count` that many are inside."""
-    order = np.argsort(distance, kind="stable")
-    near = distance[order]
-    floored = np.maximum(near, _FLOOR * (near[near.size // 2] or near[-1] or 1.0))
-    first = np.arange(least, near.size // 4 + 1)
-    ratio = floored[2 * first - 1] / floored[first - 1]
-    best = int(ratio.argmax())
-    if count is None:
-        k = int(first[best])
-        count = k + int((floored[k : 2 * k] / floored[k - 1 : 2 * k - 1]).argmax())
-    return Edge(order, count, float(near[count - 1]), float(near[count]), float(ratio[best]))
-
-
 @dataclass(frozen=True)
 class _Rows:
     """The rows of a matrix, on the workers of a client."""
@@ -245,42 +215,59 @@ class _Rows:
         check_fit(matrix, self.given.ids, reasons)
         return sums.mean(matrix.vocab_size)
 
-    def distances(self, point: Rationals) -> Array:
-        """The distance of every row from a point."""
-        found = np.empty(self.given.matrix.vocab_size)
-        for start, part in by_chunk("distances", self.given.matrix, _distances, point, client=self.client):
-            found[start : start + part.size] = part
-        return found
+    def near(self, point: Rationals) -> Distances:
+        """The distance of every row from a point, roughly; exactly of those that are asked for."""
+        matrix, high = self.given.matrix, point.nearest()
+        step = rows_of_task(matrix)
+        parts = [(start, min(start + step, matrix.vocab_size)) for start in range(0, matrix.vocab_size, step)]
+        sizes = [stop - start for start, stop in parts]
+        found = in_order(self.client, "distances", matrix, parts, sizes, partial(_roughly, high))
+        value, off = (np.concatenate(each) for each in zip(*found, strict=True))
+        return Distances(value, off, lambda rows: self.distances(point, rows))
+
+    def distances(self, point: Rationals, rows: Array) -> Array:
+        """The float64 nearest to the distance of each of some rows (k,) from a point, (k,)."""
+        matrix = self.given.matrix
+        found = map_rows(self.client, "distances", matrix, parts_of(matrix, rows), _distances, point)
+        return np.concatenate(found)
 
 
 def _found(client: Client, given: Given, least: int, origin: int | None) -> xr.Dataset:
     """The variables of the result, but strings; tokens are numbers of rows."""
-    rows, matrix = _Rows(client, given), given.matrix
+    matrix = given.matrix
     if matrix.vocab_size < 4 * least:
         raise InputError(
             f"{matrix.model}: {matrix.name} has {matrix.vocab_size} rows, and a cluster of `least` {least} is sought "
             f"among four times as many: give fewer"
         )
+    with reading_once(client, matrix):
+        return _sought(_Rows(client, given), least, origin)
+
+
+def _sought(rows: _Rows, least: int, origin: int | None) -> xr.Dataset:
+    """The same, of rows that are read once, as far as they may be kept."""
+    matrix = rows.given.matrix
     centre = rows.mean_of_all()
     if origin is not None:
         centre = Rationals.of(matrix.take(np.array([origin])).astype(np.float64)[0])
     steps: list[tuple[str, Edge, float]] = []
-    distance, size = rows.distances(centre), matrix.vocab_size if origin is None else least
+    near, size = rows.near(centre), matrix.vocab_size if origin is None else least
     while size > least:
         size = max(least, size // 2)
-        taken = edge(distance, least, size)
+        taken = edge(near, least, size)
         centre, shift = _moved(rows, centre, taken)
         steps.append(("narrow", taken, shift))
-        distance = rows.distances(centre)
+        near = rows.near(centre)
     seen: list[bytes] = []
-    taken = edge(distance, least)
+    taken = edge(near, least)
     candidates = taken.rows
     while (now := taken.rows.tobytes()) not in seen and len(seen) < _MOST_STEPS:
         seen.append(now)
         centre, shift = _moved(rows, centre, taken)
         steps.append(("refine", taken, shift))
-        distance = rows.distances(centre)
-        last, taken = taken, edge(distance, least)
+        near = rows.near(centre)
+        last, taken = taken, edge(near, least)
+    distance = rows.distances(centre, np.arange(matrix.vocab_size))
     found = _dataset(distance, centre, last.rows, candidates, steps)
     contrast = {"contrast": taken.contrast, "stands_apart": taken.contrast >= APART, "is_stable": now == seen[-1]}
     return found.assign(contrast)
@@ -339,6 +326,11 @@ def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[ColumnSums, Array]:
         return column_sums(stored, reasons == 0), reasons
 
 
-def _distances(matrix: Matrix, part: tuple[int, int], point: Rationals) -> Array:
+def _roughly(centre: Array, matrix: Matrix, part: tuple[int, int]) -> tuple[Array, Array]:
     with devices.session(torch.device("cpu")):
-        return nearest_distances(matrix.read(*part), point)
+        return rough_distances(matrix.read(*part), centre)
+
+
+def _distances(matrix: Matrix, rows: Array, point: Rationals) -> Array:
+    with devices.session(torch.device("cpu")):
+        return nearest_distances(matrix.take(rows), point)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
@@ -129,6 +129,15 @@ def keeping(
         _kept_here.reset(entered)
         if client.status == "running":
             known_workers.tell_own(client, forget, {on_workers.keeping.key})
+
+
+def reading_once(client: Client, matrix: Matrix) -> AbstractContextManager[None]:
+    """While entered, several passes over a matrix read it once, as `keeping` does, beside as many models as there may
+    be on a worker; nothing more where its rows are kept already.
+    """
+    if rows_on_workers(matrix) is not None:
+        return nullcontext()
+    return keeping(client, matrix, matrix.chunk_rows, sharing=tuning.MODELS_A_WORKER)
 
 
 def _nbytes(matrix: Matrix, rows: int) -> int:

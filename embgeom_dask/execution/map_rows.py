@@ -48,9 +48,14 @@ def map_rows(
 
 def parts_of(matrix: Matrix, token_id: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Divide token ids (n,) int64 into parts, each of which one task reads."""
-    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
-    rows = matrix.chunk_rows * max(1, tuning.PART_BYTES // chunk_bytes)
+    rows = rows_of_task(matrix)
     return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]
+
+
+def rows_of_task(matrix: Matrix) -> int:
+    """The rows that one task reads: those of whole chunks."""
+    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
+    return int(matrix.chunk_rows * max(1, tuning.PART_BYTES // chunk_bytes))
 
 
 def by_chunk(

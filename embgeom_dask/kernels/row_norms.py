@@ -18,6 +18,9 @@ from embgeom_dask.kernels.rationals import Rationals
 
 Array = NDArray[Any]
 
+_TINY = 2.0**-500
+"""More than what a distance may lose by underflow of its squares."""
+
 
 def norms(stored: Array, centre: Array | None = None) -> Array:
     """Return the L1, squared L2 and L-infinity norm, (b, 3) float64, of rows (b, d) minus `centre` (d,) float64.
@@ -51,6 +54,29 @@ def squared_lengths(stored: Array, centre: Array) -> Array:
     rows, none = as_numba(stored), np.zeros(centre.size)
     high, _ = zip(*share_out(lambda start, stop: _norms(rows[start:stop], centre, none), len(rows)), strict=True)
     return np.concatenate(high)
+
+
+def rough_distances(stored: Array, point: Array) -> tuple[Array, Array]:
+    """Return the L2 distance of each row (n, d) from a point, roughly, and how far off the nearest float64 it may be.
+
+    `point` (d,) are the float64 numbers nearest to those of the true point. Sums are float64, in any order: they err by
+    at most (d + 3) u of themselves; the point by u of each component.
+    """
+    rows = as_numba(stored)
+    value = np.sqrt(np.concatenate(share_out(lambda start, stop: _squares(rows[start:stop], point), len(rows))))
+    return value, (rows.shape[1] + 8) * UNIT * value + 2 * UNIT * float(np.linalg.norm(point)) + _TINY
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _squares(rows: Array, point: Array) -> Array:  # pragma: no cover (compiled)
+    out = np.empty(rows.shape[0])
+    for i in range(rows.shape[0]):
+        total = 0.0
+        for k in range(rows.shape[1]):
+            t = np.float64(value(rows[i, k])) - point[k]
+            total += t * t
+        out[i] = total
+    return out
 
 
 def nearest_norms(stored: Array) -> Array:

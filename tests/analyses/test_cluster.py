@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
-from embgeom_dask.analyses.cluster import cluster, edge
+from embgeom_dask.analyses.cluster import cluster
+from embgeom_dask.analyses.edges import Distances, edge
 from embgeom_dask.errors import InputError, SomeFailed
 from embgeom_dask.testing import make_store
 
@@ -181,7 +182,7 @@ def test_identical_rows_are_a_cluster(share: float, client: Client) -> None:
 )
 def test_an_edge_lies_between_least_and_half_of_all(distances: list[float], least: int) -> None:
     distance = np.array(distances)
-    found = edge(distance, least)
+    found = edge(Distances.of(distance), least)
     assert least <= found.inside < max(2, distance.size // 2 + 1)
     assert found.contrast >= 1
     near = np.sort(distance)
@@ -190,16 +191,33 @@ def test_an_edge_lies_between_least_and_half_of_all(distances: list[float], leas
     assert (np.diff(found.rows) > 0).all()
 
 
+@given(
+    distances=st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.0 + 2.0**-40, 2.0, 3.0]), min_size=8, max_size=40),
+    off=st.sampled_from([2.0**-41, 2.0**-30, 0.1]),
+    count=st.sampled_from([None, 4]),
+    seed=st.integers(0, 99),
+)
+def test_an_edge_of_rough_distances_is_that_of_exact_ones(
+    distances: list[float], off: float, count: int | None, seed: int
+) -> None:
+    distance = np.array(distances)
+    moved = distance + off * np.random.default_rng(seed).uniform(-1, 1, distance.size)
+    rough = Distances(moved, np.full(distance.size, 1.01 * off), lambda rows: distance[rows])
+    expected, found = edge(Distances.of(distance), 2, count), edge(rough, 2, count)
+    assert found.rows.tolist() == expected.rows.tolist()
+    assert found[1:] == expected[1:]
+
+
 def test_an_edge_is_the_gap_where_the_distance_to_twice_as_many_is_longest() -> None:
-    found = edge(np.arange(1.0, 101), 5)
+    found = edge(Distances.of(np.arange(1.0, 101)), 5)
     assert (found.contrast, found.inside) == (2, 5)
     distance = np.concatenate([np.linspace(1, 1.1, 30), np.linspace(5, 6, 100), np.linspace(30, 31, 3)])
-    found = edge(distance[::-1], 5)
+    found = edge(Distances.of(distance[::-1].copy()), 5)
     assert (found.inside, found.radius, found.following) == (30, 1.1, 5)
     assert found.rows.tolist() == list(range(103, 133))
     # rows that all but coincide are one place: a group within a cluster is no cluster of its own
     nested = np.concatenate([np.zeros(20), np.full(30, 1e-6), np.linspace(1, 1.1, 200)])
-    assert edge(nested, 5).inside == 50
+    assert edge(Distances.of(nested), 5).inside == 50
 
 
 def test_from_a_token_files_and_names(tmp_path: Path, client: Client) -> None:
