@@ -30,7 +30,7 @@ from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.pairwise.left_out import OffValues
 from embgeom_dask.progress import note
 from embgeom_dask.reductions import Histogram
-from embgeom_dask.storage import paths, result_names, results
+from embgeom_dask.storage import paths, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 
@@ -145,8 +145,8 @@ def _labelled(
     dataset = xr.Dataset(variables, attrs=attrs)
     if "token_id" in dataset.dims or ("pair" in dataset.dims and plan.symmetric):  # a graph has all rows compared
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
-    dataset = results.with_tokens(dataset, [given.matrix for given in sides])
-    dataset = results.with_ids(dataset, [given.token_id for given in sides])
+    dataset = result_tokens.with_tokens(dataset, [given.matrix for given in sides])
+    dataset = result_tokens.with_ids(dataset, [given.token_id for given in sides])
     return result_names.complete(dataset, result_names.of_matrices(attrs))
 
 

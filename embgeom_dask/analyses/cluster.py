@@ -31,7 +31,7 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances, rough_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import result_names, results
+from embgeom_dask.storage import result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -189,8 +189,8 @@ def _cluster(
             return done
         with connect(client, out=out) as active:
             dataset = _found(active, given, least, row)
-        dataset = results.with_tokens(dataset.assign_coords(token_id=np.arange(matrix.vocab_size)), [matrix])
-        dataset = results.with_ids(dataset, [given.token_id])
+        dataset = result_tokens.with_tokens(dataset.assign_coords(token_id=np.arange(matrix.vocab_size)), [matrix])
+        dataset = result_tokens.with_ids(dataset, [given.token_id])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 

@@ -19,7 +19,7 @@ from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import result_names, results
+from embgeom_dask.storage import result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Matrix, Role, labels_of
 from embgeom_dask.storage.paths import PathLike
 
@@ -110,7 +110,7 @@ def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: Cli
             part = slice(start, start + len(names))
             digests[part], reasons[part] = names, found
         check_fit(matrix, given.ids, reasons)
-        dataset = results.with_ids(_dataset(matrix, group(given.rows, digests)), [given.token_id])
+        dataset = result_tokens.with_ids(_dataset(matrix, group(given.rows, digests)), [given.token_id])
     return results.finish(dataset, attrs, started, out)
 
 

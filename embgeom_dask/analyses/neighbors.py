@@ -14,7 +14,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.spec import parse_count
-from embgeom_dask.storage import fill, result_names, results
+from embgeom_dask.storage import fill, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -90,7 +90,7 @@ def neighbors(
         chosen = given.select(ids)
         kept = {"neighbors": count + 1, "metric": metric, "tokens": chosen.rows, "device": device, "client": client}
         found = scan(matrix, against=matrix, progress=progress, **kept)
-    named = results.with_ids(_without_itself(found, count), [given.token_id, given.token_id])
+    named = result_tokens.with_ids(_without_itself(found, count), [given.token_id, given.token_id])
     places = np.concatenate([np.flatnonzero(named["token_id"].to_numpy() == each) for each in ids])
     attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
     return results.finish(named.isel(token_id=places), attrs, started, out, result_names.of_matrices(attrs))

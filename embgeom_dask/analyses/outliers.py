@@ -27,7 +27,7 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import fill, result_names, results
+from embgeom_dask.storage import fill, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -118,7 +118,7 @@ def outliers(
         with connect(client, device, out) as active:
             cluster, chosen = selected or _read(_cluster_of(active, data, role), given)
             dataset, attrs["devices"] = _measured(active, chosen, cluster, device)
-        dataset = results.with_ids(dataset, [given.token_id])
+        dataset = result_tokens.with_ids(dataset, [given.token_id])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 
@@ -182,7 +182,7 @@ def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> t
         "centroid": ("hidden", centroid.nearest()),
         "centroid_norm": centroid.l2,
     }
-    dataset = results.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [source])
+    dataset = result_tokens.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [source])
     return dataset.merge(_triangle(a, b, centroid)), scanned.attrs["devices"]
 
 

@@ -23,7 +23,7 @@ from embgeom_dask.execution.arrays import Data, Given, given_rows, temporary_sto
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import fill, model_writing, result_names, results
+from embgeom_dask.storage import fill, model_writing, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -137,7 +137,7 @@ def readout(
                 moments_per_row=moments,
                 **how,
             )
-        found = results.with_ids(found, [rows.token_id, vocabulary.token_id])
+        found = result_tokens.with_ids(found, [rows.token_id, vocabulary.token_id])
     named = {"direction": found["token_id"].to_numpy(), "label": ("direction", np.array(names, np.object_))}
     coords = {name: found[name].variable for name in ("top_token", "bottom_token")}
     kept = xr.Dataset({name: found[name].variable for name in found.data_vars}, coords)

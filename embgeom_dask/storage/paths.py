@@ -269,33 +269,40 @@ class Unfinished(FileNotFoundError):
     """A group at a URL is being written, or its writer was stopped."""
 
 
-class _Strict(WrapperStore[Store]):
-    """A zarr store that refuses to read a chunk that is not there, which zarr takes for zeros, and pipes."""
+class _NoPipes(WrapperStore[Store]):
+    """A zarr store that refuses to read pipes."""
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if isinstance(self._store, LocalStore):
             with suppress(FileNotFoundError, NotADirectoryError):
                 status(self._store.root / key)
+        return await super().get(key, prototype, byte_range)
+
+
+class _Strict(_NoPipes):
+    """One that also refuses to read a chunk that is not there, which zarr takes for its fill value."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
         if found is None and "c" in key.split("/"):
             raise OSError(errno.EIO, f"chunk {key} is missing")
         return found
 
 
-def reader(place: str, *, whole: bool = False, there: Contents | None = None) -> Store:
-    """A zarr store to read the group at `place`, in which every chunk must be there.
+def reader(place: str, *, whole: bool = False, there: Contents | None = None, complete: bool = True) -> Store:
+    """A zarr store to read the group at `place`, in which every chunk must be there if it is `complete`.
 
     Where the `whole` group is to be read, at a URL all that is small is read now, in one go. `there` is what `look` has
     just seen at `place`.
     """
-    store = _open(place, read_only=True)
+    store, checked = _open(place, read_only=True), _Strict if complete else _NoPipes
     if not is_url(place) or not (whole or there):
-        return _Strict(store)
+        return checked(store)
     there = there or look(place)
     contents = {} if there.document is None else {_DOCUMENT: there.document}
     while whole and (contents := _contents(place, there.sizes)).get(_DOCUMENT) != there.document:
         there = look(place)  # another is put there meanwhile: its chunks are not read with the old document
-    return _Strict(Fetched(store, there.sizes, contents))
+    return checked(Fetched(store, there.sizes, contents))
 
 
 def _contents(url: str, sizes: Mapping[str, int]) -> dict[str, bytes]:
@@ -342,16 +349,16 @@ def _open(place: str, *, read_only: bool) -> Store:
     return store
 
 
-def open_group(place: str, *, whole: bool = False, there: Contents | None = None) -> zarr.Group:
-    """Open the finished zarr group at `place`; the `whole` of it is to be read. `there` is what `look` has just seen.
+def open_group(place: str, *, whole: bool = False, there: Contents | None = None, complete: bool = True) -> zarr.Group:
+    """Open the finished zarr group at `place`, as `reader` reads it.
 
     Raises FileNotFoundError where there is none (Unfinished where it is begun), ValueError where it is something else,
     and EmbgeomError where `place` cannot be reached.
     """
     try:
         with explained(f"read {place}"):
-            store = reader(place, whole=whole, there=there)
-            group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+            store = reader(place, whole=whole, there=there, complete=complete)
+            group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=complete or None)
     except EmbgeomError as error:
         if not is_url(place) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
             if is_url(place) and _mark(_document(place)) is not None:  # and nothing else is there yet

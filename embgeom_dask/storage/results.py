@@ -17,7 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import progress, tuning, versions
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import model_stores, paths, replacement, result_names
+from embgeom_dask.storage import paths, replacement, result_names
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.versions import version
@@ -27,7 +27,9 @@ TABLE = "table.zarr"
 """The table of all models in the folder of their results."""
 
 _ORDER = "variables"
-"""The attribute of a saved result that lists its variables in the order of the result: zarr has none."""
+"""The attribute of a saved result that lists its variables in the order of the result: zarr has none.
+
+What xarray writes of an opened result does not have it."""
 
 _ONE_TABLE = ("survey", "duplicates")
 """The commands of which several models' results are one Dataset, their table; those of others are a tree."""
@@ -38,7 +40,6 @@ RESULT_FORMAT = 1
 _FOREIGN = "{} is not a result of embgeom: name another path, or move it away"
 _SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
 _IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
-_OF_SECOND = ("neighbor_token_id", "top_token_id", "bottom_token_id", "against_left_out_token_id")
 _STRING = 64  # about the bytes of a string in memory
 
 
@@ -110,6 +111,8 @@ def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     if group.attrs["fingerprint"] != attrs["fingerprint"]:
         reason = differences(group.attrs, attrs)
         raise InputError(f"{path} holds a result from other settings ({reason}): choose another `out`, or remove it")
+    if _ORDER not in group.attrs:  # it may be a part of the result
+        raise InputError(f"{path} is what another program wrote of a result: choose another `out`, or remove it")
     try:
         paths.check_chunks(group)
     except EmbgeomError as error:
@@ -288,7 +291,8 @@ def open_unread(path: PathLike) -> xr.Dataset:
 
 def _opened(path: PathLike, group: zarr.Group, *, loaded: bool = True) -> xr.Dataset:
     with paths.explained(f"read {path}", passing=()):
-        stored = cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=True))
+        consolidated = group.metadata.consolidated_metadata is not None
+        stored = cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=consolidated))
         order = stored.attrs.pop(_ORDER, [])
         names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
         names += [name for name in stored.variables if name not in names]
@@ -304,9 +308,12 @@ def _in_memory(variable: xr.Variable) -> xr.Variable:
 
 def _result_group(path: PathLike, there: paths.Contents | None = None, *, whole: bool = True) -> zarr.Group:
     """The zarr group of the result at `path`, the `whole` of which is read; InputError where there is none."""
-    place = paths.locate(path)
+    place, group = paths.locate(path), None
     try:
-        group = paths.open_group(place, whole=whole, there=there)
+        with suppress(ValueError):
+            group = paths.open_group(place, whole=whole, there=there)
+        if group is None or _ORDER not in group.attrs:  # `to_zarr` leaves out chunks of nothing but the fill value
+            group = paths.open_group(place, whole=whole, complete=False)
     except paths.Unfinished:
         raise InputError(f"{path} is unfinished: its command still runs, or was stopped: run that again") from None
     except (FileNotFoundError, ValueError) as error:
@@ -350,51 +357,3 @@ def is_provenance(attrs: object) -> bool:
         return isinstance(known["fingerprint"], str) and all(isinstance(text, dict) for text in texts)
     except (KeyError, TypeError, ValueError):
         return False
-
-
-def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
-    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims; id -1 has none.
-
-    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it. The rows compared,
-    `token_id`, also have `text`.
-    """
-    labels = [model_stores.labels_of(matrix) for matrix in matrices]
-    tokens = [each["token"].to_numpy() for each in labels]
-    found: dict[str, Any] = {}
-    if "token_id" in dataset.coords:
-        found["text"] = ("token_id", labels[0]["text"].to_numpy()[dataset["token_id"].to_numpy()])
-    for name, array in _token_ids(dataset).items():
-        strings = _looked_up(name, array, tokens)
-        if (array.to_numpy() < 0).any():
-            strings = np.where(array.to_numpy() >= 0, strings, "")
-        found[name.removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
-    return dataset.assign_coords(found)
-
-
-def with_ids(dataset: xr.Dataset, ids: Sequence[np.ndarray | None]) -> xr.Dataset:
-    """Put the ids that the caller knows rows by in place of their numbers; -1 stays.
-
-    `ids` holds for each matrix, as for `with_tokens`, those of its rows, (rows,) int64; None where they are numbers.
-    """
-    if all(each is None for each in ids):
-        return dataset
-    found: dict[str, Any] = {}
-    for name, array in _token_ids(dataset).items():
-        numbers = array.to_numpy()
-        largest = int(numbers.max(initial=-1))
-        tables = [np.arange(largest + 1) if each is None else each for each in ids]
-        found[name] = (array.dims, np.where(numbers >= 0, _looked_up(name, array, tables), -1))
-    return dataset.assign(found)
-
-
-def _token_ids(dataset: xr.Dataset) -> dict[str, xr.Variable]:
-    named = {str(name): array for name, array in dataset.variables.items()}
-    return {name: array for name, array in named.items() if name.endswith("token_id") and array.dtype == np.int64}
-
-
-def _looked_up(name: str, numbers: xr.Variable, tables: Sequence[np.ndarray]) -> np.ndarray:
-    """What `tables`, one a matrix, hold for the rows of a variable."""
-    rows = numbers.to_numpy()
-    if "side" in numbers.dims:
-        return np.stack([tables[0][rows[..., 0]], tables[-1][rows[..., 1]]], axis=-1)
-    return cast(np.ndarray, tables[-1 if name in _OF_SECOND else 0][rows])

@@ -61,6 +61,17 @@ def test_reopened_is_what_was_computed(made: Made) -> None:
             assert all(isinstance(each.data, np.ndarray) for each in again.variables.values())
 
 
+def test_what_xarray_writes_of_a_result_is_opened_but_not_taken_for_the_result(made: Made, tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.zarr", tmp_path / "part.zarr"
+    made.scans[0].to_zarr(whole, consolidated=False)  # without the chunks of zeros, of `histogram_above`
+    for again in (eg.open_result(whole), xr.open_dataset(whole)):
+        xr.testing.assert_identical(again, made.scans[0][[*again.variables]])
+    eg.open_result(made.outs[0]).isel(farthest=[0]).to_zarr(part, consolidated=False)
+    assert eg.open_result(part).sizes["farthest"] == 1
+    with pytest.raises(eg.InputError, match="is what another program wrote of a result: choose another `out`"):
+        eg.scan(made.stores[0], out=part, **_asked(made.scans[0]))
+
+
 def test_reopened_is_what_was_computed_of_several_stores(made: Made, tmp_path: Path) -> None:
     for command in (eg.survey, eg.duplicates):
         found = command(made.stores, out=tmp_path / command.__name__)

@@ -1,0 +1,62 @@
+"""The strings and ids of tokens in results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+
+from embgeom_dask.storage import model_stores
+from embgeom_dask.storage.model_stores import Matrix
+
+_OF_SECOND = ("neighbor_token_id", "top_token_id", "bottom_token_id", "against_left_out_token_id")
+
+
+def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
+    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims; id -1 has none.
+
+    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it. The rows compared,
+    `token_id`, also have `text`.
+    """
+    labels = [model_stores.labels_of(matrix) for matrix in matrices]
+    tokens = [each["token"].to_numpy() for each in labels]
+    found: dict[str, Any] = {}
+    if "token_id" in dataset.coords:
+        found["text"] = ("token_id", labels[0]["text"].to_numpy()[dataset["token_id"].to_numpy()])
+    for name, array in _token_ids(dataset).items():
+        strings = _looked_up(name, array, tokens)
+        if (array.to_numpy() < 0).any():
+            strings = np.where(array.to_numpy() >= 0, strings, "")
+        found[name.removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
+    return dataset.assign_coords(found)
+
+
+def with_ids(dataset: xr.Dataset, ids: Sequence[np.ndarray | None]) -> xr.Dataset:
+    """Put the ids that the caller knows rows by in place of their numbers; -1 stays.
+
+    `ids` holds for each matrix, as for `with_tokens`, those of its rows, (rows,) int64; None where they are numbers.
+    """
+    if all(each is None for each in ids):
+        return dataset
+    found: dict[str, Any] = {}
+    for name, array in _token_ids(dataset).items():
+        numbers = array.to_numpy()
+        largest = int(numbers.max(initial=-1))
+        tables = [np.arange(largest + 1) if each is None else each for each in ids]
+        found[name] = (array.dims, np.where(numbers >= 0, _looked_up(name, array, tables), -1))
+    return dataset.assign(found)
+
+
+def _token_ids(dataset: xr.Dataset) -> dict[str, xr.Variable]:
+    named = {str(name): array for name, array in dataset.variables.items()}
+    return {name: array for name, array in named.items() if name.endswith("token_id") and array.dtype == np.int64}
+
+
+def _looked_up(name: str, numbers: xr.Variable, tables: Sequence[np.ndarray]) -> np.ndarray:
+    """What `tables`, one a matrix, hold for the rows of a variable."""
+    rows = numbers.to_numpy()
+    if "side" in numbers.dims:
+        return np.stack([tables[0][rows[..., 0]], tables[-1][rows[..., 1]]], axis=-1)
+    return cast(np.ndarray, tables[-1 if name in _OF_SECOND else 0][rows])
