@@ -66,12 +66,14 @@ def choose_point_format(
     asked = element == "int8"
     if not (asked or (element is None and fastest[0] == "int8" and _can_round(settings, width))):
         return plain
-    if settings.farthest:
-        scale = _filling(largest, tuning.UNCLIPPED, samples[0], centre)
-    else:
-        length = max(float(np.quantile(every, tuning.USUAL)), largest / tuning.USUAL_RANGE)
-        scale = _filling(length, tuning.UNCLIPPED_USUAL, samples[0], centre)
     finer = None if settings.kept == {"farthest"} or by_l2 else plain
+    if METRICS[settings.metric].undefined_for_zero_rows:
+        samples = [rows[(rows != 0).any(axis=1)] for rows in samples]
+        if not all(map(len, samples)):
+            return plain
+        centre, scale = _of_directions(settings, samples[0])
+    else:
+        scale = _scale(settings, every, samples[0], centre)
     rounded = PointFormat(settings.metric, "int8", centre, scale, finer, by_l2)
     count = distance_from_centre[-1].size
     if asked:
@@ -81,6 +83,22 @@ def choose_point_format(
     if settings.radii and _cost(rounded, settings, samples) > cost:
         return plain
     return rounded
+
+
+def _of_directions(settings: ScanSpec, sample: Array) -> tuple[Array, float]:
+    """The centre (d,) of rows divided by their lengths, and what these are multiplied by to be rounded."""
+    directions = sample.astype(np.float64) / METRICS[settings.metric].divisor(sample, 1.0)[:, None]
+    centre = directions.mean(axis=0)
+    return centre, _scale(settings, np.sqrt(norms(directions, centre)[:, 1]), directions, centre)
+
+
+def _scale(settings: ScanSpec, lengths: Array, some: Array, centre: Array) -> float:
+    """What rows are multiplied by to be rounded to integers; `lengths` are their distances from the centre."""
+    largest = float(lengths.max())
+    if settings.farthest:
+        return _filling(largest, tuning.UNCLIPPED, some, centre)
+    length = max(float(np.quantile(lengths, tuning.USUAL)), largest / tuning.USUAL_RANGE)
+    return _filling(length, tuning.UNCLIPPED_USUAL, some, centre)
 
 
 def unless_undecided(

@@ -17,7 +17,7 @@ _NARROW = 8
 """The transform adds and subtracts runs of at least so many values, which fill a vector register."""
 
 
-def quantize(stored: Array, centre: Array, scale: float) -> tuple[Array, Array]:
+def quantize(stored: Array, centre: Array, scale: float, divisor: Array | None = None) -> tuple[Array, Array]:
     """Transform rows by one orthogonal map and round them to integers from -127 to 127.
 
     The map is a Hadamard transform after a change of signs, the same for all rows of a width. It spreads a few large
@@ -28,9 +28,11 @@ def quantize(stored: Array, centre: Array, scale: float) -> tuple[Array, Array]:
     stored : numpy.ndarray, (b, d)
         Rows, of any float dtype.
     centre : numpy.ndarray of float64, (d,)
-        What is subtracted from each row first.
+        What is subtracted from each row.
     scale : float
         What the difference is multiplied by.
+    divisor : numpy.ndarray of float64, (b,), optional
+        What each row is divided by before.
 
     Returns
     -------
@@ -40,7 +42,8 @@ def quantize(stored: Array, centre: Array, scale: float) -> tuple[Array, Array]:
         u = 2^-24: each addition of the transform errs by u of its result, the sum of d squared errors by d u of itself.
     """
     rows, signs, share = as_numba(stored), _signs(stored.shape[1]), scale / np.sqrt(_turned(stored.shape[1]))
-    found = share_out(lambda start, stop: _quantize(rows[start:stop], centre, signs, share), len(rows))
+    times = np.ones(len(rows)) if divisor is None else 1 / divisor
+    found = share_out(lambda a, b: _quantize(rows[a:b], centre, times[a:b], signs, share), len(rows))
     points, left, length = (np.concatenate(part) for part in zip(*found, strict=True))
     width, unit = stored.shape[1], 2.0**-24
     return points, np.sqrt(left) * (1 + 2 * width * unit) + 32 * unit * np.sqrt(length)
@@ -49,7 +52,7 @@ def quantize(stored: Array, centre: Array, scale: float) -> tuple[Array, Array]:
 def peaks(stored: Array, centre: Array, scale: float) -> Array:
     """Return the largest absolute value of each row before `quantize` rounds it, (b,) float64."""
     rows, signs, share = as_numba(stored), _signs(stored.shape[1]), scale / np.sqrt(_turned(stored.shape[1]))
-    return np.concatenate(share_out(lambda start, stop: _peaks(rows[start:stop], centre, signs, share), len(rows)))
+    return np.concatenate(share_out(lambda a, b: _peaks(rows[a:b], centre, signs, share), len(rows)))
 
 
 def _signs(width: int) -> Array:
@@ -66,10 +69,12 @@ def _turned(width: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _turn(row: Array, centre: Array, signs: Array, share: float, out: Array) -> None:  # pragma: no cover (compiled)
+def _turn(
+    row: Array, centre: Array, times: float, signs: Array, share: float, out: Array
+) -> None:  # pragma: no cover (compiled)
     width = out.size
     for k in range(width):
-        out[k] = (np.float64(value(row[k])) - centre[k]) * signs[k] * share
+        out[k] = (np.float64(value(row[k])) * times - centre[k]) * signs[k] * share
     half = width
     while half % 2 == 0 and half // 2 >= _NARROW:
         half //= 2
@@ -81,13 +86,13 @@ def _turn(row: Array, centre: Array, signs: Array, share: float, out: Array) -> 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _quantize(
-    rows: Array, centre: Array, signs: Array, share: float
+    rows: Array, centre: Array, times: Array, signs: Array, share: float
 ) -> tuple[Array, Array, Array]:  # pragma: no cover (compiled)
     points, turned = np.empty(rows.shape, np.int8), np.empty(rows.shape[1], np.float32)
     left, length = np.empty(rows.shape[0]), np.empty(rows.shape[0])
     most = np.float32(127)
     for i in range(rows.shape[0]):
-        _turn(rows[i], centre, signs, share, turned)
+        _turn(rows[i], centre, times[i], signs, share, turned)
         error, total = np.float32(0), np.float32(0)
         for k in range(turned.size):
             nearest = np.rint(min(max(turned[k], -most), most))
@@ -102,6 +107,6 @@ def _quantize(
 def _peaks(rows: Array, centre: Array, signs: Array, share: float) -> Array:  # pragma: no cover (compiled)
     out, turned = np.empty(rows.shape[0]), np.empty(rows.shape[1], np.float32)
     for i in range(rows.shape[0]):
-        _turn(rows[i], centre, signs, share, turned)
+        _turn(rows[i], centre, 1.0, signs, share, turned)
         out[i] = np.abs(turned).max()
     return out

@@ -22,23 +22,25 @@ _TINY = 2.0**-500
 """More than what a distance may lose by underflow of its squares."""
 
 
-def norms(stored: Array, centre: Array | None = None) -> Array:
+def norms(stored: Array, centre: Array | None = None, divisor: Array | None = None) -> Array:
     """Return the L1, squared L2 and L-infinity norm, (b, 3) float64, of rows (b, d) minus `centre` (d,) float64.
 
-    Rows have any float dtype. Sums are float64, in any order: they err by at most (d + 3) u of themselves, u = 2^-53.
+    Rows have any float dtype, and are first divided by `divisor` (b,) float64 where it is given. Sums are float64, in
+    any order: they err by at most (d + 3) u of themselves, u = 2^-53.
     """
     rows = as_numba(stored)
     origin = np.zeros(rows.shape[1]) if centre is None else centre
-    return np.concatenate(share_out(lambda start, stop: _three_norms(rows[start:stop], origin), len(rows)))
+    times = np.ones(len(rows)) if divisor is None else 1 / divisor
+    return np.concatenate(share_out(lambda a, b: _three_norms(rows[a:b], origin, times[a:b]), len(rows)))
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _three_norms(rows: Array, centre: Array) -> Array:  # pragma: no cover (compiled)
+def _three_norms(rows: Array, centre: Array, times: Array) -> Array:  # pragma: no cover (compiled)
     out = np.empty((rows.shape[0], 3))
     for i in range(rows.shape[0]):
         one, two, largest = 0.0, 0.0, 0.0
         for k in range(rows.shape[1]):
-            t = np.float64(value(rows[i, k])) - centre[k]
+            t = np.float64(value(rows[i, k])) * times[i] - centre[k]
             one += abs(t)
             two += t * t
             largest = max(largest, abs(t))

@@ -35,7 +35,8 @@ class Norms:
         included; None if points equal their rows. For points p, q of rows x, y with errors e, f:
         |x.y - p.q| <= e |y| + |p| f.
     step, slack : numpy.ndarray of float64, (b,), optional
-        Of points in digits, see `kernels.digits`; else None. Neither hangs on other rows.
+        Of points in digits, see `kernels.digits`; else None. Neither hangs on other rows. Of unit vectors rounded to
+        integers `slack` is how far `norm` may be from that of the row without any rounding.
     """
 
     norm: Array
@@ -141,6 +142,10 @@ class Metric(ABC):
     def unit(self, scale: float) -> float:
         """Return the factor of a value when the rows are multiplied by `scale`."""
 
+    def rounded_unit(self, scale: float) -> float:
+        """Return the factor of a value of points that are rows multiplied by `scale` and rounded to integers."""
+        return self.unit(scale)
+
     @abstractmethod
     def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:
         """Return the distance from the centre (b,), from the L1, squared L2 and L-infinity norm (b,) of x - centre."""
@@ -153,7 +158,10 @@ class Metric(ABC):
         """
 
     def divisor(self, stored: Array, scale: float) -> Array:
-        """Return what each row (b, d), as stored, is divided by to be a point in digits: (b,) float64."""
+        """Return what each row (b, d), as stored, is divided by to be a point in digits: (b,) float64.
+
+        With scale 1 it is what rows are divided by before they are scaled and rounded to integers.
+        """
         return np.full(len(stored), 1 / scale)
 
     @abstractmethod

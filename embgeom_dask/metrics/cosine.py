@@ -26,7 +26,7 @@ from embgeom_dask.kernels.numba_bfloat16 import as_float
 from embgeom_dask.kernels.row_norms import nearest_norms, norms
 from embgeom_dask.metrics import matrix_product
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
-from embgeom_dask.metrics.euclidean import digit_terms
+from embgeom_dask.metrics.euclidean import Euclidean, digit_terms
 from embgeom_dask.metrics.matrix_product import product_error
 from embgeom_dask.metrics.workspace import Workspace
 
@@ -44,6 +44,7 @@ class Cosine(Metric):
     """
 
     name = "cosine"
+    quantizes = True
     has_digits = True
     undefined_for_zero_rows = True
     prunes_by_norm = False
@@ -51,6 +52,10 @@ class Cosine(Metric):
     def unit(self, scale: float) -> float:  # noqa: ARG002
         """Return 1: scaling rows does not change the distance."""
         return 1.0
+
+    def rounded_unit(self, scale: float) -> float:
+        """Return 2 scale^2: the values of unit vectors rounded to integers are their squared L2 distances."""
+        return 2 * scale**2
 
     def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
         """Return the L2 norm; it bounds no cosine distance (see `bound`)."""
@@ -79,8 +84,10 @@ class Cosine(Metric):
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """Bound 1 - p.q; normalising the rows in float64 erred by at most (d + 4) u for each point, u = 2^-53.
 
-        Of points in digits half the slack of either row is all of it.
+        Of points in digits half the slack of either row is all of it. Integers have the bounds of euclidean.
         """
+        if rows.error is not None and columns.error is not None:
+            return _EUCLIDEAN.terms(rows, columns, width, precision)
         if rows.slack is not None and columns.slack is not None:
             halves = np.full(len(rows.norm), 0.5), np.full(len(columns.norm), 0.5)
             return digit_terms(halves, (rows.slack / 2, columns.slack / 2), -1.0)
@@ -95,8 +102,7 @@ class Cosine(Metric):
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
         """Return |x/|x| - y/|y||^2 / 2."""
-        lengths = [np.maximum(norms(rows)[:, 1], _SMALLEST) for rows in (x, y)]
-        values: Array = 0.5 * squared_differences(x, y, i, j, *(1 / np.sqrt(length) for length in lengths))
+        values: Array = 0.5 * squared_differences(x, y, i, j, _inverse_lengths(x, i), _inverse_lengths(y, j))
         return values
 
     def direct_slack(self, values: Array, width: int) -> Array:
@@ -156,6 +162,18 @@ class Cosine(Metric):
     def distance(self, values: Array) -> Array:
         """Return the values; one of parallel rows that is not exact may be slightly negative, and becomes 0."""
         return np.maximum(values, 0.0)
+
+
+_EUCLIDEAN = Euclidean()
+
+
+def _inverse_lengths(rows: Array, used: Array) -> Array:
+    """1 / |x| (b,) float64 of those rows (b, d) that are `used` (p,)."""
+    some = np.zeros(len(rows), np.bool_)
+    some[used] = True
+    inverse = np.zeros(len(rows))
+    inverse[some] = 1 / np.sqrt(np.maximum(norms(rows if some.all() else rows[some])[:, 1], _SMALLEST))
+    return inverse
 
 
 def _unit(values: Array) -> Array:

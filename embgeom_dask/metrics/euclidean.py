@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels import correct_rounding
+from embgeom_dask.kernels import correct_rounding, whole_distances
 from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.double_double import UNIT, Keys, integers, squared_difference_keys, squared_differences
 from embgeom_dask.metrics import matrix_product
@@ -53,16 +53,16 @@ class Euclidean(Metric):
 
         As 2 |x| |y| <= |x|^2 + |y|^2, the bounds are (1 -+ c) |x|^2 + (1 -+ c) |y|^2 - 2 p.q. If points are not their
         rows, `_moved` bounds what that changes; the errors of the sums are part of it, so that c is taken for d = 0.
-        Of points in digits the slack of either row is all of it.
+        Of points in digits the slack of either row is all of it, of others it is of their norms.
         """
-        if rows.slack is not None and columns.slack is not None:
+        if rows.step is not None and rows.slack is not None and columns.slack is not None:
             return digit_terms((rows.norm, columns.norm), (rows.slack, columns.slack), -2.0)
         error = product_error(width if rows.error is None else 0, precision)
         sides, moved = (rows, columns), _moved(rows, columns)
 
         def bound(sign: int) -> LinearBound:
             row, column = (
-                (side.norm * (1 + sign * error) + sign * (precision.tiny + more)).astype(precision.dtype)
+                (side.norm * (1 + sign * error) + sign * (precision.tiny + more + _slack(side))).astype(precision.dtype)
                 for side, more in zip(sides, moved, strict=True)
             )
             return LinearBound(row, column, -2.0, sign * 2 * precision.rounding)
@@ -78,9 +78,14 @@ class Euclidean(Metric):
         return (width + 8) * UNIT * values
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
-        """Return what `kernels.correct_rounding.euclidean` computes."""
-        found: tuple[Array, Array] = correct_rounding.euclidean(x, y, i, j)
-        return found
+        """Return what `kernels.correct_rounding.euclidean` computes: of most rows of bfloat16 by integers."""
+        if x.dtype != np.uint16 or y.dtype != np.uint16:
+            found: tuple[Array, Array] = correct_rounding.euclidean(x, y, i, j)
+            return found
+        distance, settled, told = whole_distances.distances(x, y, i, j)
+        (left,) = np.nonzero(~told)
+        distance[left], settled[left] = correct_rounding.euclidean(x, y, i[left], j[left])
+        return distance, settled
 
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """Return sum_k (x_k - y_k)^2 in double-double."""
@@ -102,6 +107,10 @@ class Euclidean(Metric):
     def near(self, order: Fraction) -> float:
         """Return the square root, computed to 64 more bits than its integer part in units of 2^-1074."""
         return isqrt(int(order) << 128) / (1 << 1074 + 64)
+
+
+def _slack(side: Norms) -> Array | float:
+    return 0.0 if side.slack is None else side.slack
 
 
 def digit_terms(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.kernels.digits import digits_of
+from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.quantize import quantize
 from embgeom_dask.kernels.row_norms import norms, squared_lengths
 from embgeom_dask.metrics import METRICS, Metric, Norms
@@ -66,7 +67,8 @@ class PointFormat:
     @property
     def unit(self) -> float:
         """The value of two points over the value of their rows."""
-        return self.tile_metric.unit(self.scale)
+        metric = self.tile_metric
+        return metric.rounded_unit(self.scale) if self.element == "int8" else metric.unit(self.scale)
 
     @property
     def tile_metric(self) -> Metric:
@@ -86,8 +88,7 @@ class PointFormat:
             error = None if rounded is rows else _distances(rows, rounded)
             return devices.to_tensor(rounded, _CPU), Norms(norms(rows)[:, 1], error)
         if self.element == "int8":
-            integers, error = quantize(rows, self.centre, self.scale)
-            return torch.from_numpy(integers), Norms(norms(rows, self.centre)[:, 1] * self.scale**2, error)
+            return self._integers(rows)
         if self.in_digits:
             return self._digits(rows)
         values = rows.astype(np.float64)
@@ -95,6 +96,16 @@ class PointFormat:
         values *= self.scale
         points = self.tile_metric.points(values, np.dtype(self.element))
         return devices.to_tensor(points.values, _CPU), points.norms
+
+    def _integers(self, rows: Array) -> tuple[torch.Tensor, Norms]:
+        """What `points` gives, rounded. A row that is divided by its length errs by 8 u at most, u = 2^-53."""
+        scale, divisor = self.scale, self.tile_metric.divisor(rows, 1.0)
+        integers, error = quantize(rows, self.centre, scale, divisor)
+        norm, slack = norms(rows, self.centre, divisor)[:, 1] * scale**2, None
+        if self.tile_metric.undefined_for_zero_rows:
+            off = 8 * UNIT * scale
+            error, slack = error + off, 2 * off * np.sqrt(norm) * (1 + 1e-9) + 2 * off**2
+        return torch.from_numpy(integers), Norms(norm, error, slack=slack)
 
     def _digits(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """What `points` gives, in digits."""

@@ -8,8 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from distributed import Client
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
@@ -90,17 +91,23 @@ def test_rows_of_any_length_have_a_scale() -> None:
     assert choose(rows[100:], element="int8", neighbors=3) == ["int8", "float64"]
 
 
-@settings(deadline=None, max_examples=50)
-@given(matrices(max_rows=30), st.sampled_from([16, 20, 48]))
-def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarray, repeat: int) -> None:
+@settings(deadline=None, max_examples=80)
+@given(matrices(max_rows=30), st.sampled_from([16, 20, 48]), st.sampled_from(["euclidean", "cosine"]))
+def test_bounds_of_unrounded_points_hold_as_those_of_the_integers(rows: np.ndarray, repeat: int, metric: str) -> None:
     rows = np.tile(rows, (1, repeat))
-    centre = rows.astype(float).mean(axis=0)
+    if metric == "cosine":
+        rows = rows[(rows != 0).any(axis=1)]
+        assume(len(rows))
+    centre = rows.astype(float).mean(axis=0) if METRICS[metric].shifts else np.zeros(rows.shape[1])
     away = np.linalg.norm(rows.astype(float) - centre, axis=1)
-    asked = ScanSpec(metric="euclidean", neighbors=1)
+    asked = ScanSpec(metric=metric, neighbors=1)
     point_format = choose_point_format(asked, {rows.dtype.name}, centre, [away], [rows], INT8_FIRST, "int8")
+    assert point_format.element == "int8"
     block = Block(np.arange(100, 100 + len(rows)), rows, *point_format.points(rows), away, 100, point_format)
-    tile = Tile(METRICS["euclidean"], block.take(np.arange(0, len(rows), 2)), block, diagonal=False)
+    tile = Tile(METRICS[metric], block.take(np.arange(0, len(rows), 2)), block, diagonal=False)
     x, y = (np.longdouble(rows[side.positions - 100].astype(float)) for side in (tile.rows, tile.columns))
+    if metric == "cosine":  # half the squared distance of unit vectors
+        x, y = (side / np.sqrt((side**2).sum(-1) * 2)[:, None] for side in (x, y))
     true = ((x[:, None] - y) ** 2).sum(-1) * np.longdouble(point_format.unit)
     for each in (tile, tile.unrounded()):
         kind = each.terms[0].row.dtype.type
@@ -171,6 +178,21 @@ def test_a_crowd_among_integers_is_told_apart_unrounded(
         np.fill_diagonal(square, np.inf)
     np.testing.assert_array_equal(result["neighbor_token_id"], np.argsort(square, axis=1, kind="stable")[:, :5])
     np.testing.assert_allclose(result["neighbor_distance"], np.sort(square, axis=1)[:, :5], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_neighbors_in_cosine_by_integers_are_those_of_products_of_float32(
+    against: bool, rounded: None, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = crowded(600)
+    rows *= np.exp2(np.arange(600) % 7 - 3).astype(rows.dtype)[:, None]
+    rows[5] = 0
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    asked = {"neighbors": 5, "tile": 256, "client": client, "metric": "cosine", **({"against": store} if against else {})}
+    by_integers = scan(store, farthest=3, **asked)
+    assert json.loads(by_integers.attrs["certificate"])["products"] == "int8"
+    monkeypatch.setattr(devices, "fastest", lambda _: ["float32"])
+    xr.testing.assert_identical(by_integers.drop_attrs(), scan(store, farthest=3, **asked).drop_attrs())
 
 
 def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbours(
