@@ -106,6 +106,16 @@ class Plan:
         return Grid(first, second, tile, run, self.symmetric)
 
     @property
+    def skips_near(self) -> bool:
+        """Whether tiles whose pairs are all nearer than others are skipped."""
+        return self.sides[0].sorted_by_norm and all(each.only_far for each in self.reductions.values())
+
+    @property
+    def skips_far(self) -> bool:
+        """Whether parts of tiles whose pairs are all beyond the radii are skipped."""
+        return self.sides[0].sorted_by_norm and not self.skips_near
+
+    @property
     def digest(self) -> str:
         """The sha256 of all that decides what a panel's state says: rows, metric, tiles and reductions.
 

@@ -108,7 +108,9 @@ def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: 
     point_format = choose_points(client, inspected, spec, resources)
     reductions = make_reductions(inspected, spec)
     tile, needed = fit_memory(client, inspected, reductions, point_format, spec, resources)
-    sorted_by_norm = all(each.only_far for each in reductions.values()) and METRICS[spec.metric].prunes_by_norm
+    kept = reductions.values()
+    alike = all(each.only_far for each in kept) or (all(each.only_near for each in kept) and not point_format.by_l2)
+    sorted_by_norm = alike and METRICS[spec.metric].prunes_by_norm
     sources = [
         BlockSource(
             matrix,

@@ -140,9 +140,10 @@ def point_formats_instead(
         [replace(point_format, unrounded=None)] if point_format.element == "float32" and point_format.unrounded else []
     )
     scale = _into_unit_ball(float(np.concatenate(distance_from_centre).max()))
+    centre = point_format.centre if point_format.tile_metric.shifts else np.zeros_like(point_format.centre)
     few = {"float64"} if "float64" in dtypes else {"float32", "float64"}
     others = [
-        PointFormat(point_format.metric, element, point_format.centre, scale, by_l2=point_format.by_l2)
+        PointFormat(point_format.metric, element, centre, scale, by_l2=point_format.by_l2)
         for element in elements
         if element in few
     ]

@@ -84,14 +84,16 @@ def _compute_on(
 ) -> PanelResult:
     exact = plan.exact(reader)
     states: dict[str, object] = {name: reduction.empty(hints.get(name)) for name, reduction in plan.reductions.items()}
-    reach = partial(_reach, plan, states, exact) if plan.sides[0].sorted_by_norm else None
+    reach = partial(_reach, plan, states, exact) if plan.skips_near else None
+    span = max(each.span(exact) for each in plan.reductions.values()) if plan.skips_far else None
     point_format = plan.sides[0].instead or plan.sides[0].point_format
     for panel in panels:
         rows = reader.block(plan.sides[0], panel.row, device)
         for index in range(panel.start, panel.stop):
             columns = reader.block(plan.sides[1], index, device)
             diagonal = plan.symmetric and index == panel.row
-            for tile in traverse(point_format.tile_metric, rows, columns, workspace, diagonal=diagonal, reach=reach):
+            sides = point_format.tile_metric, rows, columns, workspace
+            for tile in traverse(*sides, diagonal=diagonal, reach=reach, span=span):
                 for name, reduction in plan.reductions.items():
                     states[name] = reduction.update(states[name], tile, exact)
     found = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
@@ -275,7 +277,7 @@ class _Run:
         def arguments(panel: Panel) -> tuple[Any, ...]:
             return self._shared, panel, self._hints, self._journal
 
-        several = dealt and len(self._watch.threads()) > 1 and not self._plan.sides[0].sorted_by_norm
+        several = dealt and len(self._watch.threads()) > 1 and not self._plan.skips_near
         regions = Regions(panels, self._watch.threads) if several else None
         return workers.completed(self._client, run_panel, panels, arguments, window, self._title, regions)
 

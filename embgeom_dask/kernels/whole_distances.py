@@ -76,7 +76,7 @@ def distances(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array, Arr
 
 
 @numba.njit(nogil=True, cache=True)
-def _places(row: Array) -> tuple[int, int]:  # pragma: no cover (compiled)
+def _places(row: Array) -> tuple[Any, Any]:  # pragma: no cover (compiled)
     """The power of two that all values of a row are multiples of, and one that is above them all; of zeros 0, 0."""
     least, most = np.int32(255), np.int32(0)
     for k in range(row.size):  # a vector loop
@@ -88,13 +88,13 @@ def _places(row: Array) -> tuple[int, int]:  # pragma: no cover (compiled)
 
 
 @numba.njit(nogil=True, cache=True)
-def _whole(row: Array, scale: float, out: Array) -> None:  # pragma: no cover (compiled)
+def _whole(row: Array, scale: Any, out: Array) -> None:  # pragma: no cover (compiled)
     for k in range(row.size):
         out[k] = np.int32(value(row[k]) * scale)
 
 
 @numba.njit(nogil=True, cache=True)
-def _sum_of_squares(a: Array, row: Array, scale: float) -> tuple[int, int]:  # pragma: no cover (compiled)
+def _sum_of_squares(a: Array, row: Array, scale: Any) -> tuple[Any, Any]:  # pragma: no cover (compiled)
     """The sum of the squares of the differences, modulo 2^64, and their sizes, or-ed."""
     total, seen = np.int64(0), np.int32(0)
     for k in range(a.size):  # a vector loop

@@ -69,6 +69,11 @@ class Reduction(Protocol[Running, Finished, Merged]):
         """Whether `reach` grows, so that blocks sorted by their distance from the centre let tiles be skipped."""
         return False
 
+    @property
+    def only_near(self) -> bool:
+        """Whether pairs beyond `span` change nothing: then most parts of tiles of such blocks may be skipped."""
+        return False
+
     def empty(self, hint: Array | None = None) -> Running:
         """The state of no pairs. `hint`, of other panels, may make it drop pairs that no result needs."""
 
@@ -78,6 +83,10 @@ class Reduction(Protocol[Running, Finished, Merged]):
     def reach(self, state: Running, exact: Exact) -> float:  # noqa: ARG002
         """The least value, in units of the points, of a pair that can still change a panel's state."""
         return float("-inf")
+
+    def span(self, exact: Exact) -> float:  # noqa: ARG002
+        """A bound of the values, in units of the points, of all pairs that can change a state."""
+        return float("inf")
 
     def finish(self, state: Running, exact: Exact) -> Finished:
         """What leaves the worker, after the last tile."""

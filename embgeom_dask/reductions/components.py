@@ -67,6 +67,15 @@ class Components(Reduction[Forests, Links, Links]):
         """Bytes of its states, on worker and client."""
         return 8 * self.rows * (6 * self.radii.distance.size + 8) + 100 * _STRIP_PAIRS
 
+    @property
+    def only_near(self) -> bool:
+        """True."""
+        return True
+
+    def span(self, exact: Exact) -> float:
+        """The value at the largest radius."""
+        return float(self.radii.in_points(exact)[1][-1])
+
     def empty(self, hint: Array | None = None) -> Forests:  # noqa: ARG002
         """Every row alone."""
         radii = self.radii.distance.size

@@ -71,6 +71,15 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
         """Bytes of its states, on worker and client, and of its result."""
         return 200 * min(self.limit, int(self.weights[0].sum() * self.weights[1].sum()))
 
+    @property
+    def only_near(self) -> bool:
+        """True."""
+        return True
+
+    def span(self, exact: Exact) -> float:
+        """The value at the largest radius."""
+        return float(self.radius.in_points(exact)[1][-1])
+
     def empty(self, hint: Array | None = None) -> CountedPairs:
         """No pairs; `hint` is the room that other panels left."""
         return CountedPairs(0, self._room if hint is None else int(hint), _NO_POSITIONS, _NO_POSITIONS)

@@ -54,6 +54,15 @@ class Within(Reduction[Degrees, Degrees, Degrees]):
         """Bytes of its states, on worker and client."""
         return 8 * self.weights[0].size * (4 * self.radii.distance.size + 2)
 
+    @property
+    def only_near(self) -> bool:
+        """True."""
+        return True
+
+    def span(self, exact: Exact) -> float:
+        """The value at the largest radius."""
+        return float(self.radii.in_points(exact)[1][-1])
+
     def empty(self, hint: Array | None = None) -> Degrees:  # noqa: ARG002
         """Zeros."""
         rows = self.weights[0].size

@@ -188,7 +188,9 @@ def test_neighbors_in_cosine_by_integers_are_those_of_products_of_float32(
     rows *= np.exp2(np.arange(600) % 7 - 3).astype(rows.dtype)[:, None]
     rows[5] = 0
     store = make_store(tmp_path / "m.zarr", output=rows)
-    asked = {"neighbors": 5, "tile": 256, "client": client, "metric": "cosine", **({"against": store} if against else {})}
+    asked = {"neighbors": 5, "tile": 256, "client": client, "metric": "cosine"} | (
+        {"against": store} if against else {}
+    )
     by_integers = scan(store, farthest=3, **asked)
     assert json.loads(by_integers.attrs["certificate"])["products"] == "int8"
     monkeypatch.setattr(devices, "fastest", lambda _: ["float32"])

@@ -121,7 +121,7 @@ def test_what_a_worker_multiplies_wrongly_is_not_used_there(
     lacks: tuple[str, ...], kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
 ) -> None:
     lacking(monkeypatch, *lacks)
-    planned = "float32" if "metric" in kept else "bfloat16" if "nearest" in kept else "int8"
+    planned = "bfloat16" if "nearest" in kept else "int8"
     rows = vocabulary()
     found = scan(make_store(tmp_path / "m.zarr", output=rows), tile=32, client=client, **kept)
     check(found, truth(rows, metric=kept.get("metric", "euclidean")), np.arange(len(rows)))
