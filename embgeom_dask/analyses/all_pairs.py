@@ -85,7 +85,8 @@ def compare_pairs(
             tile, element = journal.fix("tile", resources.tile), journal.fix("element", None)
             resources = replace(resources, tile=tile, element=element)
         with _cluster(client, resources.device, out, matrices) as cluster:
-            plan = make_plan(cluster, [(given.matrix, given.rows) for given in sides], spec, resources)
+            rows, ids = [(given.matrix, given.rows) for given in sides], [given.ids for given in sides]
+            plan = make_plan(cluster, rows, spec, resources, ids)
             plan = replace(plan, temporary=sum(given.nbytes for given in sides))
             note(str(plan))
             if dry_run:

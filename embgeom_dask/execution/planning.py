@@ -27,6 +27,7 @@ from embgeom_dask.pairwise.rows import (
     DistinctRows,
     RowSummary,
     centre_of,
+    check_fit,
     distance_bound,
     distinct_rows,
     duplicates_of,
@@ -95,8 +96,16 @@ class InspectedRows:
         return {matrix.dtype for matrix in self.matrices}
 
 
-def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: Resources) -> Plan:
+def make_plan(
+    client: Client,
+    sides: list[Selected],
+    spec: ScanSpec,
+    resources: Resources,
+    ids: list[NDArray[np.int64]] | None = None,
+) -> Plan:
     """Plan the scan `spec` of the rows of one side, or of two against each other, on the workers of `client`.
+
+    `ids` are by side the token ids (rows,) by which rows that cannot be compared are named: their numbers if None.
 
     Raises
     ------
@@ -104,7 +113,7 @@ def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: 
         where a row has no distance to any other (NaN, infinity, out of range), none is left to compare, or the scan
         would take more memory than is allowed.
     """
-    inspected = inspect_rows(client, sides, spec)
+    inspected = inspect_rows(client, sides, spec, ids)
     point_format = choose_points(client, inspected, spec, resources)
     reductions = make_reductions(inspected, spec)
     tile, needed = fit_memory(client, inspected, reductions, point_format, spec, resources)
@@ -131,14 +140,17 @@ def make_plan(client: Client, sides: list[Selected], spec: ScanSpec, resources: 
     return Plan((sources[0], sources[-1]), reductions, resources.device, needed, instead)
 
 
-def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> InspectedRows:
+def inspect_rows(
+    client: Client, sides: list[Selected], spec: ScanSpec, ids: list[NDArray[np.int64]] | None = None
+) -> InspectedRows:
     """Read every row once, on the cluster: which are identical, which cannot be compared, how far from the centre."""
+    ids = ids or [rows for _, rows in sides]
     metric = METRICS[spec.metric].by_l2 if spec.is_by_l2 else None
     metric = metric or METRICS[spec.metric]
     matrix, token_id = sides[0]
     if spec.kept == {"farthest"} and metric.prunes_by_extent and len(sides) == 1:
-        token_id = narrow(client, matrix, parts_of(matrix, token_id), spec.farthest or 1)
-        sides = [(matrix, token_id)]
+        token_id = narrow(client, matrix, parts_of(matrix, token_id), spec.farthest or 1, ids[0])
+        sides, ids = [(matrix, token_id)], [token_id]
     some = matrix.take(token_id[: tuning.SAMPLE_ROWS])
     centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
     dtypes = {matrix.dtype for matrix, _ in sides}
@@ -147,6 +159,8 @@ def inspect_rows(client: Client, sides: list[Selected], spec: ScanSpec) -> Inspe
         join(map_rows(client, "rows", found, parts_of(found, ids), inspect, centre, metric.name, alike))
         for found, ids in sides
     ]
+    for (matrix, _), found, names in zip(sides, summaries, ids, strict=True):
+        check_fit(matrix, names, found.unfit)
     zeros = not metric.undefined_for_zero_rows
     apart = metric.is_product and len(sides) == 1
     rows = [distinct_rows(*side, found, zeros=zeros, apart=apart) for side, found in zip(sides, summaries, strict=True)]

@@ -40,8 +40,10 @@ class Extent:
     unfit: Array
 
 
-def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
+def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int, ids: Array) -> Array:
     """The token ids, of those in `parts`, of all rows that can be among the `k` farthest pairs: (n,) int64, ascending.
+
+    `ids` (rows,) int64 are the token ids by which those that cannot be compared are named.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def narrow(client: Client, matrix: Matrix, parts: list[Array], k: int) -> Array:
         where a row cannot be compared: see `check_fit`.
     """
     extents = map_rows(client, "extent", matrix, parts, extent)
-    check_fit(matrix, np.concatenate(parts), np.concatenate([e.unfit for e in extents]))
+    check_fit(matrix, ids, np.concatenate([e.unfit for e in extents]))
     columns = np.arange(matrix.hidden_size)
     lowest, highest = np.array([e.low for e in extents]), np.array([e.high for e in extents])
     first, last = np.argmin(lowest, axis=0), np.argmax(highest, axis=0)

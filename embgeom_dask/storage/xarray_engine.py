@@ -19,13 +19,25 @@ class ResultEngine(BackendEntrypoint):
     """Opens folders that embgeom has saved as results."""
 
     description = "Open results of embgeom"
+    open_dataset_parameters = (
+        *("filename_or_obj", "drop_variables", "group", "consolidated"),
+        *("mask_and_scale", "decode_times", "decode_timedelta", "use_cftime", "concat_characters", "decode_coords"),
+    )
 
-    def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> Dataset:
-        """Open a result; see `open_result`."""
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        group: str | None = None,
+        **decoding: Any,  # noqa: ARG002 - nothing in a result is encoded
+    ) -> Dataset:
+        """Open a result; see `open_result`. With `group` one of a tree that xarray wrote."""
         from embgeom_dask.storage.results import open_result
 
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
-        result: Dataset = open_result(filename_or_obj)
+        where = filename_or_obj if group is None else Path(filename_or_obj, group.strip("/"))
+        result: Dataset = open_result(where)
         return result.drop_vars(dropped, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:

@@ -72,6 +72,16 @@ def test_what_xarray_writes_of_a_result_is_opened_but_not_taken_for_the_result(m
         eg.scan(made.stores[0], out=part, **_asked(made.scans[0]))
 
 
+def test_options_of_xarray_for_zarr_open_results_too(made: Made, tmp_path: Path) -> None:
+    scan = xr.open_dataset(made.outs[0], decode_times=False, consolidated=True, chunks={})
+    assert scan["neighbor_distance"].chunks == ((SIZES[0],), (2,))
+    xr.DataTree.from_dict({"/a": made.scans[0], "/b": made.scans[1]}).to_zarr(
+        tmp_path / "tree.zarr", consolidated=False
+    )
+    found = xr.open_dataset(tmp_path / "tree.zarr", engine="embgeom", group="/b")
+    xr.testing.assert_equal(found, made.scans[1][[*found.variables]])
+
+
 def test_reopened_is_what_was_computed_of_several_stores(made: Made, tmp_path: Path) -> None:
     for command in (eg.survey, eg.duplicates):
         found = command(made.stores, out=tmp_path / command.__name__)

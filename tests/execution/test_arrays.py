@@ -329,3 +329,13 @@ def test_files_without_that_matrix_are_refused_in_one_line(store: str, folder: P
         with pytest.raises(EmbgeomError, match=words) as caught:
             eg.scan(store, against=str(files / name), farthest=1)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", ["farthest", "nearest"])
+@pytest.mark.parametrize("metric", ["euclidean", "chebyshev"])
+def test_rows_that_cannot_be_compared_are_named_by_their_own_ids(kept: str, metric: str, client: Client) -> None:
+    rows = xr.DataArray(np.eye(4), dims=("token_id", "hidden"), coords={"token_id": [10, 20, 30, 40]})
+    reindexed = rows.reindex(token_id=[10, 20, 5000])
+    for sides in ((reindexed, None), (rows, reindexed)):
+        with pytest.raises(InputError, match=r"1 of 3 rows .*\(token ids 5000\)"):
+            eg.scan(sides[0], against=sides[1], metric=metric, client=client, **{kept: 1})
