@@ -23,6 +23,7 @@ from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.kept_rows import reading_once
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.rationals import Rationals
@@ -63,7 +64,8 @@ def tokens(
     """Describe every token by its row: norms, distance from the centroid, ranks, identical rows, and its labels.
 
     Norms and distances are the float64 numbers nearest to the true ones, of the stored values and their exact mean. So
-    no bit depends on chunks, workers or threads. Rows are read twice.
+    no bit depends on chunks, workers or threads. There are two passes over the rows; workers keep those that they read,
+    as far as memory allows: the others are read twice.
 
     Parameters
     ----------
@@ -170,7 +172,7 @@ def _tokens(
         attrs = results.provenance("tokens", [matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        with connect(client, out=out) as active:
+        with connect(client, out=out) as active, reading_once(active, matrix):
             dataset = _measured(active, given, chosen)
         if neighbors is not None:
             dataset = dataset.assign(of_neighbors(neighbors))
@@ -195,6 +197,8 @@ def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset
     if origin is not None:
         point, told = origin.place(client, given)
         points.append(point)
+    for each in points:
+        each.in_two_words()  # once, and not in every task
     for start, distances in by_chunk("distances", matrix, _distances, points, client=client):
         for name, each in zip(_RANKED[3:], distances, strict=False):
             columns[name][start : start + each.size] = each

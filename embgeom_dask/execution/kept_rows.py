@@ -131,13 +131,13 @@ def keeping(
             known_workers.tell_own(client, forget, {on_workers.keeping.key})
 
 
-def reading_once(client: Client, matrix: Matrix) -> AbstractContextManager[None]:
+def reading_once(client: Client, matrix: Matrix, rows: int | None = None) -> AbstractContextManager[None]:
     """While entered, several passes over a matrix read it once, as `keeping` does, beside as many models as there may
-    be on a worker; nothing more where its rows are kept already.
+    be on a worker; nothing more where its rows are kept already. `rows` are those of a chunk by default.
     """
     if rows_on_workers(matrix) is not None:
         return nullcontext()
-    return keeping(client, matrix, matrix.chunk_rows, sharing=tuning.MODELS_A_WORKER)
+    return keeping(client, matrix, rows or matrix.chunk_rows, sharing=tuning.MODELS_A_WORKER)
 
 
 def _nbytes(matrix: Matrix, rows: int) -> int:

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
+from embgeom_dask.kernels.numba_bfloat16 import as_numba, significand_bits, value
 from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.rationals import Rationals
 
@@ -20,6 +20,9 @@ into three limbs of 32 bits. Values from 2^-400 to 2^400 reach into the limbs 19
 
 _STRIP = 512
 """Columns that are summed together, so that their limbs stay in the cache of a core."""
+
+_ROWS = 1024
+"""Rows whose sums are added to the limbs together, where float64 holds them without rounding."""
 
 
 class ColumnSums(NamedTuple):
@@ -52,7 +55,8 @@ def column_sums(stored: Array, keep: Array) -> ColumnSums:
     Their values must be 0 or from 2^-400 to 2^400 in size. Limbs that are 0 in all columns are left out.
     """
     rows = as_numba(stored)
-    limbs = np.concatenate(share_out(lambda start, stop: _add_up(rows, keep, start, stop), rows.shape[1]))
+    most = 2.0 ** (52 - significand_bits(rows))  # float64 holds sums of multiples of the last bit of the least value
+    limbs = np.concatenate(share_out(lambda start, stop: _add_up(rows, keep, start, stop, most), rows.shape[1]))
     used = np.flatnonzero(limbs.any(axis=0))
     if not used.size:
         return ColumnSums(limbs[:, :0])
@@ -64,26 +68,60 @@ def _whole(limbs: list[int]) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_up(rows: Array, keep: Array, start: int, stop: int) -> Array:  # pragma: no cover (compiled)
+def _add_up(rows: Array, keep: Array, start: int, stop: int, most: float) -> Array:  # pragma: no cover (compiled)
     limbs, numbers = np.zeros((stop - start, _LIMBS), np.int64), np.empty(_STRIP)
-    bits = numbers.view(np.int64)
+    ends = np.empty((2, _STRIP))
     for first in range(start, stop, _STRIP):
         size, here = min(_STRIP, stop - first), limbs[first - start :]
-        for i in range(rows.shape[0]):
-            if not keep[i]:
+        for begin in range(0, rows.shape[0], _ROWS):
+            end = min(begin + _ROWS, rows.shape[0])
+            part = rows[begin:end, first : first + size]
+            if _add_floats(part, keep[begin:end], numbers[:size], ends[:, :size], most):
+                _spread(numbers[:size], here)
                 continue
-            for k in range(size):
-                numbers[k] = value(rows[i, first + k])
-            for k in range(size):
-                exponent, whole = (bits[k] >> 52) & 0x7FF, bits[k] & 0xFFFFFFFFFFFFF
-                whole |= np.int64(exponent != 0) << 52  # a zero has no bit
-                bit = np.uint64(max(exponent - 1 - 32 * _FIRST, 0))
-                place, shift = bit >> np.uint64(5), np.int64(bit & np.uint64(31))
-                above = whole >> (32 - shift)
-                low, middle, high = (whole << shift) & 0xFFFFFFFF, above & 0xFFFFFFFF, above >> 32
-                if bits[k] < 0:
-                    low, middle, high = -low, -middle, -high
-                here[k, place] += low
-                here[k, place + np.uint64(1)] += middle
-                here[k, place + np.uint64(2)] += high
+            for i in range(part.shape[0]):
+                if keep[begin + i]:
+                    for k in range(size):
+                        numbers[k] = value(part[i, k])
+                    _spread(numbers[:size], here)
     return limbs
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_floats(rows: Array, keep: Array, sums: Array, ends: Array, most: float) -> bool:  # pragma: no cover (compiled)
+    """Add rows (n, s) in float64, and return whether nothing was rounded: no value is `most` / n times another."""
+    least, largest = ends[0], ends[1]
+    sums[:], least[:], largest[:] = 0.0, np.inf, 0.0
+    for i in range(rows.shape[0]):
+        if not keep[i]:
+            continue
+        row = rows[i]
+        for k in range(sums.size):
+            number = value(row[k])
+            length = np.float64(abs(number))
+            sums[k] += number
+            largest[k] = length if length > largest[k] else largest[k]
+            length = length if length > 0 else least[k]
+            least[k] = length if length < least[k] else least[k]
+    rounded = 0
+    for k in range(sums.size):
+        rounded += largest[k] * rows.shape[0] > least[k] * most
+    return rounded == 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _spread(numbers: Array, here: Array) -> None:  # pragma: no cover (compiled)
+    """Add a number to the limbs of each column."""
+    bits = numbers.view(np.int64)
+    for k in range(numbers.size):
+        exponent, whole = (bits[k] >> 52) & 0x7FF, bits[k] & 0xFFFFFFFFFFFFF
+        whole |= np.int64(exponent != 0) << 52  # a zero has no bit
+        bit = np.uint64(max(exponent - 1 - 32 * _FIRST, 0))
+        place, shift = bit >> np.uint64(5), np.int64(bit & np.uint64(31))
+        above = whole >> (32 - shift)
+        low, middle, high = (whole << shift) & 0xFFFFFFFF, above & 0xFFFFFFFF, above >> 32
+        if bits[k] < 0:
+            low, middle, high = -low, -middle, -high
+        here[k, place] += low
+        here[k, place + np.uint64(1)] += middle
+        here[k, place + np.uint64(2)] += high

@@ -28,6 +28,11 @@ def as_float(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float64)
 
 
+def significand_bits(array: NDArray[Any]) -> int:
+    """Return how many bits the significands have of the numbers that an array of `as_numba` stands for."""
+    return 8 if array.dtype == np.uint16 else np.finfo(array.dtype).nmant + 1
+
+
 def value(element: Any) -> Any:
     """Return the number that an element of `as_numba` stands for (int32: rounded to float32); only within numba."""
     raise TypeError(f"{element!r} is read outside numba")

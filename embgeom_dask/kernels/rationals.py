@@ -41,6 +41,10 @@ class Rationals:
 
     def in_two_words(self) -> tuple[Array, Array]:
         """Return the nearest float64 numbers (n,), and those nearest to what is left of each."""
+        return self._words
+
+    @cached_property
+    def _words(self) -> tuple[Array, Array]:  # which goes to workers with the numbers
         high = self.nearest()
         return high, self.minus(Rationals.of(high)).nearest()
 

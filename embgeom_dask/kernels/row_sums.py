@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask.kernels.correct_rounding import is_settled
 from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lane, sum_slack
-from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba, value
+from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba, significand_bits, value
 from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.rationals import Rationals
 
@@ -23,7 +23,8 @@ def nearest_l1_and_linf(stored: Array) -> tuple[Array, Array]:
     Rows have any float dtype; values are 0 or from 2^-400 to 2^400 in size. Those of rows with NaN mean nothing.
     """
     rows, slack = as_numba(stored), sum_slack(stored.shape[1])
-    found = share_out(lambda start, stop: _sums(rows[start:stop], slack), len(rows))
+    most = 2.0 ** (52 - significand_bits(rows)) / stored.shape[1]
+    found = share_out(lambda start, stop: _sums(rows[start:stop], slack, most), len(rows))
     l1, linf, settled = (np.concatenate(part) for part in zip(*found, strict=True))
     for i in np.flatnonzero(~settled).tolist():
         row = as_float(rows[i])
@@ -33,17 +34,35 @@ def nearest_l1_and_linf(stored: Array) -> tuple[Array, Array]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _sums(rows: Array, slack: float) -> tuple[Array, Array, Array]:  # pragma: no cover (compiled)
+def _sums(rows: Array, slack: float, most: float) -> tuple[Array, Array, Array]:  # pragma: no cover (compiled)
     count, width = rows.shape
     l1, linf, settled = np.zeros(count), np.zeros(count), np.ones(count, np.bool_)
-    lanes = np.empty((2, LANES))
+    lanes, plain = np.empty((2, LANES)), np.empty((3, LANES))
     for i in range(count):
+        total, least, linf[i] = _plain(rows[i], plain)
+        if linf[i] <= most * least:  # float64 holds all sums of multiples of the last bit of the least value
+            l1[i] = total
+            continue
         lanes[:] = 0.0
         for start in range(0, width, LANES):
             for lane in range(min(LANES, width - start)):
                 size = abs(np.float64(value(rows[i, start + lane])))
                 add_to_lane(lanes[0], lanes[1], lane, size, 0.0)
-                linf[i] = max(linf[i], size)
         l1[i], rest = add_lanes(lanes)
         settled[i] = l1[i] == 0.0 or is_settled(l1[i], rest, slack * l1[i])
     return l1, linf, settled
+
+
+@numba.njit(nogil=True, cache=True)
+def _plain(row: Array, lanes: Array) -> tuple[float, float, float]:  # pragma: no cover (compiled)
+    """The sum of the sizes of values in float64; the least of them but 0, and the largest."""
+    total, least, largest = lanes[0], lanes[1], lanes[2]
+    total[:], least[:], largest[:] = 0.0, np.inf, 0.0
+    for start in range(0, row.size, LANES):
+        for lane in range(min(LANES, row.size - start)):
+            size = abs(np.float64(value(row[start + lane])))
+            total[lane] += size
+            largest[lane] = size if size > largest[lane] else largest[lane]
+            size = size if size > 0.0 else least[lane]
+            least[lane] = size if size < least[lane] else least[lane]
+    return total.sum(), least.min(), largest.max()

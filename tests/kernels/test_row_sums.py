@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
 
 
@@ -29,6 +30,7 @@ def test_the_nearest_to_sums_of_fractions(rows: np.ndarray) -> None:
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 def test_every_type_and_sums_halfway_between_two_numbers(dtype: Any) -> None:
     check(np.random.default_rng(0).normal(size=(300, 65)).astype(dtype))
+    check((np.random.default_rng(1).normal(size=(40, 65)) * 2.0 ** np.arange(-54, 11)).astype(dtype))
     check(np.zeros((3, 2), dtype))
     halfway = np.array([[1, 2.0**-53, 0, 0], [1, 2.0**-53, 2.0**-106, 0], [1, 2.0**-52, 2.0**-53, 0]], np.float64)
     check(halfway)
@@ -38,3 +40,18 @@ def test_every_type_and_sums_halfway_between_two_numbers(dtype: Any) -> None:
 def test_rows_that_are_refused_later_do_no_harm() -> None:
     l1, _ = nearest_l1_and_linf(np.array([[1.0, np.nan], [np.inf, 1.0], [3.0, -4.0]]))
     assert l1[2] == 7
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("spread", [0, 40])
+def test_sums_of_columns_are_exact_whatever_the_sizes_of_values(dtype: Any, spread: int) -> None:
+    """Those that float64 holds are added there, with or without values far apart."""
+    rng = np.random.default_rng(2)
+    rows = (rng.normal(size=(1100, 5)) * 2.0 ** rng.integers(-spread // 2, spread // 4 + 1, (1100, 5))).astype(dtype)
+    keep = rng.random(1100) < 0.9
+    found = column_sums(rows, keep)
+    total = ColumnSums.none(5)
+    total.add(found)
+    expected = [sum(map(Fraction, column), Fraction()) for column in rows[keep].astype(np.float64).T.tolist()]
+    mean = total.mean(7)
+    assert [Fraction(n, mean.denominator) * Fraction(2) ** mean.exponent * 7 for n in mean.numerators] == expected
