@@ -124,7 +124,7 @@ def make_plan(
         BlockSource(
             matrix,
             rows,
-            point_format,
+            points,
             tile,
             sorted_by_norm,
             needed.cache,
@@ -132,8 +132,12 @@ def make_plan(
             uuid4().hex,
             norm=lengths if METRICS[spec.metric].is_product else None,
         )
-        for matrix, rows, lengths in zip(
-            inspected.matrices, inspected.rows, inspected.distance_from_centre_of_rows, strict=True
+        for matrix, rows, lengths, points in zip(
+            inspected.matrices,
+            inspected.rows,
+            inspected.distance_from_centre_of_rows,
+            (point_format, point_format.of_second)[: len(sides)],
+            strict=True,
         )
     ]
     instead = point_formats_instead(point_format, inspected.dtypes, inspected.distance_from_centre)
@@ -161,8 +165,8 @@ def inspect_rows(
     ]
     for (matrix, _), found, names in zip(sides, summaries, ids, strict=True):
         check_fit(matrix, names, found.unfit)
-    zeros = not metric.undefined_for_zero_rows
-    apart = metric.is_product and len(sides) == 1
+    zeros, products = not metric.undefined_for_zero_rows, metric.is_product
+    apart = products and len(sides) == 1
     rows = [distinct_rows(*side, found, zeros=zeros, apart=apart) for side, found in zip(sides, summaries, strict=True)]
     for (matrix, _), distinct in zip(sides, rows, strict=True):
         if not distinct.members.size:
@@ -176,7 +180,11 @@ def inspect_rows(
         distance_from_centre=[found.distance_from_centre for found in summaries],
         samples=[
             some,
-            *(other.take(ids[: tuning.SAMPLE_ROWS]) for other, ids in sides[1:] if spec.neighbors or spec.radii),
+            *(
+                other.take(ids[: tuning.SAMPLE_ROWS])
+                for other, ids in sides[1:]
+                if spec.neighbors or spec.radii or products
+            ),
         ],
         distance_from_centre_of_rows=_of_rows(sides, summaries, rows),
         duplicate_of=_identical_rows(sides, summaries, rows) if spec.distinct else None,

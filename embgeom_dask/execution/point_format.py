@@ -75,10 +75,15 @@ def choose_point_format(
     else:
         scale = _scale(settings, every, samples[0], centre)
     rounded = PointFormat(settings.metric, "int8", centre, scale, finer, by_l2)
+    if METRICS[settings.metric].is_product and len(samples) == 2:  # either side may be of any length
+        sides = zip(distance_from_centre, samples, strict=True)
+        first, second = (_scale(settings, lengths, some, centre) for lengths, some in sides)
+        rounded = replace(rounded, scale=sqrt(first) * sqrt(second), balance=sqrt(first / second))
     count = distance_from_centre[-1].size
     if asked:
         return rounded
-    if settings.neighbors and not _filters_well(rounded, samples, settings.neighbors, count):
+    nearest = [(settings.neighbors, False), (settings.top, False), (settings.bottom, True)]
+    if not all(_filters_well(rounded, samples, k, count, turned) for k, turned in nearest if k):
         return plain
     if settings.radii and _cost(rounded, settings, samples) > cost:
         return plain
@@ -158,7 +163,7 @@ def _tile_metric(settings: ScanSpec) -> Metric:
 
 def _can_round(settings: ScanSpec, width: int) -> bool:
     """Whether points may be integers: their products bound the distance, and no other pairs than these are sought."""
-    wanted = settings.kept <= {"farthest", "neighbors", "within", "pairs_within", "components"}
+    wanted = settings.kept <= {"farthest", "neighbors", "within", "pairs_within", "components", "top", "bottom"}
     return wanted and _tile_metric(settings).quantizes and width in _WIDTHS
 
 
@@ -228,14 +233,15 @@ def _filling(length: float, share: float, some: Array, centre: Array) -> float:
     return float(127 / (length * np.quantile(shape, share))) if shape.size else 127 / length
 
 
-def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: int, count: int) -> bool:
+def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: int, count: int, turned: bool) -> bool:
     """Whether integers, the points of `point_format`, leave few more pairs undecided than its unrounded points do.
 
     The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
-    rows of which the last is a sample.
+    rows of which the last is a sample; where `turned`, those of the smallest products.
     """
-    blocks = [_block(point_format, rows) for rows in (_few(samples[0]), samples[-1])]
-    rounded = Tile(METRICS[point_format.metric], blocks[0], blocks[1], diagonal=False)
+    formats = point_format, point_format.of_second if len(samples) == 2 else point_format
+    blocks = [_block(each, rows) for each, rows in zip(formats, (_few(samples[0]), samples[-1]), strict=True)]
+    rounded = Tile(METRICS[point_format.metric], blocks[0], blocks[1], diagonal=False, turned=turned)
     plain = rounded.unrounded()
     least, most = (bounds(plain.product, terms).numpy() for terms in plain.terms)
     symmetric, size = len(samples) == 1, len(samples[-1])

@@ -33,6 +33,7 @@ class Dot(Metric):
     is_product = True
     as_stored = True
     rounds = True
+    quantizes = True
     prunes_by_norm = False
 
     def unit(self, scale: float) -> float:
@@ -59,13 +60,12 @@ class Dot(Metric):
         sum: each of these products, u v, is at most (a u^2 + v^2 / a) / 2 for any a > 0, an equality where a = v / u.
         That is taken of the medians of the tile.
         """
-        moved = rows.error is not None or columns.error is not None
         x, y = rows.norm, columns.norm
-        parts = [(product_error(width, precision) * (1 + 2.0**-6 * moved), x, y)]
+        p, q = (side.norm if side.error is None else (np.sqrt(side.norm) + side.error) ** 2 for side in (rows, columns))
+        parts = [(product_error(0 if precision.element == "int32" else width, precision), p, q)]
         if rows.error is not None:
             parts.append((1 + 2.0**-20, rows.error**2, y))
         if columns.error is not None:
-            p = x if rows.error is None else (np.sqrt(x) + rows.error) ** 2
             parts.append((1 + 2.0**-20, p, columns.error**2))
         row, column = np.full(x.shape, precision.tiny), np.full(y.shape, precision.tiny)
         for factor, left, right in parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -35,7 +35,8 @@ class PointFormat:
     `int8` rows are rounded to integers, `scale` being what fills these; rows of `int8x3` are written in three of them,
     those of `int8x2` in two.
     Where products may leave many pairs undecided, `unrounded` is the form in which these are told apart. With `by_l2`
-    they are points of L2, whose products bound the squares of the metric's distances.
+    they are points of L2, whose products bound the squares of the metric's distances. Integers of the first side of
+    products are rows multiplied by `balance` too, those of the second, `of_second`, divided by it.
     """
 
     metric: str
@@ -44,6 +45,12 @@ class PointFormat:
     scale: float
     unrounded: PointFormat | None = None
     by_l2: bool = False
+    balance: float = 1.0
+
+    @property
+    def of_second(self) -> PointFormat:
+        """The points of the second side."""
+        return self if self.balance == 1 else replace(self, balance=1 / self.balance)
 
     @property
     def in_digits(self) -> bool:
@@ -99,7 +106,7 @@ class PointFormat:
 
     def _integers(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """What `points` gives, rounded. A row that is divided by its length errs by 8 u at most, u = 2^-53."""
-        scale, divisor = self.scale, self.tile_metric.divisor(rows, 1.0)
+        scale, divisor = self.scale * self.balance, self.tile_metric.divisor(rows, 1.0)
         integers, error = quantize(rows, self.centre, scale, divisor)
         norm, slack = norms(rows, self.centre, divisor)[:, 1] * scale**2, None
         if self.tile_metric.undefined_for_zero_rows:

@@ -15,7 +15,7 @@ from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embgeom_dask import devices
+from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import InputError
 from embgeom_dask.kernels.bounds import bounds_of_pairs
@@ -26,6 +26,7 @@ from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import Truth, truth
 from embgeom_dask.testing.strategies import DTYPES, hostile, matrices, slow_examples
+from tests.execution.test_point_format import INT8_FIRST
 
 
 def check(result: xr.Dataset, expected: Truth, rows: int) -> None:
@@ -51,6 +52,7 @@ def check(result: xr.Dataset, expected: Truth, rows: int) -> None:
     k=st.integers(1, 30),
     cut=st.none() | st.integers(0, 40),
     wanted=st.sets(st.sampled_from(["largest", "smallest", "top", "bottom"]), min_size=1),
+    repeat=st.sampled_from([1, 16]),
 )
 def test_products_equal_rational_brute_force(
     rows: np.ndarray,
@@ -58,15 +60,22 @@ def test_products_equal_rational_brute_force(
     k: int,
     cut: int | None,
     wanted: set[str],
+    repeat: int,
     client: Client,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    rows = np.tile(rows, (1, repeat))
     folder = tmp_path_factory.mktemp("products")
     store = make_store(folder / "m.zarr", output=rows)
     other = None if cut is None else rows[cut if cut < len(rows) else 0 :][::-1].copy()
     against = None if other is None else make_store(folder / "n.zarr", output=other)
     asked: dict[str, Any] = dict.fromkeys(wanted, k)
-    result = scan(store, against=against, metric="dot", tile=max(tile, len(rows) // 8), client=client, **asked)
+    integers = tuning.override(UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9))
+    with pytest.MonkeyPatch.context() as patch, integers:
+        patch.setattr(devices, "fastest", lambda _: INT8_FIRST)
+        result = scan(store, against=against, metric="dot", tile=max(tile, len(rows) // 8), client=client, **asked)
+    by_integers = json.loads(result.attrs["certificate"])["products"] == "int8"
+    assert by_integers == (rows.shape[1] >= 16 and wanted <= {"top", "bottom"})
     expected = truth(rows, metric="dot", against=None if other is None else (other, np.arange(len(other))))
     for name in wanted & {"largest", "smallest"}:
         assert result.sizes[name] == min(k, expected.i.size)
@@ -112,10 +121,12 @@ def test_identical_rows_have_a_product_like_others(client: Client, tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtypes", list(itertools.product(DTYPES, repeat=2)))
-@pytest.mark.parametrize("width", [1, 7, 640])
-def test_bounds_of_rounded_points_hold(dtypes: tuple[str, str], width: int) -> None:
+@pytest.mark.parametrize(("width", "element"), [(1, "bfloat16"), (7, "bfloat16"), (640, "bfloat16"), (640, "int8")])
+def test_bounds_of_rounded_points_hold(dtypes: tuple[str, str], width: int, element: str) -> None:
     rng = np.random.default_rng(width)
-    form = PointFormat("dot", "bfloat16", np.zeros(width), 1.0)
+    form = PointFormat(
+        "dot", element, np.zeros(width), *((1.0,) if element == "bfloat16" else (30.0, None, False, 0.7))
+    )
     for kind in ("any", "alike"):
         rows, other = (
             (rng.normal(size=(n, width)) * 2.0 ** rng.integers(-6, 3, (n, 1))).astype(DTYPES[name])
@@ -124,12 +135,12 @@ def test_bounds_of_rounded_points_hold(dtypes: tuple[str, str], width: int) -> N
         if kind == "alike":
             rows[:], other[:] = rows[0], rows[0].astype(other.dtype)
         sides = [
-            Block(np.arange(len(each)), each, *form.points(each), np.zeros(len(each)), point_format=form)
-            for each in (rows, other)
+            Block(np.arange(len(each)), each, *points.points(each), np.zeros(len(each)), point_format=points)
+            for each, points in ((rows, form), (other, form.of_second))
         ]
         tile = Tile(METRICS["dot"], sides[0], sides[1], diagonal=False)
-        assert tile.precision.element == "bfloat16"
-        true = -(rows.astype(np.longdouble) @ other.astype(np.longdouble).T)
+        assert tile.precision.element == {"int8": "int32"}.get(element, element)
+        true = -(rows.astype(np.longdouble) @ other.astype(np.longdouble).T) * form.unit
         i, j = np.indices(true.shape).reshape(2, -1)
         for turned, sign in ((tile, 1), (tile.turn(), -1)):
             least, most = bounds_of_pairs(turned.product, turned.terms, i, j)
@@ -138,7 +149,7 @@ def test_bounds_of_rounded_points_hold(dtypes: tuple[str, str], width: int) -> N
 
 
 @pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float32])
-@pytest.mark.parametrize("element", ["bfloat16", "float32"])
+@pytest.mark.parametrize("element", ["int8", "bfloat16", "float32"])
 def test_products_of_every_element_equal_those_of_numpy(
     element: str, stored: type, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,14 +161,16 @@ def test_products_of_every_element_equal_those_of_numpy(
     rows[7], other[50:1300] = 40 * rows[8], other[50]  # some norms are far from the median; many ties
     other[1300:2000, 0] += np.linspace(0, 0.1, 700).astype(ml_dtypes.bfloat16)
     stores = [make_store(tmp_path / f"{n}.zarr", output=each) for n, each in enumerate((rows, other))]
-    found = scan(stores[0], against=stores[1], metric="dot", top=10, bottom=10, largest=20, tile=512, client=client)
+    more = {} if element == "int8" else {"largest": 20}
+    found = scan(stores[0], against=stores[1], metric="dot", top=10, bottom=10, tile=512, client=client, **more)
     assert json.loads(found.attrs["certificate"])["products"] == element
     products = rows.astype(float) @ other.astype(float).T
     for name, sign in (("top", -1), ("bottom", 1)):
         ids = np.argsort(sign * np.round(products, 9), axis=1, kind="stable")[:, :10]
         np.testing.assert_array_equal(found[f"{name}_token_id"], ids)
         np.testing.assert_allclose(found[f"{name}_product"], np.take_along_axis(products, ids, 1), rtol=1e-9)
-    np.testing.assert_allclose(found["largest_product"], np.sort(products.ravel())[::-1][:20], rtol=1e-9)
+    if more:
+        np.testing.assert_allclose(found["largest_product"], np.sort(products.ravel())[::-1][:20], rtol=1e-9)
 
 
 def test_what_a_metric_does_not_have_is_refused_in_one_line(client: Client, tmp_path: Path) -> None:
