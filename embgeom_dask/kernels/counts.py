@@ -38,6 +38,9 @@ class Bins(NamedTuple):
         The number of bits of b.
     error_quantum : float
         The number of steps of the fixed point of errors in one unit.
+    margin : float
+        Where cell c is bin c + 1: in cells, how far at most the ends of bins are from where cells meet, and the error
+        of the cell that a distance is in.
     """
 
     lower: Array
@@ -52,6 +55,7 @@ class Bins(NamedTuple):
     quantum: float
     half: int
     error_quantum: float
+    margin: float = 1.0
 
 
 class BinCounts(NamedTuple):

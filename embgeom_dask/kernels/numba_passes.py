@@ -14,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import BoundedPairs, Limits, LinearBound
-from embgeom_dask.kernels.counts import BinCounts, Bins, WithinCounts
+from embgeom_dask.kernels.counts import WithinCounts
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
+from embgeom_dask.kernels.numba_bins import bin_pairs
 from embgeom_dask.kernels.parallel import share_out
 
 Array = NDArray[Any]
+
+__all__ = ["bin_pairs", "count_within", "may_hit", "room_for", "select"]
 
 STRIP = 64
 """Columns of a tile that a pass reads together."""
@@ -87,125 +90,6 @@ def _select(
     return count
 
 
-def bin_pairs(
-    product: torch.Tensor,
-    terms: tuple[LinearBound, LinearBound],
-    weights: tuple[Array, Array],
-    bins: Bins,
-    diagonal: bool,
-) -> BinCounts:
-    """See `embgeom_dask.kernels.passes.bin_pairs`."""
-    p, (low, high) = product.numpy(), terms
-
-    def work(start: int, stop: int) -> BinCounts:
-        capacity = (stop - start) * p.shape[1]
-        out = BinCounts(
-            counts=np.zeros(bins.lower.size, np.int64),
-            sums=np.zeros((stop - start, 6), np.int64),
-            i=np.empty(capacity, np.int32),
-            j=np.empty(capacity, np.int32),
-            summed=np.empty(capacity, np.bool_),
-        )
-        left = _bin_pairs(p, low, high, weights, bins, diagonal, start, stop, out)
-        i, j = out.i[:left].astype(np.int64), out.j[:left].astype(np.int64)
-        return out._replace(i=i, j=j, summed=out.summed[:left].copy())
-
-    counts, *others = zip(*share_out(work, p.shape[0]), strict=True)
-    return BinCounts(np.sum(counts, axis=0), *map(np.concatenate, others))
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _bin_pairs(
-    product: Array,
-    low: LinearBound,
-    high: LinearBound,
-    weights: tuple[Array, Array],
-    bins: Bins,
-    diagonal: bool,
-    start: int,
-    stop: int,
-    out: BinCounts,
-) -> int:  # pragma: no cover (compiled)
-    row_weight, column_weight = weights
-    lower, upper, table = bins.lower, bins.upper, bins.table
-    left, last = 0, lower.size - 1
-    least, most, distance, off = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
-    sure, enough = np.empty(STRIP, np.int64), np.empty(STRIP, np.int64)
-    for i in range(start, stop):
-        for strip in range(i + 1 if diagonal else 0, product.shape[1], STRIP):
-            part = product[i, strip : strip + STRIP]
-            low_column, high_column = low.column[strip : strip + STRIP], high.column[strip : strip + STRIP]
-            weight = column_weight[strip : strip + STRIP]
-            for k in range(part.size):  # a vector loop
-                p = part[k]
-                least[k] = low.row[i] + low_column[k] + low.factor * p + low.abs_factor * abs(p)
-                most[k] = high.row[i] + high_column[k] + high.factor * p + high.abs_factor * abs(p)
-                middle = 0.5 * (least[k] + most[k])
-                middle = middle if middle > 0.0 else 0.0  # of NaN too
-                distance[k] = np.sqrt(middle) if bins.root else middle
-                apart = most[k] - least[k]
-                known = middle > bins.digits * apart and distance[k] >= bins.least
-                off[k] = (0.25 * apart / distance[k] if bins.root else 0.5 * apart) if known else 0.0
-                enough[k] = weight[k] if known else 0
-            if bins.settled:
-                for k in range(part.size):
-                    same = np.rint(least[k] * bins.quantum) == np.rint(most[k] * bins.quantum)
-                    enough[k] = enough[k] if same else 0
-                    off[k] = 0.0
-            for k in range(part.size):
-                cell = (distance[k] - bins.first) * bins.per_unit
-                if len(table) == 0:
-                    b = int(min(max(cell + 1.0, 0.0), last))
-                else:
-                    middle = max(0.5 * (least[k] + most[k]), 0.0)
-                    b = _search(lower, middle, table[int(min(max(cell, 0.0), len(table) - 1.0))])
-                sure[k] = enough[k]
-                if enough[k] == 0 or least[k] < lower[b] or most[k] >= upper[b]:
-                    sure[k] = 0
-                    out.i[left] = i
-                    out.j[left] = strip + k
-                    out.summed[left] = enough[k] != 0
-                    left += 1
-                out.counts[b] += row_weight[i] * sure[k]
-            _add_up(distance[: part.size], off, enough, bins, out.sums[i - start])
-    return left
-
-
-@numba.njit(nogil=True, cache=True)
-def _add_up(distance: Array, off: Array, weight: Array, bins: Bins, sums: Array) -> None:  # pragma: no cover
-    """Add weighted distances, the parts of their squares and their errors (see `Bins`) to the sums (6,) of a row."""
-    mask, half = (1 << bins.half) - 1, bins.half
-    linear, square_high, cross, square_low, error, error_square = 0, 0, 0, 0, 0, 0
-    for k in range(distance.size):  # a vector loop
-        w, t, e = weight[k], int(np.rint(distance[k] * bins.quantum)), int(off[k] * bins.error_quantum) + 1
-        t_high, t_low = t >> half, t & mask
-        linear += w * t
-        square_high += w * (t_high * t_high)
-        cross += w * (t_high * t_low)
-        square_low += w * (t_low * t_low)
-        error += w * e
-        error_square += w * (e * e)
-    sums[0] += linear
-    sums[1] += square_high
-    sums[2] += cross
-    sums[3] += square_low
-    sums[4] += error
-    sums[5] += error_square
-
-
-@numba.njit(nogil=True, cache=True)
-def _search(lower: Array, sought: float, within: Array) -> int:  # pragma: no cover (compiled)
-    """Return the last bin from within[0] to within[1] whose lower end is at most `sought`."""
-    b, most = int(within[0]), int(within[1])
-    while b < most:
-        middle = (b + most + 1) // 2
-        if lower[middle] <= sought:
-            b = middle
-        else:
-            most = middle - 1
-    return b
-
-
 def count_within(
     product: torch.Tensor,
     terms: tuple[LinearBound, LinearBound],
@@ -221,7 +105,7 @@ def count_within(
         capacity = (stop - start) * p.shape[1]
         out = WithinCounts(
             row_count=np.zeros((stop - start, inside.size), np.int64),
-            column_count=np.zeros((inside.size, p.shape[1]), np.int64),
+            column_count=np.zeros((inside.size, p.shape[1] + STRIP), np.int64),
             i=np.empty(capacity, np.int32),
             j=np.empty(capacity, np.int32),
         )
@@ -229,7 +113,8 @@ def count_within(
         return out._replace(i=out.i[:left].astype(np.int64), j=out.j[:left].astype(np.int64))
 
     rows, columns, i, j = zip(*share_out(work, p.shape[0]), strict=True)
-    return WithinCounts(np.concatenate(rows), np.sum(columns, axis=0).T, np.concatenate(i), np.concatenate(j))
+    counted = np.sum(columns, axis=0)[:, : p.shape[1]].T
+    return WithinCounts(np.concatenate(rows), counted, np.concatenate(i), np.concatenate(j))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -245,37 +130,66 @@ def _count_within(
     stop: int,
     out: WithinCounts,
 ) -> int:  # pragma: no cover (compiled)
-    row_weight, column_weight = weights
-    left, radii, far = 0, inside.size, outside[-1]
-    least, most = np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype)
-    sure = np.empty(STRIP, np.bool_)
+    row_weight, column_weight = weights[0], np.append(weights[1], np.zeros(STRIP, np.int64))
+    left, radii, columns = 0, inside.size, product.shape[1]
+    least, most, sure = np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype)
     for i in range(start, stop):
-        for strip in range(i + 1 if diagonal else 0, product.shape[1], STRIP):
-            size = min(STRIP, product.shape[1] - strip)
-            beyond = True
-            for k in range(size):  # vectorised, as the loops below: no branches
-                p = value(product[i, strip + k])
-                least[k] = low.row[i] + low.column[strip + k] + low.factor * p + low.abs_factor * abs(p)
-                beyond &= least[k] > far
-            if beyond:
+        for strip in range(i + 1 if diagonal else 0, columns, STRIP):
+            end = min(strip + STRIP, columns)
+            part, size = product[i, strip:end], end - strip
+            least[size:] = most[size:] = np.nan
+            _bounds(part, low.row[i], low.column[strip:end], low.factor, low.abs_factor, least)
+            if _beyond(least, outside[-1]) == size:
                 continue
-            for k in range(size):
-                p = value(product[i, strip + k])
-                most[k] = high.row[i] + high.column[strip + k] + high.factor * p + high.abs_factor * abs(p)
-                sure[k] = True
+            _bounds(part, high.row[i], high.column[strip:end], high.factor, high.abs_factor, most)
+            sure[:] = 1.0
             for r in range(radii):
-                for k in range(size):
-                    sure[k] &= (least[k] > outside[r]) | (most[k] <= inside[r])
+                _keep_sure(least, most, inside[r], outside[r], sure)
             for r in range(radii):
-                total = 0
-                for k in range(size):
-                    counted = sure[k] & (most[k] <= inside[r])
-                    total += column_weight[strip + k] if counted else 0
-                    out.column_count[r, strip + k] += row_weight[i] if counted else 0
-                out.row_count[i - start, r] += total
+                weight, counted = column_weight[strip : strip + STRIP], out.column_count[r, strip : strip + STRIP]
+                out.row_count[i - start, r] += _add_counts(most, sure, inside[r], weight, row_weight[i], counted)
             for k in range(size):
-                if not sure[k]:
-                    out.i[left] = i
-                    out.j[left] = strip + k
+                if sure[k] == 0.0:
+                    out.i[left], out.j[left] = i, strip + k
                     left += 1
     return left
+
+
+# The loops of one strip: of that length, without branches, so that they become vector instructions. What fills up a
+# shorter strip is NaN, which is within nothing and beyond nothing.
+
+
+@numba.njit(nogil=True, cache=True)
+def _bounds(
+    part: Array, row: float, column: Array, factor: float, abs_factor: float, out: Array
+) -> None:  # pragma: no cover (compiled)
+    for k in range(part.size):
+        p = value(part[k])
+        out[k] = row + column[k] + factor * p + abs_factor * abs(p)
+
+
+@numba.njit(nogil=True, cache=True)
+def _beyond(least: Array, far: float) -> int:  # pragma: no cover (compiled)
+    count = 0
+    for k in range(STRIP):
+        count += 1 if least[k] > far else 0
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _keep_sure(least: Array, most: Array, near: float, far: float, sure: Array) -> None:  # pragma: no cover (compiled)
+    for k in range(STRIP):
+        sure[k] = sure[k] if (least[k] > far) | (most[k] <= near) else sure[k] * 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_counts(
+    most: Array, sure: Array, near: float, weight: Array, row_weight: int, counted: Array
+) -> int:  # pragma: no cover (compiled)
+    """Add a row to what columns have within a radius, and return what it has of these columns."""
+    total = 0
+    for k in range(STRIP):
+        inside = (most[k] <= near) & (sure[k] != 0.0)
+        counted[k] += row_weight if inside else 0
+        total += weight[k] if inside else 0
+    return total

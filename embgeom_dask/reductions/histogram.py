@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from embgeom_dask import tuning
 from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.kernels.numba_bins import MOST_BITS
 from embgeom_dask.kernels.passes import Bins, bin_pairs
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.left_out import OffValues
@@ -89,8 +90,8 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
 
     @cached_property
     def bits(self) -> int:
-        """Bits of a distance in fixed point: a row of them, weighed, adds up inside int64."""
-        return int(min(50, 62 - int(max(side.sum() for side in self.weights)).bit_length()))
+        """Bits of a distance in fixed point: a row of them, weighed, adds up inside int64, a few inside float64."""
+        return int(min(MOST_BITS, 62 - int(max(side.sum() for side in self.weights)).bit_length()))
 
     @property
     def nbytes(self) -> int:
@@ -241,6 +242,7 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
             quantum=self._quantum(exact),
             half=(self.bits + 1) // 2,
             error_quantum=self._error_quantum,
+            margin=_margin(lower, upper, first, cells / span, exact.metric.root) if equal else 1.0,
         )
 
     def _quantum(self, exact: Exact) -> float:
@@ -251,6 +253,14 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
     def _error_quantum(self) -> float:
         """The steps of errors in one unit: these are at most 2^-14 units, by `_CLEAR`, and their squares are summed."""
         return float(2.0 ** (self.bits // 2 + 13))
+
+
+def _margin(lower: Array, upper: Array, first: float, per_unit: float, root: bool) -> float:
+    """How far the ends of bins, cell c being bin c + 1, are from where cells meet, in cells, with what is rounded."""
+    ends = np.stack([lower[1:], upper[:-1]])
+    ends = np.sign(ends) * np.sqrt(np.abs(ends)) if root else ends
+    apart = np.abs((ends - first) * per_unit - np.arange(ends.shape[1]))
+    return float(apart.max() + 64 * UNIT * (np.abs(ends).max() + abs(first)) * per_unit)
 
 
 def _length(exact: Exact) -> float:

@@ -213,9 +213,8 @@ def test_both_passes_select_the_same_pairs(
 def bins_of(count: int, digits: float = 1.0) -> Bins:
     squared = np.linspace(0, 2, count + 1) ** 2
     lower, upper = np.append(-np.inf, squared), np.append(squared, np.inf)
-    return Bins(
-        lower, upper, True, 0.0, count / 2, np.empty((0, 2), np.int64), digits, 0.0, False, 2.0**40, 21, 2.0**20
-    )
+    cells = np.empty((0, 2), np.int64)
+    return Bins(lower, upper, True, 0.0, count / 2, cells, digits, 0.0, False, 2.0**40, 21, 2.0**20, margin=1e-9)
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
