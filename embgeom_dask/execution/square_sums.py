@@ -20,6 +20,7 @@ from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.panel_result import PassResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.kernels.row_sums import weighed_sums
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.exact import Exact
@@ -86,11 +87,9 @@ def sums_of(matrix: Matrix, token_id: Array, side: BlockSource, by_pass: bool) -
     """
     with devices.session(torch.device("cpu")):
         rows, point_format = matrix.take(token_id), side.point_format
-        values = rows.astype(np.float64) - point_format.centre
-        values /= METRICS[point_format.metric].divisor(rows, point_format.scale)[:, None]
+        divisor = METRICS[point_format.metric].divisor(rows, point_format.scale)
         weights = side.rows.weights[np.searchsorted(side.rows.token_id, token_id)]
-        total, square = weights @ values, float(weights @ np.square(values).sum(axis=1))
-        del values
+        total, square = weighed_sums(rows, point_format.centre, divisor, weights)
         lost = left_out(rows, weights, point_format) if by_pass and point_format.sums else None
         return RowSums(int(weights.sum()), total, square, lost)
 

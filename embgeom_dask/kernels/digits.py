@@ -152,15 +152,16 @@ def _written(
     stored: Array, centre: Array, divisor: Array, rest_digit: Array, count: int
 ) -> tuple[Array, Array, list[Array]]:
     """The points and steps of rows, and the squared lengths of m, l and rest in steps; fills `rest_digit`, if any."""
-    rows, width, parts = as_numba(stored), stored.shape[1], slices(stored.shape[1])
+    rows, (size, width), parts = as_numba(stored), stored.shape, slices(stored.shape[1])
     turns, signs, shape = _turns(width), _signs(width), (parts[0], len(parts), count)
+    points, step, squares = np.zeros((size, (2 * count - 1) * sum(parts)), np.int8), np.empty(size), np.zeros((3, size))
 
-    def work(start: int, stop: int) -> tuple[Array, ...]:
-        below = rest_digit[start:stop]
-        return _digits(rows[start:stop], centre, divisor[start:stop], signs, turns, shape, below)
+    def work(start: int, stop: int) -> None:
+        given = rows[start:stop], centre, divisor[start:stop], signs, turns, shape
+        _digits(*given, points[start:stop], step[start:stop], squares[:, start:stop], rest_digit[start:stop])
 
-    points, step, *squares = (np.concatenate(part) for part in zip(*share_out(work, len(rows)), strict=True))
-    return points, step, squares
+    share_out(work, size)
+    return points, step, list(squares)
 
 
 def parts_of(step: Array) -> tuple[Array, Array]:
@@ -213,45 +214,72 @@ def _digits(
     signs: Array,
     turns: int,
     shape: tuple[int, int, int],
+    points: Array,
+    step: Array,
+    squares: Array,
     rest_digit: Array,
-) -> tuple[Array, Array, Array, Array, Array]:  # pragma: no cover (compiled)
+) -> None:  # pragma: no cover (compiled)
     (count, width), (part, parts, digits) = rows.shape, shape
-    places = 2 * digits - 1
-    points, step = np.zeros((count, places * part * parts), np.int8), np.empty(count)
-    middle, last, rest = np.empty(count), np.empty(count), np.empty(count)
+    places, held = 2 * digits - 1, _LARGEST if digits == 3 else _LARGEST_OF_TWO
     turned = np.empty(width)
     for i in range(count):
         _turn(rows[i], centre, divisor[i], signs, turns, turned)
-        largest = 0.0
-        for k in range(width):
-            largest = max(largest, abs(turned[k]))
-        step[i] = _step(largest, _LARGEST if digits == 3 else _LARGEST_OF_TWO)
-        per_unit = (65536.0 if digits == 3 else 256.0) / step[i]
-        squares_m, squares_l, squares_r = np.int64(0), np.int64(0), np.int64(0)
+        step[i] = _step(_largest(turned), held)
+        turned *= (65536.0 if digits == 3 else 256.0) / step[i]
+        squares[2, i] = _rest(turned) / 1048576.0
+        if len(rest_digit):
+            _write_rest(turned, rest_digit[i])
         for p in range(parts):
-            out = points[i, places * part * p : places * part * (p + 1)]
-            for k in range(min(part, width - part * p)):
-                t = turned[part * p + k] * per_unit
-                nearest = np.rint(t)
-                whole = np.int64(nearest)
-                if digits == 3:
-                    low = ((whole + 128) & 255) - 128
-                    whole = (whole - low) >> 8
-                    out[2 * part + k] = low
-                    squares_l += low * low
-                mid = ((whole + 128) & 255) - 128
-                high = (whole - mid) >> 8
-                out[k] = out[(places - 1) * part + k] = high
-                out[part + k] = out[(places - 2) * part + k] = mid
-                off = np.int64(abs(t - nearest) * 1024.0) + 1
-                squares_m += mid * mid
-                squares_r += off * off
-            if len(rest_digit):
-                for k in range(min(part, width - part * p)):
-                    t = turned[part * p + k] * per_unit
-                    rest_digit[i, part * p + k] = np.int8(np.rint((t - np.rint(t)) * REST_DIGITS))
-        middle[i], last[i], rest[i] = squares_m, squares_l, squares_r / 1048576.0
-    return points, step, middle, last, rest
+            whole, out = turned[part * p : part * (p + 1)], points[i, places * part * p : places * part * (p + 1)]
+            for k in range(digits - 1, 0, -1):
+                squares[k - 1, i] += _take_digit(whole, out[k * part : (k + 1) * part])
+                if k == 1:
+                    out[(places - 2) * part : (places - 1) * part] = out[part : 2 * part]
+            for k in range(whole.size):
+                out[k] = np.int8(whole[k])
+            out[(places - 1) * part :] = out[:part]
+
+
+# The loops of one row, each with few arrays and without branches, so that they become vector instructions. The numbers
+# are whole and below 2^53, and so are their sums: nothing is rounded, in any order.
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nnan"})
+def _largest(values: Array) -> float:  # pragma: no cover (compiled)
+    largest = 0.0
+    for k in range(values.size):
+        largest = max(largest, abs(values[k]))
+    return largest
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _rest(values: Array) -> float:  # pragma: no cover (compiled)
+    """Return the sum of squares of what values lose when they are rounded, each in units of 2^-10, rounded up."""
+    total = 0.0
+    for k in range(values.size):
+        off = np.floor(abs(values[k] - np.rint(values[k])) * 1024.0) + 1.0
+        total += off * off
+    return total
+
+
+@numba.njit(nogil=True, cache=True)
+def _write_rest(values: Array, digit: Array) -> None:  # pragma: no cover (compiled)
+    for k in range(values.size):
+        digit[k] = np.int8(np.rint((values[k] - np.rint(values[k])) * REST_DIGITS))
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _take_digit(values: Array, digit: Array) -> float:  # pragma: no cover (compiled)
+    """Write the last digit of values, rounded to whole numbers, leave the others, and return the sum of its squares."""
+    total = 0.0
+    for k in range(values.size):
+        nearest = np.rint(values[k])
+        left = np.floor((nearest + 128.0) * 0.00390625)
+        last = nearest - 256.0 * left
+        values[k] = left
+        digit[k] = np.int8(last)
+        total += last * last
+    return total
 
 
 def combine(parts: tuple[Array, ...], rows: Array, columns: Array, out: Array, *, add: bool) -> None:

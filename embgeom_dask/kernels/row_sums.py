@@ -1,4 +1,4 @@
-"""The L1 and the L-infinity norm of rows as the nearest float64 numbers, in any order of summation."""
+"""Sums over rows: their L1 and L-infinity norms as the nearest float64 numbers, in any order; those of all rows."""
 
 from __future__ import annotations
 
@@ -66,3 +66,33 @@ def _plain(row: Array, lanes: Array) -> tuple[float, float, float]:  # pragma: n
             size = size if size > 0.0 else least[lane]
             least[lane] = size if size < least[lane] else least[lane]
     return total.sum(), least.min(), largest.max()
+
+
+def weighed_sums(stored: Array, centre: Array, divisor: Array, weights: Array) -> tuple[Array, float]:
+    """Return the sum (d,) of rows (n, d) less `centre` (d,), each divided by a number, and that of their squares.
+
+    Rows have any float dtype and count as often as `weights` (n,) int64 say; `centre` and `divisor` (n,) are float64.
+    Sums are float64, in any order.
+    """
+    rows = as_numba(stored)
+
+    def work(start: int, stop: int) -> tuple[Array, float]:
+        return _weighed_sums(rows[start:stop], centre, divisor[start:stop], weights[start:stop])
+
+    total, square = zip(*share_out(work, len(rows)), strict=True)
+    return np.sum(total, axis=0), sum(square)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+def _weighed_sums(
+    rows: Array, centre: Array, divisor: Array, weights: Array
+) -> tuple[Array, float]:  # pragma: no cover (compiled)
+    total, square = np.zeros(rows.shape[1]), 0.0
+    for i in range(rows.shape[0]):
+        weight, length, squares = np.float64(weights[i]), divisor[i], 0.0
+        for k in range(rows.shape[1]):
+            t = (np.float64(value(rows[i, k])) - centre[k]) / length
+            total[k] += weight * t
+            squares += t * t
+        square += weight * squares
+    return total, square

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
-from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
+from embgeom_dask.kernels.row_sums import nearest_l1_and_linf, weighed_sums
 
 
 def check(rows: np.ndarray) -> None:
@@ -55,3 +55,13 @@ def test_sums_of_columns_are_exact_whatever_the_sizes_of_values(dtype: Any, spre
     expected = [sum(map(Fraction, column), Fraction()) for column in rows[keep].astype(np.float64).T.tolist()]
     mean = total.mean(7)
     assert [Fraction(n, mean.denominator) * Fraction(2) ** mean.exponent * 7 for n in mean.numerators] == expected
+
+
+def test_weighed_sums_of_rows_and_of_their_squares() -> None:
+    rng = np.random.default_rng(2)
+    rows, centre = rng.normal(size=(130, 33)).astype(ml_dtypes.bfloat16), rng.normal(size=33)
+    divisor, weights = rng.uniform(1, 2, 130), rng.integers(1, 4, 130)
+    values = (rows.astype(np.float64) - centre) / divisor[:, None]
+    total, square = weighed_sums(rows, centre, divisor, weights)
+    np.testing.assert_allclose(total, weights @ values, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(square, weights @ (values**2).sum(axis=1), rtol=1e-13)
