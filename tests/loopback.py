@@ -1,10 +1,19 @@
-"""The server of the stand-ins on the loopback."""
+"""The server and the handler of the stand-ins on the loopback."""
 
 from __future__ import annotations
 
 import sys
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+
+class Handler(BaseHTTPRequestHandler):
+    """What answers at such a server: it keeps connections, says nothing of requests, and sends at once."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body would wait 40 ms until its headers are acknowledged
+
+    def log_message(self, *_: Any) -> None: ...
 
 
 class Server(ThreadingHTTPServer):

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.loopback import Server
+from tests.loopback import Handler, Server
 
 SECRET = "hf_secretsecretsecret"
 
@@ -50,11 +49,8 @@ class Buckets:
         self.objects[bucket][key] = data, when
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     buckets: Buckets
-
-    def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +17,7 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from embgeom_dask import tuning
-from tests.loopback import Server
+from tests import loopback
 
 SECRET = "hf_secretsecretsecret"
 
@@ -73,11 +72,8 @@ class Hub:
             return left > 0
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(loopback.Handler):
     hub: Hub
-
-    def log_message(self, *_: Any) -> None: ...
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -184,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
 def serve() -> Iterator[Hub]:
     """Run a hub on a free port of the loopback."""
     hub = Hub()
-    server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server = loopback.Server(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -49,11 +49,15 @@ KINDS = {"gs": (Google, GS_ENVIRONMENT, google), "hf": (HuggingFace, HF_ENVIRONM
 
 
 @pytest.fixture(params=["gs", pytest.param("hf", marks=pytest.mark.slow)])  # the hub's library waits at each commit
-def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Buckets, str]]:
+def served(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[tuple[Buckets, str]]:
     """What is stored in an empty bucket, and its URL."""
     served, environment, begin = KINDS[request.param]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    # What the hub's client keeps of a server is by its address: of one that is gone it would take for stored what is not.
+    monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet"))
     with serve(served) as (address, buckets):
         name, url = begin(monkeypatch, address, f"b{abs(hash(request.node.name)):x}")
         buckets.objects[name] = {}
