@@ -6,6 +6,15 @@ from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported: no test asks the real hub
 
+# What dask measures of itself fifty times a second is a tenth of all tests; read when it is imported, in any process.
+os.environ.update(
+    DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL="1s",
+    DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL="5s",
+    DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__DISK="False",
+    DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL="1s",
+    DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED="False",
+)
+
 from typing import TYPE_CHECKING
 
 import pytest

@@ -56,7 +56,7 @@ def served(
     served, environment, begin = KINDS[request.param]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    # What the hub's client keeps of a server is by its address: of one that is gone it would take for stored what is not.
+    # The hub's client keeps by address what a server has: of the next at that address it would believe it too.
     monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet"))
     with serve(served) as (address, buckets):
         name, url = begin(monkeypatch, address, f"b{abs(hash(request.node.name)):x}")
