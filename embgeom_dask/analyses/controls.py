@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -17,7 +17,7 @@ from embgeom_dask.analyses.derived import free_target, write_derived
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.analyses.tokens import tokens
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution.cluster import ClientLike
+from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores
 from embgeom_dask.storage.model_stores import Matrix, Role
@@ -25,10 +25,13 @@ from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
 Like = Literal["gaussian", "uniform"]
-Match = Literal["centroid"]
+Match = Literal["centroid", "norms"]
 
 _BLOCK_ROWS = 1024
 """Rows that one random stream fills: its number decides them, whatever chunks a store has."""
+
+_CLOSE, _PASSES = 1e-9, 60
+"""How far the mean of the rows may be from the centroid, as a part of their mean length, and what stops the search."""
 
 
 def controls(
@@ -61,11 +64,14 @@ def controls(
         Standard normal numbers, or numbers from -1 to 1, equally likely.
     seed : int
         0 or more.
-    match : {"centroid"}, optional
-        Put every row where its own token's row is but for the direction: at the same distance from the same centroid,
-        but for rounding. By two passes over the matrix.
+    match : {"centroid", "norms"}, optional
+        Keep the centroid of the rows, and of every row its distance from the centroid, or with "norms" its norm: but
+        for rounding. Directions are random ones to which one vector is added, the same for all, for which the mean of
+        the rows is the centroid; a few rows, or rows of one column, may have none. By two passes over the matrix, and
+        some over the random numbers.
     stores : path or URL
-        The folder of the new store, `<organisation>--<name>-<like>-<seed>.zarr`, with `-centroid` if that is matched.
+        The folder of the new store, `<organisation>--<name>-<like>-<seed>.zarr`, with `-centroid` or
+        `-norms` if these are matched.
     overwrite : bool
         Whether to replace a store that exists.
     client : Client, cluster or str, optional
@@ -126,11 +132,13 @@ def _write(
     matrix = model_stores.find_matrix(store, role)
     named = "-".join(filter(None, (model_stores.label(matrix.model, matrix.revision), like, str(seed), match or "")))
     target = free_target(stores, named, overwrite=overwrite)
-    centroid = distance = None
+    rows = Control(matrix, like, seed)
     if match is not None:
-        centroid = survey(store, matrix.role, client=client)["centroid"].to_numpy()[0]
-        distance = tokens(store, matrix.role, client=client)["centroid_distance"].to_numpy()
-    rows = Control(matrix, like, seed, centroid, distance)
+        with connect(client) as active:
+            centroid = survey(store, matrix.role, client=active)["centroid"].to_numpy()[0]
+            known = tokens(store, matrix.role, client=active)
+        length = known["norm_l2" if match == "norms" else "centroid_distance"].to_numpy()
+        rows = rows.kept(centroid, length, from_origin=match == "norms")
     made = {"like": like, "seed": seed, "match": match or "", "sha256": matrix.sha256, "numpy": np.__version__}
     return write_derived(target, named, rows, matrix, {"control": made}, overwrite=overwrite)
 
@@ -139,14 +147,16 @@ def _write(
 class Control:
     """Random rows of the shape of `matrix`, as a store is written from.
 
-    With a `centroid` (d,) float64 row i lies in a random direction from it, at `distance[i]` (V,) float64.
+    With `length` (V,) float64 row i lies at this distance from `origin` (d,) float64, in a random direction of length 1
+    to which `tilt` (d,) float64 is added.
     """
 
     matrix: Matrix
     like: Like
     seed: int
-    centroid: Array | None = None
-    distance: Array | None = None
+    origin: Array | None = None
+    length: Array | None = None
+    tilt: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -180,8 +190,44 @@ class Control:
         return random.standard_normal(size) if self.like == "gaussian" else random.uniform(-1, 1, size)
 
     def _placed(self, rows: Array, first: int) -> Array:
-        if self.centroid is None or self.distance is None:
+        if self.origin is None or self.length is None or self.tilt is None:
             return rows
-        length = np.sqrt((rows**2).sum(axis=1))
-        part: Array = rows * (self.distance[first : first + len(rows)] / length)[:, None] + self.centroid
-        return part
+        tilted = rows / _lengths(rows) + self.tilt
+        return self.length[first : first + len(rows), None] * tilted / _lengths(tilted) + self.origin
+
+    def kept(self, centroid: Array, length: Array, *, from_origin: bool) -> Control:
+        """These rows as long as `length` (V,), from the origin or from the centroid (d,), which is their mean.
+
+        Newton's method finds the tilt, as if all directions were at right angles to it, which in many dimensions they
+        nearly are; a step that leads away is halved.
+        """
+        width, mean_length = self.matrix.hidden_size, float(length.mean())
+        origin = np.zeros(width) if from_origin else centroid
+        tilt, near = np.zeros(width), np.inf
+        best = replace(self, origin=origin, length=length, tilt=tilt)
+        for _ in range(_PASSES if mean_length else 0):
+            found = replace(best, tilt=tilt)
+            missing = (centroid - found._mean()) / mean_length
+            off = float(np.sqrt((missing**2).sum()))
+            if off < near:
+                best, near, share = found, off, 1.0
+                step = np.sqrt(1 + (tilt**2).sum()) * (missing + tilt * (tilt * missing).sum())
+            else:
+                share /= 2
+            if near <= _CLOSE:
+                break
+            tilt = cast(Array, best.tilt) + share * step
+        return best
+
+    def _mean(self) -> Array:
+        """The mean of the rows, before they are rounded."""
+        rows, total = self.matrix.vocab_size, np.zeros(self.matrix.hidden_size)
+        for first in range(0, rows, _BLOCK_ROWS):
+            total += self._placed(self._block(first // _BLOCK_ROWS)[: rows - first], first).sum(axis=0)
+        return total / rows
+
+
+def _lengths(rows: Array) -> Array:
+    """The length of each row, (n, 1)."""
+    found: Array = np.sqrt((rows**2).sum(axis=1))[:, None]
+    return found

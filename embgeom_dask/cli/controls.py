@@ -19,7 +19,8 @@ def controls(
     like: Annotated[Literal["gaussian", "uniform"], typer.Option(help="How the numbers are distributed.")] = "gaussian",
     seed: Annotated[int, typer.Option(metavar="N", help="What decides the numbers.")] = 42,
     match: Annotated[
-        Literal["centroid"] | None, typer.Option(help="The same centroid, and distances of tokens from it.")
+        Literal["centroid", "norms"] | None,
+        typer.Option(help="The same centroid, and distances of tokens from it, or norms."),
     ] = None,
     stores: Stores = "stores",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,

@@ -67,8 +67,20 @@ def test_the_same_distances_from_the_same_centroid(like: Any, tmp_path: Path) ->
     wanted = eg.tokens(store)["centroid_distance"].values
     rows = rows_of(path).astype(np.float64)
     np.testing.assert_allclose(np.linalg.norm(rows - centroid, axis=1), wanted, rtol=1e-5)
-    directions = (rows - centroid) / wanted[:, None]
-    assert np.abs(directions.mean(axis=0)).max() < 4 / np.sqrt(400 * 64)
+    np.testing.assert_allclose(rows.mean(axis=0), centroid, atol=1e-7)
+    assert np.abs(rows - centroid).mean() > 0.01  # and not at the centroid
+
+
+@pytest.mark.parametrize("dtype", [np.float64, ml_dtypes.bfloat16])
+def test_the_same_norms_about_the_same_centroid(dtype: Any, tmp_path: Path) -> None:
+    source = cloud(1200, 12).astype(dtype)  # far from the origin: the directions are nearly one
+    path = controls(make_store(tmp_path / "m.zarr", source, model="org/m"), match="norms", stores=tmp_path)
+    assert Path(path).name == "org--m-gaussian-42-norms.zarr"
+    old, new = source.astype(np.float64), rows_of(path).astype(np.float64)
+    rounding = 2.0 ** (-8 if dtype != np.float64 else -50)
+    np.testing.assert_allclose(np.linalg.norm(new, axis=1), np.linalg.norm(old, axis=1), rtol=rounding)
+    np.testing.assert_allclose(new.mean(axis=0), old.mean(axis=0), atol=1e-8 + rounding / np.sqrt(1200))
+    assert np.linalg.norm(new - old, axis=1).mean() > 0.1
 
 
 def test_labels_role_name_and_what_it_says_of_itself(tmp_path: Path) -> None:
@@ -103,7 +115,7 @@ def test_several_stores_and_what_is_refused(tmp_path: Path) -> None:
     assert controls(stores[0], stores=tmp_path / "c", overwrite=True) == paths[0]
     for settings, said in (
         ({"like": "cauchy"}, "`like` cauchy: choose gaussian or uniform"),
-        ({"match": "norms"}, "`match` norms: choose centroid"),
+        ({"match": "moments"}, "`match` moments: choose centroid or norms"),
         ({"seed": -1}, "`seed` -1"),
         ({"seed": 1.5}, "`seed` 1.5"),
     ):
