@@ -137,8 +137,8 @@ def compare(
         - `euclidean_distance`, `cosine_distance` (NaN where a row is zero), `chebyshev_distance` and
           `cityblock_distance` from the row that it is matched with, and `changed_value_count`, how many of its values
           are others (-0 is 0); these are there only if both have the same width. `norm_l2` and `against_norm_l2`.
-        - `against_token_id`, and the coordinates `token`, `text` and `against_token`; by id also `token_changed`,
-          whether the two are called differently.
+        - `against_token_id`, and the coordinates `token`, `text`, `against_token` and `against_text`; by id also
+          `token_changed`, whether the two are called differently.
         - `centroid (hidden)` and `against_centroid` of the rows that are matched (`against_hidden` where the widths
           differ), and `centroid_shift`, the distance between them.
         - `matched_count`, `identical_count`, `token_changed_count`; `vocab_size`, `hidden_size`, `unmatched_count`, and
@@ -245,8 +245,8 @@ def _compare(
             more, attrs["devices"] = _more(active, first, second, matched, asked, variables, means, device)
             variables |= more
         dataset = xr.Dataset(variables | unmatched(first, second, matched) | labels_of(first, second, matched, match))
-        labelled = [name for name in dataset.variables if str(name).endswith("token")]
-        dataset = dataset.set_coords(["token_id", "text", *labelled])
+        labelled = [name for name in dataset.variables if str(name).endswith(("token", "text"))]
+        dataset = dataset.set_coords(["token_id", *labelled])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 
 

@@ -69,7 +69,7 @@ def duplicates(
         - `group_model (group)`, the index of the group's model; `group_population (group)`. Groups are ordered by
           model, then by size, the largest first, then by lowest token id.
         - `member_token_id (member)`; `member_group (member)`, the index of the member's group; the coordinate
-          `member_token (member)`. Members are ordered by group, then by token id.
+          `member_token (member)`, and `member_text`. Members are ordered by group, then by token id.
         - `token_to_group (token_id)`, for one model only: the group of each token, -1 if its row is unique.
 
     Raises
@@ -127,7 +127,7 @@ def together(found: Sequence[xr.Dataset]) -> xr.Dataset:
             parts = [part + start for part, start in zip(parts, first, strict=True)]
         if name not in ("token_to_group", "token_id", "group", "member"):
             columns[str(name)] = (variable.dims[0], np.concatenate(parts))
-    dataset = xr.Dataset(columns).set_coords(["model", "revision", "matrix", "member_token"])
+    dataset = xr.Dataset(columns).set_coords(["model", "revision", "matrix", "member_token", "member_text"])
     return result_names.complete(dataset.assign_attrs(many.joined(found, "duplicates")))
 
 
@@ -144,6 +144,7 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
     population = np.array([members.size for members in groups], np.int64)
     member_group = np.repeat(np.arange(population.size), population)
     ids = np.concatenate([np.zeros(0, np.int64), *groups])
+    labels = labels_of(matrix, ids)
     counts = {
         "vocab_size": matrix.vocab_size,
         "unique_count": rows.token_id.size,
@@ -165,7 +166,8 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
             "revision": ("model", np.array([matrix.revision])),
             "matrix": ("model", np.array([matrix.name])),
             "token_id": np.arange(matrix.vocab_size),
-            "member_token": ("member", labels_of(matrix, ids)["token"].to_numpy()),
+            "member_token": ("member", labels["token"].to_numpy()),
+            "member_text": ("member", labels["text"].to_numpy()),
         },
     )
 

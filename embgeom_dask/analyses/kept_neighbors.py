@@ -158,8 +158,8 @@ def nearest_shared(scans: Scans, first: Given, matched: Matched, k: int) -> dict
 
 
 def _named(stem: str, dims: tuple[str, str], given: Given, rows: Array) -> dict[str, Any]:
-    """The token ids and the tokens of rows by their numbers; of -1 it is -1 and the empty one."""
+    """The token ids and the strings of rows by their numbers; of -1 it is -1 and the empty ones."""
     return {
         f"{stem}_token_id": (dims, np.where(rows >= 0, given.ids_of(rows), -1)),
-        f"{stem}_token": (dims, np.where(rows >= 0, pieces(given)[rows], "")),
+        **{f"{stem}_{what}": (dims, np.where(rows >= 0, pieces(given, what)[rows], "")) for what in ("token", "text")},
     }

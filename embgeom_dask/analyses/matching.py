@@ -79,10 +79,10 @@ def names(given: Given) -> list[str]:
     ]
 
 
-def pieces(given: Given) -> NDArray[Any]:
-    """The raw pieces of the rows, (n,) strings."""
+def pieces(given: Given, what: str = "token") -> NDArray[Any]:
+    """The raw pieces of the rows, (n,) strings, or their texts."""
     stored = given.matrix.labels()
-    found: NDArray[Any] = np.asarray(stored["token"], np.object_)[given.rows]
+    found: NDArray[Any] = np.asarray(stored[what], np.object_)[given.rows]
     return found
 
 
@@ -96,7 +96,8 @@ def unmatched(first: Given, second: Given, matched: Matched) -> dict[str, Any]:
         variables[f"{prefix}unmatched_count"] = left.size
         if left.size:
             variables[f"{prefix}unmatched_token_id"] = (f"{prefix}unmatched", given.ids_of(left))
-            variables[f"{prefix}unmatched_token"] = (f"{prefix}unmatched", pieces(given)[left])
+            for what in ("token", "text"):
+                variables[f"{prefix}unmatched_{what}"] = (f"{prefix}unmatched", pieces(given, what)[left])
     return variables
 
 
@@ -104,8 +105,7 @@ def labels_of(first: Given, second: Given, matched: Matched, match: str) -> dict
     """The labels of the rows that are matched."""
     mine, theirs = first.labels().isel(token_id=matched.first), second.labels().isel(token_id=matched.second)
     found: dict[str, Any] = {name: ("token_id", mine[name].to_numpy()) for name in ("token_id", "token", "text")}
-    found["against_token_id"] = ("token_id", theirs["token_id"].to_numpy())
-    found["against_token"] = ("token_id", theirs["token"].to_numpy())
+    found |= {f"against_{name}": ("token_id", theirs[name].to_numpy()) for name in ("token_id", "token", "text")}
     if match == "id":
         changed = mine["token"].to_numpy() != theirs["token"].to_numpy()
         found |= {"token_changed": ("token_id", changed), "token_changed_count": np.count_nonzero(changed)}

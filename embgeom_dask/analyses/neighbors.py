@@ -59,8 +59,8 @@ def neighbors(
     -------
     xarray.Dataset
         `neighbor_distance` float64 and `neighbor_token_id` int64, `(token_id, neighbor)`, nearest first, with the
-        strings `token` and `neighbor_token`; tokens come in the order given. Where rows of an array share a token id,
-        each of them has its line.
+        strings `token`, `text`, `neighbor_token` and `neighbor_text`; tokens come in the order given. Where rows of an
+        array share a token id, each of them has its line.
 
     Raises
     ------
@@ -101,8 +101,9 @@ def _without_itself(found: xr.Dataset, k: int) -> xr.Dataset:
     numbers = found["neighbor_token_id"].to_numpy()
     others = numbers != found["token_id"].to_numpy()[:, None]
     first = np.argsort(~others, axis=1, kind="stable")[:, : min(k, numbers.shape[1] - 1)]
-    names = ("neighbor_distance", "neighbor_token_id", "neighbor_token")
+    labels = ("neighbor_token", "neighbor_text")
+    names = ("neighbor_distance", "neighbor_token_id", *labels)
     taken = {name: (("token_id", "neighbor"), np.take_along_axis(found[name].to_numpy(), first, 1)) for name in names}
-    coords = {"token_id": found["token_id"], "neighbor_token": taken.pop("neighbor_token")}
+    coords = {"token_id": found["token_id"], **{name: taken.pop(name) for name in labels}}
     coords |= {name: found[name] for name in ("token", "text") if name in found.coords}
     return xr.Dataset(taken, coords)

@@ -78,7 +78,7 @@ def outliers(
         Its dimensions are `side` (A, B), `vertex` (A, B, C), `segment` (AB, BC, CA) and `hidden`. The attribute
         `centroid_source` is "file" or "mean".
 
-        - `farthest_distance`, `farthest_token_id (side)`, `farthest_token (side)`.
+        - `farthest_distance`, `farthest_token_id (side)`, `farthest_token (side)`, `farthest_text (side)`.
         - `norm (side)`, the distance from the origin; `centroid_distance (side)`; `norm_ratio (side)`, the norm divided
           by `centroid_norm` (NaN if the centroid is zero).
         - `segment_length (segment)`; `angle_law_of_cosines (vertex)` and `angle_dot_product (vertex)`, in degrees.
@@ -137,7 +137,8 @@ def without_cluster(width: int) -> xr.Dataset:
         "segment_length": ("segment", three),
         **dict.fromkeys(("angle_law_of_cosines", "angle_dot_product"), ("vertex", three)),
     }
-    tokens = {"farthest_token": ("side", np.array(["", ""], np.object_)), "outlier_token": np.array("", np.object_)}
+    of_pair = dict.fromkeys(("farthest_token", "farthest_text"), ("side", np.array(["", ""], np.object_)))
+    tokens = {**of_pair, **dict.fromkeys(("outlier_token", "outlier_text"), np.array("", np.object_))}
     return xr.Dataset(variables, {**tokens, "side": _names("A", "B")})
 
 

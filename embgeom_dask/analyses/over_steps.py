@@ -47,7 +47,16 @@ _TOKEN_BYTES = 128
 """About the bytes of what `tokens` says of a token at a step."""
 
 _OF_TOKENS = ("token_id", "token", "text", "has_token", "is_added", "is_special", REACHABILITY, "script")
-_CONSTANT = (*_OF_TOKENS, "vocab_size", "hidden_size", "dtype", "tied", "origin_token_id", "origin_token")
+_CONSTANT = (
+    *_OF_TOKENS,
+    "vocab_size",
+    "hidden_size",
+    "dtype",
+    "tied",
+    "origin_token_id",
+    "origin_token",
+    "origin_text",
+)
 """Variables that are the same at all steps."""
 
 _DROPPED = ("model", "revision", "matrix", "group_model")

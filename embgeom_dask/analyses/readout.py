@@ -139,7 +139,7 @@ def readout(
             )
         found = result_tokens.with_ids(found, [rows.token_id, vocabulary.token_id])
     named = {"direction": found["token_id"].to_numpy(), "label": ("direction", np.array(names, np.object_))}
-    coords = {name: found[name].variable for name in ("top_token", "bottom_token")}
+    coords = {name: found[name].variable for name in ("top_token", "top_text", "bottom_token", "bottom_text")}
     kept = xr.Dataset({name: found[name].variable for name in found.data_vars}, coords)
     attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
     made = kept.rename_dims(token_id="direction").assign_coords(named)

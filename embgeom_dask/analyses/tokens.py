@@ -119,7 +119,8 @@ def tokens(
           of texts without letters `number`, `punctuation`, `symbol`, `space`, `control`, `mark`; `bytes` where the
           token is no text alone; empty where there is no token.
         - `vocab_size ()`. With `origin` also `origin_kind ()`, `token`, `point` or `cluster`; of a token
-          `origin_token_id ()` and `origin_token ()`, else `origin_point (hidden)`, rounded; `cluster_count ()`.
+          `origin_token_id ()`, `origin_token ()` and `origin_text ()`, else `origin_point (hidden)`, rounded;
+          `cluster_count ()`.
 
     Raises
     ------
@@ -233,7 +234,7 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     found["script"] = ("token_id", scripts(texts.tolist()))
     if "origin_token_id" in dataset:
         row = int(np.flatnonzero(given.ids == dataset["origin_token_id"].item())[0])
-        found["origin_token"] = str(named["token"].to_numpy()[row])
+        found |= {f"origin_{what}": str(named[what].to_numpy()[row]) for what in ("token", "text")}
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embgeom_dask.cli.text import align, whose
+from embgeom_dask.reporting.called import called
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,10 +45,12 @@ def _rows_text(dataset: xr.Dataset) -> str:
 
 def _shared(dataset: xr.Dataset) -> str:
     """The nearest shared token of tokens that are not matched, and the second nearest."""
-    columns = [dataset[f"unmatched_{name}"].to_numpy()[:_TOKEN_LINES] for name in ("token_id", "token")]
+    some = slice(_TOKEN_LINES)
+    columns = [dataset["unmatched_token_id"].to_numpy()[some], called(dataset, "unmatched_token", some)]
     header = ["id", "not matched"]
     for place in range(min(2, dataset.sizes["shared"])):
-        columns += [dataset[f"shared_{name}"].to_numpy()[:_TOKEN_LINES, place] for name in ("token", "distance")]
+        columns.append(called(dataset, "shared_token", (some, place)))
+        columns.append(dataset["shared_distance"].to_numpy()[some, place])
         header += ["nearest" if place == 0 else "then", "distance"]
     table = align(header, zip(*columns, strict=True))
     more = dataset.sizes["unmatched"] - _TOKEN_LINES
@@ -87,7 +90,9 @@ def _farthest(dataset: xr.Dataset) -> str:
     if not first.size:
         return "all rows that are matched are identical"
     names = ("token_id", "token", "against_token_id", "against_token", "euclidean_distance", "cosine_distance")
-    columns = (dataset[name].to_numpy()[first] for name in names)
+    columns = (
+        called(dataset, name, first) if name.endswith("token") else dataset[name].to_numpy()[first] for name in names
+    )
     listed = [[place, *row] for place, row in enumerate(zip(*columns, strict=True), start=1)]
     header = ["", "id", "token", "id", "token", "euclidean", "cosine"]
     return f"farthest from the row matched\n{align(header, listed)}"

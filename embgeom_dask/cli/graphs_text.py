@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embgeom_dask.cli.text import align, whose
+from embgeom_dask.reporting.called import called
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,12 +49,13 @@ def components_text(dataset: xr.Dataset) -> str:
 def _components(dataset: xr.Dataset, place: int, listed: np.ndarray) -> str:
     """A line for each component, by its first tokens: by name, or by id where they have none."""
     of_tokens = dataset["token_to_component"].to_numpy()[:, place]
-    ids, tokens = dataset["token_id"].to_numpy(), dataset["token"].to_numpy()
+    ids = dataset["token_id"].to_numpy()
     names = [name for name in _OF_COMPONENT if name in dataset]
     rows = []
     for component in listed.tolist():
         (members,) = np.nonzero(of_tokens == component)
-        first = [tokens[each] or str(ids[each]) for each in members[:_ACROSS].tolist()]
+        tokens = zip(called(dataset, at=members[:_ACROSS]), ids[members[:_ACROSS]], strict=True)
+        first = [token or str(token_id) for token, token_id in tokens]
         said = " ".join([*first, *(["..."] if members.size > _ACROSS else [])])
         rows.append([component, *(dataset[name].to_numpy()[component].item() for name in names), said])
     return align(["", *(_OF_COMPONENT[name] for name in names), "tokens"], rows)
@@ -75,9 +77,8 @@ def cluster_text(dataset: xr.Dataset) -> str:
         ("last inside", within[-_LINES // 2 :]),
         ("first outside", outside[: _LINES // 2]),
     ):
-        lines = zip(
-            *(dataset[name].to_numpy()[rows] for name in ("token_id", "token", "cluster_distance")), strict=True
-        )
+        ids, far = (dataset[name].to_numpy()[rows] for name in ("token_id", "cluster_distance"))
+        lines = zip(ids, called(dataset, at=rows), far, strict=True)
         parts.append(f"{title}\n{align(['id', 'token', 'distance'], lines)}")
     parts.append("--json prints all tokens, --out saves them")
     return "\n\n".join(parts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embgeom_dask.cli.text import align, whose
+from embgeom_dask.reporting.called import called
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,8 +55,8 @@ def _near(dataset: xr.Dataset) -> str:
     """The rows whose exponents are nearest to those of the token chosen."""
     distance = dataset["exponent_distance"].to_numpy()
     first = np.argsort(distance, kind="stable")[:_LINES]
-    columns = (dataset[name].to_numpy()[first] for name in ("token_id", "token", "exponent_distance"))
-    table = align(["id", "token", "exponents apart"], zip(*columns, strict=True))
+    ids = dataset["token_id"].to_numpy()[first]
+    table = align(["id", "token", "exponents apart"], zip(ids, called(dataset, at=first), distance[first], strict=True))
     counts = np.bincount(distance)
     apart = np.flatnonzero(counts)[:_LINES]
     up_to = align(["exponents at most", "tokens"], zip(apart, np.cumsum(counts)[apart], strict=True))
@@ -70,7 +71,7 @@ def _pairs(dataset: xr.Dataset) -> str:
         return said
     steps, counts = np.unique(dataset["pair_cityblock_steps"].to_numpy(), return_counts=True)
     table = align(["steps in all columns", "pairs"], list(zip(steps, counts, strict=True))[:_LINES])
-    ids, tokens = dataset["pair_token_id"].to_numpy(), dataset["pair_token"].to_numpy()
+    ids, tokens = dataset["pair_token_id"].to_numpy(), called(dataset, "pair_token", slice(_PAIR_LINES))
     columns = (dataset[f"pair_{name}_steps"].to_numpy() for name in ("chebyshev", "cityblock"))
     rows = [[*row, ids[place, 0], tokens[place, 0], ids[place, 1], tokens[place, 1]]
             for place, row in enumerate(list(zip(*columns, strict=True))[:_PAIR_LINES])]  # fmt: skip

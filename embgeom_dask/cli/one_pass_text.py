@@ -8,6 +8,7 @@ import numpy as np
 
 from embgeom_dask.cli.text import align, whose
 from embgeom_dask.escaping import shown
+from embgeom_dask.reporting.called import called
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,15 +46,16 @@ def _origin(dataset: xr.Dataset) -> str:
     """What the distances asked for are from."""
     kind = dataset["origin_kind"].item()
     if kind == "token":
-        return shown(dataset["origin_token"].item() or dataset["origin_token_id"].item())
+        return shown(called(dataset, "origin_token").item() or dataset["origin_token_id"].item())
     if kind == "cluster":
         return f"the centre of the dense cluster of {dataset['cluster_count'].item()} tokens"
     return "the point given"
 
 
 def _lines(dataset: xr.Dataset, rows: np.ndarray, title: str, distance: str) -> str:
-    names = ("token_id", "token", distance, "norm_l2", "norm_l2_rank")
-    columns = (dataset[name].to_numpy()[rows] for name in names)
+    names = (distance, "norm_l2", "norm_l2_rank")
+    columns = [dataset["token_id"].to_numpy()[rows], called(dataset, at=rows)]
+    columns += [dataset[name].to_numpy()[rows] for name in names]
     listed = ([place, *row] for place, row in enumerate(zip(*columns, strict=True), start=1))
     return f"{title}\n{align(['', 'id', 'token', distance, 'norm_l2', 'its rank'], listed)}"
 
@@ -63,8 +65,9 @@ def _hubs(dataset: xr.Dataset) -> str:
     names = ("neighbor_count", "neighbor_metric", "k_occurrence_skewness", "local_dimension_mean", "two_nn_dimension")
     facts = [[name, _number(dataset[name].item())] for name in names]
     order = np.argsort(-dataset["k_occurrence"].to_numpy(), kind="stable")[:_TOKEN_LINES]
-    columns = ("token_id", "token", "k_occurrence", "neighbor_density", "local_dimension")
-    lines = zip(*(dataset[name].to_numpy()[order] for name in columns), strict=True)
+    columns = ("k_occurrence", "neighbor_density", "local_dimension")
+    ids, tokens = dataset["token_id"].to_numpy()[order], called(dataset, at=order)
+    lines = zip(ids, tokens, *(dataset[name].to_numpy()[order] for name in columns), strict=True)
     hubs = align(["id", "token", "in lists", "density", "local dimension"], lines)
     return f"{align(['neighbors', ''], facts)}\n\nhubs\n{hubs}"
 
@@ -108,7 +111,7 @@ def _number(value: float) -> str:
 
 def _components(dataset: xr.Dataset) -> str:
     """The tokens of the lowest and the highest scores of each component: by name, or by id where they have none."""
-    tokens, ids = dataset["token"].to_numpy(), dataset["token_id"].to_numpy()
+    ids = dataset["token_id"].to_numpy()
     rows = []
     for component, error, scores in zip(
         dataset["component"].to_numpy(),
@@ -117,8 +120,9 @@ def _components(dataset: xr.Dataset) -> str:
         strict=True,
     ):
         order = np.argsort(scores, kind="stable")
+        ends = (order[:_ENDS], order[::-1][:_ENDS])
         named = [
-            " ".join(tokens[each] or str(ids[each]) for each in end) for end in (order[:_ENDS], order[::-1][:_ENDS])
+            " ".join(np.where(called(dataset, at=end), called(dataset, at=end), ids[end].astype(str))) for end in ends
         ]
         rows.append([component, f"{error:.1e}", *named])
     return align(["component", "error", "lowest scores", "highest scores"], rows)

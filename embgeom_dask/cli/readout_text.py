@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from embgeom_dask.cli.text import align, whose
 from embgeom_dask.escaping import shown
+from embgeom_dask.reporting.called import with_called
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,7 +35,8 @@ def _direction(dataset: xr.Dataset, place: int) -> str:
     one = dataset.isel(direction=place)
     called = " ".join(filter(None, (f"direction {one['direction'].item()}", shown(one["label"].item()))))
     names = [f"{end}_{what}" for end in ("top", "bottom") for what in ("product", "token_id", "token")]
-    columns = (one[name].to_numpy()[:_TOKENS].tolist() for name in names)
+    one = with_called(one.isel(top=slice(_TOKENS), bottom=slice(_TOKENS)))
+    columns = (one[name].to_numpy().tolist() for name in names)
     rows = ([rank, *row] for rank, row in enumerate(zip(*columns, strict=True), start=1))
     table = align(["", "most", "id", "token", "least", "id", "token"], rows)
     moments = [f"{name} {one[f'row_{name}'].item():.6g}" for name in _MOMENTS if f"row_{name}" in one]

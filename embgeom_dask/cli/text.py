@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embgeom_dask.escaping import shown
+from embgeom_dask.reporting.called import called, with_called
 from embgeom_dask.units import bytes_text
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ def list_text(rows: Sequence[tuple[Any, ...]], broken: Sequence[str]) -> str:
 
 def neighbors_text(dataset: xr.Dataset) -> str:
     """The neighbours of each token: a line each, under whose they are."""
-    distances, ids, names = (dataset[f"neighbor_{part}"].to_numpy() for part in ("distance", "token_id", "token"))
-    tokens = zip(dataset["token_id"].to_numpy(), dataset["token"].to_numpy(), strict=True)
+    distances, ids = (dataset[f"neighbor_{part}"].to_numpy() for part in ("distance", "token_id"))
+    names = called(dataset, "neighbor_token")
+    tokens = zip(dataset["token_id"].to_numpy(), called(dataset), strict=True)
     rows = (
         [own, token, rank, distances[place, rank - 1], ids[place, rank - 1], names[place, rank - 1]]
         for place, (own, token) in enumerate(tokens)
@@ -171,12 +173,13 @@ def _groups(dataset: xr.Dataset) -> str:
     models = dataset["model"].to_numpy()[dataset["group_model"].to_numpy()]
     population = dataset["group_population"].to_numpy()
     first = np.cumsum(population) - population
-    members, tokens = dataset["member_token_id"].to_numpy(), dataset["member_token"].to_numpy()
+    members = dataset["member_token_id"].to_numpy()
     rows = []
     for group in np.argsort(-population, kind="stable")[:_GROUP_LINES]:
         shown = slice(first[group], first[group] + min(population[group], _MEMBERS_ACROSS))
+        tokens = called(dataset, "member_token", shown)
         more = ["..."] if population[group] > _MEMBERS_ACROSS else []
-        cells = [", ".join([*map(str, members[shown]), *more]), " ".join([*filter(None, tokens[shown]), *more])]
+        cells = [", ".join([*map(str, members[shown]), *more]), " ".join([*filter(None, tokens), *more])]
         rows.append([models[group], population[group], *cells])
     return align(["model", "population", "ids", "tokens"], rows)
 
@@ -224,7 +227,8 @@ def scans_text(dataset: xr.Dataset) -> str:
     dataset = dataset.assign_coords(model=("model", _models(dataset)))
     if "against" in dataset.coords:
         dataset["against"] = ("model", _models(dataset, "against", "against_revision"))
-    dataset = dataset.drop_vars(["revision", "against_revision"], errors="ignore")
+    texts = [f"{str(name).removesuffix('token')}text" for name in dataset.variables if str(name).endswith("token")]
+    dataset = with_called(dataset).drop_vars(["revision", "against_revision", *texts], errors="ignore")
     names = [name for name in ("model", "matrix", "against") if name in dataset.coords]
     of_models = [str(name) for name, variable in dataset.variables.items() if variable.dims[:1] == ("model",)]
     names += [name for name in of_models if name not in names]
@@ -268,7 +272,7 @@ def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
     from embgeom_dask.storage.result_names import measured
 
     what = measured(dataset, name)
-    columns = (dataset[f"{name}_{part}"].to_numpy() for part in (what, "token_id", "token"))
+    columns = [*(dataset[f"{name}_{part}"].to_numpy() for part in (what, "token_id")), called(dataset, f"{name}_token")]
     rows = (
         [rank, distance, first, token, second, other]
         for rank, (distance, (first, second), (token, other)) in enumerate(zip(*columns, strict=True), start=1)
@@ -339,6 +343,7 @@ def _within(dataset: xr.Dataset) -> str:
 
 def outliers_text(dataset: xr.Dataset) -> str:
     """The farthest pair of a selection, its triangle with the centroid, and the spread of the selection."""
+    dataset = with_called(dataset)
     sides = ("side", "farthest_token_id", "farthest_token", "norm", "centroid_distance", "norm_ratio")
     corners = ("vertex", "angle_law_of_cosines", "angle_dot_product")
     spreads = ("min", "max", "median", "mean")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embgeom_dask.cli.text import align, whose
+from embgeom_dask.reporting.called import called
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,23 +37,23 @@ def undertrained_text(dataset: xr.Dataset) -> str:
         ["candidates", str(dataset["candidate_count"].item())],
         ["candidates among the unused", str(np.count_nonzero(dataset["candidate"].to_numpy() & unused))],
     ]
-    kinds = {called: category == kind for kind, called in _KINDS.items()}
+    kinds = {what: category == kind for kind, what in _KINDS.items()}
     if "reachability" in dataset:
         told = dataset["reachability"].to_numpy().astype(np.str_)
         kinds["tokens that no text reaches"] = np.char.startswith(told, "UNREACHABLE") & (category == "token")
-    for called, of_kind in kinds.items():
+    for what, of_kind in kinds.items():
         below = np.count_nonzero(values[of_kind] <= threshold)
-        facts.append([called, f"{np.count_nonzero(of_kind)}, {below} below the threshold"])
+        facts.append([what, f"{np.count_nonzero(of_kind)}, {below} below the threshold"])
     order = np.argsort(dataset["indicator_rank"].to_numpy())
     others = order[(dataset["candidate"].to_numpy() & (category == "token") & ~unused)[order]]
     parts = [whose(dataset), align(["undertrained", ""], facts)]
     parts.append(_table(dataset, others[:_LINES], "ordinary candidates that are not among the unused", chosen))
     if others.size > _LINES:
         parts.append(f"{others.size - _LINES} more candidates: --json prints all, --out saves them")
-    for called, of_kind in kinds.items():
+    for what, of_kind in kinds.items():
         below = order[of_kind[order] & (values[order] <= threshold) & ~unused[order]]
         if below.size:
-            parts.append(_table(dataset, below[:_OTHERS], f"{called} below the threshold", chosen))
+            parts.append(_table(dataset, below[:_OTHERS], f"{what} below the threshold", chosen))
     return "\n\n".join(parts)
 
 
@@ -60,7 +61,7 @@ def _table(dataset: xr.Dataset, rows: np.ndarray, title: str, chosen: str) -> st
     """Tokens with their indicators, the one that they are ranked by first."""
     names = [chosen, *(name for name in _INDICATORS if name != chosen and _INDICATORS[name][0] in dataset)]
     columns = [dataset[_INDICATORS[name][0]].to_numpy()[rows] for name in names]
-    told = (dataset[name].to_numpy()[rows] for name in ("token_id", "token"))
+    told = dataset["token_id"].to_numpy()[rows], called(dataset, at=rows)
     header = ["id", "token", *(_INDICATORS[name][1] for name in names)]
     listed = ([*row[:2], *(float(f"{value:.6g}") for value in row[2:])] for row in zip(*told, *columns, strict=True))
     return f"{title}\n{align(header, listed)}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting import series
+from embgeom_dask.reporting.called import called
 from embgeom_dask.reporting.extras import load
 from embgeom_dask.reporting.series import Result, Series
 
@@ -298,14 +299,14 @@ class Ticks(NamedTuple):
 def _neighbor_cells(result: xr.Dataset) -> tuple[Ticks, Ticks, NDArray[Any]]:
     """Tokens down, ranks across."""
     ids = result["token_id"].to_numpy()
-    names = dict(zip(ids.tolist(), result["token"].to_numpy().tolist(), strict=True)) if "token" in result else {}
+    names = dict(zip(ids.tolist(), called(result).tolist(), strict=True)) if "token" in result else {}
     return _ticks(ids, names), Ticks(result["neighbor"].to_numpy(), None), _neighbor_distances(result)
 
 
 def _pair_cells(result: xr.Dataset) -> tuple[Ticks, Ticks, NDArray[Any]]:
     """Tokens of pairs down and across: all of them on both where pairs are of one matrix."""
     pair = result["pair_token_id"].transpose("pair", "side").to_numpy()
-    token = result["pair_token"].transpose("pair", "side").to_numpy() if "pair_token" in result else None
+    token = called(result.transpose("pair", "side", ...), "pair_token") if "pair_token" in result else None
     against = "against" in result.coords
     sides = [pair[:, 0], pair[:, 1]] if against else [pair.ravel()] * 2
     ids = [np.unique(side) for side in sides]

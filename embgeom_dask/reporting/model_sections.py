@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from embgeom_dask.reporting import charts, sky_chart
+from embgeom_dask.reporting.called import called
 from embgeom_dask.reporting.charts import Axis, Scale
 from embgeom_dask.reporting.gathering import Gathered, Item
 from embgeom_dask.reporting.markup import Column, cut, table
@@ -141,7 +142,7 @@ def _ends(values: xr.DataArray) -> tuple[float, float]:
 
 def _of_tokens(result: xr.Dataset) -> dict[str, object]:
     """What the page knows of each token."""
-    names = result["token"].to_numpy() if "token" in result.variables else result["token_id"].to_numpy()
+    names = called(result) if "token" in result.variables else result["token_id"].to_numpy()
     return {
         "x": array(result["centroid_distance"].to_numpy()),
         "y": array(result["norm_l2"].to_numpy()),
@@ -236,7 +237,7 @@ def outliers(found: Gathered, parts: Parts) -> Section | None:
     rows = []
     for each in items:
         one = each.result
-        ids, names = one["farthest_token_id"].to_numpy(), one["farthest_token"].to_numpy()
+        ids, names = one["farthest_token_id"].to_numpy(), called(one, "farthest_token")
         far, norm = one["centroid_distance"].to_numpy(), one["norm"].to_numpy()
         angle = one["angle_dot_product"].to_numpy()
         for at, side in enumerate("AB"):

@@ -245,7 +245,7 @@ def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
     distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
     own = result["token_id"].to_numpy()
     names = series.strings(result, "token", own.shape)
-    texts = series.strings(result, "text", own.shape)
+    texts = result["text"].to_numpy() if "text" in result.variables else np.full(own.shape, "")
     of_neighbors = series.strings(result, "neighbor_token", ids.shape)
     known, first = np.unique(ids, return_index=True)
     if same := not whose(result).against:

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
+from embgeom_dask.reporting.called import called
 
 Result = xr.Dataset | xr.DataTree
 
@@ -69,8 +70,8 @@ def largest_component(result: xr.Dataset) -> NDArray[np.int64]:
 
 
 def strings(result: xr.Dataset, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The strings of a result called `name`; empty ones of a shape where it has none."""
-    return result[name].to_numpy() if name in result.variables else np.full(shape, "", np.object_)
+    """What the tokens of a result are called whose pieces are `name`; empty strings of a shape where it has none."""
+    return called(result, name) if name in result.variables else np.full(shape, "", np.object_)
 
 
 def metric_of(result: xr.Dataset) -> str:

@@ -7,6 +7,7 @@ import xarray as xr
 
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting import charts, step_numbers
+from embgeom_dask.reporting.called import called
 from embgeom_dask.reporting.charts import Axis
 from embgeom_dask.reporting.gathering import Gathered, Item
 from embgeom_dask.reporting.markup import Column, table, text
@@ -94,4 +95,5 @@ def _tokens(one: xr.Dataset, places: np.ndarray) -> str:
         "grouped_step_count": Column("steps in a group", "count"),
     }
     there = {name: column for name, column in told.items() if name in one.variables}
-    return table([*there.values()], zip(*(one[name].to_numpy()[places] for name in there), strict=True))
+    cells = (called(one, name, places) if name == "token" else one[name].to_numpy()[places] for name in there)
+    return table([*there.values()], zip(*cells, strict=True))

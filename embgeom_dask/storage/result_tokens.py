@@ -15,21 +15,19 @@ _OF_SECOND = ("neighbor_token_id", "top_token_id", "bottom_token_id", "against_l
 
 
 def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
-    """Give every `<name>_token_id` its strings, as the coordinate `<name>_token` of the same dims; id -1 has none.
+    """Give every `<name>_token_id` its strings, the coordinates `<name>_token` and `<name>_text`; id -1 has none.
 
-    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it. The rows compared,
-    `token_id`, also have `text`.
+    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
     """
     labels = [model_stores.labels_of(matrix) for matrix in matrices]
-    tokens = [each["token"].to_numpy() for each in labels]
     found: dict[str, Any] = {}
-    if "token_id" in dataset.coords:
-        found["text"] = ("token_id", labels[0]["text"].to_numpy()[dataset["token_id"].to_numpy()])
-    for name, array in _token_ids(dataset).items():
-        strings = _looked_up(name, array, tokens)
-        if (array.to_numpy() < 0).any():
-            strings = np.where(array.to_numpy() >= 0, strings, "")
-        found[name.removesuffix("_id")] = (array.dims, np.asarray(strings, tokens[0].dtype))
+    for what in ("token", "text"):
+        strings = [each[what].to_numpy() for each in labels]
+        for name, array in _token_ids(dataset).items():
+            each = _looked_up(name, array, strings)
+            if (array.to_numpy() < 0).any():
+                each = np.where(array.to_numpy() >= 0, each, "")
+            found[f"{name.removesuffix('token_id')}{what}"] = (array.dims, np.asarray(each, strings[0].dtype))
     return dataset.assign_coords(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from embgeom_dask.analyses.selection import in_order, parse_tokens
 from embgeom_dask.analyses.token_names import find_token
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
-from embgeom_dask.escaping import readable
+from embgeom_dask.escaping import ALPHABET, readable
+from embgeom_dask.storage import model_writing
 from embgeom_dask.storage.model_stores import make_labels
-from embgeom_dask.testing import make_store
+from embgeom_dask.testing import ArrayRows, make_store
 
 PIECES = ["▁king", "king", "▁queen", "Ġman", "##ing", "Apple", "apple", "7", "12", ",", "▁", "", ""]
 TEXTS = [" king", "king", " queen", " man", "ing", "Apple", "apple", "7", "12", ",", " ", "", ""]
@@ -215,3 +217,40 @@ def test_scans_and_outliers_take_names(store: str, client: Client) -> None:
     assert by_name.equals(eg.scan(store, tokens="2,3,5", nearest=1, client=client))
     pair = eg.outliers(store, ["queen", "man", "##ing"], client=client)
     assert set(pair["farthest_token_id"].values.tolist()) <= {2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["neighbors", "STORE", "5", "-k", "3"],
+        ["duplicates", "STORE"],
+        ["scan", "STORE", "STORE2", "--nearest", "1"],
+        ["tokens", "STORE", "--from", "日"],
+        ["spectrum", "STORE", "--components", "1"],
+        ["compare", "STORE", "STORE2"],
+    ],
+    ids=lambda asked: f"{asked[0]}-{len(asked)}",
+)
+def test_tables_and_pages_show_what_byte_level_pieces_mean(
+    asked: list[str], tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [b" king", "日".encode(), b"\xe6\x97", b"\n", b"king", b"queen"]
+    pieces = ["".join(ALPHABET[byte] for byte in raw) for raw in texts]
+    rows = np.array([[9, 0], [9, 0], [-9, 1], [-9, 1], [8, 1], [8, 3]], np.float32)
+    labels = make_labels(pieces, [raw.decode(errors="replace") for raw in texts], [True] * 6)
+    for name, values in (("STORE", rows), ("STORE2", rows[[2, 3, 0, 1, 4, 5]])):
+        matrices: Any = {"output_embedding": ArrayRows(values)}
+        model_writing.write_model(str(tmp_path / name), matrices, attrs={"model": name, "revision": ""}, labels=labels)
+    given = [str(tmp_path / each) if each.startswith("STORE") else each for each in asked]
+    out = tmp_path / "out"
+    with client.as_current():
+        assert app.main([*given, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    page = Path(eg.report(str(out), tmp_path / "page.html")).read_text()
+    assert "\u2581king" in printed
+    assert "日" in printed
+    for said in (printed, page):
+        assert not any(piece in said for piece in pieces[:4])
+    with client.as_current():
+        assert app.main([*given, "--out", str(out), "--json"]) == 0
+    assert json.dumps("Ġking") in capsys.readouterr().out

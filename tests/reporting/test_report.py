@@ -24,7 +24,7 @@ from scipy.spatial.distance import pdist, squareform
 
 import embgeom_dask as eg
 from embgeom_dask.cli import app
-from embgeom_dask.escaping import shown
+from embgeom_dask.escaping import readable, shown
 from embgeom_dask.reporting import charts, gathering, markup, page, parts, sky_chart
 from embgeom_dask.testing import make_store
 
@@ -162,7 +162,7 @@ def test_hostile_tokens_are_text_wherever_they_are(written: str, texts: Texts) -
     assert "\x1b" not in written
     cells = {cell for row in texts.cells for cell in row}
     for token in HOSTILE:
-        shown = markup.cut(token)
+        shown = markup.cut(readable(token))
         packed = [texts.unpacked(name) for name in texts.ids if name.startswith("data")]
         assert all(shown in each["token"] for each in packed)
     assert {"\\u202eabc", HOSTILE[0]} & {cell.strip() for cell in cells}
@@ -192,7 +192,7 @@ def test_tables_hold_the_numbers_of_the_results(made: Made, texts: Texts) -> Non
         ) in rows
         scan = made.scan[list(made.scan.children)[place]]
         ids = scan["farthest_token_id"].to_numpy()[0]
-        names = [markup.cut(TOKENS[each]) for each in ids]
+        names = [markup.cut(readable(TOKENS[each])) for each in ids]
         assert ("1", f"{true[-1]:.6g}", str(ids[0]), names[0], str(ids[1]), names[1]) in rows
         assert (label, str(len(TOKENS)), str(len(TOKENS) - 3), "3", "2", "5") in rows
         members = " ".join(markup.cut(TOKENS[each]) for each in (3, 20, 21))
@@ -283,7 +283,7 @@ def test_the_search_has_every_token_and_its_neighbors(made: Made, texts: Texts) 
         np.testing.assert_array_equal(data["neighbor"], node["neighbor_token_id"].to_numpy().ravel())
         said = [f"{value:.6g}" for value in data["distance"]]
         assert said == [f"{value:.6g}" for value in node["neighbor_distance"].to_numpy().ravel()]
-        assert data["token"] == [markup.cut(token) for token in TOKENS]
+        assert data["token"] == [markup.cut(readable(token)) for token in TOKENS]
 
 
 def test_what_is_not_there_is_said_with_the_command(made: Made, texts: Texts) -> None:
