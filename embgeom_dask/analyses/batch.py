@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import xarray as xr
 
 from embgeom_dask.analyses import step_records
 from embgeom_dask.errors import InputError
@@ -58,6 +60,30 @@ class Part:
     def of(self, given: Sequence[T]) -> list[T]:
         """Those of its places."""
         return [given[place] for place in self.places(len(given))]
+
+
+class Saved(NamedTuple):
+    """What is saved of a command over many models, for `status` and for other parts of them too.
+
+    Attributes
+    ----------
+    command : str
+        What was asked.
+    out : path
+        The folder of the results.
+    together : function
+        It makes the table of results.
+    asked : mapping
+        The settings, which all parts share.
+    of : function
+        Of what the work gives of a model, the result that is in the folder.
+    """
+
+    command: str
+    out: PathLike
+    together: Callable[[Sequence[xr.Dataset]], xr.Dataset]
+    asked: Mapping[str, Any]
+    of: Callable[[Any], xr.Dataset] = lambda found: found
 
 
 def begin(
@@ -147,7 +173,8 @@ def status(out: PathLike) -> dict[str, Any]:
         that are begun what this function says of each; `failures`, a list of texts; `seconds_left` at the rate of the
         models done since the command began, None where there is none yet. `parts`, where several commands share the
         models, a list of `part` ("2/8"), `state`, `models_done`, `models_total` and `resume`; `state` may be
-        "not begun".
+        "not begun". Of a folder of such folders, as `describe` makes of several stores, the same of all of them, and
+        `questions`, a list of `question`, `state`, `models_done` and `models_total`.
 
         Of `series` and `store_series`: `result`, `command`, `state`, `seconds_left` and `resume`; `steps_done` and
         `steps_total`, of all that is asked of every step, and `questions`, where that is several things, a list of
@@ -170,7 +197,7 @@ def status(out: PathLike) -> dict[str, Any]:
     parts = _last_batch(out)
     if not parts:
         of_steps = step_records.status(out) if journal.Journal(out).run is None else None
-        return of_steps or journal.status(out)
+        return of_steps or _of_folders(out) or journal.status(out)
     of_all = max(parts.values(), key=lambda each: len(each["stores"]))
     named, total = _results(parts), len(of_all["stores"])
     fs, folder = paths.filesystem(paths.locate(out))
@@ -201,6 +228,32 @@ def status(out: PathLike) -> dict[str, Any]:
         "seconds_left": left * lasted / fresh if fresh and left > 0 else None,
         "resume": next((part["resume"] for part in unfinished), None),
         "parts": each if count > 1 else [],
+        "questions": [],
+    }
+
+
+def _of_folders(out: PathLike) -> dict[str, Any] | None:
+    """How far the batches are whose folders are in a folder; None where there is none."""
+    folders = [each for each in paths.folders_in(os.fspath(out)) if _last_batch(each)]
+    each = [status(folder) for folder in folders]
+    if not each:
+        return None
+    names = [folder.rstrip("/").rpartition("/")[2] for folder in folders]
+    least = min(each, key=lambda one: int(one["models_done"]))
+    left = [one["seconds_left"] for one in each if one["seconds_left"] is not None]
+    told = ("state", "models_done", "models_total")
+    return {
+        **least,
+        "result": os.fspath(out),
+        "command": ", ".join(names),
+        "state": "finished" if all(one["state"] == "finished" for one in each) else "begun",
+        "running": [scan for one in each for scan in one["running"]],
+        "failures": [*dict.fromkeys(said for one in each for said in one["failures"])],
+        "seconds_left": max(left, default=None),
+        "resume": next((one["resume"] for one in each if one["resume"]), None),
+        "questions": [
+            {"question": name, **{key: one[key] for key in told}} for name, one in zip(names, each, strict=True)
+        ],
     }
 
 

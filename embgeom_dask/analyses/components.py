@@ -28,7 +28,7 @@ from embgeom_dask.execution.planning import Resources
 from embgeom_dask.execution.spec import Numbers, ScanSpec
 from embgeom_dask.metrics import DISTANCES, find_metric
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import results
+from embgeom_dask.storage import result_trees
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -137,7 +137,7 @@ def components(
         known = many.identify(given, role)
         names = Part.parse(part).of(many.node_names(given, known))
         found = many.on_each("components", given, one, table, role=role, known=known, **how)
-    return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
+    return result_trees.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 
 def table(found: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask.analyses import duplicates, many, survey, trees
+from embgeom_dask.analyses import batch, duplicates, many, survey, trees
 from embgeom_dask.analyses.over_steps import ANALYSES, check_each
 from embgeom_dask.analyses.spectrum import rows_of_part
 from embgeom_dask.errors import InputError, SomeFailed
@@ -18,7 +19,7 @@ from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.kept_rows import keeping
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import paths, results
+from embgeom_dask.storage import paths, result_trees
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -40,6 +41,8 @@ def describe(
     memory_limit: str | int | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
+    part: str | None = None,
+    resume_command: str | None = None,
 ) -> xr.DataTree:
     """Ask several questions of a matrix in one run that reads its store once.
 
@@ -60,8 +63,8 @@ def describe(
     out : path, optional
         A folder to save the results in, each as its own function saves it: `survey.zarr` and so on; with several
         stores the folders `survey` and so on, with a result for each model, and the table of all. Those that are there
-        already are opened instead of computed again. `open_result` opens the folder of one store, and of several each
-        of the folders in it.
+        already are opened instead of computed again. `open_result` opens the folder, as what this returns, and `status`
+        says how far several stores are.
     memory_limit : str or int, optional
         What the process of a worker may hold, "2GiB" or bytes, before it keeps no more rows; by default what it holds
         and 60% of the memory that is free.
@@ -70,6 +73,10 @@ def describe(
     progress : bool, optional
         Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
         in a notebook.
+    part : str, optional
+        Of several commands that share a list of stores and `out`, the part that this one does: "2/8".
+    resume_command : str, optional
+        The command that goes on with it, for `status`.
 
     Returns
     -------
@@ -101,12 +108,13 @@ def describe(
     if folder is not None and paths.exists(paths.locate(paths.join(folder, "zarr.json"))):
         raise InputError(f"{folder} is a result: `out` names a folder for several")
     with showing(progress):
-        if not many.is_one(data):
-            return _of_many(many.each_of(data, "describe"), asked, role, folder, client, limit)
+        if not many.is_one(data, part):
+            how: dict[str, Any] = {"client": client, "part": part, "resume_command": resume_command}
+            return _of_many(many.each_of(data, "describe"), asked, role, folder, limit, how)
         outs = {name: None if folder is None else paths.join(folder, f"{name}.zarr") for name in asked}
         one = cast(Data, data)
         with given_rows(one, role, client, whole=True) as given, connect(client, out=folder) as active:
-            return results.tree_of(None, _of_one(given, one, asked, role, outs, active, limit, 1))
+            return result_trees.tree_of(None, _of_one(given, one, asked, role, outs, active, limit, 1))
 
 
 def _of_one(
@@ -135,10 +143,10 @@ def _of_many(
     asked: Settings,
     role: Role | None,
     out: str | None,
-    client: ClientLike | None,
     limit: int | None,
+    how: Mapping[str, Any],
 ) -> xr.DataTree:
-    """The results of several models, each question's as its own function gives them."""
+    """The results of several models, each question's as its own function gives them; `how` are those of `on_each`."""
     known = many.identify(given, role)
     names = {id(each): str(name) for each, name in zip(given, many.node_names(given, known), strict=True)}
 
@@ -146,34 +154,46 @@ def _of_many(
         name = names[id(each)]
         outs = {one: None if out is None else paths.join(out, one, f"{name}.zarr") for one in asked}
         with given_rows(each, role, active, whole=True) as rows:
-            tree = results.tree_of(None, _of_one(rows, each, asked, role, outs, active, limit, sharing))
+            tree = result_trees.tree_of(None, _of_one(rows, each, asked, role, outs, active, limit, sharing))
         tree.name = name
         return tree
 
     def together(found: Sequence[Any]) -> xr.DataTree:
-        return _together(asked, {str(each.name): each for each in found}, out)
+        return _together(asked, {str(each.name): each for each in found})
 
+    saved = [
+        batch.Saved(one, paths.join(out, one), partial(_table, one), settings, partial(_result_of, one))
+        for one, settings in asked.items()
+        if out is not None
+    ]
     try:
-        return together(many.on_each("describe", given, work, _no_table, role=role, client=client, known=known))
+        return together(many.on_each("describe", given, work, _no_table, role=role, known=known, saved=saved, **how))
     except SomeFailed as failed:
         others: list[Any] = [together(failed.results)] if failed.results else []
         raise SomeFailed(str(failed), others) from failed
 
 
-def _together(asked: Settings, found: Mapping[str, xr.DataTree], out: str | None) -> xr.DataTree:
-    """A node for each question, with its results of all models; with `out` their table is saved there."""
+def _together(asked: Settings, found: Mapping[str, xr.DataTree]) -> xr.DataTree:
+    """A node for each question, with its results of all models."""
     nodes: dict[str, xr.Dataset] = {}
     for name in asked:
-        each = {model: tree[name].to_dataset() for model, tree in found.items()}
-        if name in _ONE_DATASET:
-            table = nodes[f"/{name}"] = _ONE_DATASET[name]([*each.values()])
-        else:
-            table = trees.table(name, [*each.values()])
+        each = {model: _result_of(name, tree) for model, tree in found.items()}
+        table = nodes[f"/{name}"] = _table(name, [*each.values()])
+        if name not in _ONE_DATASET:
             nodes[f"/{name}"] = table.drop_indexes(list(table.xindexes))
             nodes |= {f"/{name}/{model}": one for model, one in each.items()}
-        if out is not None:
-            results.save(table, paths.join(out, name, results.TABLE), replace=True)
     return xr.DataTree.from_dict(nodes)
+
+
+def _table(name: str, found: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The table of one question's results."""
+    return _ONE_DATASET[name](found) if name in _ONE_DATASET else trees.table(name, found)
+
+
+def _result_of(name: str, tree: Any) -> xr.Dataset:
+    """The result of one question, of those of a model."""
+    found: xr.Dataset = tree[name].to_dataset()
+    return found
 
 
 def _no_table(_: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -105,6 +105,7 @@ def on_each(
     part: str | None = None,
     asked: Mapping[str, Any] | None = None,
     known: Known | None = None,
+    saved: Sequence[batch.Saved] = (),
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models that share a worker)` on each store and return what it gives, in order.
 
@@ -113,7 +114,8 @@ def on_each(
 
     `out` is the folder of the results, `<model>.zarr`; what `together` makes of them is saved in it as the table. Of
     several commands each does its `part` of the stores, "2/8"; the last to end saves the table of all of them. `asked`
-    are the settings, which all parts share; `known` what `identify` said of the stores.
+    are the settings, which all parts share; `known` what `identify` said of the stores. Where the work itself saves
+    several results of each store, `saved` says what and where in place of `out`.
 
     Raises
     ------
@@ -124,15 +126,19 @@ def on_each(
         where stores failed, once all others are done; an error that all share is raised itself.
     """
     mine = batch.Part.parse(part)
-    if known is None and (role is None or out is not None):
+    saved = saved if out is None else [batch.Saved(what, out, together, asked or {})]
+    if known is None and (role is None or saved):
         known = identify(stores, role)
     if role is None:
         _check_roles(stores, known or ())
-    outs = _outs(node_names(stores, known or ()) if out is not None else [None] * len(stores), out)
-    record: dict[str, Any] = {}
-    if out is not None:
-        called = [_called(each) for each in stores]
-        record = batch.begin(out, what, called, outs, resume_command, mine, {"role": role, **(asked or {})})
+    names = node_names(stores, known or ()) if saved else [None] * len(stores)
+    outs, called = _outs(names, out), [_called(each) for each in stores]
+    records = [
+        batch.begin(
+            each.out, each.command, called, _outs(names, each.out), resume_command, mine, {"role": role, **each.asked}
+        )
+        for each in saved
+    ]
     given = [(stores[place], outs[place]) for place in mine.places(len(stores))]
     if given:
         found, failed = _on_cluster(what, given, work, out, device, client)
@@ -141,12 +147,12 @@ def on_each(
         found, failed = [], []
     said = [f"{_called(store)}: {paths.explain(error)}" for store, error in failed]
     shared = failed[0][1] if not found and len({str(error) for _, error in failed}) == 1 else None
-    if out is not None:
+    for each, record in zip(saved, records, strict=True):
         if mine.count == 1 and shared is None:
-            _save_table(out, together(found), said)
-        batch.end(out, record, said)
+            _save_table(each.out, each.together([each.of(one) for one in found]), said)
+        batch.end(each.out, record, said)
         if mine.count > 1:
-            _save_whole(out, together, mine)
+            _save_whole(each.out, each.together, mine)
     if shared is not None:
         raise shared
     if said:

@@ -20,7 +20,7 @@ from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.progress import showing
 from embgeom_dask.reductions.histogram import bin_edges
-from embgeom_dask.storage import results
+from embgeom_dask.storage import result_trees
 from embgeom_dask.storage.paths import PathLike
 
 _DECIDE_NOTHING = {"data", "role", "out", "device", "tile", "memory_limit", "memory_share", "dry_run", "client"}
@@ -65,7 +65,7 @@ def _scan_each(
         shared: dict[str, Any] = {"resume_command": settings.get("resume_command"), "part": part, "known": known}
         shared["asked"] = _asked(scan, settings)
         found = on_each("scan", stores, _scanning(scan, settings, how), table, **shared, **how)
-    return results.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
+    return result_trees.tree_of(table(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 
 def _asked(scan: Callable[..., xr.Dataset], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_ste
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike, connect, in_threads
 from embgeom_dask.progress import bar, showing
-from embgeom_dask.storage import paths, results
+from embgeom_dask.storage import paths, result_trees, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -111,7 +111,7 @@ def series(
             step_records.begin(at, ["table", *asked], steps.shape[0], resume_command)
         with connect(client, out=out) as active, in_threads():
             table = _series(steps, started, None if at is None else paths.join(at, results.TABLE), resume_command)
-            return results.tree_of(table, ask_each(asked, steps, active, at, resume_command))
+            return result_trees.tree_of(table, ask_each(asked, steps, active, at, resume_command))
 
 
 def _series(steps: Steps, started: float, out: str | None, resume: str | None) -> xr.Dataset:

@@ -11,7 +11,7 @@ import xarray as xr
 from embgeom_dask.analyses import batch, many
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike
-from embgeom_dask.storage import result_names, results
+from embgeom_dask.storage import result_names, result_trees
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -50,7 +50,7 @@ def one_or_tree(
 
     how: dict[str, Any] = {"role": role, "out": out, "client": client, "part": part, "asked": asked, "known": known}
     found = many.on_each(what, given, one, together, **how)
-    return results.tree_of(together(found), {str(name): each for name, each in zip(names, found, strict=True)})
+    return result_trees.tree_of(together(found), {str(name): each for name, each in zip(names, found, strict=True)})
 
 
 def table(command: str, found: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def describe(
+    context: typer.Context,
     stores: ManyStores = None,
     from_file: FromFile = None,
     each: Annotated[
@@ -27,6 +28,7 @@ def describe(
     out: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Save the results here, each as its own command would.")
     ] = None,
+    part: Part = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="What a process may hold before it keeps no more rows, like 2GiB."),
@@ -42,13 +44,15 @@ def describe(
         if as_json:
             print_answer({"each": {name: _with_models(node) for name, node in nodes.items()}})
         else:
-            print_answer("\n\n".join(text.result_text(_result_of(node)) for node in nodes.values()))
+            found = [_result_of(node) for node in nodes.values()]  # a part of the models may have none
+            print_answer("\n\n".join(text.result_text(each) for each in found if "model" in each.coords))
 
     given = find_stores(stores, from_file)
     asked = [name.strip() for name in each.split(",") if name.strip()]
     how: dict[str, Any] = {"role": role, "out": out, "memory_limit": memory_limit, "client": scheduler}
+    how |= {"part": part, "resume_command": context.find_root().obj}
     with finished(lambda found: show(cast(Any, found[0]))):
-        tree = eg.describe(given[0] if len(given) == 1 else given, asked, **how)
+        tree = eg.describe(given[0] if len(given) == 1 and part is None else given, asked, **how)
     show(tree)
 
 

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def open_table(result: str) -> xr.Dataset:
-    """Open a result, or of a folder of scans their table.
+    """Open a result, or of a folder of one command's results their table.
 
     Raises
     ------
     InputError
-        as `open_result`, and where the folder has no table yet.
+        as `open_result`, and where the folder has no table.
     """
     found = eg.open_result(result)
     if not hasattr(found, "children"):
         return cast("xr.Dataset", found)
     if not found.data_vars:
-        raise InputError(f"{result} has no table yet: embgeom status says how far it is, or name one of its results")
+        raise InputError(f"{result} has no table: embgeom show lists its results, name one of them")
     return cast("xr.Dataset", found.to_dataset())
 
 
@@ -35,10 +35,17 @@ def show(
     result: Annotated[str, typer.Argument(metavar="RESULT.zarr", help="What a command was given as --out.")],
     as_json: Json = False,
 ) -> None:
-    """Print a saved result again, or the table of a folder."""
-    from embgeom_dask.cli import text
+    """Print a saved result again, or what is in a folder.
 
-    print_result(open_table(result).load(), text.result_text, as_json)
+    Of a folder it is the table of all models, or where there is none a line for each result.
+    """
+    from embgeom_dask.cli import folder_text, text
+
+    found = eg.open_result(result)
+    if hasattr(found, "children") and not found.data_vars:
+        print_answer(folder_text.as_json(found) if as_json else folder_text.folder_text(found))
+    else:
+        print_result((found.to_dataset() if hasattr(found, "children") else found).load(), text.result_text, as_json)
 
 
 def status(

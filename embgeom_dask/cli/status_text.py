@@ -45,6 +45,9 @@ def _batch_text(found: Mapping[str, Any]) -> str:
     if found["state"] == "finished":
         facts = {name: facts[name] for name in ("results", "state", "models")}
     parts = [align([found["command"], ""], ([name, value] for name, value in facts.items()))]
+    if found["questions"]:
+        rows = ([each["question"], each["state"], _of(each, "models")] for each in found["questions"])
+        parts.append(align(["question", "state", "models"], rows))
     if found["parts"]:
         rows = ([each["part"], each["state"], _of(each, "models")] for each in found["parts"])
         parts.append(align(["part", "state", "models"], rows))

@@ -103,7 +103,7 @@ def _sources(given: Given, place: int) -> Iterator[Source]:
     if isinstance(found, xr.Dataset):
         yield Source(name, found)
         return
-    nodes = [node for node in found.subtree if node.data_vars and not (node is found and found.children)]
+    nodes = [node for node in found.subtree if node.data_vars and not node.children]  # tables are of what is in them
     for node in nodes:
         yield Source(f"{name}{node.path}" if node is not found else name, node.to_dataset())
 

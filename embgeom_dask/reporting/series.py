@@ -35,9 +35,12 @@ def of_models(result: Result, name: str, missing: str, dimension: str | None = N
     if isinstance(result, xr.Dataset):
         _check(result, name, "this result", missing, dimension)
         return _labelled([(None, each) for each in _split(result, name)])
-    nodes = [node for node in result.subtree if node.data_vars and not (node is result and result.children)]
+    nodes = [node for node in result.subtree if node.data_vars and not node.children]
     if not nodes:
         raise InputError(f"this tree of results {missing}")
+    having = next((node for node in nodes if _is_there(node, name, dimension)), None)
+    if having is not None:  # of results of several commands, those of one
+        nodes = [node for node in nodes if node.attrs.get("command") == having.attrs.get("command")]
     for node in nodes:
         _check(node, name, str(node.path), missing, dimension)
     found = [(str(node.name or ""), node.to_dataset()) for node in nodes]

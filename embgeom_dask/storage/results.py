@@ -17,7 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import progress, tuning, versions
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import paths, replacement, result_names
+from embgeom_dask.storage import paths, replacement, result_names, result_trees
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.versions import version
@@ -214,7 +214,7 @@ def open_result(path: PathLike) -> Any:
     xarray.Dataset or xarray.DataTree
         What the command returned. Arrays of up to 64 MiB are loaded, larger ones are read when they are used. A folder
         of surveys or duplicates of several stores gives their table; a folder of other results gives a DataTree, with
-        their table in the root.
+        their table in the root; a folder of such folders, as `describe` makes of several stores, a node for each.
 
     Raises
     ------
@@ -233,36 +233,16 @@ def open_result(path: PathLike) -> Any:
     array([1.41421356])
     """
     folder = paths.locate(path)
-    if not paths.exists(paths.join(folder, "zarr.json")) and (groups := _groups_in(folder)):
-        found = {_stem(each): open_result(each) for each in groups}
-        table = found.pop(_stem(TABLE), None)
-        if table is not None and table.attrs["command"] in _ONE_TABLE:
-            return table
-        return tree_of(table, found if table is None else _in_order(table, found))
+    if not paths.exists(paths.join(folder, "zarr.json")):
+        if groups := _groups_in(folder):
+            found = {_stem(each): open_result(each) for each in groups}
+            table = found.pop(_stem(TABLE), None)
+            if table is not None and table.attrs["command"] in _ONE_TABLE:
+                return table
+            return result_trees.tree_of(table, found if table is None else result_trees.in_order(table, found))
+        if folders := [each for each in paths.folders_in(folder) if _groups_in(each)]:
+            return result_trees.together({_stem(each): open_result(each) for each in folders})
     return _opened(path, _result_group(path))
-
-
-def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset]) -> xr.DataTree:
-    """A tree of results by their names, with the table of all in its root.
-
-    The root has no indexes: nodes would take coordinates from them, `model` among them, in place of their own.
-    """
-    root = {} if table is None else {"/": table.drop_indexes(list(table.xindexes))}
-    return xr.DataTree.from_dict({**root, **{f"/{name}": each for name, each in found.items()}})
-
-
-def _in_order(table: xr.Dataset, found: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
-    """The results in the order of their table; one that is not in it is last."""
-    places = {whose: place for place, whose in enumerate(_whose(table))}
-    return dict(sorted(found.items(), key=lambda named: places.get((*_whose(named[1]), ("", ""))[0], len(places))))
-
-
-def _whose(result: xr.Dataset) -> list[tuple[str, str]]:
-    """The model and revision of each line of a table, or of one result; none of a table without lines."""
-    if "model" not in result.variables:
-        return []
-    models, revisions = (np.atleast_1d(result[name].to_numpy()).tolist() for name in ("model", "revision"))
-    return list(zip(models, revisions, strict=True))
 
 
 def _groups_in(folder: str) -> list[str]:

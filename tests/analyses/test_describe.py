@@ -128,6 +128,52 @@ def test_several_stores_give_what_each_function_gives_of_them(client: Client, tm
     for name, each in expected.items():
         same(found[name], each)
         same(xr.DataTree(eg.open_result(out / name)) if name == "survey" else eg.open_result(out / name), each)
+        same(eg.open_result(out)[name], each)
+
+
+def test_parts_of_several_stores_share_a_folder_that_is_told_shown_and_drawn(
+    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores, out = small(tmp_path, "abc"), str(tmp_path / "out")
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ["describe", *stores, "--each", "survey,tokens", "--out", out]
+    with client.as_current():
+        assert app.main([*asked, "--part", "1/2"]) == 0
+        assert eg.status(out)["resume"].endswith("--part 1/2")
+        capsys.readouterr()
+        assert app.main(["status", out]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [line.split() for line in said[-3:]] == [
+            ["part", "state", "models"],
+            ["1/2", "finished", "2", "of", "2"],
+            ["2/2", "not", "begun", "0", "of", "1"],
+        ]
+        assert "tokens    begun  2 of 3" in said
+        assert app.main([*asked, "--part", "2/2"]) == 0
+    assert {name: eg.status(out)[name] for name in ("state", "models_done", "command")} == {
+        "state": "finished",
+        "models_done": 3,
+        "command": "survey, tokens",
+    }
+    found = eg.open_result(out)
+    assert found["survey"]["model"].values.tolist() == ["org/a", "org/b", "org/c"]
+    assert [*found["tokens"].children] == ["org--a", "org--b", "org--c"]
+    capsys.readouterr()
+    assert app.main(["show", out]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["result", "command", "model", "figure", "value"],
+        ["survey", "survey", "models", "3"],
+        *(
+            [f"tokens/org--{each}", "tokens", f"org/{each}", "vocab_size", str(70 - at)]
+            for at, each in enumerate("abc")
+        ),
+    ]
+    assert app.main(["show", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"][1]["result"] == "tokens/org--a"
+    for command in (["report", out, "-o", "all.html"], ["plot", out, "--norms", "-o", "all.svg"]):
+        assert app.main([*command[:-1], str(tmp_path / command[-1])]) == 0
+        page = (tmp_path / command[-1]).read_text()
+        assert all(name in page for name in ("org/a", "org/b", "org/c"))
 
 
 def test_one_that_fails_leaves_the_others(client: Client, tmp_path: Path) -> None:

@@ -147,8 +147,13 @@ def test_the_status_tells_of_all_parts(
         ["3/3", "finished", "1", "of", "1"],
     ]
     assert max(map(len, said)) <= 80
-    assert app.main(["show", "out"]) == 2
-    assert "out has no table yet: embgeom status says how far it is" in capsys.readouterr().err
+    assert app.main(["show", "out"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["result", "command"],
+        *([f"org--{model}", "scan"] for model in "acd"),
+    ]
+    assert app.main(["to-csv", "out", "nearest", "-o", "nearest.csv"]) == 2
+    assert "out has no table: embgeom show lists its results" in capsys.readouterr().err
     eg.scan(stores, nearest=1, out="out", client=client, part="2/3")
     done = eg.status("out")
     assert (done["state"], done["models_done"], done["resume"]) == ("finished", 4, None)

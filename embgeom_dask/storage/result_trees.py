@@ -1,0 +1,44 @@
+"""Results of several models as a tree, and trees of several questions as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+
+def together(found: Mapping[str, xr.Dataset | xr.DataTree]) -> xr.DataTree:
+    """A tree of tables and trees by their names: of a tree the node has its table, and a node for each result."""
+    nodes: dict[str, xr.Dataset] = {}
+    for name, each in found.items():
+        if isinstance(each, xr.Dataset):
+            nodes[f"/{name}"] = each
+            continue
+        if each.data_vars:
+            nodes[f"/{name}"] = each.to_dataset()
+        nodes |= {f"/{name}/{one}": node.to_dataset() for one, node in each.children.items()}
+    return xr.DataTree.from_dict(nodes)
+
+
+def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset]) -> xr.DataTree:
+    """A tree of results by their names, with the table of all in its root.
+
+    The root has no indexes: nodes would take coordinates from them, `model` among them, in place of their own.
+    """
+    root = {} if table is None else {"/": table.drop_indexes(list(table.xindexes))}
+    return xr.DataTree.from_dict({**root, **{f"/{name}": each for name, each in found.items()}})
+
+
+def in_order(table: xr.Dataset, found: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The results in the order of their table; one that is not in it is last."""
+    places = {whose: place for place, whose in enumerate(_whose(table))}
+    return dict(sorted(found.items(), key=lambda named: places.get((*_whose(named[1]), ("", ""))[0], len(places))))
+
+
+def _whose(result: xr.Dataset) -> list[tuple[str, str]]:
+    """The model and revision of each line of a table, or of one result; none of a table without lines."""
+    if "model" not in result.variables:
+        return []
+    models, revisions = (np.atleast_1d(result[name].to_numpy()).tolist() for name in ("model", "revision"))
+    return list(zip(models, revisions, strict=True))
