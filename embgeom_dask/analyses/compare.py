@@ -18,10 +18,9 @@ from embgeom_dask.analyses import alignment, kept_neighbors, many
 from embgeom_dask.analyses.kept_neighbors import Scans
 from embgeom_dask.analyses.lineage import lineage
 from embgeom_dask.analyses.matching import Matched, labels_of, match_rows, unmatched
-from embgeom_dask.analyses.sides import split_role
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
+from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array, names_role
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.map_rows import in_order
 from embgeom_dask.execution.plan import ITEMSIZE
@@ -222,10 +221,9 @@ def _compare(
     """Compare two vocabularies row by row."""
     started = perf_counter()
     with ExitStack() as stack:
-        store, own = split_role(other, role)
         first = stack.enter_context(given_rows(data, role, client, whole=True))
-        second = stack.enter_context(given_rows(store, own, client, whole=True))
-        if role is own is None and not is_array(data) and not is_array(other):
+        second = stack.enter_context(given_rows(other, role, client, whole=True))
+        if role is None and not any(is_array(each) or names_role(each) for each in (data, other)):
             _check_roles(first.matrix, second.matrix)
         settings: dict[str, Any] = {"match": match} | {name: value for name, value in asked._asdict().items() if value}
         settings |= {

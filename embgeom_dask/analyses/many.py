@@ -19,7 +19,7 @@ from distributed import Client
 from embgeom_dask import tuning
 from embgeom_dask.analyses import batch
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
-from embgeom_dask.execution.arrays import Data, Given, is_array, name_of
+from embgeom_dask.execution.arrays import Data, Given, is_array, name_of, names_role
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.homes import Homes
 from embgeom_dask.execution.journal import Journal
@@ -276,7 +276,7 @@ def _check_roles(stores: Sequence[Data], known: Known) -> None:
     """Refuse to put matrices of different roles together unasked: the input of one model and the output of another."""
     named: dict[str, Data] = {}
     for store, each in zip(stores, known, strict=True):
-        if each is not None and each[2]:
+        if each is not None and each[2] and not names_role(store):
             named.setdefault(each[2], store)
     if len(named) > 1:
         (first, one), (second, other) = sorted(named.items())
@@ -289,7 +289,8 @@ def _check_roles(stores: Sequence[Data], known: Known) -> None:
 def node_names(stores: Sequence[Data], known: Known) -> list[str | None]:
     """What the result of each store is called, `<organisation>--<name>`; None for a store that is broken.
 
-    `known` is what `identify` said of them. The revision is part of it where several of the stores are of that model.
+    `known` is what `identify` said of them. The revision is part of it where several of the stores are of that model,
+    and the role, `<organisation>--<name>-input`, where both matrices of one are asked for.
 
     Raises
     ------
@@ -302,8 +303,10 @@ def node_names(stores: Sequence[Data], known: Known) -> list[str | None]:
     for store, each in zip(stores, known, strict=True):
         names.append(None)
         if each is not None:
-            model, revision, _ = each
+            model, revision, matrix = each
             name = model_stores.file_name(model, revision if counts[model] > 1 else "").removesuffix(".zarr")
+            if len({other[2] for other in known if other is not None and other[:2] == each[:2]}) > 1:
+                name += f"-{matrix.removesuffix('_embedding')}"
             if name in taken:
                 raise InputError(
                     f"{_called(store)} and {taken[name]} would both be called {name}: scan them one by one"

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.analyses.sides import check_widths, split_role
+from embgeom_dask.analyses.sides import check_widths
 from embgeom_dask.checkpoints.bare_files import read_vector
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import InputError
@@ -116,7 +116,7 @@ def readout(
     with (
         showing(progress),
         given_rows(directions, None, client, whole=True) as rows,
-        given_rows(*split_role(against, role), client, whole=True) as vocabulary,
+        given_rows(against, role, client, whole=True) as vocabulary,
     ):
         check_widths(rows.matrix, vocabulary.matrix)
         names = _labels(labels, rows)

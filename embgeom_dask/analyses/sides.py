@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import cast
 
 from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
+from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.storage.model_stores import Matrix, Role
 
@@ -22,21 +21,11 @@ def sides_of(
         given = stack.enter_context(given_rows(data, role, client))
         sides = [given if tokens is None else given.select(parse_tokens(tokens, given.vocab_size, given.labels))]
         if against is not None:
-            sides.append(stack.enter_context(given_rows(*split_role(against, role), client)))
+            sides.append(stack.enter_context(given_rows(against, role, client)))
             check_widths(sides[0].matrix, sides[1].matrix)
         for given in sides:
             given.matrix.check_labels()  # before the first tile, not when the result is labelled
         yield sides
-
-
-def split_role(against: Data, role: Role | None) -> tuple[Data, Role | None]:
-    """Take `:input` or `:output` off the name of a store; of a file these are names of tensors."""
-    if is_array(against) or isinstance(against, Matrix):
-        return against, role
-    path, _, named = str(against).rpartition(":")
-    if path and named in ("input", "output") and not path.endswith(".safetensors"):
-        return path, cast(Role, named)
-    return against, role
 
 
 def check_widths(first: Matrix, second: Matrix) -> None:

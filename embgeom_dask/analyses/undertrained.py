@@ -212,8 +212,9 @@ def _inputs(data: Data, given: Given) -> Matrix | None:
         return None
     if isinstance(given.matrix, StepMatrix):
         return None
-    names = model_stores.attributes(data)["matrices"]
-    return model_stores.find_matrix(data, "input") if "input_embedding" in names else None
+    store, _ = model_stores.split_role(data)
+    names = model_stores.attributes(store)["matrices"]
+    return model_stores.find_matrix(store, "input") if "input_embedding" in names else None
 
 
 def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selection) -> xr.Dataset:

@@ -23,7 +23,7 @@ from embgeom_dask.cli.options import (
     Scheduler,
     Store,
 )
-from embgeom_dask.cli.stores import find_other, find_store, find_stores
+from embgeom_dask.cli.stores import find_store, find_stores
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,7 +153,7 @@ def scan(
     With --against each token of one matrix is compared with each of the other.
     """
     stores = find_stores(stores, from_file)
-    other = None if against is None else find_other(against)
+    other = None if against is None else find_store(against)
     from embgeom_dask.analyses import many
     from embgeom_dask.cli import text
 

@@ -9,7 +9,7 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_result
 from embgeom_dask.cli.options import Device, FromFile, Json, ManyStores, Metric, Role, Scheduler
-from embgeom_dask.cli.stores import find_other, find_store, find_stores
+from embgeom_dask.cli.stores import find_store, find_stores
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,15 +43,12 @@ def compare(
     scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two models row by row, or many all against all.
-
-    The second of two may be STORE:input or STORE:output.
-    """
+    """Compare two models row by row, or many all against all."""
     given = [*(stores or [])]
     how: dict[str, Any] = {"match": match, "neighbors": neighbors, "csls": csls, "shared": shared, "columns": columns}
     how |= {"metric": metric, "out": out, "device": device, "client": scheduler}
     if len(given) == 2 and not from_file and not all_pairs:
-        found = eg.compare(find_store(given[0]), find_other(given[1]), role, **how)
+        found = eg.compare(find_store(given[0]), find_store(given[1]), role, **how)
     else:
         found = eg.compare(find_stores(given, from_file), None, role, **how)
     _show(found, as_json)

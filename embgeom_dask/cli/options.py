@@ -8,9 +8,15 @@ import typer
 
 from embgeom_dask import __version__, streams
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="A store: a folder, a URL, or a model's name in list.")]
+Store = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE", help="A store: a folder, a URL, or a model's name in list, with :input or :output."
+    ),
+]
 ManyStores = Annotated[
-    list[str] | None, typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list.")
+    list[str] | None,
+    typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list, with :input or :output."),
 ]
 FromFile = Annotated[str | None, typer.Option(metavar="FILE", help="More stores, one a line.")]
 Part = Annotated[

@@ -9,7 +9,7 @@ import typer
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_result
 from embgeom_dask.cli.options import Device, Json, Role, Scheduler
-from embgeom_dask.cli.stores import find_other
+from embgeom_dask.cli.stores import find_store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -51,7 +51,7 @@ def readout(
         "device": device,
     }
     how |= {"client": scheduler, "memory_limit": memory_limit}
-    _show(eg.readout(find_other(directions), find_other(against), count, **how), as_json)
+    _show(eg.readout(find_store(directions), find_store(against), count, **how), as_json)
 
 
 def _show(found: xr.Dataset, as_json: bool) -> None:

@@ -17,6 +17,8 @@ _MOST = 1 << 24  # bytes of a list
 def find_store(given: str, *, must_be_there: bool = True) -> str:
     """Return the path of a store: of a path, a URL, or the name of a model of the folder `stores`.
 
+    What is after it, a step or a role, `STORE:100` or `STORE:input`, stays there.
+
     What need not be there, since others see it, is a path.
 
     Raises
@@ -26,9 +28,9 @@ def find_store(given: str, *, must_be_there: bool = True) -> str:
     """
     if "://" in given or find_matrix_file(given) is not None:
         return given
-    series, colon, step = given.rpartition(":")
-    if colon and step.isdecimal():  # a step of a series
-        return f"{find_store(series, must_be_there=must_be_there)}:{step}"
+    store, colon, step = given.rpartition(":")
+    if colon and (step.isdecimal() or step in ("input", "output")):  # a step of a series, or one matrix of a store
+        return f"{find_store(store, must_be_there=must_be_there)}:{step}"
     named = os.path.join(_FOLDER, f"{given.replace('/', '--')}.zarr")  # noqa: PTH118
     for path in (given, named):  # first what is a store: a checkpoint's folder may have the same name
         if _may_be_there(os.path.join(path, "zarr.json")):  # noqa: PTH118
@@ -77,14 +79,6 @@ def read_list(path: str) -> list[str]:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no list'}") from error
     found = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
     return [each for each in found if each]
-
-
-def find_other(given: str) -> str:
-    """Return the path of a store as `find_store` does, with `:input` or `:output` after it where that was given."""
-    if find_matrix_file(given) is not None:
-        return given
-    store, colon, role = given.rpartition(":")
-    return f"{find_store(store)}:{role}" if colon and role in ("input", "output") else find_store(given)
 
 
 def _may_be_there(path: str) -> bool:

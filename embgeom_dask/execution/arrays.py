@@ -101,6 +101,11 @@ or of the package's own modules a stored matrix, or what `given_rows` found of o
 """
 
 
+def names_role(data: Data) -> bool:
+    """Whether `data` is a store named with its role: `STORE:input` or `STORE:output`."""
+    return isinstance(data, str | os.PathLike) and model_stores.split_role(data)[1] is not None
+
+
 def is_array(data: object) -> bool:
     """Whether `data` is an array, and not the path of a store or a list of these."""
     return hasattr(data, "shape") or isinstance(data, xr.Dataset)
@@ -115,11 +120,12 @@ def given_rows(
     Parameters
     ----------
     data : path, xarray.DataArray or Dataset, numpy or dask array, torch tensor
-        A store; a step of a series store, `STORE.zarr:STEP`; a matrix in a file, `FILE.npy`, `FILE.safetensors` or
-        `FILE.safetensors:KEY`; or the values to compare, one row each: along the dimension `token_id` of a DataArray,
-        if it has one, else along the first. Of a Dataset of `open_model`, the matrix of `role`. The ids of rows are the
-        coordinate `token_id` along that dimension, or else its integers; their token strings the coordinate `token`, or
-        labels that are no integers; without, ids are positions. Rows may be repeated.
+        A store, or whatever `role` is one matrix of it, `STORE:input` or `STORE:output`; a step of a series store,
+        `STORE.zarr:STEP`; a matrix in a file, `FILE.npy`, `FILE.safetensors` or `FILE.safetensors:KEY`; or the values
+        to compare, one row each: along the dimension `token_id` of a DataArray, if it has one, else along the first. Of
+        a Dataset of `open_model`, the matrix of `role`. The ids of rows are the coordinate `token_id` along that
+        dimension, or else its integers; their token strings the coordinate `token`, or labels that are no integers;
+        without, ids are positions. Rows may be repeated.
     role : {"input", "output"}, optional
         The matrix of a store or of a Dataset.
     client : Client, cluster or str, optional

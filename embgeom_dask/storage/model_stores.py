@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -293,8 +294,23 @@ def all_labels_of(matrix: Matrix) -> xr.Dataset:
     return make_labels(**{name: each[: matrix.vocab_size] for name, each in matrix.labels().items()})
 
 
+def split_role(store: PathLike) -> tuple[str, Role | None]:
+    """The store and the role of `STORE:input` or `STORE:output`; of every other path no role.
+
+    Examples
+    --------
+    >>> split_role("stores/a.zarr:input"), split_role("stores/a.zarr")
+    (('stores/a.zarr', 'input'), ('stores/a.zarr', None))
+    """
+    path, _, named = os.fspath(store).rpartition(":")
+    whose = path and named in ROLES and not path.endswith(".safetensors")  # where that is the name of a tensor
+    return (path, cast(Role, named)) if whose else (os.fspath(store), None)
+
+
 def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:
     """Find a stored matrix: `input` or `output`; by default the output matrix, or the input matrix where it is alone.
+
+    A store may be called `STORE:input` or `STORE:output`: that comes before `role`.
 
     Raises
     ------
@@ -303,7 +319,8 @@ def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:
     """
     if role not in (None, "input", "output"):
         raise InputError(f"no role {role!r}: choose input or output")
-    return matrix_of(read_metadata(store), role)
+    path, named = split_role(store)
+    return matrix_of(read_metadata(path), named or role)
 
 
 def matrix_of(metadata: Metadata, role: Role | None) -> Matrix:

@@ -254,7 +254,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     a, b = make_store(tmp_path / "a.zarr", base), make_store(tmp_path / "b.zarr", input=tuned)
     with pytest.raises(InputError, match=r"by default .* gives its output_embedding and .* its input_embedding"):
         eg.compare(a, b)
-    assert eg.compare(a, f"{b}:input")["matched_count"].item() == 60
+    assert eg.compare(f"{a}:output", f"{b}:input", role="output")["matched_count"].item() == 60
+    with pytest.raises(InputError, match="has no input_embedding"):
+        eg.compare(f"{a}:input", b)
     with pytest.raises(InputError, match="`match` name: choose id or token"):
         eg.compare(a, a, match="name")
     with pytest.raises(InputError, match="compare needs two stores or more"):

@@ -219,6 +219,14 @@ def test_scan_of_input_against_output_names_the_matrices(run, zeros):
     assert code == 0
     assert out.startswith("org/d, input_embedding against org/d, output_embedding\n\n")
     assert out.splitlines()[2].split("  ")[-4:] == ["input id", "input token", "output id", "output token"]
+    assert run("scan", "stores/d.zarr:input", "--against", "stores/d.zarr:output", "--nearest", "1")[1] == out
+    assert run("survey", "stores/d.zarr:input", "stores/d.zarr:output", "--out", "both")[0] == 0
+    assert sorted(each.name for each in Path("both").glob("*.zarr")) == [
+        "org--d-input.zarr",
+        "org--d-output.zarr",
+        "table.zarr",
+    ]
+    assert run("compare", "stores/d.zarr:input", "stores/d.zarr:output")[1].splitlines()[0] == out.splitlines()[0]
     code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:input", "--nearest", "1")
     assert code == 0
     header = out.splitlines()[2]
