@@ -20,7 +20,7 @@ from embgeom_dask.analyses import step_records
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import journal
 from embgeom_dask.redaction import redact
-from embgeom_dask.storage import paths, records, results
+from embgeom_dask.storage import paths, records, result_trees, results
 from embgeom_dask.storage.paths import PathLike
 
 T = TypeVar("T")
@@ -234,7 +234,7 @@ def status(out: PathLike) -> dict[str, Any]:
 
 def _of_folders(out: PathLike) -> dict[str, Any] | None:
     """How far the batches are whose folders are in a folder; None where there is none."""
-    folders = [each for each in paths.folders_in(os.fspath(out)) if _last_batch(each)]
+    folders = [each for each in result_trees.folders_in(os.fspath(out)) if _last_batch(each)]
     each = [status(folder) for folder in folders]
     if not each:
         return None

@@ -200,15 +200,6 @@ def groups_in(folder: PathLike) -> list[str]:
         return [join(os.fspath(folder), name) for name in sorted(names) if name.endswith(".zarr")]
 
 
-def folders_in(folder: PathLike) -> list[str]:
-    """The folders in `folder` that are neither hidden nor named as stores, results and journals are, by name."""
-    with explained(f"list {folder}"):
-        fs, path = filesystem(locate(folder))
-        found = fs.ls(path, detail=True) if fs.isdir(path) else []
-        names = sorted(each["name"].rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
-        return [join(os.fspath(folder), name) for name in names if name[:1] != "." and ".zarr" not in name]
-
-
 def size(place: PathLike) -> int:
     """Bytes of all files at `place`."""
     with explained(f"list {place}"):

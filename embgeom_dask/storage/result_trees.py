@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
+
+from embgeom_dask.storage import paths
+
+
+def folders_in(folder: paths.PathLike) -> list[str]:
+    """The folders in `folder` that are neither hidden nor named as stores, results and journals are, by name."""
+    with paths.explained(f"list {folder}"):
+        fs, path = paths.filesystem(paths.locate(folder))
+        found = fs.ls(path, detail=True) if fs.isdir(path) else []
+        names = sorted(each["name"].rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
+        return [paths.join(os.fspath(folder), name) for name in names if name[:1] != "." and ".zarr" not in name]
 
 
 def together(found: Mapping[str, xr.Dataset | xr.DataTree]) -> xr.DataTree:

@@ -240,7 +240,7 @@ def open_result(path: PathLike) -> Any:
             if table is not None and table.attrs["command"] in _ONE_TABLE:
                 return table
             return result_trees.tree_of(table, found if table is None else result_trees.in_order(table, found))
-        if folders := [each for each in paths.folders_in(folder) if _groups_in(each)]:
+        if folders := [each for each in result_trees.folders_in(folder) if _groups_in(each)]:
             return result_trees.together({_stem(each): open_result(each) for each in folders})
     return _opened(path, _result_group(path))
 

@@ -365,4 +365,5 @@ def test_a_folder_of_results_is_shown(tmp_path: Path, capsys: pytest.CaptureFixt
         assert capsys.readouterr().out == printed
     (out / "scan" / "table.zarr").rename(tmp_path / "elsewhere")
     assert [*eg.open_result(out / "scan").children] == ["org--a", "org--b", "org--c"]
-    assert app.main(["show", str(out / "scan")]) == 2
+    assert app.main(["show", str(out / "scan")]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["org--a", "org--b", "org--c"]
