@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.kept_rows import reading_once
 from embgeom_dask.execution.map_rows import by_chunk, in_order
 from embgeom_dask.execution.sharing import Shared
 from embgeom_dask.kernels.column_products import (
@@ -101,7 +103,8 @@ def spectrum(
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
     components : int
-        How many leading vectors to keep, with the scores of every token; 0 saves the second pass that these take.
+        How many leading vectors to keep, with the scores of every token; 0 saves the second pass that these take, over
+        rows that workers keep from the first as far as memory allows.
     sky : three ints or str, optional
         The components x, y and z, counted from 1, of a map of the sky as the mean row sees it: `(1, 2, 3)` or "1,2,3".
     sky_by_rank : bool
@@ -222,6 +225,12 @@ def _check(matrix: Matrix, components: int) -> int:
 
 def _measured(client: Client, given: Given, components: int) -> xr.Dataset:
     """The variables of the result, of one pass, and one more for scores."""
+    with reading_once(client, given.matrix, rows_of_part(given.matrix)) if components else nullcontext():
+        return _described(client, given, components)
+
+
+def _described(client: Client, given: Given, components: int) -> xr.Dataset:
+    """The same, of rows that are read once, as far as they may be kept."""
     matrix = given.matrix
     rows, width = matrix.vocab_size, matrix.hidden_size
     found = _moments(client, given)

@@ -17,13 +17,14 @@ from embgeom_dask import devices
 from embgeom_dask.analyses.duplicates import tokens_to_groups
 from embgeom_dask.analyses.means import mean_of
 from embgeom_dask.analyses.selection import Selection
-from embgeom_dask.analyses.spectrum import spectrum
+from embgeom_dask.analyses.spectrum import rows_of_part, spectrum
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.analyses.unused import categories, find_unused, stored_labels
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
+from embgeom_dask.execution.kept_rows import reading_once
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
@@ -82,7 +83,8 @@ def undertrained(
 
     The indicators are those that magikarp computes (github.com/cohere-ai/magikarp, `magikarp/utils.py`), with u the
     mean of the unused rows. Norms and distances are the float64 numbers nearest to the true ones; cosine distances are
-    within 2^-50 of them, that without the first component within that and four times `component_error`.
+    within 2^-50 of them, that without the first component within that and four times `component_error`. There are four
+    passes over the rows; workers keep those that they read, as far as memory allows.
 
     Parameters
     ----------
@@ -190,7 +192,7 @@ def _undertrained(
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         matrix.check_labels()
-        with connect(client, out=out) as active:
+        with connect(client, out=out) as active, reading_once(active, matrix, rows_of_part(matrix)):
             dataset = _measured(active, given, inputs, unused)
         dataset = _ranked(dataset, given, indicator)
     own = {name: value for name, value in attrs.items() if name in ("model", "revision", "matrix")}
@@ -218,7 +220,9 @@ def _inputs(data: Data, given: Given) -> Matrix | None:
 
 
 def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selection) -> xr.Dataset:
-    """The indicators of all rows, by four passes: sums and digests, the spectrum's two, distances."""
+    """The indicators of all rows, by four passes over rows that workers keep: sums and digests, the spectrum's two, and
+    distances.
+    """
     matrix, size = given.matrix, given.matrix.vocab_size
     sums, norms = ColumnSums.none(matrix.hidden_size), np.empty(size)
     digests, unfit = np.empty((size, 16), np.uint8), np.empty(size, np.uint8)

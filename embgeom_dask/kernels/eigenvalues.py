@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.column_products import ColumnProducts, stripes
@@ -46,7 +47,7 @@ def eigen(matrix: Array, count: int, off: float) -> Eigen:
     """
     scale = 2.0 ** -np.frexp(np.abs(matrix).max())[1]  # no square overflows, and none that counts underflows
     matrix *= scale
-    value, vector = np.linalg.eigh(matrix)
+    value, vector = (each.numpy() for each in torch.linalg.eigh(torch.from_numpy(matrix)))
     of_vector = _SLACK * (_residuals(matrix, value, vector) + off * scale)
     of_all, skew, top = float(np.linalg.norm(of_vector)), _SLACK * _skew(vector), float(np.abs(value).max())
     error = _SLACK * ((1 + skew) * of_all + 2 * skew * top) / (1 - skew)
@@ -62,10 +63,11 @@ def eigen(matrix: Array, count: int, off: float) -> Eigen:
 
 def _residuals(matrix: Array, value: Array, vector: Array) -> Array:
     """Bounds of the lengths (d,) of the columns of C V - V L."""
-    residual = -vector * value
+    residual = np.ascontiguousarray(-vector * value)
+    into, left, right = map(torch.from_numpy, (residual, matrix, np.ascontiguousarray(vector)))
     for start in range(0, len(matrix), _INNER):
         part = slice(start, start + _INNER)
-        residual += matrix[:, part] @ vector[part]
+        into += left[:, part] @ right[part]
     rounded = (
         (min(_INNER, len(matrix)) + len(matrix) / _INNER + 4) * UNIT * np.linalg.norm(matrix)
     )  # of products with a unit vector

@@ -1,4 +1,4 @@
-"""Projections of rows on a few directions, summed to about 100 bits, a row at a time: in no other order."""
+"""Projections of rows on a few directions, summed to about 100 bits, always in the same order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.double_double import two_product, two_sum
+from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lane
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
 from embgeom_dask.kernels.parallel import share_out
 
@@ -30,13 +31,20 @@ def projections(stored: Array, high: Array, low: Array, directions: Array) -> Ar
 @numba.njit(nogil=True, cache=True)
 def _projections(rows: Array, high: Array, low: Array, directions: Array) -> Array:  # pragma: no cover (compiled)
     out = np.empty((rows.shape[0], directions.shape[0]))
+    width = rows.shape[1]
+    lanes, moved, lost = np.empty((2, LANES)), np.empty(width), np.empty(width)
     for i in range(rows.shape[0]):
+        for k in range(width):
+            t, e = two_sum(np.float64(value(rows[i, k])), -high[k])
+            moved[k], lost[k] = t, e - low[k]
         for c in range(directions.shape[0]):
-            total, rest = 0.0, 0.0
-            for k in range(rows.shape[1]):
-                t, e = two_sum(np.float64(value(rows[i, k])), -high[k])
-                product, error = two_product(t, directions[c, k])
-                total, lost = two_sum(total, product)
-                rest += lost + error + (e - low[k]) * directions[c, k]
+            lanes[:] = 0.0
+            direction = directions[c]
+            for start in range(0, width, LANES):
+                for lane in range(min(LANES, width - start)):
+                    k = start + lane
+                    product, error = two_product(moved[k], direction[k])
+                    add_to_lane(lanes[0], lanes[1], lane, product, error + lost[k] * direction[k])
+            total, rest = add_lanes(lanes)
             out[i, c] = total + rest
     return out
