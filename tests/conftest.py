@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported: no test asks the real hub
 
@@ -18,11 +19,12 @@ os.environ.update(
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.clusters import workers_of_one_thread
 
-settings.register_profile("tests", deadline=None, max_examples=40)  # a busy machine is no fault
+# A busy machine is no fault: neither of what is tested nor of what makes the examples.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 settings.load_profile("tests")
 
 if TYPE_CHECKING:
@@ -75,6 +77,16 @@ def client() -> Iterator[Client]:
     """A client of one worker of one thread in this process; modules that need another have their own."""
     with workers_of_one_thread(1) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def one_local_cluster() -> Iterator[None]:
+    """What a module asks without a client is asked of one local cluster, not of a new one for each call."""
+    from embgeom_dask.execution import cluster
+
+    with cluster._local_cluster() as kept, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "_local_cluster", lambda: nullcontext(kept))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from embgeom_dask import progress, tuning
 from embgeom_dask.analyses.duplicates import duplicates
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.execution import cluster
 from embgeom_dask.pairwise import rows
 from embgeom_dask.storage import model_stores
 from embgeom_dask.testing import make_store
@@ -142,10 +143,8 @@ def test_many_stores_in_one_run_on_any_cluster(tmp_path: Path, monkeypatch: pyte
         "org/c": planted(np.float32, 200, 12, 3),
     }
     paths = [make_store(tmp_path / f"{name[-1]}.zarr", values, model=name) for name, values in matrices.items()]
-    opened = []
-    monkeypatch.setattr(
-        "embgeom_dask.execution.cluster.LocalCluster", lambda **how: opened.append(how) or LocalCluster(**how)
-    )
+    opened, open_one = [], cluster._local_cluster
+    monkeypatch.setattr(cluster, "_local_cluster", lambda: opened.append(1) or open_one())
     found = duplicates([*paths, paths[0]])
     assert len(opened) == 1
     for place, values in enumerate([*matrices.values(), matrices["org/a"]]):
@@ -158,8 +157,8 @@ def test_many_stores_in_one_run_on_any_cluster(tmp_path: Path, monkeypatch: pyte
     assert (found["vocab_size"] - found["unique_count"]).equals(found["removed_count"])
     assert "token_to_group" not in found
     with (
-        LocalCluster(n_workers=2, processes=False, dashboard_address=":0") as cluster,
-        Client(cluster, set_as_default=False) as client,
+        LocalCluster(n_workers=2, processes=False, dashboard_address=":0") as two,
+        Client(two, set_as_default=False) as client,
     ):
         xr.testing.assert_identical(found.drop_attrs(), duplicates([*paths, paths[0]], client=client).drop_attrs())
 

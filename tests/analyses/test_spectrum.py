@@ -123,7 +123,8 @@ def test_means_of_pairs_are_those_of_fractions(rows: Array) -> None:
     pairs = [(a, b) for j, b in enumerate(rows.tolist()) for a in rows.tolist()[:j]]
     squares = [sum((Fraction(x) - Fraction(y)) ** 2 for x, y in zip(a, b, strict=True)) for a, b in pairs]
     found = eg.spectrum(rows, components=0)
-    np.testing.assert_allclose(found["mean_square_distance"], float(sum(squares) / len(pairs)), rtol=4e-16)
+    # rounded four times: each variance twice, their sum, and the fraction here
+    np.testing.assert_allclose(found["mean_square_distance"], float(sum(squares) / len(pairs)), rtol=4.5e-16)
     cosines = [
         float(product(a, b)) / (sqrt(product(a, a)) * sqrt(product(b, b))) for a, b in pairs if any(a) and any(b)
     ]
