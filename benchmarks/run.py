@@ -260,11 +260,11 @@ def machine() -> tuple[str, str]:
 
 
 def write(path: Path, title: str, section: str) -> None:
-    """Put a section between its markers in a markdown file, at the end where they are not there yet."""
+    """Put a section between its markers in a markdown file, which is made where there is none; new ones come last."""
     begin, end = f"<!-- begin {title} -->\n", f"<!-- end {title} -->\n"
-    text = path.read_text()
+    text = path.read_text() if path.exists() else ""
     if begin not in text:
-        text = f"{text.rstrip()}\n\n{begin}{end}"
+        text = f"{text.rstrip()}\n\n{begin}{end}".lstrip()
     before, _, rest = text.partition(begin)
     path.write_text(before + begin + section + end + rest.partition(end)[2])
 

@@ -26,8 +26,8 @@ from embgeom_dask.execution.map_rows import in_order
 from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.kernels.exact_sums import ColumnSums
-from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_differences import changed_values
 from embgeom_dask.metrics import DISTANCES, METRICS, find_metric
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.rows import check_fit
@@ -37,8 +37,6 @@ from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
-
-_ROWS = 1024  # whose values are compared as float64 together
 
 
 class Part(NamedTuple):
@@ -347,17 +345,9 @@ def _look(matrix: Matrix, part: Part) -> Found:
         first, second = summarize(x), summarize(y)
         if x.shape != y.shape or first.unfit.any() or second.unfit.any():  # refused when all are known
             return Found(first, second, None, {})
-        changed = np.concatenate(
-            [_changed(x[start : start + _ROWS], y[start : start + _ROWS]) for start in range(0, len(x), _ROWS)]
-        )
+        changed = changed_values(x, y)
         directed = (first.norms > 0) & (second.norms > 0)
         return Found(first, second, changed, {name: _distances(name, x, y, changed, directed) for name in DISTANCES})
-
-
-def _changed(x: Array, y: Array) -> Array:
-    """How many values of each row differ."""
-    different: Array = np.count_nonzero(as_float(as_numba(x)) != as_float(as_numba(y)), axis=1)
-    return different
 
 
 def _distances(name: str, x: Array, y: Array, changed: Array, directed: Array) -> Array:
