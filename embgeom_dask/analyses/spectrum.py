@@ -15,6 +15,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices, tuning
+from embgeom_dask.analyses.isotropy import mean_cosine, partition_isotropy
 from embgeom_dask.analyses.sky import read_axes, sky_of
 from embgeom_dask.analyses.survey import summarize
 from embgeom_dask.analyses.trees import one_or_tree
@@ -32,7 +33,6 @@ from embgeom_dask.kernels.column_products import (
     stripe_bytes,
     stripes,
 )
-from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.eigenvalues import eigen
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.projections import projections
@@ -83,6 +83,7 @@ def spectrum(
     components: int = 3,
     sky: Sequence[int] | str | None = None,
     sky_by_rank: bool = False,
+    isotropy: bool = False,
     out: PathLike | None = None,
     part: str | None = None,
     client: ClientLike | None = None,
@@ -109,6 +110,8 @@ def spectrum(
         The components x, y and z, counted from 1, of a map of the sky as the mean row sees it: `(1, 2, 3)` or "1,2,3".
     sky_by_rank : bool
         Whether the map also has latitudes by rank, at which tokens are spread evenly from south to north.
+    isotropy : bool
+        Whether to tell `partition_isotropy`, too: by one more pass, of as many products as the covariance takes.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
@@ -137,6 +140,9 @@ def spectrum(
         - `participation_ratio`, (sum of eigenvalues)^2 / sum of their squares; NaN if all rows are the same.
           `isoscore`, of Rudman, Gillman, Rayne and Eickhoff (2022, arXiv 2108.07344): (participation ratio - 1) /
           (d - 1), to which their steps come down; NaN for one column.
+        - With `isotropy`: `partition_isotropy`, of Mu and Viswanath (2018, arXiv 1702.01417), the smallest Z(c) divided
+          by the largest, Z(c) = sum of exp(c.x) over the rows x, for c the eigenvectors of X'X and, since their signs
+          say nothing, their opposites. Vectors are LAPACK's, and its last digits theirs.
         - `mean_cosine` of all pairs of rows, (|sum of unit rows|^2 - n) / (n (n - 1)), within `mean_cosine_error`; n is
           less by the `zero_count` rows of zeros, which have no direction. `mean_square_distance` of all pairs, twice
           the sum of the eigenvalues; neither visits a pair.
@@ -166,7 +172,7 @@ def spectrum(
     """
 
     def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:
-        return _spectrum(each, role, components, (axes, bool(sky_by_rank)), target, active, memory)
+        return _spectrum(each, role, components, isotropy, (axes, bool(sky_by_rank)), target, active, memory)
 
     axes = read_axes(sky, components)
     if sky_by_rank and not axes:
@@ -175,6 +181,7 @@ def spectrum(
 
     with showing(progress):
         how: dict[str, Any] = {"components": components, "sky": sky, "sky_by_rank": sky_by_rank}
+        how |= {"isotropy": True} if isotropy else {}
         return one_or_tree("spectrum", data, one, role=role, out=out, client=client, part=part, asked=how)
 
 
@@ -182,6 +189,7 @@ def _spectrum(
     data: Data,
     role: Role | None,
     components: int,
+    isotropy: bool,
     sky: tuple[list[int], bool],
     out: PathLike | None,
     client: ClientLike | None,
@@ -193,6 +201,7 @@ def _spectrum(
         matrix = given.matrix
         settings: dict[str, Any] = {"components": components} | ({"sky": [*axes]} if axes else {})
         settings |= {"sky_by_rank": True} if by_rank else {}
+        settings |= {"isotropy": True} if isotropy else {}
         settings |= {"tokens": given.selection} if given.selection else {}
         attrs = results.provenance("spectrum", [matrix], ["cpu"], 0.0, settings)
         needed = _check(matrix, components)
@@ -200,7 +209,7 @@ def _spectrum(
             return done
         matrix.check_labels()
         with memory.taking(needed), connect(client, out=out) as active, devices.session(torch.device("cpu")):
-            dataset = _measured(active, given, components)
+            dataset = _measured(active, given, components, isotropy=isotropy)
         if axes:
             dataset = dataset.assign(sky_of(dataset["score"].to_numpy(), axes, by_rank=by_rank))
         if components:
@@ -223,13 +232,13 @@ def _check(matrix: Matrix, components: int) -> int:
     return needed
 
 
-def _measured(client: Client, given: Given, components: int) -> xr.Dataset:
-    """The variables of the result, of one pass, and one more for scores."""
-    with reading_once(client, given.matrix, rows_of_part(given.matrix)) if components else nullcontext():
-        return _described(client, given, components)
+def _measured(client: Client, given: Given, components: int, *, isotropy: bool) -> xr.Dataset:
+    """The variables of the result, of one pass, one more for scores, and one for the partition function."""
+    with reading_once(client, given.matrix, rows_of_part(given.matrix)) if components or isotropy else nullcontext():
+        return _described(client, given, components, isotropy=isotropy)
 
 
-def _described(client: Client, given: Given, components: int) -> xr.Dataset:
+def _described(client: Client, given: Given, components: int, *, isotropy: bool) -> xr.Dataset:
     """The same, of rows that are read once, as far as they may be kept."""
     matrix = given.matrix
     rows, width = matrix.vocab_size, matrix.hidden_size
@@ -238,6 +247,7 @@ def _described(client: Client, given: Given, components: int) -> xr.Dataset:
     variance = covariance.diagonal().copy()
     total, size = float(variance.sum()), _size(covariance)
     ratio = (total / size) ** 2 if size else math.nan
+    partition = {"partition_isotropy": partition_isotropy(client, matrix, covariance, high)} if isotropy else {}
     spectrum = eigen(covariance, components, off)
     up_to = spectrum.value.cumsum()
     sum_of_all = up_to[-1] or math.nan
@@ -249,7 +259,8 @@ def _described(client: Client, given: Given, components: int) -> xr.Dataset:
         "eigenvalue_error": spectrum.error,
         "participation_ratio": ratio,
         "isoscore": (ratio - 1) / (width - 1) if width > 1 else math.nan,
-        **_mean_cosine(found, rows),
+        **partition,
+        **mean_cosine(found.units, rows - found.zero),
         "mean_square_distance": 2 * math.fsum(variance),
         "zero_count": found.zero,
         "vocab_size": rows,
@@ -290,22 +301,6 @@ def _size(covariance: Array) -> float:
     """The Frobenius norm, of which no square overflows."""
     largest = float(np.abs(covariance).max())
     return largest * float(np.linalg.norm(covariance / largest)) if largest else 0.0
-
-
-def _mean_cosine(found: Moments, rows: int) -> dict[str, float]:
-    """The mean cosine of all pairs of rows that are not zero, and a bound of its error.
-
-    Unit rows are rounded, by at most 2 u in each value, and added without error.
-    """
-    count = rows - found.zero
-    if count < 2:
-        return {"mean_cosine": math.nan, "mean_cosine_error": math.nan}
-    total = found.units.mean(1)
-    square = total.dot(total)
-    off = 2.1 * UNIT * count
-    error = (2 * total.l2 + off) * off / (count * (count - 1))
-    mean = float((square - count) / (count * (count - 1)))
-    return {"mean_cosine": mean, "mean_cosine_error": 1.01 * error + UNIT * abs(mean)}
 
 
 def _moments(client: Client, given: Given) -> Moments:

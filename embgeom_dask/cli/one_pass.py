@@ -112,6 +112,9 @@ def spectrum(
     sky_by_rank: Annotated[
         bool, typer.Option("--sky-by-rank", help="The map also has latitudes by rank, evenly spread.")
     ] = False,
+    isotropy: Annotated[
+        bool, typer.Option("--isotropy", help="Also that of the partition function (Mu and Viswanath).")
+    ] = False,
     out: Out = None,
     part: Part = None,
     scheduler: Scheduler = None,
@@ -121,7 +124,7 @@ def spectrum(
     from embgeom_dask.cli import one_pass_text
 
     how: dict[str, Any] = {"role": role, "components": components, "sky": sky, "sky_by_rank": sky_by_rank}
-    how |= {"out": out, "part": part, "client": scheduler}
+    how |= {"isotropy": isotropy, "out": out, "part": part, "client": scheduler}
     ask("spectrum", find_stores(stores, from_file), how, one_pass_text.spectrum_text, as_json)
 
 

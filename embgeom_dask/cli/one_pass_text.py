@@ -18,7 +18,7 @@ _ENDS = 5
 _TOKEN_LINES = 10
 _SHARES = (0.5, 0.9, 0.99)
 _NUMBERS = (
-    *("vocab_size", "hidden_size", "zero_count", "participation_ratio", "isoscore"),
+    *("vocab_size", "hidden_size", "zero_count", "participation_ratio", "isoscore", "partition_isotropy"),
     *("mean_cosine", "mean_cosine_error", "mean_square_distance", "eigenvalue_error"),
 )
 
@@ -85,7 +85,7 @@ def _by_name(dataset: xr.Dataset, label: str) -> str:
 
 def spectrum_text(dataset: xr.Dataset) -> str:
     """The numbers of a spectrum, its first eigenvalues, and the tokens at the ends of each component."""
-    facts = [[name, _number(dataset[name].item())] for name in _NUMBERS]
+    facts = [[name, _number(dataset[name].item())] for name in _NUMBERS if name in dataset]
     up_to = dataset["cumulative_share"].to_numpy()
     for share in _SHARES:
         facts.append([f"eigenvalues for {share:.0%}", str(np.searchsorted(up_to, share) + 1)])

@@ -213,6 +213,7 @@ LONG_NAMES = {
     "sky_distance": "distance from the mean row in three components",
     "participation_ratio": "participation ratio",
     "isoscore": "IsoScore",
+    "partition_isotropy": "isotropy of the partition function",
     "mean_cosine": "mean cosine of all pairs",
     "mean_cosine_error": "largest error of the mean cosine",
     "mean_square_distance": "mean squared distance of all pairs",

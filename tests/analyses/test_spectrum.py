@@ -186,6 +186,21 @@ def test_the_sky_of_three_components(tmp_path: Path) -> None:
         spectrum(path, sky="1,2,4")
 
 
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_isotropy_of_the_partition_function(scale: float, tmp_path: Path) -> None:
+    rows = (cloud(seed=3) * np.geomspace(1, 3, 24) * 0.05 * scale).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", rows)
+    found = spectrum(store, isotropy=True)
+    wide = rows.astype(np.longdouble)
+    _, vectors = np.linalg.eigh((wide.T @ wide).astype(np.float64))
+    exponents = wide @ np.concatenate([vectors, -vectors], axis=1)  # up to 400 in size
+    sums = np.exp(exponents).sum(axis=0)
+    np.testing.assert_allclose(
+        found["partition_isotropy"].item(), float(sums.min() / sums.max()), rtol=1e-7, atol=1e-300
+    )
+    assert "partition_isotropy" not in spectrum(store)
+
+
 def test_labels_ids_and_files(tmp_path: Path) -> None:
     rows = cloud(50, 6).astype(np.float32)
     path = make_store(tmp_path / "m.zarr", rows, tokens=[f"t{i}" for i in range(50)], model="org/m")
