@@ -119,6 +119,7 @@ def test_the_client_of_a_notebook_is_used_and_an_asynchronous_one_refused(kernel
     kernel.run("await own.close()\nclient.close()")
 
 
+@pytest.mark.slow  # a kernel of its own
 def test_without_ipywidgets_the_bar_is_text_and_nothing_warns(tmp_path: Path) -> None:
     with started(tmp_path) as kernel:
         kernel.run("import sys\nsys.modules['ipywidgets'] = None\nfrom embgeom_dask.progress import bar")

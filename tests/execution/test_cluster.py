@@ -99,6 +99,7 @@ def test_an_address_where_no_scheduler_is(monkeypatch: pytest.MonkeyPatch, runni
     refused(address)
 
 
+@pytest.mark.slow  # in a process of its own, which loads all
 def test_the_command_says_so_in_one_line_and_ends(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", np.eye(3, dtype=np.float32))
     command = [Path(sys.executable).with_name("embgeom"), "survey", store, "--scheduler", "foo"]

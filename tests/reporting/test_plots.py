@@ -475,6 +475,7 @@ def test_without_matplotlib_a_line_says_what_to_install(
         made.one.embgeom.plot.histogram()
 
 
+@pytest.mark.slow  # in a process of its own, which loads all
 def test_the_command_needs_no_display_and_no_pyplot(made: Results, folder: Path, tmp_path: Path) -> None:
     args = ["plot", str(folder / "scan.zarr"), "--ranks", "-o", str(tmp_path / "fig.svg")]
     code = (
