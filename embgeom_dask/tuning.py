@@ -35,8 +35,10 @@ LONG_PANEL_TILES = 64
 LEAST_TILE = 32
 """Rows of a tile that is not halved any more where memory runs out."""
 
-TRIANGLE_STEPS = 2
-"""Tiles that a block is multiplied with itself in: two make 3/4 of its square, more make less, in smaller tiles."""
+TRIANGLE_STEPS = 4
+"""Tiles that a block is multiplied with itself in: two make 3/4 of its square, four 5/8, in smaller tiles. A histogram
+of 32,768 rows of 2,560 bfloat16 values takes 47.5 s of cpu time with two and 46.5 s with four, 10 neighbors 17.8 s and
+17.2 s (Intel Xeon, two cores, beside other work, medians of 2)."""
 
 SORTED_PART_ROWS = 256
 """Rows of a part of a tile of blocks sorted by norm: after each of them the next may be left out. The 100 farthest of

@@ -290,8 +290,16 @@ def test_both_passes_count_what_is_certainly_within(
         np.testing.assert_array_equal(np.stack(found[2:], 1), np.argwhere(unsure))
 
 
-@pytest.mark.parametrize("edges", [np.geomspace(1e-3, 1.5, 60), np.array([0.3, 0.31, 1.0, 1.7])])
-def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "edges",
+    [
+        np.geomspace(1e-3, 1.5, 60),
+        np.array([0.3, 0.31, 1.0, 1.7]),
+        np.linspace(0, 1.7, 400),
+        np.linspace(0.3, 1.2, 3000),
+    ],
+)
+def test_both_passes_find_the_same_bin_in_bins_of_any_width(edges: np.ndarray) -> None:
     points = np.random.default_rng(2).normal(size=(150, 8))
     points /= np.sqrt((points**2).sum(1).max())
     distance = np.sqrt(((points[:, None] - points) ** 2).sum(-1))[np.triu_indices(150, 1)]
@@ -307,8 +315,25 @@ def test_both_passes_find_the_same_bin_where_bins_differ_in_width(edges: np.ndar
     np.testing.assert_allclose(fast[1][:, 0], plain[1][:, 0], rtol=1e-15)
     counts = np.histogram(distance, np.concatenate([[0], edges, [9]]))[0]
     np.testing.assert_array_equal(fast[0], counts)
-    assert len(bins.table)
+    assert len(bins.table) or bins.margin < 1e-9
     assert fast[2].size == 0
+
+
+def test_pairs_clearly_in_a_bin_are_few_where_its_ends_are_far_from_where_cells_meet() -> None:
+    points = np.random.default_rng(4).normal(size=(90, 8)) / 9
+    product, norms, ones = torch.from_numpy(points @ points.T), (points**2).sum(1), np.ones(90, np.int64)
+    terms = tuple(LinearBound(norms * (1 + sign * 1e-6), norms * (1 + sign * 1e-6), -2.0) for sign in (-1, 1))
+    bins = bins_of(20)
+    shifted = np.linspace(0, 2, 21) + 0.02  # a fifth of a bin
+    lower, upper = np.append(-np.inf, shifted**2), np.append(shifted**2, np.inf)
+    wrong = bins._replace(lower=lower, upper=upper, margin=0.0)
+    right = wrong._replace(margin=0.2 + 1e-9)
+    known = bins._replace(lower=lower, upper=upper, margin=1.0)
+    found = [numba_passes.bin_pairs(product, (terms[0], terms[1]), (ones, ones), each, True) for each in (known, right)]
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+    careless = numba_passes.bin_pairs(product, (terms[0], terms[1]), (ones, ones), wrong, True)
+    assert (careless[0] != found[0][0]).any(), "a margin that is too small was not seen"
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch itself

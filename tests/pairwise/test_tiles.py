@@ -78,7 +78,7 @@ def test_the_tiles_of_a_scan_take_the_same_memory(
     monkeypatch.setattr("embgeom_dask.execution.point_format._cost", lambda *_: 0.0)  # planning multiplies samples
     monkeypatch.setattr(Workspace, "empty", watched)
     scan(store, **wanted, client=client)
-    assert taken[:2] == [16 * 32, 32 * 32]  # of a tile on the diagonal, and of one that is not
+    assert taken[:2] == [8 * 32, 32 * 32]  # of a tile on the diagonal, and of one that is not
     # The profiler of a dask worker holds frames, and so a product, for a moment: the next one then takes new memory.
     assert len(taken) <= 2 + products // 10
 
