@@ -158,9 +158,9 @@ def inspect_rows(
     some = matrix.take(token_id[: tuning.SAMPLE_ROWS])
     centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
     dtypes = {matrix.dtype for matrix, _ in sides}
-    alike = matrix.dtype if len(dtypes) == 1 else "float64"
+    alike = "float64" if len(dtypes) > 1 and spec.distinct else None  # only then are rows of either side compared
     summaries = [
-        join(map_rows(client, "rows", found, parts_of(found, ids), inspect, centre, metric.name, alike))
+        join(map_rows(client, "rows", found, parts_of(found, ids), inspect, centre, metric.name, alike or found.dtype))
         for found, ids in sides
     ]
     for (matrix, _), found, names in zip(sides, summaries, ids, strict=True):

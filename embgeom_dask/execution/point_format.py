@@ -83,7 +83,8 @@ def choose_point_format(
     if asked:
         return rounded
     nearest = [(settings.neighbors, False), (settings.top, False), (settings.bottom, True)]
-    if not all(_filters_well(rounded, samples, k, count, turned) for k, turned in nearest if k):
+    more = sum(_more_undecided(rounded, samples, k, count, turned) for k, turned in nearest if k)
+    if more > tuning.UNDECIDED.get(plain.element, tuning.UNDECIDED["float64"]):  # digits give that
         return plain
     if settings.radii and _cost(rounded, settings, samples) > cost:
         return plain
@@ -233,8 +234,8 @@ def _filling(length: float, share: float, some: Array, centre: Array) -> float:
     return float(127 / (length * np.quantile(shape, share))) if shape.size else 127 / length
 
 
-def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: int, count: int, turned: bool) -> bool:
-    """Whether integers, the points of `point_format`, leave few more pairs undecided than its unrounded points do.
+def _more_undecided(point_format: PointFormat, samples: list[Array], neighbors: int, count: int, turned: bool) -> float:
+    """The share of pairs that integers, the points of `point_format`, leave undecided and its unrounded points do not.
 
     The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
     rows of which the last is a sample; where `turned`, those of the smallest products.
@@ -248,8 +249,7 @@ def _filters_well(point_format: PointFormat, samples: list[Array], neighbors: in
     place = min(ceil(neighbors * size / count) - 1 + symmetric, size - 1)  # a row is the nearest to itself
     limit = np.partition(most, place, axis=1)[:, place, None]
     more = np.mean(bounds(rounded.product, rounded.terms[0]).numpy() <= limit) - np.mean(least <= limit)
-    sides = 1 + symmetric  # a pair may be among the nearest of either of its rows
-    return bool(sides * more <= tuning.UNDECIDED[plain.precision.element])
+    return float(more) * (1 + symmetric)  # a pair may be among the nearest of either of its rows
 
 
 def _few(sample: Array) -> Array:

@@ -133,6 +133,8 @@ class Metric(ABC):
     """Points can be rows in digits (`kernels.digits`): values are made of products, less a centre if it `shifts`."""
     undefined_for_zero_rows: bool = False
     """A row of zeros has no distance to any row: such rows are left out."""
+    keeps_rows: bool = True
+    """Points are rows shifted and scaled, and nothing else."""
     prunes_by_norm: bool = True
     """By |x - y| <= |x| + |y|, rows near the centre can be ruled out as members of the farthest pairs."""
     prunes_by_extent: bool = False
@@ -152,9 +154,9 @@ class Metric(ABC):
 
     @abstractmethod
     def points(self, values: Array, dtype: Any) -> Points:
-        """Make points in `dtype`, float32 or float64, from rows (b, d) float64 that are shifted and scaled already.
+        """Make points in `dtype`, float32 or float64, from rows (b, d) that are shifted and scaled already.
 
-        Points of float64 may share the memory of the rows.
+        The rows are float64, or in `dtype` where the metric `keeps_rows`. Points may share their memory.
         """
 
     def divisor(self, stored: Array, scale: float) -> Array:

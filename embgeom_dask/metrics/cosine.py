@@ -47,6 +47,7 @@ class Cosine(Metric):
     quantizes = True
     has_digits = True
     undefined_for_zero_rows = True
+    keeps_rows = False
     prunes_by_norm = False
 
     def unit(self, scale: float) -> float:  # noqa: ARG002

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels import correct_rounding, whole_distances
 from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.double_double import UNIT, Keys, integers, squared_difference_keys, squared_differences
+from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import matrix_product
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 from embgeom_dask.metrics.matrix_product import product_error
@@ -150,5 +151,5 @@ def _moved(rows: Norms, columns: Norms) -> tuple[Array | float, Array | float]:
 
 def squared_norm(values: Array) -> Array:
     """Return the squared L2 norm (b,) float64 of rows (b, d), summed in float64."""
-    out: Array = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+    out: Array = norms(values)[:, 1]
     return out

@@ -138,6 +138,8 @@ class Exact:
         high, low, exact = pairs.high[index], pairs.low[index], pairs.exact[index]
         new = (np.diff(high) != 0) | (np.diff(low) != 0)
         slack = self.key_slack(pairs.take(index))
+        if self.metric.is_product:  # a pair of short rows may lie between two that its own slack does not tell of
+            slack = np.full_like(slack, np.max(slack, where=~exact, initial=0.0))
         close = np.abs(np.diff(high) + np.diff(low)) <= slack[1:] + slack[:-1]
         doubtful = close & ~(exact[1:] & exact[:-1])
         if doubtful.any():
@@ -163,7 +165,7 @@ class Exact:
         """
         order = np.argsort(values)
         slack = self.value_slack(first[order], second[order], values[order])
-        new = np.diff(values[order]) > slack[1:] + slack[:-1]
+        new = _are_apart(values[order] - slack, values[order] + slack)
         alone = np.concatenate([[True], new]) & np.concatenate([new, [True]])
         (close,) = np.nonzero(~alone)
         if close.size:
@@ -202,6 +204,13 @@ class Exact:
                 i, j = first[part], second[part]
                 x, y = self.first.block(int(i[0]) // self.first.tile), self.second.block(int(j[0]) // self.second.tile)
                 yield part, as_numba(x), as_numba(y), i % self.first.tile, j % self.second.tile
+
+
+def _are_apart(least: Array, most: Array) -> Array:
+    """Where numbers (p,) in order of their middles, each between two bounds, may be parted: (p - 1,) bool."""
+    reached, left = np.maximum.accumulate(most), np.minimum.accumulate(least[::-1])[::-1]
+    apart: Array = left[1:] > reached[:-1]
+    return apart
 
 
 def _ranks(new: Array, size: int) -> Array:

@@ -15,6 +15,7 @@ from embgeom_dask.kernels.digits import digits_of
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.quantize import quantize
 from embgeom_dask.kernels.row_norms import norms, squared_lengths
+from embgeom_dask.kernels.shifting import shifted
 from embgeom_dask.metrics import METRICS, Metric, Norms
 
 Array = NDArray[Any]
@@ -98,10 +99,9 @@ class PointFormat:
             return self._integers(rows)
         if self.in_digits:
             return self._digits(rows)
-        values = rows.astype(np.float64)
-        values -= self.centre
-        values *= self.scale
-        points = self.tile_metric.points(values, np.dtype(self.element))
+        metric, element = self.tile_metric, np.dtype(self.element)
+        values = shifted(rows, self.centre, self.scale, element if metric.keeps_rows else np.float64)
+        points = metric.points(values, element)
         return devices.to_tensor(points.values, _CPU), points.norms
 
     def _integers(self, rows: Array) -> tuple[torch.Tensor, Norms]:

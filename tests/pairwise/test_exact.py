@@ -122,3 +122,15 @@ def test_nearly_parallel_rows_are_not_at_distance_0() -> None:
     assert 0 < expected[0] < 1e-30
     np.testing.assert_allclose(keys.high, expected, rtol=1e-12)
     assert keys.exact.tolist() == [False, True]
+
+
+def test_a_product_of_short_rows_between_two_of_long_ones_hides_no_doubt() -> None:
+    t = 2.0**-133
+    rows = np.array([[0, 1, -1, 2], [0, -2, -2, t], [t, 2 * t, t, 0], *np.zeros((20, 4))]).astype(np.float32)
+    lengths = np.linalg.norm(rows.astype(float), axis=1) * (1 + 1e-9)
+    sides = Rows(64, lambda _: rows, lengths)
+    exact = Exact(METRICS["dot"], sides, sides, 4, 1.0)
+    first, second = np.zeros(22, np.int64), np.arange(1, 23)
+    for values in (exact.values(first, second)[0], np.array([0.0, -t, *np.zeros(20)])):  # in either order of summation
+        order, _ = exact.rank(first, second, values)
+        assert order[:2].tolist() == [0, 1]
