@@ -28,11 +28,11 @@ from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.plan import Plan
-from embgeom_dask.storage import results
+from embgeom_dask.storage import result_tokens, results
 
 ONCE = {"planning": (all_pairs, "make_plan"), "naming": (all_pairs, "_finalize")}
 IN_THREADS = {"panels": ("started", "computed"), "journal": ("computed", "committed")}
-ELSE = {"merging": (runner, "_merge"), "labels": (results, "with_tokens"), "saving": (results, "save")}
+ELSE = {"merging": (runner, "_merge"), "labels": (result_tokens, "with_tokens"), "saving": (results, "save")}
 
 
 @dataclass

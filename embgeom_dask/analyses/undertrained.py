@@ -238,6 +238,8 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     reference = Reference(
         mean_of(client, "unused", matrix, given.rows[chosen]), sums.mean(size), found["component_vector"].to_numpy()[0]
     )
+    for each in (reference.unused, reference.centre):
+        each.in_two_words()  # once, and not in every task
     names_of = list(INDICATORS.values())[1:]
     columns: dict[str, Array] = {name: np.empty(size) for name in names_of}
     for start, parts in by_chunk("indicators", matrix, _distances, reference, client=client):
