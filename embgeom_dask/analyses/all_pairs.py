@@ -146,7 +146,7 @@ def _labelled(
     dataset = xr.Dataset(variables, attrs=attrs)
     if "token_id" in dataset.dims or ("pair" in dataset.dims and plan.symmetric):  # a graph has all rows compared
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
-    dataset = result_tokens.with_tokens(dataset, [given.matrix for given in sides])
+    dataset = result_tokens.with_tokens(dataset, [given.stored_labels() for given in sides])
     dataset = result_tokens.with_ids(dataset, [given.token_id for given in sides])
     return result_names.complete(dataset, result_names.of_matrices(attrs))
 

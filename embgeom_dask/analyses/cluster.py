@@ -180,7 +180,7 @@ def _cluster(
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        matrix.check_labels()
+        given.check_labels()
         row = None if origin is None else row_of(origin, given)
         settings: dict[str, Any] = {"least": least} | ({} if row is None else {"origin": int(given.ids[row])})
         settings |= {"tokens": given.selection} if given.selection else {}
@@ -189,7 +189,9 @@ def _cluster(
             return done
         with connect(client, out=out) as active:
             dataset = _found(active, given, least, row)
-        dataset = result_tokens.with_tokens(dataset.assign_coords(token_id=np.arange(matrix.vocab_size)), [matrix])
+        dataset = result_tokens.with_tokens(
+            dataset.assign_coords(token_id=np.arange(matrix.vocab_size)), [given.stored_labels()]
+        )
         dataset = result_tokens.with_ids(dataset, [given.token_id])
     return results.finish(dataset, attrs, started, out, result_names.of_matrices(attrs))
 

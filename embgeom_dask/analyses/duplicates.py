@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses import many
-from embgeom_dask.execution.arrays import Data, given_rows
+from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import result_names, result_tokens, results
-from embgeom_dask.storage.model_stores import Matrix, Role, labels_of
+from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 Array = NDArray[Any]
@@ -104,13 +104,13 @@ def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: Cli
         attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        matrix.check_labels()
+        given.check_labels()
         digests, reasons = np.empty((matrix.vocab_size, 16), np.uint8), np.empty(matrix.vocab_size, np.uint8)
         for start, (names, found) in by_chunk("duplicates", matrix, _look, client=client, out=out):
             part = slice(start, start + len(names))
             digests[part], reasons[part] = names, found
         check_fit(matrix, given.ids, reasons)
-        dataset = result_tokens.with_ids(_dataset(matrix, group(given.rows, digests)), [given.token_id])
+        dataset = result_tokens.with_ids(_dataset(given, group(given.rows, digests)), [given.token_id])
     return results.finish(dataset, attrs, started, out)
 
 
@@ -139,12 +139,13 @@ def _look(matrix: Matrix, part: tuple[int, int]) -> tuple[Array, Array]:
         return digest(rows), np.where(found == NOT_FINITE, 0, found)
 
 
-def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
+def _dataset(given: Given, rows: DistinctRows) -> xr.Dataset:
+    matrix = given.matrix
     groups = _shared(rows)
     population = np.array([members.size for members in groups], np.int64)
     member_group = np.repeat(np.arange(population.size), population)
     ids = np.concatenate([np.zeros(0, np.int64), *groups])
-    labels = labels_of(matrix, ids)
+    labels = given.stored_labels()
     counts = {
         "vocab_size": matrix.vocab_size,
         "unique_count": rows.token_id.size,
@@ -166,8 +167,8 @@ def _dataset(matrix: Matrix, rows: DistinctRows) -> xr.Dataset:
             "revision": ("model", np.array([matrix.revision])),
             "matrix": ("model", np.array([matrix.name])),
             "token_id": np.arange(matrix.vocab_size),
-            "member_token": ("member", labels["token"].to_numpy()),
-            "member_text": ("member", labels["text"].to_numpy()),
+            "member_token": ("member", labels["token"][ids]),
+            "member_text": ("member", labels["text"][ids]),
         },
     )
 

@@ -64,7 +64,7 @@ def lineage(stores: Sequence[Data], role: Role | None, out: PathLike | None, cli
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         for each in given:
-            each.matrix.check_labels()
+            each.matrix.labels()  # so that they are verified: those of all models are too much to keep
         cuts = sorted({each.matrix.vocab_size for each in given})
         dtype = max((each.matrix.dtype for each in given), key=lambda name: (ITEMSIZE[name], name))
         if len({each.matrix.dtype for each in given}) > 1 and ITEMSIZE[dtype] < ITEMSIZE["float64"]:
@@ -73,6 +73,7 @@ def lineage(stores: Sequence[Data], role: Role | None, out: PathLike | None, cli
             found = []
             for each in given:
                 found.append(_digests(active, each, cuts, dtype))
+                each.read.clear()
                 advance(1)
         dataset = _dataset(given, found)
     return results.finish(dataset, attrs, started, out)

@@ -70,7 +70,7 @@ def names(given: Given) -> list[str]:
     its `king`, which begins a word, is ` king`. Of punctuation and ideographs, which it always splits off, it does not
     say so: `,` is `,`, and `##,`, which it never writes, is called as no text is.
     """
-    stored = given.matrix.labels()
+    stored = given.stored_labels()
     columns = (np.asarray(stored[name])[given.rows].tolist() for name in ("bytes", "text", "has_token", "is_special"))
     plain = _of_wordpiece if _is_wordpiece(stored["token"].tolist(), stored["bytes"].tolist()) else _plain
     return [
@@ -81,7 +81,7 @@ def names(given: Given) -> list[str]:
 
 def pieces(given: Given, what: str = "token") -> NDArray[Any]:
     """The raw pieces of the rows, (n,) strings, or their texts."""
-    stored = given.matrix.labels()
+    stored = given.stored_labels()
     found: NDArray[Any] = np.asarray(stored[what], np.object_)[given.rows]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import nan
 from time import perf_counter
@@ -106,7 +107,7 @@ def outliers(
     started = perf_counter()
     with showing(progress), given_rows(data, role, client) as given:
         source = given.matrix
-        source.check_labels()
+        given.check_labels()
         sought = isinstance(tokens, str) and tokens == CLUSTER
         selected = None if sought else _read(tokens, given)
         centroid = None if selected is None else selected[0].centroid
@@ -163,7 +164,8 @@ def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> t
     """The variables of the result, with numbers of rows as token ids, and the devices used."""
     source = chosen.matrix
     norms, centroid = _norms_and_centroid(client, chosen, cluster)
-    scanned = scan(source, tokens=chosen.rows, farthest=1, device=device, client=client)
+    numbered = replace(chosen, token_id=None)  # rows by their numbers, with the labels that were read
+    scanned = scan(numbered, farthest=1, device=device, client=client)
     pair = scanned["farthest_token_id"].values[0]
     parts = parts_of(source, chosen.rows)
     distances = np.concatenate(map_rows(client, "distances", source, parts, _distances, centroid))
@@ -183,7 +185,7 @@ def _measured(client: Client, chosen: Given, cluster: Cluster, device: str) -> t
         "centroid": ("hidden", centroid.nearest()),
         "centroid_norm": centroid.l2,
     }
-    dataset = result_tokens.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [source])
+    dataset = result_tokens.with_tokens(xr.Dataset(variables, {"side": _names("A", "B")}), [chosen.stored_labels()])
     return dataset.merge(_triangle(a, b, centroid)), scanned.attrs["devices"]
 
 

@@ -207,7 +207,7 @@ def _spectrum(
         needed = _check(matrix, components)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        matrix.check_labels()
+        given.check_labels()
         with memory.taking(needed), connect(client, out=out) as active, devices.session(torch.device("cpu")):
             dataset = _measured(active, given, components, isotropy=isotropy)
         if axes:

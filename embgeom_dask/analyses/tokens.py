@@ -164,7 +164,7 @@ def _tokens(
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        matrix.check_labels()
+        given.check_labels()
         chosen = choose_origin(origin, given)
         settings: dict[str, Any] = {} if chosen is None else {"origin": chosen.setting(given)}
         settings |= {"tokens": given.selection} if given.selection else {}
@@ -226,7 +226,7 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     named = given.labels()
     found: dict[str, Any] = {str(name): ("token_id", each.to_numpy()) for name, each in named.variables.items()}
     if not given.nbytes:  # else they were written without
-        stored = given.matrix.labels()
+        stored = given.stored_labels()
         for name in ("is_added", "is_special", REACHABILITY):
             if name in stored:
                 found[name] = ("token_id", stored[name][given.rows])

@@ -191,7 +191,7 @@ def _undertrained(
         attrs = results.provenance("undertrained", matrices, ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        matrix.check_labels()
+        given.check_labels()
         with connect(client, out=out) as active, reading_once(active, matrix, rows_of_part(matrix)):
             dataset = _measured(active, given, inputs, unused)
         dataset = _ranked(dataset, given, indicator)
@@ -234,7 +234,7 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     labelled = stored_labels(given)
     groups = tokens_to_groups(group(given.rows, digests), size)
     chosen, rule = find_unused(client, unused, given, labelled, groups, norms == 0)
-    found = spectrum(matrix, components=1, client=client)
+    found = spectrum(given, components=1, client=client)
     reference = Reference(
         mean_of(client, "unused", matrix, given.rows[chosen]), sums.mean(size), found["component_vector"].to_numpy()[0]
     )

@@ -33,7 +33,7 @@ def stored_labels(given: Given) -> Strings:
     """The labels of the rows, as lists: `token`, `text`, `bytes`, `has_token`, `is_added`, `is_special`, and where it
     is there `reachability`.
     """
-    stored = given.matrix.labels()
+    stored = given.stored_labels()
     return {name: np.asarray(values)[given.rows].tolist() for name, values in stored.items()}
 
 

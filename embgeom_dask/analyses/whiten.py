@@ -160,7 +160,7 @@ def _write(
             raise InputError(f"`components` {asked.components}: {matrix.label} has {matrix.hidden_size} columns")
     named = f"{model_stores.label(matrix.model, matrix.revision)}-{asked.how}"
     target = free_target(stores, named, overwrite=overwrite)
-    matrix.check_labels()  # before the pass over the rows
+    matrix.labels()  # before the pass over the rows
     with connect(client) as active, devices.session(torch.device("cpu")):
         rows = _transformed(active, matrix, asked)
     made = {**asked._asdict(), "components": asked.components or 0, "model": matrix.model, "revision": matrix.revision}

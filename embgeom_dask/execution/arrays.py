@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -50,12 +50,15 @@ class Given:
         The id by which the caller knows each row of the matrix; None where that is its number.
     nbytes : int
         Bytes of the temporary store that the rows were written to; 0 where they are stored already.
+    read : dict
+        The labels of the matrix once they were read; selections of the rows share it.
     """
 
     matrix: Matrix
     rows: NDArray[np.int64]
     token_id: NDArray[np.int64] | None = None
     nbytes: int = 0
+    read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -79,7 +82,17 @@ class Given:
 
     def labels(self) -> xr.Dataset:
         """The token ids and strings of the rows: the coordinates `token_id`, `token`, `text` and `has_token`."""
-        return model_stores.labels_of(self.matrix, self.rows).assign_coords(token_id=self.ids)
+        return model_stores.named(self.stored_labels(), self.rows).assign_coords(token_id=self.ids)
+
+    def stored_labels(self) -> dict[str, Any]:
+        """All the labels of the matrix, as `Matrix.labels` gives them, read once. Raises as that."""
+        if not self.read:
+            self.read.update(self.matrix.labels())
+        return self.read
+
+    def check_labels(self) -> None:
+        """Read and verify the labels, before what takes long. Raises as `Matrix.labels`."""
+        self.stored_labels()
 
     def select(self, token_id: NDArray[np.int64]) -> Given:
         """Of the rows given, those of the tokens `token_id`.

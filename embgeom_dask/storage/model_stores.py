@@ -128,10 +128,6 @@ class Matrix:
         _check_same(self, metadata.arrays.get(self.name, {}).get("attributes", {}))
         return stored_labels_of(metadata, self.name)
 
-    def check_labels(self) -> None:
-        """Read and verify the labels, before what takes long. Raises as `labels`."""
-        self.labels()
-
     def rows(self) -> xr.DataArray:
         """Return the rows with their labels, as `open_model` does: a dask array of the stored dtype."""
         return open_model(self.store, raw=True)[self.name]
@@ -251,15 +247,16 @@ def labels(store: PathLike, ids: np.ndarray | None = None, name: str = "") -> xr
     InputError
         where `store` is not a model's store, or is damaged.
     """
-    return _named(stored_labels_of(read_metadata(store), name), ids)
+    return named(stored_labels_of(read_metadata(store), name), ids)
 
 
 def labels_of(matrix: Matrix, ids: np.ndarray | None = None) -> xr.Dataset:
     """Return the `labels` of a matrix's rows. Raises as `Matrix.labels`."""
-    return _named(matrix.labels(), ids)
+    return named(matrix.labels(), ids)
 
 
-def _named(found: Mapping[str, np.ndarray], ids: np.ndarray | None) -> xr.Dataset:
+def named(found: Mapping[str, np.ndarray], ids: np.ndarray | None) -> xr.Dataset:
+    """Return what `labels` does of labels that were read."""
     import xarray as xr
 
     rows = np.arange(len(found["token"])) if ids is None else np.asarray(ids, dtype=np.int64)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import xarray as xr
 
-from embgeom_dask.storage import model_stores
-from embgeom_dask.storage.model_stores import Matrix
-
 _OF_SECOND = ("neighbor_token_id", "top_token_id", "bottom_token_id", "against_left_out_token_id")
 
 
-def with_tokens(dataset: xr.Dataset, matrices: Sequence[Matrix]) -> xr.Dataset:
+def with_tokens(dataset: xr.Dataset, labels: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
     """Give every `<name>_token_id` its strings, the coordinates `<name>_token` and `<name>_text`; id -1 has none.
 
-    Of two matrices the second names side 1 of pairs, neighbours, and what was left out of it.
+    `labels` are those of a matrix, or of two: then the second names side 1 of pairs, neighbours, and what was left out
+    of it.
     """
-    labels = [model_stores.labels_of(matrix) for matrix in matrices]
     found: dict[str, Any] = {}
     for what in ("token", "text"):
-        strings = [each[what].to_numpy() for each in labels]
+        strings = [each[what] for each in labels]
         for name, array in _token_ids(dataset).items():
             each = _looked_up(name, array, strings)
             if (array.to_numpy() < 0).any():

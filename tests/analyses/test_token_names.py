@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from embgeom_dask.analyses.token_names import find_token
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import ALPHABET, readable
-from embgeom_dask.storage import model_writing
+from embgeom_dask.storage import labels, model_writing
 from embgeom_dask.storage.model_stores import make_labels
+from embgeom_dask.storage.validation import Metadata
 from embgeom_dask.testing import ArrayRows, make_store
 
 PIECES = ["▁king", "king", "▁queen", "Ġman", "##ing", "Apple", "apple", "7", "12", ",", "▁", "", ""]
@@ -237,10 +239,10 @@ def test_tables_and_pages_show_what_byte_level_pieces_mean(
     texts = [b" king", "日".encode(), b"\xe6\x97", b"\n", b"king", b"queen"]
     pieces = ["".join(ALPHABET[byte] for byte in raw) for raw in texts]
     rows = np.array([[9, 0], [9, 0], [-9, 1], [-9, 1], [8, 1], [8, 3]], np.float32)
-    labels = make_labels(pieces, [raw.decode(errors="replace") for raw in texts], [True] * 6)
+    named = make_labels(pieces, [raw.decode(errors="replace") for raw in texts], [True] * 6)
     for name, values in (("STORE", rows), ("STORE2", rows[[2, 3, 0, 1, 4, 5]])):
         matrices: Any = {"output_embedding": ArrayRows(values)}
-        model_writing.write_model(str(tmp_path / name), matrices, attrs={"model": name, "revision": ""}, labels=labels)
+        model_writing.write_model(str(tmp_path / name), matrices, attrs={"model": name, "revision": ""}, labels=named)
     given = [str(tmp_path / each) if each.startswith("STORE") else each for each in asked]
     out = tmp_path / "out"
     with client.as_current():
@@ -254,3 +256,22 @@ def test_tables_and_pages_show_what_byte_level_pieces_mean(
     with client.as_current():
         assert app.main([*given, "--out", str(out), "--json"]) == 0
     assert json.dumps("Ġking") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["scan", "tokens", "duplicates", "cluster", "outliers", "spectrum", "undertrained"])
+def test_labels_are_read_once(command: str, store: str, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, dict[str, Any]] = {
+        "scan": {"nearest": 1, "neighbors": 1},
+        "outliers": {"tokens": [0, 2]},
+        "cluster": {"least": 2},
+        "undertrained": {"unused": "0,1", "indicator": "cosine"},
+    }
+    read, honest = list[str](), labels.read_labels
+
+    def counted(metadata: Metadata) -> Mapping[str, np.ndarray]:
+        read.append(metadata.path)
+        return honest(metadata)
+
+    monkeypatch.setattr(labels, "read_labels", counted)
+    getattr(eg, command)(store, client=client, **asked.get(command, {}))
+    assert len(read) == 1

@@ -22,7 +22,7 @@ from embgeom_dask.testing import make_store
 def dataset(store: str, **settings: object) -> xr.Dataset:
     attrs = results.provenance("scan", [find_matrix(store)], ["cpu"], 1.0, settings)
     values = {"farthest_token_id": (("farthest", "side"), np.array([[0, 2]])), "outlier_token_id": ((), np.array(1))}
-    return result_tokens.with_tokens(xr.Dataset(values, attrs=attrs), [find_matrix(store)])
+    return result_tokens.with_tokens(xr.Dataset(values, attrs=attrs), [find_matrix(store).labels()])
 
 
 def test_tokens_ride_along_and_survive_saving(tmp_path: Path) -> None:
