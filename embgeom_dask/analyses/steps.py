@@ -110,6 +110,10 @@ def _of_list(given: Sequence[Data], role: Role | None) -> Steps:
     for each in given:
         if is_array(each):
             raise InputError("series takes one array (steps, rows, columns), or a list of stores")
+        if isinstance(each, str | os.PathLike) and is_series(path := os.fspath(each)):
+            raise InputError(
+                f"{path} holds several steps: give one such store alone, or of a list each step, {path}:STEP"
+            )
         with given_rows(each, role) as found:
             matrices.append(found.matrix)
     shape = (len(matrices), *_one_shape({(each.vocab_size, each.hidden_size): each.label for each in matrices}))

@@ -177,6 +177,12 @@ def test_a_series_store_is_read_whole_and_step_by_step(tmp_path: Path, capsys: p
     given = [make_store(tmp_path / f"step-{10 * i}.zarr", output=each, model="org/run") for i, each in enumerate(steps)]
     store = eg.store_series(given, tmp_path / "stores", name="org/series")
     xr.testing.assert_equal(eg.series(store), eg.series(given).drop_vars("step_model"))
+    with pytest.raises(InputError, match=r"org--series.zarr holds several steps: .* or of a list each step, .*:STEP"):
+        eg.series([store, given[0]])
+    assert eg.series([f"{store}:0", f"{store}:40"])["step_model"].values.tolist() == [
+        "org/series step 0",
+        "org/series step 40",
+    ]
     opened = eg.open_series(store)
     assert opened["output_embedding"].dims == ("step", "token_id", "hidden")
     assert opened["step"].values.tolist() == list(range(0, 80, 10))
