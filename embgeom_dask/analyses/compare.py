@@ -28,7 +28,7 @@ from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_differences import changed_values
-from embgeom_dask.metrics import DISTANCES, METRICS, find_metric
+from embgeom_dask.metrics import DISTANCES, METRICS, find_distance
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
@@ -202,7 +202,7 @@ def _asked(neighbors: int | None, csls: int | None, shared: int | None, columns:
     counts = {
         name: parse_count(name, each) for name, each in (("neighbors", neighbors), ("csls", csls), ("shared", shared))
     }
-    found = find_metric(metric).name
+    found = find_distance(metric).name
     return Asked(**counts, columns=bool(columns), metric=found if neighbors else "")
 
 

@@ -26,7 +26,7 @@ from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.planning import Resources
 from embgeom_dask.execution.spec import Numbers, ScanSpec
-from embgeom_dask.metrics import DISTANCES, find_metric
+from embgeom_dask.metrics import find_distance
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import result_trees
 from embgeom_dask.storage.model_stores import Role
@@ -115,8 +115,7 @@ def components(
     >>> found["component_count"].values, found["edge_count"].values, found["component_diameter"].values
     (array([3, 2]), array([1, 3]), array([1., 5.]))
     """
-    if find_metric(metric).is_product:
-        raise InputError(f"`metric` dot is no distance: choose one of {', '.join(DISTANCES)}")
+    find_distance(metric)
     if not parse_radii(radius=radius)["radius"]:
         raise InputError("`radius`: give one number at least")
 

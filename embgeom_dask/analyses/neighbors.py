@@ -14,6 +14,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.spec import parse_count
+from embgeom_dask.metrics import find_distance
 from embgeom_dask.storage import fill, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
@@ -43,8 +44,8 @@ def neighbors(
         How many neighbours; fewer where there are no more. A token with an identical row is one, at distance 0.
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input where there is no output matrix.
-    metric : str
-        `euclidean`, `cosine`, `chebyshev` or `cityblock`: a distance.
+    metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
+        What is computed of two rows.
     out : path, optional
         Where to save the result; the same result there is opened instead of computed again.
     device : {"auto", "cpu", "cuda", "mps"}
@@ -79,6 +80,7 @@ def neighbors(
     count = parse_count("k", k)
     if count is None:
         raise InputError("`k`: give the number of neighbors")
+    find_distance(metric)
     with given_rows(data, role, client, whole=True) as given:
         matrix, ids = given.matrix, in_order(tokens, given.vocab_size, given.labels)
         settings = {"tokens": fill.sha256(ids), "k": count, "metric": metric}

@@ -242,7 +242,7 @@ def _read(tokens: Selection, given: Given) -> tuple[Cluster, Given]:
     cluster, matrix = read_cluster(tokens, given.vocab_size, given.labels), given.matrix
     chosen = given.select(cluster.token_ids)
     if chosen.rows.size < 2:
-        raise InputError(f"outliers needs two tokens or more, the selection has only {chosen.ids[0]}")
+        raise InputError(f"outliers needs two tokens or more, the selection is token {chosen.ids[0]} alone")
     if cluster.centroid is not None and cluster.centroid.size != matrix.hidden_size:
         raise InputError(
             f"the centroid in {tokens} has {cluster.centroid.size} components, {matrix.name} of {matrix.model} has "

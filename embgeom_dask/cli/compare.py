@@ -8,7 +8,7 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_result
-from embgeom_dask.cli.options import Device, FromFile, Json, ManyStores, Metric, Role, Scheduler
+from embgeom_dask.cli.options import Device, Distance, FromFile, Json, ManyStores, OutFile, Role, Scheduler
 from embgeom_dask.cli.stores import find_store, find_stores
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def compare(
     columns: Annotated[
         bool, typer.Option("--columns", help="Which column is which, linear CKA, leading directions.")
     ] = False,
-    metric: Metric = "euclidean",
+    metric: Distance = "euclidean",
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help="Of two models, too: only which bytes, rows, columns they share.")
     ] = False,
-    out: Annotated[str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here.")] = None,
+    out: OutFile = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     as_json: Json = False,

@@ -115,7 +115,7 @@ def _pairs_text(dataset: xr.Dataset) -> str:
     if not rows:
         return "\n\n".join([*parts, "no two of them share bytes, rows, columns or tokens"])
     header = ["model", "against", "same bytes", "rows of one id", "rows", "columns of one place", "columns", "tokens"]
-    parts.append(align(header, rows[:_PAIR_LINES]))
+    parts.append(align(header, rows[:_PAIR_LINES], keys=2))
     if len(rows) > _PAIR_LINES:
         parts.append(f"{len(rows) - _PAIR_LINES} more pairs: --json prints all, --out saves them")
     return "\n\n".join(parts)

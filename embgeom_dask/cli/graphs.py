@@ -10,7 +10,7 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import finished, print_many, print_result
-from embgeom_dask.cli.options import SELECTION, Device, FromFile, Json, ManyStores, Metric, Out, Part, Role, Scheduler
+from embgeom_dask.cli.options import SELECTION, Device, Distance, FromFile, Json, ManyStores, Out, Part, Role, Scheduler
 from embgeom_dask.cli.stores import find_stores
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def components(
     stores: ManyStores = None,
     from_file: FromFile = None,
     role: Role = None,
-    metric: Metric = "euclidean",
+    metric: Distance = "euclidean",
     tokens: Annotated[str | None, SELECTION] = None,
     diameter: Annotated[bool, typer.Option("--diameter", help="Also the farthest pair of each component.")] = False,
     out: Out = None,

@@ -32,9 +32,11 @@ SELECTION = typer.Option(
     metavar="SELECTION", help="0:1000,5000 or king,queen or @FILE or FILE.safetensors or FILE.safetensors:KEY."
 )
 Metric = Annotated[str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev, cityblock or dot.")]
+Distance = Annotated[str, typer.Option("--metric", metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")]
 Out = Annotated[
     str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here; with several stores, a folder.")
 ]
+OutFile = Annotated[str | None, typer.Option("--out", metavar="RESULT.zarr", help="Save the result here.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="What each worker computes on.")]
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler that runs; default: a cluster in this process.")

@@ -8,7 +8,7 @@ import typer
 
 import embgeom_dask as eg
 from embgeom_dask.cli.answers import print_result
-from embgeom_dask.cli.options import Device, Json, Role, Scheduler
+from embgeom_dask.cli.options import Device, Json, OutFile, Role, Scheduler
 from embgeom_dask.cli.stores import find_store
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def readout(
     labels: Annotated[
         str | None, typer.Option(metavar="FILE", help="What the directions are called, one a line.")
     ] = None,
-    out: Annotated[str | None, typer.Option(metavar="RESULT.zarr", help="Save the result here.")] = None,
+    out: OutFile = None,
     device: Device = "auto",
     scheduler: Scheduler = None,
     memory_limit: Annotated[

@@ -36,12 +36,12 @@ _ENDLESS = 1 << 20
 """Columns of what is no terminal: a file or a pipe gets every table whole."""
 
 
-def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None) -> str:
+def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None, keys: int = 1) -> str:
     """Return lines of aligned columns: text to the left, numbers (nine significant digits) to the right.
 
-    Columns that do not fit `width` follow in further tables, each with the first column again, under the words "more
-    columns"; text that does not fit its column goes on below. The default is the width of the terminal, and none where
-    there is none.
+    Columns that do not fit `width` follow in further tables, each with the first `keys` columns again, under the words
+    "more columns"; text that does not fit its column goes on below. The default is the width of the terminal, and none
+    where there is none.
     """
     rows = [list(row) for row in rows]
     if width is None:
@@ -56,8 +56,8 @@ def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | Non
     tables: list[list[int]] = [[]]
     for column in range(len(header)):
         together = [*tables[-1], column]
-        if len(tables[-1]) > 1 and sum(widths[each] + _GAP for each in together) - _GAP > width:
-            together = [0, column]
+        if len(tables[-1]) > keys and sum(widths[each] + _GAP for each in together) - _GAP > width:
+            together = [*range(keys), column]
             tables.append(together)
         tables[-1] = together
     drawn = [_draw([(cells[each], right[each]) for each in some], width) for some in tables]

@@ -23,6 +23,7 @@ __all__ = [
     "Points",
     "Precision",
     "Workspace",
+    "find_distance",
     "find_metric",
     "multiply_digits",
     "product_error",
@@ -41,3 +42,10 @@ def find_metric(name: str) -> Metric:
     if name not in METRICS:
         raise InputError(f"no metric {name!r}: choose one of {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def find_distance(name: str) -> Metric:
+    """Return the metric of that name, which is a distance. Raises InputError where it is none."""
+    if (metric := find_metric(name)).is_product:
+        raise InputError(f"`metric` {name} is no distance: choose one of {', '.join(DISTANCES)}")
+    return metric

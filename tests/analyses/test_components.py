@@ -285,5 +285,7 @@ def test_what_is_refused(tmp_path: Path, client: Client, radius: Any, said: str)
     with pytest.raises(InputError) as error:
         components(make_store(tmp_path / "m.zarr", np.eye(3)), radius, client=client)
     assert str(error.value).startswith(said)
-    with pytest.raises(InputError, match="`metric` dot is no distance"):
-        components(np.eye(3), 1, metric="dot", client=client)
+    rows = np.eye(3)
+    for ask in (components, eg.neighbors, eg.compare):  # before any row is read
+        with pytest.raises(InputError, match="`metric` dot is no distance: choose one of euclidean, cosine"):
+            ask(rows, rows if ask is eg.compare else 1, metric="dot", client=client)

@@ -170,7 +170,7 @@ def test_centroid_at_the_origin(tmp_path: Path) -> None:
 
 
 def test_input_errors(store: str, rows: np.ndarray, cluster_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two tokens or more, the selection has only 17"):
+    with pytest.raises(InputError, match="two tokens or more, the selection is token 17 alone"):
         outliers(store, [17])
     with pytest.raises(InputError, match="token id 400 is past the vocabulary"):
         outliers(store, "0:401")

@@ -48,6 +48,9 @@ def test_both_tables_fit_80_columns(stores, narrow):
     for said in (compare_text(eg.compare(*stores[:2])), compare_text(eg.compare(stores)), compare_text(more)):
         assert max(map(len, said.splitlines())) <= 80
         assert "\x1b" not in said
+    again = compare_text(eg.compare(stores)).split("more columns:\n")[1].splitlines()
+    assert again[0].split()[:2] == ["model", "against"]
+    assert again[1].split()[:2] == ["org/base", "org/tuned"]
 
 
 def test_two_stores_are_compared_row_by_row(stores, capsys):
