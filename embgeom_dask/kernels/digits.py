@@ -100,11 +100,6 @@ def slices(width: int) -> list[int]:
     return [each] * count
 
 
-def width_of_points(width: int) -> int:
-    """Return how many digits the point of a row of so many columns has, of three for each."""
-    return 5 * sum(slices(width))
-
-
 def digits_of(stored: Array, centre: Array, divisor: Array, length: Array, count: int = 3) -> Digits:
     """Write rows in digits, less a centre and each divided by a number.
 

@@ -62,7 +62,7 @@ def vocabulary(n: int = 150) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", sorted(ERRORS))
-@tuning.override(LEAST_TILE=16)
+@tuning.override(LEAST_TILE=16, TRIANGLE_STEPS=2)
 def test_a_panel_that_runs_out_half_way_is_done_in_smaller_tiles(
     kind: str, monkeypatch: pytest.MonkeyPatch, exhausted: Callable[..., list[int]], client: Client, tmp_path: Any
 ) -> None:
