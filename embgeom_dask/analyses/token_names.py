@@ -99,8 +99,8 @@ def _wrong(name: str, found: np.ndarray, token_id: np.ndarray, tokens: np.ndarra
     alike = _alike(name.strip('"'), texts)
     called = np.array([readable(*each) for each in zip(tokens[alike], texts[alike], strict=True)], np.object_)
     listed = _listed(np.arange(alike.size), token_id[alike], called)
-    hint = f"alike are {listed}" if alike.size else "embgeom_dask.open_model lists them"
-    return f"no token is called {shown(name)!r}: {hint}"
+    hint = f": alike are {listed}" if alike.size else " or alike (`embgeom tokens` lists all of them)"
+    return f"no token is called {shown(name)!r}{hint}"
 
 
 def _listed(places: np.ndarray, token_id: np.ndarray, tokens: np.ndarray) -> str:

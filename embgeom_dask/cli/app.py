@@ -37,6 +37,8 @@ from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.redaction import redact
 
 _INTERRUPTED = 130
+_KEPT_WITH_OUT = ("scan", "components", "series")
+"""The commands whose --out keeps what is done, from which they go on; the others save each result that is whole."""
 
 app = typer.Typer(
     help="Exact geometry of language-model vocabularies.",
@@ -119,10 +121,19 @@ def main(args: list[str] | None = None) -> int:
     finally:
         logging.disable(logging.NOTSET)
     if code == _INTERRUPTED:
-        kept = args[:1] in (["convert"], ["store-series"]) or any(arg.split("=")[0] == "--out" for arg in args)
-        then = "goes on" if kept else "begins again (--out keeps what is done)"
-        streams.say(f"interrupted: the same command {then}: {command}")
+        streams.say(f"interrupted: the same command {_next_time(args)}: {command}")
     return code
+
+
+def _next_time(args: list[str]) -> str:
+    """What an interrupted command does when it is given again."""
+    name = next((arg for arg in args if not arg.startswith("-")), "")
+    out = any(arg.split("=")[0] == "--out" for arg in args)
+    if name in ("convert", "store-series") or (out and name in _KEPT_WITH_OUT):
+        return "goes on"
+    if out:
+        return "does what has no result yet"
+    return "begins again (--out keeps what is done)" if name in _KEPT_WITH_OUT else "begins again"
 
 
 @cache

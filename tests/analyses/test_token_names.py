@@ -56,7 +56,7 @@ def test_a_token_has_a_piece_and_a_text(name: str, token_id: int) -> None:
         ("king", "'king' could be 0 '▁king', 1 'king': give the id, or the piece in double quotes"),
         ("QUEEN", "no token is called 'QUEEN': alike are 2 '▁queen'"),
         ("quee", "no token is called 'quee': alike are 2 '▁queen'"),
-        ("zebra", "no token is called 'zebra': embgeom_dask.open_model lists them"),
+        ("zebra", "no token is called 'zebra' or alike (`embgeom tokens` lists all of them)"),
         ('"queen"', "no token is called '\"queen\"': alike are 2 '▁queen'"),
         ("e\x1b[0m", r"no token is called 'e\\x1b[0m'"),
     ],
@@ -106,7 +106,7 @@ def test_a_file_holds_ids_ranges_and_names(tmp_path: Path) -> None:
         parse("queen\nquee\nzebra\nking\n")
     assert str(refused.value) == (
         f"line 2 of the token file '{file}': no token is called 'quee': alike are 2 '▁queen'; "
-        f"line 3 of the token file '{file}': no token is called 'zebra': embgeom_dask.open_model lists them; "
+        f"line 3 of the token file '{file}': no token is called 'zebra' or alike (`embgeom tokens` lists all of them); "
         f"line 4 of the token file '{file}': token 'king' could be 0 '▁king', 1 'king': give the id, or the piece in "
         "double quotes"
     )

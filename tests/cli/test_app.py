@@ -472,14 +472,22 @@ def test_a_failure_while_running_exits_1_with_one_line(run, monkeypatch):
 
 def test_an_interrupted_run_exits_130_with_one_line(run, monkeypatch):
     monkeypatch.setattr("embgeom_dask.storage.listing.describe", raising(KeyboardInterrupt()))
-    again = "the same command begins again (--out keeps what is done)"
-    assert run("list") == (130, "", f"interrupted: {again}: embgeom list\n")
+    assert run("list") == (130, "", "interrupted: the same command begins again: embgeom list\n")
 
 
-def test_an_interrupted_run_says_that_it_goes_on_only_where_it_does(run, monkeypatch):
-    monkeypatch.setattr("embgeom_dask.analyses.scan.scan", raising(KeyboardInterrupt()))
-    code, _, err = run("scan", A, "--nearest", "1", "--out=r.zarr")
-    assert (code, err) == (130, f"interrupted: the same command goes on: embgeom scan {A} --nearest 1 --out=r.zarr\n")
+@pytest.mark.parametrize(
+    ("command", "then"),
+    [
+        (("scan", A, "--nearest", "1", "--out=r.zarr"), "goes on"),
+        (("scan", A, "--nearest", "1"), "begins again (--out keeps what is done)"),
+        (("spectrum", A, "--out", "r.zarr"), "does what has no result yet"),
+        (("spectrum", A), "begins again"),
+    ],
+)
+def test_an_interrupted_run_says_that_it_goes_on_only_where_it_does(run, monkeypatch, command, then):
+    monkeypatch.setattr(f"embgeom_dask.analyses.{command[0]}.{command[0]}", raising(KeyboardInterrupt()))
+    code, _, err = run(*command)
+    assert (code, err) == (130, f"interrupted: the same command {then}: embgeom {' '.join(command)}\n")
 
 
 class Panic(BaseException):
