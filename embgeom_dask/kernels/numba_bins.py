@@ -142,14 +142,14 @@ def _distances(
     off: Array,
     known: Array,
 ) -> None:  # pragma: no cover (compiled)
-    """Fill in distances, what they may be off, and 1.0 for those that are summed, else 0.0; these are off by 0.0."""
+    """Fill in distances, what they may be off, and 1.0 for those that are summed; 0.0 for others, as for infinite ones."""
     for k in range(STRIP):
         middle = 0.5 * (least[k] + most[k])
         middle = middle if middle > 0.0 else 0.0  # of NaN too
         apart = most[k] - least[k]
         long = np.sqrt(middle) if root else middle
         enough = (middle > digits * apart) & (long >= shortest)
-        distance[k] = long
+        distance[k] = long if enough else 0.0
         off[k] = (0.25 * apart / long if root else 0.5 * apart) if enough else 0.0
         known[k] = 1.0 if enough else 0.0
 

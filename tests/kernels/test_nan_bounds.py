@@ -16,10 +16,10 @@ PASSES = pytest.mark.parametrize("passes", [numba_passes, torch_passes])
 DTYPE = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
-def product_with_nan(dtype: type) -> torch.Tensor:
+def product_with_nan(dtype: type, nan: float = np.nan) -> torch.Tensor:
     """Values of 0.5, but for NaN at the places `WHERE`."""
     product = np.full((ROWS, COLUMNS), 0.5, dtype)
-    product[tuple(WHERE.T)] = np.nan
+    product[tuple(WHERE.T)] = nan
     return torch.from_numpy(product)
 
 
@@ -68,14 +68,17 @@ def test_a_pair_whose_bounds_are_nan_is_neither_within_nor_beyond(
 @PASSES
 @pytest.mark.parametrize("equal", [True, False])
 @pytest.mark.parametrize("root", [True, False])
-def test_a_pair_whose_bounds_are_nan_is_in_no_bin(passes: ModuleType, equal: bool, root: bool) -> None:
+@pytest.mark.parametrize("nan", [np.nan, np.inf])
+def test_a_pair_whose_bounds_are_no_numbers_is_in_no_bin(
+    passes: ModuleType, nan: float, root: bool, equal: bool
+) -> None:
     edges = np.array([0.0, 0.4, 0.8, 1.2])
     values = edges**2 if root else edges
     cells = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
     lower, upper = np.append(-np.inf, values), np.append(values, np.inf)
     bins = Bins(lower, upper, root, 0.0, 1 / 0.4, cells[:0] if equal else cells, 1.0, 0.0, False, 2.0**40, 21, 8.0)
     weights, terms = (np.ones(ROWS, np.int64), np.ones(COLUMNS, np.int64)), (bound(-1e-3, float), bound(1e-3, float))
-    counts, sums, i, j, summed = passes.bin_pairs(product_with_nan(float), terms, weights, bins, False)
+    counts, sums, i, j, summed = passes.bin_pairs(product_with_nan(float, nan), terms, weights, bins, False)
     np.testing.assert_array_equal(np.stack([i, j], 1), WHERE)
     assert not summed.any()
     assert counts.tolist() == [0, 0, ROWS * COLUMNS - len(WHERE), 0, 0]
