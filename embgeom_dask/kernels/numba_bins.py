@@ -142,7 +142,7 @@ def _distances(
     off: Array,
     known: Array,
 ) -> None:  # pragma: no cover (compiled)
-    """Fill in distances, what they may be off, and 1.0 for those that are summed; 0.0 for others, as for infinite ones."""
+    """Fill in distances, what they may be off, and 1.0 for those that are summed; for others 0.0."""
     for k in range(STRIP):
         middle = 0.5 * (least[k] + most[k])
         middle = middle if middle > 0.0 else 0.0  # of NaN too
