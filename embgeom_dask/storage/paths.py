@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -144,7 +145,9 @@ def _hush_the_hub() -> None:
 
 
 def check_writable(place: str) -> None:
-    """Raise InputError where `place` is a URL to which nothing can be written."""
+    """Raise InputError where `place` is a URL to which nothing can be written, or a place in a store or a result."""
+    if not is_url(place) and (group := next((up for up in Path(place).parents if (up / "zarr.json").is_file()), None)):
+        raise InputError(f"cannot write {place}: {group} is a store or a result: name a place outside of it")
     why = _READ_ONLY.get(place.partition("://")[0])
     if place.startswith(_BUCKETS):  # the hub's library comes without it on some machines
         why = "" if find_spec("hf_xet") else "it needs a package that is not installed: pip install hf_xet"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def test_saving_replaces_the_same_result_and_refuses_another(tmp_path: Path) -> 
     with pytest.raises(InputError, match="sha256"):
         results.save(dataset(other, farthest=1), out)
     assert results.open_result(out).attrs["settings"] == '{"farthest": 1}'
+
+
+@pytest.mark.parametrize("make", [embgeom_dask.survey, partial(embgeom_dask.scan, nearest=1)])
+def test_nothing_is_written_into_a_store(tmp_path: Path, make: Callable[..., Any]) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(9, dtype=np.float32))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"m\.zarr is a store or a result: name a place outside of it"):
+        make(store, out=Path(store) / "x.zarr")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_is_not_a_result_is_refused_and_kept(tmp_path: Path) -> None:
