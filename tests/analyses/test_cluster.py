@@ -164,6 +164,21 @@ def test_a_cloud_of_one_piece_has_no_cluster(kind: str, tmp_path: Path, client: 
         eg.outliers(path, client=client)
 
 
+@pytest.mark.parametrize("copies", [1, 40])
+def test_a_cluster_far_from_the_mean_is_found_from_a_dense_place(copies: int, client: Client) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(700, 12))
+    members = np.sort(rng.permutation(700)[:60])
+    rows[members] = 4 * np.eye(12)[0] + 0.02 * rng.normal(size=(60, 12))
+    rows[members[:copies]] = rows[members[0]]
+    rows[rng.permutation(np.setdiff1d(np.arange(700), members))[:12]] = rows[members[0]] * -0.3  # fewer than `least`
+    found = cluster(rows.astype(np.float32), client=client, least=16)
+    np.testing.assert_array_equal(np.flatnonzero(found["in_cluster"]), members)
+    assert found["stands_apart"]
+    assert found["iteration_kind"].values[0] == "dense"
+    assert set(found["iteration_kind"].values[1:]) <= {"refine"}
+
+
 @pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
 def test_identical_rows_are_a_cluster(share: float, client: Client) -> None:
     rows = np.random.default_rng(2).normal(size=(400, 10))
