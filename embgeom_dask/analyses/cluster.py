@@ -275,7 +275,8 @@ def _sought(rows: _Rows, least: int, origin: int | None) -> xr.Dataset:
     matrix = rows.given.matrix
     centre = rows.mean_of_all()
     if origin is not None:
-        return _refined(rows, rows.point(origin), least, [])
+        centre = rows.point(origin)
+        return _refined(rows, centre, edge(rows.near(centre), least), least, [])
     steps: list[Step] = []
     near, size = rows.near(centre), matrix.vocab_size
     while size > least:
@@ -284,29 +285,33 @@ def _sought(rows: _Rows, least: int, origin: int | None) -> xr.Dataset:
         centre, shift = _moved(rows, centre, taken)
         steps.append(("narrow", taken, shift))
         near = rows.near(centre)
-    found = _refined(rows, centre, least, steps)
+    found = _refined(rows, centre, edge(near, least), least, steps)
     if not found["stands_apart"]:
-        other = _refined(rows, _dense_point(rows, least), least, [], begin="dense")
+        other = _refined(rows, *_dense_point(rows, least), least, [], begin="dense")
         found = other if other["contrast"] >= _APART_WHERE_DENSE else found
     return found
 
 
-def _dense_point(rows: _Rows, least: int) -> Rationals:
-    """The row that a cluster is seen best from, of few in dense places."""
+def _dense_point(rows: _Rows, least: int) -> tuple[Rationals, Edge]:
+    """The row that a cluster is seen best from, of few in dense places, and the edge as seen from it."""
     matrix = rows.given.matrix
     some = np.unique(np.linspace(0, matrix.vocab_size - 1, _SAMPLE).astype(np.int64))
     how: dict[str, Any] = {"neighbors": least, "distinct": True, "device": "cpu", "client": rows.client}
     near = scan(matrix, tokens=some, against=matrix, **how)["neighbor_distance"].to_numpy()
     reach = near[:, -1] if near.shape[1] == least else np.zeros(some.size)  # where fewer rows differ, any will do
     points = [rows.point(int(row)) for row in some[np.argsort(reach, kind="stable")[:_STARTS]]]
-    contrast = [edge(rows.near(point), least).contrast for point in points]
-    return points[int(np.argmax(contrast))]
+    seen = [(point, edge(rows.near(point), least)) for point in points]
+    return max(seen, key=lambda each: each[1].contrast)  # the first of equal ones
 
 
-def _refined(rows: _Rows, centre: Rationals, least: int, steps: list[Step], begin: str = "refine") -> xr.Dataset:
-    """The variables of the cluster about a centre, after `steps`; `begin` is the kind of the first step here."""
+def _refined(
+    rows: _Rows, centre: Rationals, taken: Edge, least: int, steps: list[Step], begin: str = "refine"
+) -> xr.Dataset:
+    """The variables of the cluster about a centre, after `steps`; `begin` is the kind of the first step here.
+
+    `taken` is the edge as seen from the centre.
+    """
     seen: list[bytes] = []
-    taken = edge(rows.near(centre), least)
     candidates, steps = taken.rows, [*steps]
     while (now := taken.rows.tobytes()) not in seen and len(seen) < _MOST_STEPS:
         seen.append(now)
