@@ -74,7 +74,7 @@ class Components(Reduction[Forests, Links, Links]):
 
     def span(self, exact: Exact) -> float:
         """The value at the largest radius."""
-        return float(self.radii.in_points(exact)[1][-1])
+        return self.radii.span(exact)
 
     def empty(self, hint: Array | None = None) -> Forests:  # noqa: ARG002
         """Every row alone."""

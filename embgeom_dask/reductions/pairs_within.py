@@ -78,7 +78,7 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
 
     def span(self, exact: Exact) -> float:
         """The value at the largest radius."""
-        return float(self.radius.in_points(exact)[1][-1])
+        return self.radius.span(exact)
 
     def empty(self, hint: Array | None = None) -> CountedPairs:
         """No pairs; `hint` is the room that other panels left."""

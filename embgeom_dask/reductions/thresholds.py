@@ -69,6 +69,10 @@ class Thresholds:
         slack = 16 * UNIT * np.abs(values)
         return np.nextafter(values - slack, -np.inf), np.nextafter(values + slack, np.inf)
 
+    def span(self, points: Exact | PointFormat) -> float:
+        """The value of points above which a pair lies above all thresholds."""
+        return float(self.in_points(points)[1][-1])
+
     def between(self, least: Array, most: Array, exact: Exact) -> tuple[Array, Array]:
         """The class (p,) int64 of pairs whose values of points are from `least` to `most` (p,), if these are sure."""
         inside, outside = self.in_points(exact)

@@ -61,7 +61,7 @@ class Within(Reduction[Degrees, Degrees, Degrees]):
 
     def span(self, exact: Exact) -> float:
         """The value at the largest radius."""
-        return float(self.radii.in_points(exact)[1][-1])
+        return self.radii.span(exact)
 
     def empty(self, hint: Array | None = None) -> Degrees:  # noqa: ARG002
         """Zeros."""
