@@ -40,7 +40,8 @@ def available() -> list[torch.device]:
 def choose(name: str = "auto") -> torch.device:
     """Return the device called `name`: `cpu`, `mps`, `cuda`, `cuda:N`, or with `auto` the best of this process.
 
-    Where several CUDA devices are visible and the name gives no index, each dask worker takes the one of its own place.
+    Where several CUDA devices are visible and the name gives no index, each dask worker takes one of its own: worker N
+    takes `cuda:N`, modulo their number.
 
     Raises
     ------
@@ -53,10 +54,10 @@ def choose(name: str = "auto") -> torch.device:
         name = found[0].type
     if name not in names:
         raise InputError(f"no device {name!r} here: choose auto or one of {', '.join(names)}")
-    return torch.device("cuda", _place(torch.cuda.device_count())) if name == "cuda" else torch.device(name)
+    return torch.device("cuda", _cuda_index(torch.cuda.device_count())) if name == "cuda" else torch.device(name)
 
 
-def _place(count: int) -> int:
+def _cuda_index(count: int) -> int:
     """The index, of `count` CUDA devices, that belongs to the dask worker running this task."""
     worker = _worker()
     if worker is None or "dask_cuda" in sys.modules:  # dask-cuda puts each worker's own device first

@@ -123,8 +123,8 @@ def _stored(out: str) -> dict[str, Any] | None:
         return _plainly(out, "store-series", "finished", steps, steps)
     if paths.is_url(out):
         return None
-    place = Path(paths.locate(out))
-    for aside in place.parent.glob(f".{escape(place.name)}.*.partial"):
+    target = Path(paths.locate(out))
+    for aside in target.parent.glob(f".{escape(target.name)}.*.partial"):
         with suppress(OSError, ValueError, KeyError):
             total = json.loads((aside / "step" / "zarr.json").read_text())["shape"][0]
             done = max(len(list(each.glob("c/*"))) for each in aside.glob("*_embedding"))

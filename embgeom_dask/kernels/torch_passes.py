@@ -66,10 +66,10 @@ def select(
     """See `embgeom_dask.kernels.passes.select`."""
     *parts, limit, other_limit = _put(product.device, *_parts(terms), row_limit, column_limit)
     row, column, factors = bound = _DeviceBound(*parts)
-    place = _places(run(_hits, product, bound, limit, other_limit, diagonal))
-    i, j = place // product.shape[1], place % product.shape[1]
-    p = product.reshape(-1)[place].to(row.dtype)
-    found, least = _fetch(place, row[i] + column[j] + factors[0] * p + factors[1] * p.abs())
+    flat = _flat_indices(run(_hits, product, bound, limit, other_limit, diagonal))
+    i, j = flat // product.shape[1], flat % product.shape[1]
+    p = product.reshape(-1)[flat].to(row.dtype)
+    found, least = _fetch(flat, row[i] + column[j] + factors[0] * p + factors[1] * p.abs())
     return BoundedPairs(*np.divmod(found, product.shape[1]), least)
 
 
@@ -94,9 +94,9 @@ def bin_pairs(
     there = _DeviceBins(numbers, lower, upper, bins.root, equal, bins.settled, bins.half)
     found = run(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
     counts, sums, undecided, enough = found
-    places = _places(undecided)
-    count, total, place, summed = _fetch(counts, sums.reshape(-1), places, enough.reshape(-1)[places])
-    return BinCounts(count, total.reshape(-1, 6), *np.divmod(place, product.shape[1]), summed)
+    left = _flat_indices(undecided)
+    count, total, flat, summed = _fetch(counts, sums.reshape(-1), left, enough.reshape(-1)[left])
+    return BinCounts(count, total.reshape(-1, 6), *np.divmod(flat, product.shape[1]), summed)
 
 
 def _bin(
@@ -146,9 +146,9 @@ def count_within(
     *parts, near, far = _put(product.device, *low, *high, inside, outside)
     bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
     rows, columns, unsure = run(_count, product, bounds, near, far, _put(product.device, *weights), diagonal)
-    row_count, column_count, place = _fetch(rows.reshape(-1), columns.reshape(-1), _places(unsure))
+    row_count, column_count, flat = _fetch(rows.reshape(-1), columns.reshape(-1), _flat_indices(unsure))
     counts = row_count.reshape(inside.size, -1).T, column_count.reshape(inside.size, -1).T
-    return WithinCounts(*counts, *np.divmod(place, product.shape[1]))
+    return WithinCounts(*counts, *np.divmod(flat, product.shape[1]))
 
 
 def _count(
@@ -192,7 +192,7 @@ def _put(device: torch.device, *arrays: Array) -> tuple[Tensor, ...]:
     return torch.split(joined, [array.size for array in arrays])
 
 
-def _places(mask: Tensor) -> Tensor:
+def _flat_indices(mask: Tensor) -> Tensor:
     """Return the flat indices i * n + j where a mask (m, n) is true, (p,) int64, ascending."""
     return mask.reshape(-1).nonzero().reshape(-1)
 

@@ -41,18 +41,18 @@ def distances(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array, Arr
         Pairs with the same i one after the other are faster.
     """
     out, settled, told = np.zeros(i.size), np.zeros(i.size, np.bool_), np.zeros(i.size, np.bool_)
-    places, known = np.empty((y.shape[0], 2), np.int64), np.zeros(y.shape[0], np.bool_)
+    exponents, known = np.empty((y.shape[0], 2), np.int64), np.zeros(y.shape[0], np.bool_)
     width, last, unit, least, most = x.shape[1], -1, 0, 0, 0
     a, terms = np.empty(width, np.int32), math.frexp(np.float64(width))[1]
     for p in range(i.size):
         fetch_next(x, y, i, j, p)
         if not known[j[p]]:
-            places[j[p]], known[j[p]] = _places(y[j[p]]), True
+            exponents[j[p]], known[j[p]] = _exponents(y[j[p]]), True
         new = i[p] != last
         if new:
             last = i[p]
-            least, most = _places(x[last])
-        lowest, highest = min(least, places[j[p], 0]), max(most, places[j[p], 1])
+            least, most = _exponents(x[last])
+        lowest, highest = min(least, exponents[j[p], 0]), max(most, exponents[j[p], 1])
         if highest - lowest > _BITS or lowest < _LEAST or lowest > _MOST:
             last = -1 if new else last
             continue
@@ -76,8 +76,11 @@ def distances(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array, Arr
 
 
 @numba.njit(nogil=True, cache=True)
-def _places(row: Array) -> tuple[Any, Any]:  # pragma: no cover (compiled)
-    """The power of two that all values of a row are multiples of, and one that is above them all; of zeros 0, 0."""
+def _exponents(row: Array) -> tuple[Any, Any]:  # pragma: no cover (compiled)
+    """The exponents of two powers of two: all values of a row are multiples of the first, and below the second.
+
+    Of a row of zeros both are 0.
+    """
     least, most = np.int32(255), np.int32(0)
     for k in range(row.size):  # a vector loop
         exponent = np.int32(max((row[k] >> 7) & 0xFF, 1))

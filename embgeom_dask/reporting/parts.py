@@ -32,17 +32,17 @@ class Parts:
         self._ids = 0
 
     def figure(self, plot: Any, title: str = "", *, data: str = "", dark: bool = False) -> str:
-        """The place of a figure; with `data`, the id of `packed`, the page fills its first source with them.
+        """The element of HTML that a figure is drawn in; one that is `dark` keeps its shape, any other its height.
 
-        One that is `dark` keeps its shape, any other its height.
+        `data` is an id that `packed` gave: the page fills the first source of the figure with these data.
         """
         name = self._script("plot", "application/json", in_script(bokeh("embed").json_item(plot)))
         heading = f"<h4>{text(title)}</h4>" if title else ""
         filled = f' data-filled="{data}"' if data else ""
         kind = "plot dark" if dark else "plot"
-        place = f"aspect-ratio:{plot.width}/{plot.height}" if dark else f"min-height:{plot.height}px"
+        style = f"aspect-ratio:{plot.width}/{plot.height}" if dark else f"min-height:{plot.height}px"
         return (
-            f'<figure class="{kind}">{heading}<div class="drawing" data-plot="{name}"{filled} style="{place}">'
+            f'<figure class="{kind}">{heading}<div class="drawing" data-plot="{name}"{filled} style="{style}">'
             "</div></figure>"
         )
 

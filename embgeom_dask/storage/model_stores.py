@@ -141,10 +141,10 @@ class Matrix:
         return _stored_array(self)
 
 
-def attributes_now(place: str) -> Mapping[str, Any]:
-    """Return the attributes of the group or array at a place, by one small read. Raises EmbgeomError where it fails."""
-    with paths.explained(f"open {place}", passing=()):
-        found: Mapping[str, Any] = json.loads(records.read(paths.join(place, "zarr.json")))["attributes"]
+def attributes_now(path: str) -> Mapping[str, Any]:
+    """Return the attributes of the group or array at a path, by one small read. Raises EmbgeomError where it fails."""
+    with paths.explained(f"open {path}", passing=()):
+        found: Mapping[str, Any] = json.loads(records.read(paths.join(path, "zarr.json")))["attributes"]
     return found
 
 

@@ -61,8 +61,8 @@ def write_model(
         if given.sizes["token_id"] != (expected := matrices[name].shape[0] if name else rows):
             raise InputError(f"{given.sizes['token_id']} labels for {expected} rows of {target}")
     widths = {source.shape[1] for source in matrices.values()}
-    with replacement.replacing(target, overwrite=overwrite, resume=resume, there=there) as place:
-        group = zarr.open_group(writer := paths.writer(place, fresh=resume is None), mode="a", zarr_format=3)
+    with replacement.replacing(target, overwrite=overwrite, resume=resume, there=there) as aside:
+        group = zarr.open_group(writer := paths.writer(aside, fresh=resume is None), mode="a", zarr_format=3)
         for name in ("token_id", *kinds_of(labels)):
             write_label(group, name, labels[name].values)
         found = set()
@@ -75,7 +75,7 @@ def write_model(
                 write_label(group, f"{label}{suffix}", own[name][label].values, f"token_id{suffix}")
             array = fill.create(group, name, source, [f"token_id{suffix}", hidden], shard)
             with progress.bar(math.prod(source.shape) * source.dtype.itemsize, f"{attrs['model']} {name}", "B") as bar:
-                kept = paths.names_in(paths.join(place, name)) if resume else ()
+                kept = paths.names_in(paths.join(aside, name)) if resume else ()
                 sha256, chunk_sha256 = fill.fill(array, source, bar, kept)
             facts: dict[str, Any] = {"source_tensor": source.tensor, "dtype": source.dtype.name, "sha256": sha256}
             facts |= {"labels_sha256": digest_labels(own.get(name, labels), source.shape[0])}
@@ -87,7 +87,7 @@ def write_model(
         if len(found) < len(matrices):
             del group["output_embedding"]
             tied = True
-        replacement.finish(place, {**attrs, "tied": tied, **format_attributes()}, writer)
+        replacement.finish(aside, {**attrs, "tied": tied, **format_attributes()}, writer)
     return os.fspath(path)
 
 

@@ -48,14 +48,14 @@ _READ_ONLY = {"http": "https:// is only read", "https": "https:// is only read"}
 _READ_ONLY["hf"] = "of hf:// only buckets are written, hf://buckets/OWNER/NAME/"
 
 
-def is_url(place: PathLike) -> bool:
-    """Whether `place` is a URL, and no path on this machine."""
-    text = os.fspath(place)
+def is_url(path: PathLike) -> bool:
+    """Whether `path` is a URL, and no path on this machine."""
+    text = os.fspath(path)
     return ("://" in text or "::" in text) and not text.startswith("file://")
 
 
-def locate(place: PathLike) -> str:
-    """Return the absolute path, or the URL, that `place` is; without a slash at its end.
+def locate(path: PathLike) -> str:
+    """Return the absolute path, or the URL, that `path` is; without a slash at its end.
 
     Raises
     ------
@@ -63,8 +63,8 @@ def locate(place: PathLike) -> str:
         where a URL holds credentials, which would be kept in results, or needs a package that is not installed, or
         where no file can have a path like that.
     """
-    if not is_url(place):
-        text = os.fspath(place)
+    if not is_url(path):
+        text = os.fspath(path)
         if text.startswith("file://"):
             refuse_credentials(text)
             text = unquote(urlsplit(text).path)
@@ -76,7 +76,7 @@ def locate(place: PathLike) -> str:
             if error.errno == errno.ENAMETOOLONG:
                 raise InputError(f"no file can be called {shorten(text)}: the name is too long") from error
         return os.path.abspath(text)  # noqa: PTH100
-    url = os.fspath(place).rstrip("/")
+    url = os.fspath(path).rstrip("/")
     refuse_credentials(url)
     for part in url.split("::"):
         protocol = part.partition("://")[0]
@@ -93,9 +93,9 @@ def locate(place: PathLike) -> str:
     return url
 
 
-def join(place: str, *names: str) -> str:
-    """Name what lies in `place`, a path or a URL."""
-    return "/".join([place.rstrip("/"), *names]) if is_url(place) else os.path.join(place, *names)  # noqa: PTH118
+def join(path: str, *names: str) -> str:
+    """Name what lies in `path`, a path or a URL."""
+    return "/".join([path.rstrip("/"), *names]) if is_url(path) else os.path.join(path, *names)  # noqa: PTH118
 
 
 def explain(error: BaseException) -> str:
@@ -115,21 +115,21 @@ def explained(what: str, passing: tuple[type[Exception], ...] = (EmbgeomError, F
         raise EmbgeomError(f"cannot {what}: {explain(error)}") from error
 
 
-def filesystem(place: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a path or URL, with no listing remembered, and the path in it."""
-    fs, path = cast(tuple[AbstractFileSystem, str], url_to_fs(place, **_options(place)))
+def filesystem(path: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a path or URL, with no listing remembered, and the path without the scheme."""
+    fs, root = cast(tuple[AbstractFileSystem, str], url_to_fs(path, **_options(path)))
     fs.invalidate_cache()
-    return fs, path
+    return fs, root
 
 
-def _options(place: str) -> dict[str, Any]:
+def _options(path: str) -> dict[str, Any]:
     """What a file system is made with: of the hub a new one each time, since threads trip over listings they share.
 
     In parts at a time s3fs would ask for the size of every key before it reads it.
     """
-    if place.startswith(("s3://", "s3a://")):
+    if path.startswith(("s3://", "s3a://")):
         return {"max_concurrency": 1}
-    if not place.startswith("hf://"):
+    if not path.startswith("hf://"):
         return {}
     _hush_the_hub()
     return {"skip_instance_cache": True}
@@ -144,15 +144,15 @@ def _hush_the_hub() -> None:
         disable_progress_bars()
 
 
-def check_writable(place: str) -> None:
-    """Raise InputError where `place` is a URL to which nothing can be written, or a place in a store or a result."""
-    if not is_url(place) and (group := next((up for up in Path(place).parents if (up / "zarr.json").is_file()), None)):
-        raise InputError(f"cannot write {place}: {group} is a store or a result: name a place outside of it")
-    why = _READ_ONLY.get(place.partition("://")[0])
-    if place.startswith(_BUCKETS):  # the hub's library comes without it on some machines
+def check_writable(path: str) -> None:
+    """Raise InputError where `path` is a URL to which nothing can be written, or a path in a store or a result."""
+    if not is_url(path) and (group := next((up for up in Path(path).parents if (up / "zarr.json").is_file()), None)):
+        raise InputError(f"cannot write {path}: {group} is a store or a result: name a path outside of it")
+    why = _READ_ONLY.get(path.partition("://")[0])
+    if path.startswith(_BUCKETS):  # the hub's library comes without it on some machines
         why = "" if find_spec("hf_xet") else "it needs a package that is not installed: pip install hf_xet"
     if why:
-        raise InputError(f"cannot write {place}: {why}")
+        raise InputError(f"cannot write {path}: {why}")
 
 
 def remove(fs: AbstractFileSystem, files: Sequence[str]) -> None:
@@ -164,55 +164,55 @@ def remove(fs: AbstractFileSystem, files: Sequence[str]) -> None:
         return
     from huggingface_hub import HfApi  # whose file system takes one at a time
 
-    places = [fs.resolve_path(file) for file in files]
+    resolved = [fs.resolve_path(file) for file in files]
     hub = HfApi(endpoint=fs.endpoint, token=fs.token)
-    hub.batch_bucket_files(places[0].bucket_id, delete=[place.path for place in places])
+    hub.batch_bucket_files(resolved[0].bucket_id, delete=[each.path for each in resolved])
 
 
 def sizes_in(url: str) -> dict[str, int]:
-    """The keys in the place at a URL, named from there, and their bytes; none where there is no such place."""
+    """The keys below a URL, relative to it, with their sizes in bytes; empty where nothing is there."""
     with explained(f"list {url}"):
-        fs, path = filesystem(url)
-        folder, _, name = path.rpartition("/")
+        fs, root = filesystem(url)
+        folder, _, name = root.rpartition("/")
         try:
             if folder and url.startswith(_PREFIXES):  # then nothing more is asked where nothing is there
                 found = fs.find(folder, prefix=f"{name}/", detail=True)
             else:
-                found = fs.find(path, detail=True)
+                found = fs.find(root, detail=True)
         except FileNotFoundError:  # there is no such bucket
             return {}
-        return {key[len(path) + 1 :]: info["size"] or 0 for key, info in found.items() if key != path}
+        return {key[len(root) + 1 :]: info["size"] or 0 for key, info in found.items() if key != root}
 
 
-def exists(place: str) -> bool:
-    """Whether anything is at `place`."""
-    if not is_url(place):
-        return os.path.lexists(place)
-    with explained(f"look at {place}"):
-        fs, path = filesystem(place)
-        return bool(fs.exists(path))
+def exists(path: str) -> bool:
+    """Whether anything is at `path`."""
+    if not is_url(path):
+        return os.path.lexists(path)
+    with explained(f"look at {path}"):
+        fs, root = filesystem(path)
+        return bool(fs.exists(root))
 
 
 def groups_in(folder: PathLike) -> list[str]:
-    """The places in `folder` whose names end in .zarr, by name. FileNotFoundError where there is no such folder."""
+    """The paths in `folder` whose names end in .zarr, by name. FileNotFoundError where there is no such folder."""
     with explained(f"list {folder}"):
-        fs, path = filesystem(locate(folder))
-        if not fs.isdir(path):
+        fs, root = filesystem(locate(folder))
+        if not fs.isdir(root):
             raise FileNotFoundError(folder)
-        names = {found.rstrip("/").rpartition("/")[2] for found in fs.ls(path, detail=False)}
+        names = {found.rstrip("/").rpartition("/")[2] for found in fs.ls(root, detail=False)}
         return [join(os.fspath(folder), name) for name in sorted(names) if name.endswith(".zarr")]
 
 
-def size(place: PathLike) -> int:
-    """Bytes of all files at `place`."""
-    with explained(f"list {place}"):
-        fs, path = filesystem(locate(place))
-        return sum(info["size"] or 0 for info in fs.find(path, detail=True).values())
+def size(path: PathLike) -> int:
+    """Bytes of all files at `path`."""
+    with explained(f"list {path}"):
+        fs, root = filesystem(locate(path))
+        return sum(info["size"] or 0 for info in fs.find(root, detail=True).values())
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is at a place: `free` where nothing is, or at a URL only what a writer left.
+    """What is at a path: `free` where nothing is, or at a URL only what a writer left.
 
     At a URL also the keys, named from there, with their bytes, the group's document, and what a writer that did not
     finish left in it as its mark.
@@ -224,13 +224,13 @@ class Contents:
     unfinished: str | bool | None = None
 
 
-def look(place: str) -> Contents:
-    """What is at `place`; at a URL that takes as long as one answer."""
-    if not is_url(place):
-        return Contents(free=not exists(place))
+def look(path: str) -> Contents:
+    """What is at `path`; at a URL that takes as long as one answer."""
+    if not is_url(path):
+        return Contents(free=not exists(path))
     with ThreadPoolExecutor(1) as thread:
-        reading = thread.submit(_document, place)
-        sizes = sizes_in(place)
+        reading = thread.submit(_document, path)
+        sizes = sizes_in(path)
     document = reading.result() if _DOCUMENT in sizes else None
     unfinished = _mark(document)
     return Contents(not sizes or unfinished is not None, sizes, document, unfinished)
@@ -245,16 +245,16 @@ def _mark(document: bytes | None) -> str | bool | None:
 
 def _document(url: str) -> bytes | None:
     with explained(f"read {url}"), suppress(FileNotFoundError):
-        fs, path = filesystem(url)
-        return cast(bytes, fs.cat_file(f"{path}/{_DOCUMENT}"))
+        fs, root = filesystem(url)
+        return cast(bytes, fs.cat_file(f"{root}/{_DOCUMENT}"))
     return None
 
 
-def names_in(place: str) -> set[str]:
-    """The files in `place`, named from there; none where there is no such place."""
-    with explained(f"list {place}"):
-        fs, path = filesystem(place)
-        return {file[len(path) + 1 :] for file in fs.find(path)}
+def names_in(path: str) -> set[str]:
+    """The files below `path`, relative to it; empty where nothing is there."""
+    with explained(f"list {path}"):
+        fs, root = filesystem(path)
+        return {file[len(root) + 1 :] for file in fs.find(root)}
 
 
 def status(path: PathLike) -> os.stat_result:
@@ -292,19 +292,19 @@ class _Strict(_NoPipes):
         return found
 
 
-def reader(place: str, *, whole: bool = False, there: Contents | None = None, complete: bool = True) -> Store:
-    """A zarr store to read the group at `place`, in which every chunk must be there if it is `complete`.
+def reader(path: str, *, whole: bool = False, there: Contents | None = None, complete: bool = True) -> Store:
+    """A zarr store to read the group at `path`, in which every chunk must be there if it is `complete`.
 
     Where the `whole` group is to be read, at a URL all that is small is read now, in one go. `there` is what `look` has
-    just seen at `place`.
+    just seen at `path`.
     """
-    store, checked = _open(place, read_only=True), _Strict if complete else _NoPipes
-    if not is_url(place) or not (whole or there):
+    store, checked = _open(path, read_only=True), _Strict if complete else _NoPipes
+    if not is_url(path) or not (whole or there):
         return checked(store)
-    there = there or look(place)
+    there = there or look(path)
     contents = {} if there.document is None else {_DOCUMENT: there.document}
-    while whole and (contents := _contents(place, there.sizes)).get(_DOCUMENT) != there.document:
-        there = look(place)  # another is put there meanwhile: its chunks are not read with the old document
+    while whole and (contents := _contents(path, there.sizes)).get(_DOCUMENT) != there.document:
+        there = look(path)  # another is put there meanwhile: its chunks are not read with the old document
     return checked(Fetched(store, there.sizes, contents))
 
 
@@ -318,58 +318,58 @@ def _contents(url: str, sizes: Mapping[str, int]) -> dict[str, bytes]:
         if (left := left - sizes[name]) < 0:
             break
         wanted.add(name)
-    fs, path = url_to_fs(url, **_options(url))  # as it has just listed it
-    found = fs.cat([f"{path}/{name}" for name in wanted], on_error="omit") if wanted else {}  # in the order of names
-    return {key[len(path) + 1 :]: content for key, content in found.items()}
+    fs, root = url_to_fs(url, **_options(url))  # as it has just listed it
+    found = fs.cat([f"{root}/{name}" for name in wanted], on_error="omit") if wanted else {}  # in the order of names
+    return {key[len(root) + 1 :]: content for key, content in found.items()}
 
 
-def writer(place: str, *, fresh: bool = False) -> Store:
-    """A zarr store to write the group at `place`; at a URL `flush` writes a `fresh` one, but for what is large."""
-    store = _open(place, read_only=False)
-    return Collected(store) if fresh and is_url(place) else store
+def writer(path: str, *, fresh: bool = False) -> Store:
+    """A zarr store to write the group at `path`; at a URL `flush` writes a `fresh` one, but for what is large."""
+    store = _open(path, read_only=False)
+    return Collected(store) if fresh and is_url(path) else store
 
 
-def flush(place: str, store: Store) -> None:
+def flush(path: str, store: Store) -> None:
     """Write what a `fresh` writer has kept, in one go, but for the group's own document, which ends it."""
     if isinstance(store, Collected):
-        fs, path = filesystem(place)
-        fs.pipe({f"{path}/{key}": content for key, content in store.contents() if key != "zarr.json"})
+        fs, root = filesystem(path)
+        fs.pipe({f"{root}/{key}": content for key, content in store.contents() if key != "zarr.json"})
 
 
-def _open(place: str, *, read_only: bool) -> Store:
-    if not is_url(place):
-        return LocalStore(place, read_only=read_only)
+def _open(path: str, *, read_only: bool) -> Store:
+    if not is_url(path):
+        return LocalStore(path, read_only=read_only)
     missing: tuple[type[Exception], ...] = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-    if place.startswith("hf://"):
+    if path.startswith("hf://"):
         from huggingface_hub.errors import EntryNotFoundError  # of a file that was listed, and is removed
 
         missing += (EntryNotFoundError,)
-    options = _options(place)
-    store = FsspecStore.from_url(place, storage_options=options, read_only=read_only, allowed_exceptions=missing)
+    options = _options(path)
+    store = FsspecStore.from_url(path, storage_options=options, read_only=read_only, allowed_exceptions=missing)
     store.fs.invalidate_cache()
     if "gs" in store.fs.protocol:
         private_apis.close_gcsfs_in_zarr(store.fs)
     return store
 
 
-def open_group(place: str, *, whole: bool = False, there: Contents | None = None, complete: bool = True) -> zarr.Group:
-    """Open the finished zarr group at `place`, as `reader` reads it.
+def open_group(path: str, *, whole: bool = False, there: Contents | None = None, complete: bool = True) -> zarr.Group:
+    """Open the finished zarr group at `path`, as `reader` reads it.
 
     Raises FileNotFoundError where there is none (Unfinished where it is begun), ValueError where it is something else,
-    and EmbgeomError where `place` cannot be reached.
+    and EmbgeomError where `path` cannot be reached.
     """
     try:
-        with explained(f"read {place}"):
-            store = reader(place, whole=whole, there=there, complete=complete)
+        with explained(f"read {path}"):
+            store = reader(path, whole=whole, there=there, complete=complete)
             group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=complete or None)
     except EmbgeomError as error:
-        if not is_url(place) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
-            if is_url(place) and _mark(_document(place)) is not None:  # and nothing else is there yet
-                raise Unfinished(place) from None
-            raise ValueError(f"{place} is no zarr group") from error
+        if not is_url(path) or isinstance(error.__cause__, ValueError | KeyError | TypeError):
+            if is_url(path) and _mark(_document(path)) is not None:  # and nothing else is there yet
+                raise Unfinished(path) from None
+            raise ValueError(f"{path} is no zarr group") from error
         raise
     if UNFINISHED in group.attrs:
-        raise Unfinished(place)
+        raise Unfinished(path)
     return group
 
 

@@ -90,7 +90,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def replacing(
     target: str, *, overwrite: bool, resume: str | None = None, there: paths.Contents | None = None
 ) -> Iterator[str]:
-    """Yield the place to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
+    """Yield the path to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
 
     A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
     soon as writing starts. Without `overwrite` nothing may be at `target`. With `resume`, a name for what is written,
@@ -103,9 +103,9 @@ def replacing(
         where it cannot be written (InputError where nothing can be written there at all).
     """
     remote = paths.is_url(target)
-    with _in_place(target, overwrite, resume, there) if remote else _aside(target, overwrite, resume) as place:
+    with _in_place(target, overwrite, resume, there) if remote else _aside(target, overwrite, resume) as path:
         try:
-            yield place
+            yield path
         except BaseException as error:
             private_apis.wait_for_zarr(_writes_in_flight())  # after an interrupt: they would make the folder again
             of_storage = isinstance(error, OSError) or (remote and isinstance(error, Exception))
@@ -143,16 +143,16 @@ def _in_place(target: str, overwrite: bool, resume: str | None, there: paths.Con
 
 @contextmanager
 def _aside(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
-    place = Path(target)
+    folder = Path(target)
     try:
-        transactions.make_folder(place.parent)
-        aside, held = _begin(place, resume)
+        transactions.make_folder(folder.parent)
+        aside, held = _begin(folder, resume)
     except OSError as error:
-        raise InputError(f"cannot make the folder {place.parent}: {error.strerror}") from error
+        raise InputError(f"cannot make the folder {folder.parent}: {error.strerror}") from error
     old = aside.with_suffix(".old")
     try:
         yield str(aside)
-        transactions.put_in_place(aside, place, old if overwrite else None)
+        transactions.put_in_place(aside, folder, old if overwrite else None)
         transactions.discard(old)
     except OSError as error:
         raise EmbgeomError(f"cannot write {target}: {paths.explain(error)}") from error
@@ -165,11 +165,11 @@ def _aside(target: str, overwrite: bool, resume: str | None) -> Iterator[str]:
                 os.close(held)
 
 
-def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
-    """Make, or take up again, the hidden folder beside `place` that is written to, and lock it."""
-    fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    aside = place.with_name(f".{place.name}.{resume}.partial") if resume else fresh.with_name(f"{fresh.name}.partial")
-    sweep(place, aside)
+def _begin(target: Path, resume: str | None) -> tuple[Path, int | None]:
+    """Make, or take up again, the hidden folder beside `target` that is written to, and lock it."""
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    aside = target.with_name(f".{target.name}.{resume}.partial") if resume else fresh.with_name(f"{fresh.name}.partial")
+    sweep(target, aside)
     if aside.exists():
         held = _hold(aside)
         if held is not None:
@@ -182,30 +182,30 @@ def _begin(place: Path, resume: str | None) -> tuple[Path, int | None]:
     except FileNotFoundError:  # another writer has swept it up before it was locked
         if held is not None:
             os.close(held)
-        return _begin(place, resume)
+        return _begin(target, resume)
     except BaseException:
         transactions.discard(fresh)
         raise
     return aside, held
 
 
-def sweep(place: Path, kept: Path | None = None) -> None:
-    """Remove what writers of `place` left beside it that were killed, but `kept`; put back what one was to replace."""
-    name, beside = f".{place.name}.", list[str]()
+def sweep(target: Path, kept: Path | None = None) -> None:
+    """Remove what writers of `target` left beside it that were killed, but `kept`; put back what one was to replace."""
+    name, beside = f".{target.name}.", list[str]()
     with suppress(OSError):
-        beside = [each for each in os.listdir(place.parent) if each.startswith(name)]  # noqa: PTH208 - of thousands
+        beside = [each for each in os.listdir(target.parent) if each.startswith(name)]  # noqa: PTH208 - of thousands
     for each in beside:
-        left = place.with_name(each)
+        left = target.with_name(each)
         if not (each.endswith(".partial") or _FRESH.fullmatch(each, len(name))):
             continue
         if (held := _hold(left)) is not None:
-            transactions.put_back(left.with_suffix(".old"), place)
+            transactions.put_back(left.with_suffix(".old"), target)
             if left != kept:
                 transactions.discard(left)
             os.close(held)
-    for old in (place.with_name(each) for each in beside if each.endswith(".old")):
+    for old in (target.with_name(each) for each in beside if each.endswith(".old")):
         if not old.with_suffix(".partial").exists():  # else its writer runs
-            transactions.put_back(old, place)
+            transactions.put_back(old, target)
 
 
 def _hold(folder: Path) -> int | None:
@@ -234,8 +234,8 @@ async def _writes_in_flight() -> None:
         await asyncio.wait(tasks)
 
 
-def finish(place: str, attributes: Mapping[str, Any], store: Store) -> None:
-    """Write the attributes of the group that was written at `place`, with the metadata of its arrays; that ends it.
+def finish(path: str, attributes: Mapping[str, Any], store: Store) -> None:
+    """Write the attributes of the group that was written at `path`, with the metadata of its arrays; that ends it.
 
     `store` is the `paths.writer` by which it was written; what it keeps is written first.
 
@@ -250,6 +250,6 @@ def finish(place: str, attributes: Mapping[str, Any], store: Store) -> None:
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
         "node_type": "group",
     }
-    paths.flush(place, store)
-    fs, path = paths.filesystem(place)
-    fs.pipe_file(f"{path}/zarr.json", json.dumps(document, indent=2).encode())
+    paths.flush(path, store)
+    fs, root = paths.filesystem(path)
+    fs.pipe_file(f"{root}/zarr.json", json.dumps(document, indent=2).encode())

@@ -136,12 +136,12 @@ def write_series(
         if not overwrite:
             raise InputError(f"{path} exists: `overwrite` replaces it, another `name` keeps it")
     named = model_stores.empty_labels(shape[1]) if labels is None else labels
-    with replacement.replacing(target, overwrite=overwrite, resume=resume, there=there) as place:
-        group = zarr.open_group(writer := paths.writer(place), mode="a", zarr_format=3)
+    with replacement.replacing(target, overwrite=overwrite, resume=resume, there=there) as aside:
+        group = zarr.open_group(writer := paths.writer(aside), mode="a", zarr_format=3)
         for name in ("token_id", *LABELS):
             write_label(group, name, named[name].to_numpy())
         write_label(group, "step", step, "step")
-        kept = paths.names_in(paths.join(place, matrix)) if resume else ()
+        kept = paths.names_in(paths.join(aside, matrix)) if resume else ()
         digests = _fill(group, matrix, read, shape, step, f"{attrs['model']} {matrix}", kept)
         write_label(group, "step_sha256", np.array([each[0] for each in digests], np.object_), "step")
         write_label(group, "chunk_sha256", np.array([each[1] for each in digests], np.object_), "step", "chunk")
@@ -152,7 +152,7 @@ def write_series(
             "series_format": SERIES_FORMAT,
             "written_by": written_by(),
         }
-        replacement.finish(place, {**attrs, **facts, "coordinates": " ".join(LABELS)}, writer)
+        replacement.finish(aside, {**attrs, **facts, "coordinates": " ".join(LABELS)}, writer)
     return str(path)
 
 

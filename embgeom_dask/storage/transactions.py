@@ -61,48 +61,48 @@ def make_folder(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def put_in_place(aside: Path, place: Path, old: Path | None) -> None:
-    """Move the folder `aside` to `place`; what was at `place` is at `old` then, and may be removed.
+def put_in_place(aside: Path, target: Path, old: Path | None) -> None:
+    """Move the folder `aside` to `target`; what was at `target` is at `old` then, and may be removed.
 
     All is on the disk when this returns. Where it fails, nothing has changed.
 
     Raises
     ------
     FileExistsError
-        where something is at `place`, and no `old` given.
+        where something is at `target`, and no `old` given.
     """
     sync_tree(aside)
-    if os.path.lexists(place):
+    if os.path.lexists(target):
         if old is None:
             raise FileExistsError(errno.EEXIST, _MEANWHILE)
-        place.rename(old)
+        target.rename(old)
     try:
-        _move(aside, place)
-        sync_folder(place.parent)
+        _move(aside, target)
+        sync_folder(target.parent)
     except BaseException:
         if not os.path.lexists(aside):
-            place.rename(aside)
+            target.rename(aside)
         if old is not None and os.path.lexists(old):
-            old.rename(place)
+            old.rename(target)
         raise
 
 
-def _move(aside: Path, place: Path) -> None:
+def _move(aside: Path, target: Path) -> None:
     try:
-        aside.rename(place)
+        aside.rename(target)
     except OSError as error:
         if error.errno in _OCCUPIED:
             raise FileExistsError(errno.EEXIST, _MEANWHILE) from error
         raise
 
 
-def put_back(old: Path, place: Path) -> None:
-    """End what was killed within `put_in_place`: `old` is put back, or removed where something is at `place`."""
-    if os.path.lexists(place):
+def put_back(old: Path, target: Path) -> None:
+    """End what was killed within `put_in_place`: `old` is put back, or removed where something is at `target`."""
+    if os.path.lexists(target):
         discard(old)
     else:
         with suppress(OSError):
-            old.rename(place)
+            old.rename(target)
 
 
 def discard(path: Path) -> None:

@@ -57,7 +57,7 @@ def test_saving_replaces_the_same_result_and_refuses_another(tmp_path: Path) -> 
 def test_nothing_is_written_into_a_store(tmp_path: Path, make: Callable[..., Any]) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(9, dtype=np.float32))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"m\.zarr is a store or a result: name a place outside of it"):
+    with pytest.raises(InputError, match=r"m\.zarr is a store or a result: name a path outside of it"):
         make(store, out=Path(store) / "x.zarr")
     assert sorted(tmp_path.rglob("*")) == before
 
