@@ -23,7 +23,7 @@ from embgeom_dask.kernels.double_double import (
 )
 from embgeom_dask.kernels.double_double_sums import sum_slack
 from embgeom_dask.kernels.numba_bfloat16 import as_float
-from embgeom_dask.kernels.row_norms import nearest_norms, norms
+from embgeom_dask.kernels.row_norms import lengths_of_used, nearest_norms
 from embgeom_dask.metrics import matrix_product
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 from embgeom_dask.metrics.euclidean import Euclidean, digit_terms
@@ -32,8 +32,8 @@ from embgeom_dask.metrics.workspace import Workspace
 
 Array = NDArray[Any]
 
-_SMALLEST = 2.0**-1000
-"""A squared length that replaces those of rows of zeros, which would be divided by."""
+_SMALLEST = 2.0**-500
+"""A length that replaces those of rows of zeros, which would be divided by."""
 
 
 class Cosine(Metric):
@@ -132,10 +132,12 @@ class Cosine(Metric):
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """Return 1 - x.y / sqrt(x.x y.y); exact if rows are orthogonal or parallel, and 0 only if they are parallel."""
         dot = dot_keys(x, y, i, j)
-        mine, other = np.arange(len(x)), np.arange(len(y))
-        squares = dot_keys(x, x, mine, mine), dot_keys(y, y, other, other)
-        xx, yy = (DoubleDouble(key.high[k], key.low[k]) for key, k in zip(squares, (i, j), strict=True))
-        high, low = one_minus_ratio(DoubleDouble(dot.high, dot.low), xx, yy)
+        squares = []
+        for rows, places in ((x, i), (y, j)):
+            used, place = np.unique(places, return_inverse=True)
+            found = dot_keys(rows, rows, used, used)
+            squares.append(DoubleDouble(found.high[place], found.low[place]))
+        high, low = one_minus_ratio(DoubleDouble(dot.high, dot.low), *squares)
         exact = dot.exact & (dot.high == 0)
         for p in np.flatnonzero(high <= self.key_slack(high, x.shape[1])).tolist():
             order = self.order(as_float(x[i[p]]), as_float(y[j[p]]))
@@ -170,10 +172,7 @@ _EUCLIDEAN = Euclidean()
 
 def _inverse_lengths(rows: Array, used: Array) -> Array:
     """1 / |x| (b,) float64 of those rows (b, d) that are `used` (p,)."""
-    some = np.zeros(len(rows), np.bool_)
-    some[used] = True
-    inverse = np.zeros(len(rows))
-    inverse[some] = 1 / np.sqrt(np.maximum(norms(rows if some.all() else rows[some])[:, 1], _SMALLEST))
+    inverse: Array = 1 / np.maximum(lengths_of_used(rows, used), _SMALLEST)
     return inverse
 
 

@@ -13,7 +13,7 @@ from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.correct_rounding import are_settled, dots
 from embgeom_dask.kernels.double_double import UNIT, Keys, dot_keys, integers, products
 from embgeom_dask.kernels.double_double_sums import sum_slack
-from embgeom_dask.kernels.row_norms import norms
+from embgeom_dask.kernels.row_norms import lengths_of_used
 from embgeom_dask.metrics import matrix_product
 from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
 from embgeom_dask.metrics.euclidean import squared_norm
@@ -96,7 +96,7 @@ class Dot(Metric):
         again in a way that tells if anything was rounded.
         """
         high, low = dots(x, y, i, j)
-        sizes = np.sqrt(norms(x)[:, 1])[i] * np.sqrt(norms(y)[:, 1])[j]
+        sizes = lengths_of_used(x, i)[i] * lengths_of_used(y, j)[j]
         settled = are_settled(high, low, (1 + 2.0**-20) * sum_slack(x.shape[1]) * sizes)
         (again,) = np.nonzero(~settled)
         keys = dot_keys(x, y, i[again], j[again])
