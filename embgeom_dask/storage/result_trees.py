@@ -33,7 +33,7 @@ def together(found: Mapping[str, xr.Dataset | xr.DataTree]) -> xr.DataTree:
     return xr.DataTree.from_dict(nodes)
 
 
-def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset]) -> xr.DataTree:
+def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset | xr.DataTree]) -> xr.DataTree:
     """A tree of results by their names, with the table of all in its root.
 
     The root has no indexes: nodes would take coordinates from them, `model` among them, in place of their own.

@@ -214,7 +214,8 @@ def open_result(path: PathLike) -> Any:
     xarray.Dataset or xarray.DataTree
         What the command returned. Arrays of up to 64 MiB are loaded, larger ones are read when they are used. A folder
         of surveys or duplicates of several stores gives their table; a folder of other results gives a DataTree, with
-        their table in the root; a folder of such folders, as `describe` makes of several stores, a node for each.
+        their table in the root; a folder of such folders, as `describe` makes of several stores, a node for each. So
+        does a DataTree of results that xarray has written.
 
     Raises
     ------
@@ -242,7 +243,19 @@ def open_result(path: PathLike) -> Any:
             return result_trees.tree_of(table, found if table is None else result_trees.in_order(table, found))
         if folders := [each for each in result_trees.folders_in(folder) if _groups_in(each)]:
             return result_trees.together({_stem(each): open_result(each) for each in folders})
-    return _opened(path, _result_group(path))
+    group = _group(path)
+    found = None if _ORDER in group.attrs else _node(path, group)
+    return _opened(path, _checked(path, group)) if found is None else found
+
+
+def _node(path: PathLike, group: zarr.Group) -> xr.Dataset | xr.DataTree | None:
+    """What xarray wrote of a result, or of a tree of results; None where there is none in the group."""
+    parts = [(name, _node(f"{path}/{name}", each)) for name, each in sorted(group.groups())]
+    found = {name: part for name, part in parts if part is not None}
+    if not is_provenance(group.attrs):
+        return result_trees.tree_of(None, found) if found else None
+    own = _opened(path, _checked(path, group))
+    return result_trees.tree_of(own, result_trees.in_order(own, found)) if found else own
 
 
 def _groups_in(folder: str) -> list[str]:
@@ -272,7 +285,9 @@ def open_unread(path: PathLike) -> xr.Dataset:
 def _opened(path: PathLike, group: zarr.Group, *, loaded: bool = True) -> xr.Dataset:
     with paths.explained(f"read {path}", passing=()):
         consolidated = group.metadata.consolidated_metadata is not None
-        stored = cast(xr.Dataset, xr.open_zarr(cast(Any, group.store), consolidated=consolidated))
+        stored = cast(
+            xr.Dataset, xr.open_zarr(cast(Any, group.store), group=group.path or None, consolidated=consolidated)
+        )
         order = stored.attrs.pop(_ORDER, [])
         names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
         names += [name for name in stored.variables if name not in names]
@@ -288,6 +303,11 @@ def _in_memory(variable: xr.Variable) -> xr.Variable:
 
 def _result_group(path: PathLike, there: paths.Contents | None = None, *, whole: bool = True) -> zarr.Group:
     """The zarr group of the result at `path`, the `whole` of which is read; InputError where there is none."""
+    return _checked(path, _group(path, there, whole=whole))
+
+
+def _group(path: PathLike, there: paths.Contents | None = None, *, whole: bool = True) -> zarr.Group:
+    """The zarr group at `path`, as `_result_group`, of whatever it may be."""
     place, group = paths.locate(path), None
     try:
         with suppress(ValueError):
@@ -300,6 +320,11 @@ def _result_group(path: PathLike, there: paths.Contents | None = None, *, whole:
         nothing = isinstance(error, FileNotFoundError) and not paths.exists(place)
         missing = f"no result at {path}: name the folder that `out` wrote"
         raise InputError(missing if nothing else _FOREIGN.format(path)) from None
+    return group
+
+
+def _checked(path: PathLike, group: zarr.Group) -> zarr.Group:
+    """The same group; InputError where it is no result of this version."""
     check_format(f"{path} is a result", group.attrs, "result_format", RESULT_FORMAT)
     if not is_provenance(group.attrs):
         raise InputError(_FOREIGN.format(path))

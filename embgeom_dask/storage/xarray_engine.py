@@ -32,13 +32,17 @@ class ResultEngine(BackendEntrypoint):
         group: str | None = None,
         **decoding: Any,  # noqa: ARG002 - nothing in a result is encoded
     ) -> Dataset:
-        """Open a result; see `open_result`. With `group` one of a tree that xarray wrote."""
+        """Open a result; see `open_result`. Of a tree it is the table, or with `group` another node."""
         from embgeom_dask.storage.results import open_result
 
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
         where = filename_or_obj if group is None else Path(filename_or_obj, group.strip("/"))
-        result: Dataset = open_result(where)
-        return result.drop_vars(dropped, errors="ignore")
+        found = open_result(where)
+        if not isinstance(found, Dataset):
+            table = found.to_dataset()
+            found = table.assign_coords({name: table[name] for name in table.coords if name in table.dims})  # indexes
+        result: Dataset = found.drop_vars(dropped, errors="ignore")
+        return result
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether a result is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -92,6 +93,29 @@ def test_reopened_is_what_was_computed_of_several_stores(made: Made, tmp_path: P
     xr.testing.assert_identical(again.to_dataset(), tree.to_dataset())
     for name, node in tree.children.items():
         xr.testing.assert_identical(again[name].to_dataset(), node.to_dataset())
+
+
+def test_a_tree_that_xarray_wrote_is_opened_as_the_tree(made: Made, tmp_path: Path) -> None:
+    tree = eg.scan(made.stores[::-1], nearest=1, within=1)
+    bare = xr.DataTree.from_dict({"/deeper/a": made.scans[0], "/b": made.scans[1]})
+    mine = {"/mine": xr.Dataset({"x": ("n", [1.0])})}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
+        for consolidated in (True, False):
+            for name, whole in {"tree": tree, "bare": bare}.items():
+                path = tmp_path / f"{name}{consolidated}.zarr"
+                xr.DataTree.from_dict({**whole.to_dict(), **mine}).to_zarr(path, consolidated=consolidated)
+                again = eg.open_result(path)
+                assert set(again.groups) == set(whole.groups)
+                for group in whole.groups:
+                    node = again[group].to_dataset(inherit=False)
+                    xr.testing.assert_identical(node, whole[group].to_dataset(inherit=False)[[*node.variables]])
+            table = xr.open_dataset(tmp_path / f"tree{consolidated}.zarr")
+            assert table.sel(model="org/m34")["revision"] == ""
+        assert [*eg.open_result(tmp_path / "treeTrue.zarr").children] == ["org--m34", "org--m30"]
+        xr.DataTree.from_dict(mine).to_zarr(tmp_path / "foreign.zarr")
+    with pytest.raises(eg.InputError, match="is not a result of embgeom"):
+        eg.open_result(tmp_path / "foreign.zarr")
 
 
 def _asked(scan: xr.Dataset) -> dict[str, Any]:
