@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 
 from embgeom_dask.storage import paths
+
+Result = TypeVar("Result", xr.Dataset, xr.Dataset | xr.DataTree)
 
 
 def folders_in(folder: paths.PathLike) -> list[str]:
@@ -42,13 +45,13 @@ def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset | xr.DataTr
     return xr.DataTree.from_dict({**root, **{f"/{name}": each for name, each in found.items()}})
 
 
-def in_order(table: xr.Dataset, found: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+def in_order(table: xr.Dataset, found: Mapping[str, Result]) -> dict[str, Result]:
     """The results in the order of their table; one that is not in it is last."""
     places = {whose: place for place, whose in enumerate(_whose(table))}
     return dict(sorted(found.items(), key=lambda named: places.get((*_whose(named[1]), ("", ""))[0], len(places))))
 
 
-def _whose(result: xr.Dataset) -> list[tuple[str, str]]:
+def _whose(result: xr.Dataset | xr.DataTree) -> list[tuple[str, str]]:
     """The model and revision of each line of a table, or of one result; none of a table without lines."""
     if "model" not in result.variables:
         return []

@@ -244,8 +244,8 @@ def open_result(path: PathLike) -> Any:
         if folders := [each for each in result_trees.folders_in(folder) if _groups_in(each)]:
             return result_trees.together({_stem(each): open_result(each) for each in folders})
     group = _group(path)
-    found = None if _ORDER in group.attrs else _node(path, group)
-    return _opened(path, _checked(path, group)) if found is None else found
+    written = None if _ORDER in group.attrs else _node(path, group)
+    return _opened(path, _checked(path, group)) if written is None else written
 
 
 def _node(path: PathLike, group: zarr.Group) -> xr.Dataset | xr.DataTree | None:
