@@ -19,7 +19,7 @@ from distributed import Client
 from embgeom_dask import tuning
 from embgeom_dask.analyses import batch
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
-from embgeom_dask.execution.arrays import Data, Given, is_array, name_of, names_role
+from embgeom_dask.execution.arrays import Data, Given, Identity, is_array, name_of, names_role
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.homes import Homes
 from embgeom_dask.execution.journal import Journal
@@ -35,7 +35,7 @@ _WHOSE = {"model", "revision", "matrix", "against", "against_revision"}
 Work = Callable[[Data, PathLike | None, Client, int], xr.Dataset]
 """What is done on each store: given it, where its result goes, a client, and how many at a time share a worker."""
 
-Known = Sequence[tuple[str, str, str] | None]
+Known = Sequence[Identity | None]
 """The model, revision and matrix of each of several stores."""
 
 One = Callable[[Data, Role | None, PathLike | None, ClientLike | None], xr.Dataset]
@@ -253,12 +253,12 @@ def _in_threads(at_once: int, work: Sequence[Callable[[], xr.Dataset]]) -> Itera
 
 
 def identify(stores: Sequence[Data], role: Role | None) -> Known:
-    """The model, revision and matrix of each store, as `name_of` gives them; None of one that is broken.
+    """What `name_of` says of each store; None of one that is broken.
 
     Of stores at URLs some are looked at side by side, since each answer takes long.
     """
 
-    def look(store: Data) -> tuple[str, str, str] | None:
+    def look(store: Data) -> Identity | None:
         try:
             return name_of(store, role)
         except EmbgeomError:  # it fails by itself
@@ -273,11 +273,11 @@ def identify(stores: Sequence[Data], role: Role | None) -> Known:
 
 
 def _check_roles(stores: Sequence[Data], known: Known) -> None:
-    """Refuse to put matrices of different roles together unasked: the input of one model and the output of another."""
+    """Refuse to put the input matrix of one model and the output matrix of another together; a tied one is both."""
     named: dict[str, Data] = {}
     for store, each in zip(stores, known, strict=True):
-        if each is not None and each[2] and not names_role(store):
-            named.setdefault(each[2], store)
+        if each is not None and each.matrix and not each.tied and not names_role(store):
+            named.setdefault(each.matrix, store)
     if len(named) > 1:
         (first, one), (second, other) = sorted(named.items())
         raise InputError(
@@ -297,15 +297,15 @@ def node_names(stores: Sequence[Data], known: Known) -> list[str | None]:
     InputError
         where two would have one name.
     """
-    counts = Counter(each[0] for each in known if each is not None)
+    counts = Counter(each.model for each in known if each is not None)
     taken = {results.TABLE.removesuffix(".zarr"): "the table of all models"}
     names: list[str | None] = []
     for store, each in zip(stores, known, strict=True):
         names.append(None)
         if each is not None:
-            model, revision, matrix = each
+            model, revision, matrix, _ = each
             name = model_stores.file_name(model, revision if counts[model] > 1 else "").removesuffix(".zarr")
-            if len({other[2] for other in known if other is not None and other[:2] == each[:2]}) > 1:
+            if len({other.matrix for other in known if other is not None and other[:2] == each[:2]}) > 1:
                 name += f"-{matrix.removesuffix('_embedding')}"
             if name in taken:
                 raise InputError(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import dask
 import dask.array
@@ -225,8 +225,17 @@ def _model_of(file: tuple[Path, str]) -> str:
     return f"{path.name}:{key}" if key else path.name
 
 
-def name_of(data: Data, role: Role | None = None) -> tuple[str, str, str]:
-    """The model and revision that results of `data` bear, and the name of the matrix, empty where it is of no store.
+class Identity(NamedTuple):
+    """Whose rows are compared: `matrix` is empty where they are of no store; one that is `tied` is of both roles."""
+
+    model: str
+    revision: str
+    matrix: str = ""
+    tied: bool = False
+
+
+def name_of(data: Data, role: Role | None = None) -> Identity:
+    """The model and revision that results of `data` bear, and its matrix.
 
     Raises
     ------
@@ -234,15 +243,15 @@ def name_of(data: Data, role: Role | None = None) -> tuple[str, str, str]:
         as `given_rows`.
     """
     if isinstance(data, Matrix):
-        return data.model, data.revision, data.name
+        return Identity(data.model, data.revision, data.name, data.tied)
     if is_array(data):
-        return *_named(_as_data_array(data, role)), ""
+        return Identity(*_named(_as_data_array(data, role)))
     if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
-        return _model_of(file), "", ""
+        return Identity(_model_of(file), "")
     if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
-        return series_stores.find_matrix(*step).model, "", ""
+        return Identity(series_stores.find_matrix(*step).model, "")
     matrix = model_stores.find_matrix(cast(PathLike, data), role)
-    return matrix.model, matrix.revision, matrix.name
+    return Identity(matrix.model, matrix.revision, matrix.name, matrix.tied)
 
 
 def _named(array: xr.DataArray) -> tuple[str, str]:

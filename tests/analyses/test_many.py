@@ -325,6 +325,9 @@ def test_models_of_different_roles_do_not_meet_unasked(tmp_path: Path, client: C
             use([untied, alone], client=client)
         use([untied, alone], role="input", client=client)
     assert app.main(["survey", untied, alone]) == 2
+    tied = make_store(tmp_path / "tied.zarr", input=one, model="org/tied", tied=True)  # its one matrix is both
+    for with_it, name in ((untied, "output_embedding"), (alone, "input_embedding")):
+        assert eg.duplicates([tied, with_it], client=client)["matrix"].values.tolist() == ["input_embedding", name]
 
 
 def test_models_are_counted_in_the_same_bins_where_asked(tmp_path: Path, client: Client) -> None:
