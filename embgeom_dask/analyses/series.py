@@ -48,8 +48,9 @@ def series(
         `FILE.safetensors`, `FILE.h5` or `FILE.hdf5`, with `:KEY` where it has several tensors (steps, rows, columns),
         of floats or of the bits of bfloat16 as 16-bit unsigned integers; a folder with a checkpoint for each step,
         called `checkpoint-100`, `step_200` or the like; an array of that shape, also one of dask; or a list of stores
-        of one shape, in the order of their steps. Numbers of steps are those in the names of checkpoints and stores, or
-        a list `step` or `steps` of ascending integers beside the tensor; else they count from 0.
+        of one shape, in the order of their steps. Numbers of steps are those of series stores, those in the names of
+        checkpoints and stores, or a list `step` or `steps` of ascending integers beside the tensor; else they count
+        from 0.
     role : {"input", "output"}, optional
         The matrix of stores and checkpoints; by default output, or input if there is no output matrix.
     each : str, list of str, or dict, optional

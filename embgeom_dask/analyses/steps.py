@@ -19,7 +19,7 @@ from embgeom_dask.checkpoints.matrix_files import find_stack_file
 from embgeom_dask.checkpoints.stacked import as_floats, check_kind, checked, open_stack
 from embgeom_dask.checkpoints.surroundings import find_name
 from embgeom_dask.checkpoints.torch_files import from_torch
-from embgeom_dask.checkpoints.trainings import Step, find_steps, labels_of, numbers_of, open_checkpoint
+from embgeom_dask.checkpoints.trainings import Step, ascending, find_steps, labels_of, number_of, open_checkpoint
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows, is_array, temporary_folder
 from embgeom_dask.pairwise.rows import digest
@@ -27,7 +27,7 @@ from embgeom_dask.storage import fill, labels, model_stores, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.series_stores import StoredSeries, is_series, read_series
-from embgeom_dask.storage.step_matrices import StepsAside
+from embgeom_dask.storage.step_matrices import StepMatrix, StepsAside
 
 Array = NDArray[Any]
 
@@ -105,7 +105,7 @@ def _of_stored(series: StoredSeries) -> Steps:
 
 
 def _of_list(given: Sequence[Data], role: Role | None) -> Steps:
-    """The steps that a list of stores is, in its order; their numbers where all their names end in one."""
+    """The steps that a list of stores is, in its order; their numbers where all have one, or end in one by name."""
     matrices = []
     for each in given:
         if is_array(each):
@@ -117,7 +117,9 @@ def _of_list(given: Sequence[Data], role: Role | None) -> Steps:
         with given_rows(each, role) as found:
             matrices.append(found.matrix)
     shape = (len(matrices), *_one_shape({(each.vocab_size, each.hidden_size): each.label for each in matrices}))
-    step = numbers_of([Path(each.store).name for each in matrices])
+    step = ascending(
+        [each.step if isinstance(each, StepMatrix) else number_of(Path(each.store).name) for each in matrices]
+    )
     settings = {"steps": step.tolist()} if step[-1] != len(step) - 1 else {}
 
     def read(place: int) -> Array:

@@ -57,12 +57,11 @@ def number_of(name: str) -> int | None:
     return int(found["number"]) if found else None
 
 
-def numbers_of(names: Sequence[str]) -> np.ndarray:
-    """The steps (n,) int64 that names end in, where each does and they ascend; else 0, 1, 2, ..."""
-    found = [number_of(name) for name in names]
+def ascending(found: Sequence[int | None]) -> np.ndarray:
+    """The numbers (n,) int64 of n steps, where each has one and they ascend; else 0, 1, 2, ..."""
     numbers = [each for each in found if each is not None]
-    ascending = len(numbers) == len(names) and all(a < b for a, b in pairwise(numbers))
-    return np.array(numbers if ascending else range(len(names)), np.int64)
+    known = len(numbers) == len(found) and all(a < b for a, b in pairwise(numbers))
+    return np.array(numbers if known else range(len(found)), np.int64)
 
 
 def find_steps(folder: Path) -> list[Step]:

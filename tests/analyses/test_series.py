@@ -179,10 +179,11 @@ def test_a_series_store_is_read_whole_and_step_by_step(tmp_path: Path, capsys: p
     xr.testing.assert_equal(eg.series(store), eg.series(given).drop_vars("step_model"))
     with pytest.raises(InputError, match=r"org--series.zarr holds several steps: .* or of a list each step, .*:STEP"):
         eg.series([store, given[0]])
-    assert eg.series([f"{store}:0", f"{store}:40"])["step_model"].values.tolist() == [
-        "org/series step 0",
-        "org/series step 40",
-    ]
+    two = eg.series([f"{store}:0", f"{store}:40"])
+    assert two["step_model"].values.tolist() == ["org/series step 0", "org/series step 40"]
+    assert two["step"].values.tolist() == [0, 40]
+    assert eg.series([f"{store}:40", given[5]])["step"].values.tolist() == [40, 50]
+    assert eg.series([f"{store}:40", f"{store}:0"])["step"].values.tolist() == [0, 1]  # they do not ascend
     opened = eg.open_series(store)
     assert opened["output_embedding"].dims == ("step", "token_id", "hidden")
     assert opened["step"].values.tolist() == list(range(0, 80, 10))
