@@ -32,7 +32,7 @@ from benchmarks.models import in_panels, panels_of
 from benchmarks.simulate import Peaks, memory
 from embgeom_dask import scan, tuning
 from embgeom_dask.execution import runner
-from embgeom_dask.execution.homes import Homes
+from embgeom_dask.execution.workers_of_models import WorkersOfModels
 from embgeom_dask.testing import make_store
 
 BLOCKS, TILE, WIDTH = 4, 16, 64
@@ -101,7 +101,7 @@ def simulate(client: Client, folder: str, given: argparse.Namespace, peaks: Peak
     began, before = time.perf_counter(), peaks.seconds()
     changed = {"MODELS_AT_ONCE": 4} if given.anywhere else {}
     if given.anywhere:
-        Homes.enter = nullcontext  # type: ignore[method-assign,assignment]
+        WorkersOfModels.enter = nullcontext  # type: ignore[method-assign,assignment]
     with tuning.override(**changed):
         scan(stores, out=f"{folder}/results", **how)
     lasted, tasks = time.perf_counter() - began, client.run_on_scheduler(_tasks) - tasks

@@ -224,7 +224,7 @@ def _describe(device: torch.device) -> dict[str, Any]:
 def fastest(name: str = "auto") -> list[str]:
     """What products on the device called `name` can be made of, fastest first; on a cpu as measured, once a process.
 
-    `products` says whether they are right.
+    `execution.product_checks` says whether they are right.
     """
     return list(_fastest(choose(name)))
 

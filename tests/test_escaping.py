@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from embgeom_dask import progress
-from embgeom_dask.cli import text
+from embgeom_dask.cli.text_tables import align
 from embgeom_dask.escaping import shown, shown_lines
 from embgeom_dask.streams import say
 
@@ -33,4 +33,4 @@ def test_lines_bars_and_tables_send_nothing_from_outside(capsys):
     assert (first, second) == (SEEN, f"error: {SEEN}")
     assert bar.count(SEEN) >= 2
     assert bar.replace("\r", "").isprintable()
-    assert text.align([HOSTILE], [[HOSTILE]]) == f"{SEEN}\n{SEEN}"
+    assert align([HOSTILE], [[HOSTILE]]) == f"{SEEN}\n{SEEN}"

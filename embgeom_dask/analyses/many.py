@@ -21,9 +21,9 @@ from embgeom_dask.analyses import batch
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, Given, Identity, is_array, name_of, names_role
 from embgeom_dask.execution.cluster import ClientLike, connect
-from embgeom_dask.execution.homes import Homes
 from embgeom_dask.execution.journal import Journal
 from embgeom_dask.execution.monitor import Batch
+from embgeom_dask.execution.workers_of_models import WorkersOfModels
 from embgeom_dask.progress import bar, note
 from embgeom_dask.storage import model_stores, paths, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
@@ -109,8 +109,8 @@ def on_each(
 ) -> list[xr.Dataset]:
     """Do `work(store, out, client, models that share a worker)` on each store and return what it gives, in order.
 
-    Each store has workers of its own, its home: see `execution.homes`. One that fails is tried once more, after all
-    others, unless what is wrong is what was given.
+    Each store has a worker of its own, its home: see `execution.workers_of_models`. A store that fails is tried once
+    more after all others, unless the error is about what was given.
 
     `out` is the folder of the results, `<model>.zarr`; what `together` makes of them is saved in it as the table. Of
     several commands each does its `part` of the stores, "2/8"; the last to end saves the table of all of them. `asked`
@@ -173,7 +173,7 @@ def _on_cluster(
     failed: dict[int, Exception] = {}
     within = None if out is None else paths.join(os.fspath(out), results.TABLE)
     with connect(client, device, within) as active, bar(len(given), what, "models") as advance:
-        homes, taken = Homes(active, device), Batch(active)
+        homes, taken = WorkersOfModels(active, device), Batch(active)
         at_once = min(len(given), tuning.MODELS_AT_ONCE, tuning.MODELS_A_WORKER * homes.size)
         sharing = -(-at_once // homes.size)
 

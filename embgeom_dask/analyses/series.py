@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses import step_records
-from embgeom_dask.analyses.following import NUMBERS, Followed, Kept
 from embgeom_dask.analyses.over_steps import ask_each, check_each
+from embgeom_dask.analyses.series_state import NUMBERS, SavedState, SeriesState
 from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike, connect, in_threads
@@ -123,7 +123,7 @@ def _series(steps: Steps, started: float, out: str | None, resume: str | None) -
         return done
     kept = None
     if out is not None:
-        kept = Kept(attrs["fingerprint"], step_records.Record(out, steps.shape[0], resume))
+        kept = SavedState(attrs["fingerprint"], step_records.Record(out, steps.shape[0], resume))
     with devices.session(torch.device("cpu")):
         dataset = _measured(steps, kept)
     found = results.finish(dataset.assign_coords(coordinates(steps)), attrs, started, out)
@@ -132,9 +132,9 @@ def _series(steps: Steps, started: float, out: str | None, resume: str | None) -
     return found
 
 
-def _measured(steps: Steps, kept: Kept | None) -> xr.Dataset:
+def _measured(steps: Steps, kept: SavedState | None) -> xr.Dataset:
     """The numbers of every step, and of every token over all of them."""
-    known = Followed(steps.shape) if kept is None else kept.load(steps.shape)
+    known = SeriesState(steps.shape) if kept is None else kept.load(steps.shape)
     if kept is not None:
         kept.record.write(known.done)
     with bar(steps.shape[0], steps.name, "steps") as advance:

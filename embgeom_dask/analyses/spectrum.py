@@ -24,7 +24,7 @@ from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.kept_rows import reading_once
 from embgeom_dask.execution.map_rows import by_chunk, in_order
-from embgeom_dask.execution.sharing import Shared
+from embgeom_dask.execution.memory_budget import MemoryBudget
 from embgeom_dask.kernels.column_products import (
     BLOCK_ROWS,
     ColumnProducts,
@@ -177,7 +177,7 @@ def spectrum(
     axes = read_axes(sky, components)
     if sky_by_rank and not axes:
         raise InputError("`sky_by_rank`: give the components of the map with `sky`")
-    memory = Shared(devices.memory(torch.device("cpu"))[1])
+    memory = MemoryBudget(devices.memory(torch.device("cpu"))[1])
 
     with showing(progress):
         how: dict[str, Any] = {"components": components, "sky": sky, "sky_by_rank": sky_by_rank}
@@ -193,7 +193,7 @@ def _spectrum(
     sky: tuple[list[int], bool],
     out: PathLike | None,
     client: ClientLike | None,
-    memory: Shared,
+    memory: MemoryBudget,
 ) -> xr.Dataset:
     """The spectrum of one model, of several that share the memory of this process."""
     started, (axes, by_rank) = perf_counter(), sky

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from embgeom_dask.analyses import many
 from embgeom_dask.checkpoints.matrix_files import find_stack_file
-from embgeom_dask.checkpoints.stacked import as_floats, check_kind, checked, open_stack
-from embgeom_dask.checkpoints.surroundings import find_name
+from embgeom_dask.checkpoints.name_and_tokenizer import find_name
+from embgeom_dask.checkpoints.step_files import as_floats, check_kind, checked, open_stack
+from embgeom_dask.checkpoints.step_folders import Step, ascending, find_steps, labels_of, number_of, open_checkpoint
 from embgeom_dask.checkpoints.torch_files import from_torch
-from embgeom_dask.checkpoints.trainings import Step, ascending, find_steps, labels_of, number_of, open_checkpoint
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows, is_array, temporary_folder
 from embgeom_dask.pairwise.rows import digest

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from embgeom_dask.analyses.steps import Steps, open_steps
-from embgeom_dask.checkpoints.surroundings import check_name
+from embgeom_dask.checkpoints.name_and_tokenizer import check_name
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.execution.arrays import Data, is_array
 from embgeom_dask.progress import showing

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
-from embgeom_dask.checkpoints.layouts import other_format
+from embgeom_dask.checkpoints.folder_advice import other_format
 from embgeom_dask.checkpoints.safetensors import Listing, Tensor, read_header
 from embgeom_dask.checkpoints.torch_files import read_torch_file
 from embgeom_dask.errors import InputError

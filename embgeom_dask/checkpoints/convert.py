@@ -18,9 +18,9 @@ from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder, cannot_read, check_entries
 from embgeom_dask.checkpoints.hub import HubFolder
 from embgeom_dask.checkpoints.labelling import Labels, label
+from embgeom_dask.checkpoints.name_and_tokenizer import check_name, find_name, find_tokenizer
 from embgeom_dask.checkpoints.safetensors import Listing, list_folder
 from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
-from embgeom_dask.checkpoints.surroundings import check_name, find_name, find_tokenizer
 from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import EmbgeomWarning, InputError, refuse_credentials, shorten
 from embgeom_dask.storage import model_stores, model_writing, paths

@@ -27,8 +27,8 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_st
 
 from embgeom_dask import tuning
 from embgeom_dask.checkpoints.files import LocalFile, LocalFolder
-from embgeom_dask.checkpoints.labels import VOCABULARIES
-from embgeom_dask.checkpoints.layouts import explain
+from embgeom_dask.checkpoints.folder_advice import explain
+from embgeom_dask.checkpoints.tokenizer_labels import VOCABULARIES
 from embgeom_dask.errors import EmbgeomError, InputError
 
 _ID = re.compile(r"(?P<model>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")

@@ -12,11 +12,11 @@ import numpy as np
 import xarray as xr
 
 from embgeom_dask.checkpoints.files import Folder, LocalFile
-from embgeom_dask.checkpoints.labels import NO_TOKENIZER, count_past, load_tokenizer, token_labels
 from embgeom_dask.checkpoints.numbering import Tokens, row_tokens
 from embgeom_dask.checkpoints.reachability import reachability
 from embgeom_dask.checkpoints.safetensors import Listing
 from embgeom_dask.checkpoints.small_files import read_json
+from embgeom_dask.checkpoints.tokenizer_labels import NO_TOKENIZER, count_past, load_tokenizer, token_labels
 from embgeom_dask.errors import InputError
 from embgeom_dask.progress import note
 from embgeom_dask.storage.fill import RowSource

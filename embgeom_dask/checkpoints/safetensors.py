@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from embgeom_dask.checkpoints.files import ByteSource, Folder
-from embgeom_dask.checkpoints.layouts import explain, weights_in
+from embgeom_dask.checkpoints.folder_advice import explain, weights_in
 from embgeom_dask.checkpoints.small_files import read_json
 from embgeom_dask.errors import InputError, shorten
 

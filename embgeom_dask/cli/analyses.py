@@ -157,7 +157,7 @@ def scan(
     stores = find_stores(stores, from_file)
     other = None if against is None else find_store(against)
     from embgeom_dask.analyses import many
-    from embgeom_dask.cli import text
+    from embgeom_dask.cli.scan_text import scan_text
 
     how: dict[str, Any] = {
         "role": role,
@@ -193,7 +193,7 @@ def scan(
         "resume_command": context.obj,
     }
     if len(stores) == 1 and part is None:
-        print_result(eg.scan(stores[0], **how), text.scan_text, as_json)
+        print_result(eg.scan(stores[0], **how), scan_text, as_json)
         return
 
     def show(found: Sequence[xr.Dataset]) -> None:
@@ -217,10 +217,10 @@ def neighbors(
 ) -> None:
     """Name the nearest tokens of a few tokens."""
     store = find_store(store)
-    from embgeom_dask.cli import text
+    from embgeom_dask.cli.scan_text import neighbors_text
 
     how: dict[str, Any] = {"role": role, "metric": metric, "out": out, "device": device, "client": scheduler}
-    print_result(eg.neighbors(store, tokens, count, **how), text.neighbors_text, as_json)
+    print_result(eg.neighbors(store, tokens, count, **how), neighbors_text, as_json)
 
 
 def outliers(

@@ -34,10 +34,10 @@ def print_result(result: xr.Dataset, as_text: Callable[[xr.Dataset], str], as_js
 
 def print_many(table: xr.Dataset, found: Sequence[xr.Dataset], as_json: bool) -> None:
     """Print the table of several results, as JSON with the results themselves."""
-    from embgeom_dask.cli import text
+    from embgeom_dask.cli.scan_text import scans_text
 
     each = {"results": [to_json(one) for one in found]}
-    print_answer(to_json(table) | each if as_json else text.scans_text(table))
+    print_answer(to_json(table) | each if as_json else scans_text(table))
 
 
 def print_answer(answer: str | dict[str, Any]) -> None:

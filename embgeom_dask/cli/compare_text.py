@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embgeom_dask.cli.text import align, whose
-from embgeom_dask.reporting.called import called
+from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.reporting.display_names import display_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,10 +46,10 @@ def _rows_text(dataset: xr.Dataset) -> str:
 def _shared(dataset: xr.Dataset) -> str:
     """The nearest shared token of tokens that are not matched, and the second nearest."""
     some = slice(_TOKEN_LINES)
-    columns = [dataset["unmatched_token_id"].to_numpy()[some], called(dataset, "unmatched_token", some)]
+    columns = [dataset["unmatched_token_id"].to_numpy()[some], display_names(dataset, "unmatched_token", some)]
     header = ["id", "not matched"]
     for place in range(min(2, dataset.sizes["shared"])):
-        columns.append(called(dataset, "shared_token", (some, place)))
+        columns.append(display_names(dataset, "shared_token", (some, place)))
         columns.append(dataset["shared_distance"].to_numpy()[some, place])
         header += ["nearest" if place == 0 else "then", "distance"]
     table = align(header, zip(*columns, strict=True))
@@ -91,7 +91,8 @@ def _farthest(dataset: xr.Dataset) -> str:
         return "all rows that are matched are identical"
     names = ("token_id", "token", "against_token_id", "against_token", "euclidean_distance", "cosine_distance")
     columns = (
-        called(dataset, name, first) if name.endswith("token") else dataset[name].to_numpy()[first] for name in names
+        display_names(dataset, name, first) if name.endswith("token") else dataset[name].to_numpy()[first]
+        for name in names
     )
     listed = [[place, *row] for place, row in enumerate(zip(*columns, strict=True), start=1)]
     header = ["", "id", "token", "id", "token", "euclidean", "cosine"]

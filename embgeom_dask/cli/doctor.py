@@ -32,7 +32,7 @@ def doctor(
         raise InputError("STORE is for workers to read: give `scheduler`, too")
     found = devices.describe()
     if scheduler is not None:
-        from embgeom_dask.execution.inspection import describe_workers
+        from embgeom_dask.execution.worker_inspection import describe_workers
 
         seen = None if store is None else find_store(store, must_be_there=False)
         found["workers"] = describe_workers(scheduler, seen)
@@ -40,7 +40,7 @@ def doctor(
 
 
 def _text(description: Mapping[str, Any]) -> str:
-    from embgeom_dask.cli.text import align
+    from embgeom_dask.cli.text_tables import align
 
     found = (
         [each["device"], each["name"], bytes_text(each["memory_total"]), bytes_text(each["memory_free"])]
@@ -58,7 +58,7 @@ def _text(description: Mapping[str, Any]) -> str:
 
 def _workers_text(workers: Sequence[Mapping[str, Any]], here: Mapping[str, str]) -> str:
     """What each worker has, and what is wrong there or another version than that of this process."""
-    from embgeom_dask.cli.text import align
+    from embgeom_dask.cli.text_tables import align
 
     if not workers:
         return "no worker is there"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embgeom_dask.cli.text import align
+from embgeom_dask.cli.text_tables import align
 
 if TYPE_CHECKING:
     import xarray as xr

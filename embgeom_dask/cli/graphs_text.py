@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align, whose
-from embgeom_dask.reporting.called import called
+from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.reporting.display_names import display_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +54,7 @@ def _components(dataset: xr.Dataset, place: int, listed: np.ndarray) -> str:
     rows = []
     for component in listed.tolist():
         (members,) = np.nonzero(of_tokens == component)
-        tokens = zip(called(dataset, at=members[:_ACROSS]), ids[members[:_ACROSS]], strict=True)
+        tokens = zip(display_names(dataset, at=members[:_ACROSS]), ids[members[:_ACROSS]], strict=True)
         first = [token or str(token_id) for token, token_id in tokens]
         said = " ".join([*first, *(["..."] if members.size > _ACROSS else [])])
         rows.append([component, *(dataset[name].to_numpy()[component].item() for name in names), said])
@@ -78,7 +78,7 @@ def cluster_text(dataset: xr.Dataset) -> str:
         ("first outside", outside[: _LINES // 2]),
     ):
         ids, far = (dataset[name].to_numpy()[rows] for name in ("token_id", "cluster_distance"))
-        lines = zip(ids, called(dataset, at=rows), far, strict=True)
+        lines = zip(ids, display_names(dataset, at=rows), far, strict=True)
         parts.append(f"{title}\n{align(['id', 'token', 'distance'], lines)}")
     parts.append("--json prints all tokens, --out saves them")
     return "\n\n".join(parts)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align, whose
-from embgeom_dask.reporting.called import called
+from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.reporting.display_names import display_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,7 +56,9 @@ def _near(dataset: xr.Dataset) -> str:
     distance = dataset["exponent_distance"].to_numpy()
     first = np.argsort(distance, kind="stable")[:_LINES]
     ids = dataset["token_id"].to_numpy()[first]
-    table = align(["id", "token", "exponents apart"], zip(ids, called(dataset, at=first), distance[first], strict=True))
+    table = align(
+        ["id", "token", "exponents apart"], zip(ids, display_names(dataset, at=first), distance[first], strict=True)
+    )
     counts = np.bincount(distance)
     apart = np.flatnonzero(counts)[:_LINES]
     up_to = align(["exponents at most", "tokens"], zip(apart, np.cumsum(counts)[apart], strict=True))
@@ -71,7 +73,7 @@ def _pairs(dataset: xr.Dataset) -> str:
         return said
     steps, counts = np.unique(dataset["pair_cityblock_steps"].to_numpy(), return_counts=True)
     table = align(["steps in all columns", "pairs"], list(zip(steps, counts, strict=True))[:_LINES])
-    ids, tokens = dataset["pair_token_id"].to_numpy(), called(dataset, "pair_token", slice(_PAIR_LINES))
+    ids, tokens = dataset["pair_token_id"].to_numpy(), display_names(dataset, "pair_token", slice(_PAIR_LINES))
     columns = (dataset[f"pair_{name}_steps"].to_numpy() for name in ("chebyshev", "cityblock"))
     rows = [[*row, ids[place, 0], tokens[place, 0], ids[place, 1], tokens[place, 1]]
             for place, row in enumerate(list(zip(*columns, strict=True))[:_PAIR_LINES])]  # fmt: skip

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align, whose
+from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.escaping import shown
-from embgeom_dask.reporting.called import called
+from embgeom_dask.reporting.display_names import display_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,7 +46,7 @@ def _origin(dataset: xr.Dataset) -> str:
     """What the distances asked for are from."""
     kind = dataset["origin_kind"].item()
     if kind == "token":
-        return shown(called(dataset, "origin_token").item() or dataset["origin_token_id"].item())
+        return shown(display_names(dataset, "origin_token").item() or dataset["origin_token_id"].item())
     if kind == "cluster":
         return f"the centre of the dense cluster of {dataset['cluster_count'].item()} tokens"
     return "the point given"
@@ -54,7 +54,7 @@ def _origin(dataset: xr.Dataset) -> str:
 
 def _lines(dataset: xr.Dataset, rows: np.ndarray, title: str, distance: str) -> str:
     names = (distance, "norm_l2", "norm_l2_rank")
-    columns = [dataset["token_id"].to_numpy()[rows], called(dataset, at=rows)]
+    columns = [dataset["token_id"].to_numpy()[rows], display_names(dataset, at=rows)]
     columns += [dataset[name].to_numpy()[rows] for name in names]
     listed = ([place, *row] for place, row in enumerate(zip(*columns, strict=True), start=1))
     return f"{title}\n{align(['', 'id', 'token', distance, 'norm_l2', 'its rank'], listed)}"
@@ -66,7 +66,7 @@ def _hubs(dataset: xr.Dataset) -> str:
     facts = [[name, _number(dataset[name].item())] for name in names]
     order = np.argsort(-dataset["k_occurrence"].to_numpy(), kind="stable")[:_TOKEN_LINES]
     columns = ("k_occurrence", "neighbor_density", "local_dimension")
-    ids, tokens = dataset["token_id"].to_numpy()[order], called(dataset, at=order)
+    ids, tokens = dataset["token_id"].to_numpy()[order], display_names(dataset, at=order)
     lines = zip(ids, tokens, *(dataset[name].to_numpy()[order] for name in columns), strict=True)
     hubs = align(["id", "token", "in lists", "density", "local dimension"], lines)
     return f"{align(['neighbors', ''], facts)}\n\nhubs\n{hubs}"
@@ -122,7 +122,8 @@ def _components(dataset: xr.Dataset) -> str:
         order = np.argsort(scores, kind="stable")
         ends = (order[:_ENDS], order[::-1][:_ENDS])
         named = [
-            " ".join(np.where(called(dataset, at=end), called(dataset, at=end), ids[end].astype(str))) for end in ends
+            " ".join(np.where(display_names(dataset, at=end), display_names(dataset, at=end), ids[end].astype(str)))
+            for end in ends
         ]
         rows.append([component, f"{error:.1e}", *named])
     return align(["component", "error", "lowest scores", "highest scores"], rows)

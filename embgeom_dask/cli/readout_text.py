@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embgeom_dask.cli.text import align, whose
+from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.escaping import shown
-from embgeom_dask.reporting.called import with_called
+from embgeom_dask.reporting.display_names import with_display_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,7 +35,7 @@ def _direction(dataset: xr.Dataset, place: int) -> str:
     one = dataset.isel(direction=place)
     called = " ".join(filter(None, (f"direction {one['direction'].item()}", shown(one["label"].item()))))
     names = [f"{end}_{what}" for end in ("top", "bottom") for what in ("product", "token_id", "token")]
-    one = with_called(one.isel(top=slice(_TOKENS), bottom=slice(_TOKENS)))
+    one = with_display_names(one.isel(top=slice(_TOKENS), bottom=slice(_TOKENS)))
     columns = (one[name].to_numpy().tolist() for name in names)
     rows = ([rank, *row] for rank, row in enumerate(zip(*columns, strict=True), start=1))
     table = align(["", "most", "id", "token", "least", "id", "token"], rows)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align
+from embgeom_dask.cli.text_tables import align
 from embgeom_dask.escaping import shown
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embgeom_dask.cli.text import align
+from embgeom_dask.cli.text_tables import align
 
 
 def status_text(found: Mapping[str, Any]) -> str:

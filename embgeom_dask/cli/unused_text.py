@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text import align, whose
-from embgeom_dask.reporting.called import called
+from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.reporting.display_names import display_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,7 +61,7 @@ def _table(dataset: xr.Dataset, rows: np.ndarray, title: str, chosen: str) -> st
     """Tokens with their indicators, the one that they are ranked by first."""
     names = [chosen, *(name for name in _INDICATORS if name != chosen and _INDICATORS[name][0] in dataset)]
     columns = [dataset[_INDICATORS[name][0]].to_numpy()[rows] for name in names]
-    told = dataset["token_id"].to_numpy()[rows], called(dataset, at=rows)
+    told = dataset["token_id"].to_numpy()[rows], display_names(dataset, at=rows)
     header = ["id", "token", *(_INDICATORS[name][1] for name in names)]
     listed = ([*row[:2], *(float(f"{value:.6g}") for value in row[2:])] for row in zip(*told, *columns, strict=True))
     return f"{title}\n{align(header, listed)}"

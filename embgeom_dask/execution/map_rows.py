@@ -17,7 +17,7 @@ from embgeom_dask.execution import kept_rows, known_workers, workers
 from embgeom_dask.execution.cluster import LOST, ClientLike, connect
 from embgeom_dask.execution.monitor import tally
 from embgeom_dask.execution.plan import ITEMSIZE
-from embgeom_dask.execution.titles import Title
+from embgeom_dask.execution.task_titles import TaskTitle
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike, explain
 
@@ -126,7 +126,7 @@ def _each_part(
         return matrix, parts[index], *args
 
     with progress.bar(sum(sizes), f"{matrix.label} {what}", "rows") as advance:
-        title, window = Title(what, matrix.label), lambda: ahead or len(parts)
+        title, window = TaskTitle(what, matrix.label), lambda: ahead or len(parts)
         dealt = None if kept is None else kept.dealt(parts)
         done = work if kept is None else kept.through(work)
         batches = workers.completed(client, done, range(len(parts)), arguments, window, title, dealt)

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution import known_workers, memory, products, workers
+from embgeom_dask.execution import known_workers, memory, product_checks, workers
+from embgeom_dask.execution.chebyshev_extremes import narrow
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
 from embgeom_dask.execution.point_format import choose_point_format, point_formats_instead, unless_undecided
-from embgeom_dask.execution.prune import narrow
 from embgeom_dask.execution.spec import ScanSpec
-from embgeom_dask.execution.titles import Title
+from embgeom_dask.execution.task_titles import TaskTitle
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.points import PointFormat
@@ -194,7 +194,7 @@ def inspect_rows(
 def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, resources: Resources) -> PointFormat:
     """Choose what is multiplied: the type of products that is fastest here and leaves few pairs to recheck."""
     metric = "euclidean" if spec.is_by_l2 else spec.metric
-    (fastest,) = workers.gather(client, products.fastest, [(metric, resources.device)], Title("products"))
+    (fastest,) = workers.gather(client, product_checks.fastest, [(metric, resources.device)], TaskTitle("products"))
     dtypes, away, samples = inspected.dtypes, inspected.distance_from_centre, inspected.samples
     chosen = choose_point_format(spec, dtypes, inspected.centre, away, samples, fastest, resources.element)
     if not chosen.by_l2:

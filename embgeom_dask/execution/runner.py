@@ -15,14 +15,14 @@ from distributed import Client, Future, KilledWorker, get_worker
 
 from embgeom_dask import devices, progress, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError
-from embgeom_dask.execution import callbacks, memory, products, worker, workers
+from embgeom_dask.execution import callbacks, memory, product_checks, worker, workers
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.journal import Pass
 from embgeom_dask.execution.monitor import Monitor
 from embgeom_dask.execution.panel_result import PanelResult, PanelStats, PassResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.execution.regions import Regions
-from embgeom_dask.execution.titles import Title
+from embgeom_dask.execution.task_titles import TaskTitle
 from embgeom_dask.execution.worker_state import WorkerState, state_of
 from embgeom_dask.metrics import Workspace
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
@@ -128,7 +128,10 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
     for point_format in (plan.sides[0].point_format, *plan.point_formats_instead):
         in_float64 = point_format.element in ("float64", "float64x3")
         device = torch.device("cpu") if in_float64 and chosen.type == "mps" else chosen
-        if all(products.are_right(point_format.tile_metric.name, element, device) for element in point_format.elements):
+        if all(
+            product_checks.are_right(point_format.tile_metric.name, element, device)
+            for element in point_format.elements
+        ):
             return point_format, device
     raise AbortRun(
         f"products of {point_format.element} are wrong on {device}: compute elsewhere, or with another `device`"
@@ -154,7 +157,7 @@ def execute(
     """
     exact = plan.exact(BlockReader(blocks))
     total = PassResult({}, set(), exact.counts, set())
-    run = _Run(client, plan, watch, journal, Title(what, plan.sides[0].matrix.label))
+    run = _Run(client, plan, watch, journal, TaskTitle(what, plan.sides[0].matrix.label))
     for panels in (plan.grid.first, plan.grid.rest):
         run.renew(total.states, exact)
         collected, size = list[dict[str, NamedArrays]](), 0
@@ -193,7 +196,7 @@ class _Run:
     with it is tried a second time, alone: others that were there are charged with every death too.
     """
 
-    def __init__(self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None, title: Title) -> None:
+    def __init__(self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None, title: TaskTitle) -> None:
         self._client, self._plan, self._watch, self._journal, self._title = client, plan, watch, journal, title
         self._committed = journal.names() if journal is not None else set()
         self._shared = client.submit(bytes, pickle.dumps(plan), key=title._replace(step="plan").key(), pure=False)

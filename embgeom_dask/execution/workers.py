@@ -18,7 +18,7 @@ from distributed.comm import CommClosedError
 from embgeom_dask import devices, private_apis, tuning
 from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import known_workers
-from embgeom_dask.execution.titles import Title
+from embgeom_dask.execution.task_titles import TaskTitle
 from embgeom_dask.storage import outages, paths
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.versions import version
@@ -87,7 +87,7 @@ def completed(
     given: Iterable[T],
     arguments: Callable[[T], tuple[Any, ...]],
     window: Callable[[], int],
-    title: Title,
+    title: TaskTitle,
     dealt: Dealt[T] | None = None,
 ) -> Generator[list[tuple[T, Ended]], None, None]:
     """Do `work(*arguments(each))` for each of `given`, `window()` at a time; yield those that ended, well or not.
@@ -173,7 +173,7 @@ def _freest(threads: Mapping[str, int], running: _Running[T]) -> str | None:
     return least
 
 
-def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, ...]], title: Title) -> list[Any]:
+def gather(client: Client, work: Callable[..., Any], arguments: list[tuple[Any, ...]], title: TaskTitle) -> list[Any]:
     """What `work` gives for each of `arguments`, in their order; what one raises is raised."""
     found: dict[int, Any] = {}
     order = range(len(arguments))
@@ -194,7 +194,9 @@ def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
         where none does.
     """
     if not (answers := known_workers.ask(client, question, *args)):
-        gather(client, pow, [(1, 1)], Title("look"))  # an adaptive cluster has let its workers go: there is one then
+        gather(
+            client, pow, [(1, 1)], TaskTitle("look")
+        )  # an adaptive cluster has let its workers go: there is one then
         answers = known_workers.ask(client, question, *args)
     if not answers:
         raise EmbgeomError("no worker answers: run the same command again")

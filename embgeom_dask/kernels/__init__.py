@@ -1,5 +1,5 @@
 """Loops over tiles and rows: numba on the CPU, torch operations on other devices. Arrays in, arrays out."""
 
-from embgeom_dask.kernels import cache
+from embgeom_dask.kernels import numba_cache
 
-cache.settle()  # before a module is imported that defines compiled passes
+numba_cache.settle()  # before a module is imported that defines compiled passes

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels import correct_rounding, whole_distances
+from embgeom_dask.kernels import correct_rounding, integer_distances
 from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.double_double import UNIT, Keys, integers, squared_difference_keys, squared_differences
 from embgeom_dask.kernels.row_norms import norms
@@ -83,7 +83,7 @@ class Euclidean(Metric):
         if x.dtype != np.uint16 or y.dtype != np.uint16:
             found: tuple[Array, Array] = correct_rounding.euclidean(x, y, i, j)
             return found
-        distance, settled, told = whole_distances.distances(x, y, i, j)
+        distance, settled, told = integer_distances.distances(x, y, i, j)
         (left,) = np.nonzero(~told)
         distance[left], settled[left] = correct_rounding.euclidean(x, y, i[left], j[left])
         return distance, settled

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from embgeom_dask.reporting import sky_chart
-from embgeom_dask.reporting.gathering import Gathered, Source
 from embgeom_dask.reporting.markup import code, facts, text
 from embgeom_dask.reporting.parts import Parts, Section
+from embgeom_dask.reporting.report_contents import Gathered, Source
 
 _FEW = 3
 """The most models that a command names."""

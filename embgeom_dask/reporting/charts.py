@@ -35,7 +35,7 @@ class Counted(NamedTuple):
     name: str
 
 
-def counted(what: str, largest: float) -> Counted:
+def number_unit(what: str, largest: float) -> Counted:
     """How to write numbers up to `largest` of `what`."""
     for unit, name in _UNITS:
         if largest >= unit:
@@ -54,7 +54,7 @@ def source_of(columns: dict[str, Any]) -> Any:
     return bokeh("models").ColumnDataSource(columns)
 
 
-def new(x: Axis, y: Axis, *, height: int = HEIGHT) -> Any:
+def new_figure(x: Axis, y: Axis, *, height: int = HEIGHT) -> Any:
     """An empty figure, as wide as its place."""
     plot = bokeh("plotting").figure(
         height=height,
@@ -133,15 +133,16 @@ def band(plot: Any, label: str, color: str, x: Array, low: Array, high: Array) -
     plot.varea(x=x, y1=low, y2=high, fill_color=color, fill_alpha=0.15, name=label)
 
 
-def spread(count: int, color: str) -> list[str]:
-    """The colours of so many lines of one result: its own for one, of several the range of inferno that shows."""
+def line_colors(count: int, color: str) -> list[str]:
+    """The colours of so many lines: `color` for one, for several those of inferno that show on white."""
     if count == 1:
         return [color]
     palette = bokeh("palettes").Inferno256
-    return [palette[round(255 * (0.1 + 0.7 * place / (count - 1)))] for place in range(count)]
+    step = (0.8 - 0.1) / (count - 1)
+    return [palette[round(255 * (0.1 + step * index))] for index in range(count)]
 
 
-def key(plot: Any, lines: Sequence[Any]) -> None:
+def add_legend(plot: Any, lines: Sequence[Any]) -> None:
     """Say which line is which, below the figure; a click hides one."""
     models = bokeh("models")
     items = [models.LegendItem(label={"value": each.name}, renderers=[each]) for each in lines]
@@ -161,7 +162,7 @@ def thinned(values: Array, most: int = 2000) -> Array:
     return np.unique(np.rint(np.geomspace(1, values.size, most)).astype(np.int64)) - 1
 
 
-def room(values: Sequence[float], scale: Scale = "linear") -> tuple[float, float]:
+def axis_range(values: Sequence[float], scale: Scale = "linear") -> tuple[float, float]:
     """From where to where an axis goes that shows all of `values`, with some room."""
     low, high = min(values), max(values)
     if scale == "log":

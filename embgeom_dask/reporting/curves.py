@@ -9,10 +9,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.reporting import drawing, series
+from embgeom_dask.reporting import drawing, model_results
 from embgeom_dask.reporting.drawing import Line
-from embgeom_dask.reporting.extras import load
-from embgeom_dask.reporting.series import Result
+from embgeom_dask.reporting.model_results import Result
+from embgeom_dask.reporting.optional_libraries import load
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def spectrum(result: Result, ax: Axes | None, *, of: str) -> Axes:
     load("matplotlib", "plot")
     _check(of, _SPECTRUM)
     variable, name = _SPECTRUM[of]
-    found = series.of_models(result, variable, "has no eigenvalues: take the result of spectrum")
+    found = model_results.of_models(result, variable, "has no eigenvalues: take the result of spectrum")
     ax = drawing.new_axes(ax)
     lines = [Line(label, *(each[axis].to_numpy() for axis in ("eigenvalue_rank", variable))) for label, each in found]
     drawing.draw_lines(ax, lines)
@@ -48,14 +48,15 @@ def components(result: Result, ax: Axes | None, *, of: str) -> Axes:
     """The number of components at each radius, or the largest; see the accessor."""
     load("matplotlib", "plot")
     _check(of, _COMPONENTS)
-    found = series.of_models(result, "component_count", "has no components: take the result of components", "radius")
+    missing = "has no components: take the result of components"
+    found = model_results.of_models(result, "component_count", missing, "radius")
     ax = drawing.new_axes(ax)
     drawing.draw_lines(ax, [Line(label, each["radius"].to_numpy(), _of_radii(each, of)) for label, each in found])
     if of == "count":
         ax.set_yscale("log")
     else:
         ax.set_ylim(-0.02, 1.02)
-    metrics = {series.metric_of(each) for _, each in found}
+    metrics = {model_results.metric_of(each) for _, each in found}
     ax.set_xlabel(f"radius, {metrics.pop()}" if len(metrics) == 1 else "radius")
     ax.set_ylabel(_COMPONENTS[of])
     drawing.name_models(ax, found)
@@ -65,7 +66,7 @@ def components(result: Result, ax: Axes | None, *, of: str) -> Axes:
 def _of_radii(result: xr.Dataset, of: str) -> NDArray[Any]:
     if of == "count":
         return result["component_count"].to_numpy()
-    return series.largest_component(result) / float(result["token_count"])
+    return model_results.largest_component(result) / float(result["token_count"])
 
 
 def _check(of: str, known: Iterable[str]) -> None:

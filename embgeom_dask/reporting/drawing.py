@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
-from embgeom_dask.reporting import series
-from embgeom_dask.reporting.called import called
-from embgeom_dask.reporting.extras import load
-from embgeom_dask.reporting.series import Result, Series
+from embgeom_dask.reporting import model_results
+from embgeom_dask.reporting.display_names import display_names
+from embgeom_dask.reporting.model_results import ModelResult, Result
+from embgeom_dask.reporting.optional_libraries import load
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def new_axes(ax: Axes | None, least: float = 0) -> Axes:
 def histogram(result: Result, ax: Axes | None, *, log: bool, density: bool | None) -> Axes:
     """Pairs in each bin; see the accessor."""
     load("matplotlib", "plot")
-    found = series.of_models(result, "histogram_count", _NO_HISTOGRAM)
+    found = model_results.of_models(result, "histogram_count", _NO_HISTOGRAM)
     density = len(found) > 1 if density is None else density
     ax = new_axes(ax)
     for (label, each), color in zip(found, colors(len(found)), strict=True):
@@ -109,7 +109,7 @@ def histogram(result: Result, ax: Axes | None, *, log: bool, density: bool | Non
 def cdf(result: Result, ax: Axes | None) -> Axes:
     """The share of pairs up to each distance; see the accessor."""
     load("matplotlib", "plot")
-    found = series.of_models(result, "histogram_cdf", _NO_HISTOGRAM)
+    found = model_results.of_models(result, "histogram_cdf", _NO_HISTOGRAM)
     ax = new_axes(ax)
     for (label, each), color in zip(found, colors(len(found)), strict=True):
         below = float(each["histogram_below"] / each["pair_count"])
@@ -133,13 +133,13 @@ def _mark_quantiles(ax: Axes, result: xr.Dataset, color: Any) -> None:
         ax.hlines(share, lower, upper, colors=[color], linewidths=4)
 
 
-def _finish_distances(ax: Axes, found: Sequence[Series]) -> None:
+def _finish_distances(ax: Axes, found: Sequence[ModelResult]) -> None:
     """Name the axis of distances, and say how many pairs lie outside the bins."""
     outside = sum(int(each[name]) for _, each in found for name in ("histogram_below", "histogram_above"))
     left_out = f" ({outside:,} pairs outside the bins)" if outside else ""
-    metrics = {series.metric_of(each) for _, each in found}
+    metrics = {model_results.metric_of(each) for _, each in found}
     ax.set_xlabel((metrics.pop() if len(metrics) == 1 else "distance") + left_out)
-    if {series.scale_of(each) for _, each in found} == {"log"}:
+    if {model_results.scale_of(each) for _, each in found} == {"log"}:
         ax.set_xscale("log")
     name_models(ax, found)
 
@@ -147,9 +147,9 @@ def _finish_distances(ax: Axes, found: Sequence[Series]) -> None:
 def norms(result: Result, ax: Axes | None, *, log: bool) -> Axes:
     """The L2 norms of all rows, or of a survey their spread; see the accessor."""
     load("matplotlib", "plot")
-    if series.has(result, "norm_l2", "token_id"):
+    if model_results.has(result, "norm_l2", "token_id"):
         return _norms_of_rows(result, ax, log=log)
-    found = series.of_models(result, "norm_std", _NO_NORMS)
+    found = model_results.of_models(result, "norm_std", _NO_NORMS)
     if log:
         raise InputError("`log` counts tokens: this result has the spread of norms alone, that of tokens has all")
     ax = new_axes(ax, 1 + len(found) * _LINE)
@@ -172,7 +172,7 @@ def norms(result: Result, ax: Axes | None, *, log: bool) -> Axes:
 
 
 def _norms_of_rows(result: Result, ax: Axes | None, *, log: bool) -> Axes:
-    found = series.of_models(result, "norm_l2", _NO_NORMS, "token_id")
+    found = model_results.of_models(result, "norm_l2", _NO_NORMS, "token_id")
     ax = new_axes(ax)
     all_norms = [each["norm_l2"].to_numpy() for _, each in found]
     ends = min(norm.min() for norm in all_norms), max(norm.max() for norm in all_norms)
@@ -194,11 +194,11 @@ def ranks(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     load("matplotlib", "plot")
     of = _chosen(result, of, _RANKED, _NO_RANKS)
     kind = _RANKED[of]
-    found = series.of_models(result, kind.variable, f"has no {of}", kind.dimension)
+    found = model_results.of_models(result, kind.variable, f"has no {of}", kind.dimension)
     lines = [line for each in found for line in _ranked(each, of)]
     ax = new_axes(ax)
     draw_lines(ax, lines)
-    values = kind.values or series.metric_of(found[0].result)
+    values = kind.values or model_results.metric_of(found[0].result)
     if of == "neighbors":
         for (_, each), color in zip(found, colors(len(found)), strict=True):
             low, high = (_over_tokens(_neighbor_distances(each), how) for how in ("min", "max"))
@@ -221,7 +221,7 @@ def draw_lines(ax: Axes, lines: Sequence[Line]) -> None:
         ax.plot(line.x, line.y, ".-" if line.x.size <= _PIXELS else "-", color=color, label=shown(line.label))
 
 
-def _ranked(each: Series, of: str) -> list[Line]:
+def _ranked(each: ModelResult, of: str) -> list[Line]:
     """The lines of a rank plot of one model."""
     label, result = each
     if of in ("groups", "norms", "centroid"):
@@ -256,7 +256,7 @@ def heatmap(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     load("matplotlib", "plot")
     of = _chosen(result, of, _MAPPED, _NO_MAP)
     kind = _MAPPED[of]
-    one = series.one_model(result, kind.variable, f"has no {of}", kind.dimension)
+    one = model_results.one_model(result, kind.variable, f"has no {of}", kind.dimension)
     if of == "neighbors":
         down, across, values = _neighbor_cells(one)
     else:
@@ -270,7 +270,7 @@ def heatmap(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
     ax.set_ylabel("token")
     ax.set_xlabel(kind.ranks)
     bar = ax.get_figure(root=True).colorbar(image, ax=ax)  # type: ignore[union-attr]
-    bar.set_label(series.metric_of(one))
+    bar.set_label(model_results.metric_of(one))
     set_title(ax, one)
     return ax
 
@@ -299,14 +299,14 @@ class Ticks(NamedTuple):
 def _neighbor_cells(result: xr.Dataset) -> tuple[Ticks, Ticks, NDArray[Any]]:
     """Tokens down, ranks across."""
     ids = result["token_id"].to_numpy()
-    names = dict(zip(ids.tolist(), called(result).tolist(), strict=True)) if "token" in result else {}
+    names = dict(zip(ids.tolist(), display_names(result).tolist(), strict=True)) if "token" in result else {}
     return _ticks(ids, names), Ticks(result["neighbor"].to_numpy(), None), _neighbor_distances(result)
 
 
 def _pair_cells(result: xr.Dataset) -> tuple[Ticks, Ticks, NDArray[Any]]:
     """Tokens of pairs down and across: all of them on both where pairs are of one matrix."""
     pair = result["pair_token_id"].transpose("pair", "side").to_numpy()
-    token = called(result.transpose("pair", "side", ...), "pair_token") if "pair_token" in result else None
+    token = display_names(result.transpose("pair", "side", ...), "pair_token") if "pair_token" in result else None
     against = "against" in result.coords
     sides = [pair[:, 0], pair[:, 1]] if against else [pair.ravel()] * 2
     ids = [np.unique(side) for side in sides]
@@ -334,7 +334,7 @@ def _ticks(ids: NDArray[np.int64], names: dict[int, str]) -> Ticks:
 
 def _chosen(result: Result, of: str | None, known: dict[str, Ranked], none: str) -> str:
     """What to draw: what is asked for, or the first that there is."""
-    there = [name for name, kind in known.items() if series.has(result, kind.variable, kind.dimension)]
+    there = [name for name, kind in known.items() if model_results.has(result, kind.variable, kind.dimension)]
     if of is not None and of not in known:
         raise InputError(f"`of` is one of {', '.join(known)}, not {of!r}")
     if not there or of not in (None, *there):
@@ -350,7 +350,7 @@ def colors(count: int) -> list[Any]:
     return [*load("matplotlib", "plot").colormaps[COLORS](np.linspace(0.1, 0.8, count))]
 
 
-def name_models(ax: Axes, found: Sequence[Series], lines: Sequence[Line] = ()) -> None:
+def name_models(ax: Axes, found: Sequence[ModelResult], lines: Sequence[Line] = ()) -> None:
     """Say whose the numbers are: a legend for several, a title for one."""
     if len(found) == 1:
         set_title(ax, found[0].result)
@@ -361,4 +361,4 @@ def name_models(ax: Axes, found: Sequence[Series], lines: Sequence[Line] = ()) -
 
 def set_title(ax: Axes, result: xr.Dataset) -> None:
     """Say whose numbers these are."""
-    ax.set_title(shown(series.title_of(result)), parse_math=False, fontsize="medium", wrap=True)
+    ax.set_title(shown(model_results.title_of(result)), parse_math=False, fontsize="medium", wrap=True)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.reporting import tables
-from embgeom_dask.reporting.extras import load
+from embgeom_dask.reporting.optional_libraries import load
 from embgeom_dask.storage import replacement
 
 PathLike = str | os.PathLike[str]

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from embgeom_dask.reporting import charts
 from embgeom_dask.reporting.charts import Axis
-from embgeom_dask.reporting.gathering import Gathered, Item
 from embgeom_dask.reporting.markup import Column, table
-from embgeom_dask.reporting.pair_sections import by_metric, headed
+from embgeom_dask.reporting.model_results import largest_component, strings
+from embgeom_dask.reporting.pair_sections import headed
 from embgeom_dask.reporting.parts import Parts, Section, for_each, legend, side_by_side
-from embgeom_dask.reporting.series import largest_component, strings
+from embgeom_dask.reporting.report_contents import Gathered, Item, by_metric
 
 _LISTED = 5
 """How many components of each radius are listed."""
@@ -39,7 +39,7 @@ def components(found: Gathered, parts: Parts) -> Section | None:
 def _figure(items: list[Item], radius: str, log: bool) -> Any:
     """The number of components, all of them and those of several tokens, or the share of the largest."""
     axis = Axis("components", "log") if log else Axis("share of tokens", "linear", -0.03, 1.03)
-    plot, drawn = charts.new(Axis(radius), axis), []
+    plot, drawn = charts.new_figure(Axis(radius), axis), []
     for each in items:
         one = each.result
         count, x = one["component_count"].to_numpy(), one["radius"].to_numpy()

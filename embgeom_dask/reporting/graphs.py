@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.reporting.extras import load
+from embgeom_dask.reporting.optional_libraries import load
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

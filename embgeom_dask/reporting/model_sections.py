@@ -6,12 +6,12 @@ import numpy as np
 import xarray as xr
 
 from embgeom_dask.reporting import charts, sky_chart
-from embgeom_dask.reporting.called import called
 from embgeom_dask.reporting.charts import Axis, Scale
-from embgeom_dask.reporting.gathering import Gathered, Item
+from embgeom_dask.reporting.display_names import display_names
 from embgeom_dask.reporting.markup import Column, cut, table
+from embgeom_dask.reporting.model_results import strings
 from embgeom_dask.reporting.parts import Parts, Section, array, for_each, legend, note, side_by_side
-from embgeom_dask.reporting.series import strings
+from embgeom_dask.reporting.report_contents import Gathered, Item
 
 _NORM_BINS = 256
 _CENTROID = ("l1", "l2", "linf", "mean", "std", "min", "max")
@@ -63,11 +63,11 @@ def norms(found: Gathered, parts: Parts) -> Section | None:
     edges = np.linspace(*_span(values), _NORM_BINS + 1)
     counts = [np.histogram(each, edges)[0] for each in values]
     largest = max(int(each.max(initial=1)) for each in counts)
-    unit, name = charts.counted("tokens", largest) if filled else charts.Counted(1, "share of tokens")
+    unit, name = charts.number_unit("tokens", largest) if filled else charts.Counted(1, "share of tokens")
     figures = []
     for scale, start in _SCALES:
         one = scale == "log" and filled
-        plot = charts.new(Axis("L2 norm"), Axis("tokens" if one else name, scale, start))
+        plot = charts.new_figure(Axis("L2 norm"), Axis("tokens" if one else name, scale, start))
         drawn = []
         for each, norm, count in zip(items, values, counts, strict=True):
             heights = count / (norm.size if not filled else 1 if one else unit)
@@ -96,12 +96,12 @@ def tokens(found: Gathered, parts: Parts) -> Section | None:
     if not items:
         return None
     x_axis, y_axis = (
-        Axis(name, "linear", *charts.room([end for each in items for end in _ends(each.result[variable])]))
+        Axis(name, "linear", *charts.axis_range([end for each in items for end in _ends(each.result[variable])]))
         for name, variable in (("distance from the centroid", "centroid_distance"), ("L2 norm", "norm_l2"))
     )
     figures = []
     for each in items:
-        plot = charts.new(x_axis, y_axis, height=420)
+        plot = charts.new_figure(x_axis, y_axis, height=420)
         # An empty source, which the page fills from packed data when the figure is looked at.
         points = plot.scatter(
             "x",
@@ -142,7 +142,7 @@ def _ends(values: xr.DataArray) -> tuple[float, float]:
 
 def _of_tokens(result: xr.Dataset) -> dict[str, object]:
     """What the page knows of each token."""
-    names = called(result) if "token" in result.variables else result["token_id"].to_numpy()
+    names = display_names(result) if "token" in result.variables else result["token_id"].to_numpy()
     return {
         "x": array(result["centroid_distance"].to_numpy()),
         "y": array(result["norm_l2"].to_numpy()),
@@ -193,7 +193,7 @@ def spectrum(found: Gathered, parts: Parts) -> Section | None:
         ("eigenvalue", Axis("eigenvalue of the covariance", "log")),
         ("cumulative_share", Axis("share of the variance up to the rank", "linear", 0, 1.02)),
     ):
-        plot = charts.new(Axis("rank", "log"), axis)
+        plot = charts.new_figure(Axis("rank", "log"), axis)
         drawn = []
         for each in items:
             rank, value = each.result["eigenvalue_rank"].to_numpy(), each.result[variable].to_numpy()
@@ -237,7 +237,7 @@ def outliers(found: Gathered, parts: Parts) -> Section | None:
     rows = []
     for each in items:
         one = each.result
-        ids, names = one["farthest_token_id"].to_numpy(), called(one, "farthest_token")
+        ids, names = one["farthest_token_id"].to_numpy(), display_names(one, "farthest_token")
         far, norm = one["centroid_distance"].to_numpy(), one["norm"].to_numpy()
         angle = one["angle_dot_product"].to_numpy()
         for at, side in enumerate("AB"):

@@ -18,9 +18,9 @@ from embgeom_dask.reporting import (
     table_section,
 )
 from embgeom_dask.reporting.charts import bokeh
-from embgeom_dask.reporting.gathering import Gathered, Given, gather
 from embgeom_dask.reporting.markup import text
 from embgeom_dask.reporting.parts import Parts, Section
+from embgeom_dask.reporting.report_contents import Gathered, Given, gather
 from embgeom_dask.storage import replacement
 
 _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (

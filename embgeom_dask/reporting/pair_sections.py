@@ -8,23 +8,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from embgeom_dask.reporting import charts, series
+from embgeom_dask.reporting import charts, model_results
 from embgeom_dask.reporting.charts import Axis, Scale
-from embgeom_dask.reporting.gathering import Gathered, Item, whose
 from embgeom_dask.reporting.markup import Column, cut, table, text
 from embgeom_dask.reporting.parts import Parts, Section, array, for_each, legend, note, side_by_side
+from embgeom_dask.reporting.report_contents import Gathered, Item, by_metric, whose
 
 _MODEL = Column("model", "text")
 _MEMBERS = 20
 """The most tokens of a group of identical rows that are named."""
-
-
-def by_metric(items: Sequence[Item]) -> dict[str, list[Item]]:
-    """The results of each metric: distances of two have no common axis."""
-    found: dict[str, list[Item]] = {}
-    for each in items:
-        found.setdefault(series.metric_of(each.result), []).append(each)
-    return found
 
 
 def headed(several: dict[str, list[Item]], metric: str, level: int = 3) -> str:
@@ -62,10 +54,10 @@ def _histogram(items: Sequence[Item], metric: str, scale: Scale) -> Any:
     filled = len(items) == 1
     counts = [each.result["histogram_count"].to_numpy() for each in items]
     largest = max(int(count.max(initial=1)) for count in counts)
-    counted = charts.counted("pairs", largest) if filled and scale == "linear" else charts.Counted(1, "pairs")
+    counted = charts.number_unit("pairs", largest) if filled and scale == "linear" else charts.Counted(1, "pairs")
     name = counted.name if filled else "share of pairs per unit of distance"
     x, start = _distance_axis(items, metric), 0 if scale == "linear" else None
-    plot = charts.new(x, Axis(name, scale, start))
+    plot = charts.new_figure(x, Axis(name, scale, start))
     drawn = []
     for each, count in zip(items, counts, strict=True):
         edges = each.result["bin_edge"].to_numpy()
@@ -80,15 +72,15 @@ def _distance_axis(items: Sequence[Item], metric: str) -> Axis:
     """The axis of distances: from the least to the greatest distance that there is."""
     ends = [float(each.result[f"distance_{end}"]) for each in items for end in ("min", "max")]
     ends = [end for end in ends if np.isfinite(end)]
-    scale: Scale = "log" if {series.scale_of(each.result) for each in items} == {"log"} else "linear"
+    scale: Scale = "log" if {model_results.scale_of(each.result) for each in items} == {"log"} else "linear"
     if scale == "log":
         ends = [end for end in ends if end > 0]
-    return Axis(metric, scale, *charts.room(ends, scale)) if ends else Axis(metric, scale)
+    return Axis(metric, scale, *charts.axis_range(ends, scale)) if ends else Axis(metric, scale)
 
 
 def _cdf(items: Sequence[Item], metric: str) -> Any:
     """The share of pairs up to each edge, with quantiles: points where they are known, else from edge to edge."""
-    plot = charts.new(_distance_axis(items, metric), Axis("share of pairs", "linear", -0.03, 1.03))
+    plot = charts.new_figure(_distance_axis(items, metric), Axis("share of pairs", "linear", -0.03, 1.03))
     drawn, marked = [], []
     for each in items:
         one = each.result
@@ -163,7 +155,7 @@ def extremes(found: Gathered, parts: Parts) -> Section | None:
 def _pairs(item: Item, name: str, variable: str) -> str:
     one = item.result
     ids = one[f"{name}_token_id"].transpose(name, "side").to_numpy()
-    tokens = series.strings(one, f"{name}_token", ids.shape)
+    tokens = model_results.strings(one, f"{name}_token", ids.shape)
     rows = [
         [rank, value, first, token, second, other]
         for rank, value, (first, second), (token, other) in zip(
@@ -210,7 +202,7 @@ def _groups(item: Item) -> list[list[Any]]:
     one = item.result
     population = one["group_population"].to_numpy()
     of, ids = one["member_group"].to_numpy(), one["member_token_id"].to_numpy()
-    tokens = series.strings(one, "member_token", ids.shape)
+    tokens = model_results.strings(one, "member_token", ids.shape)
     numbers = one["group"].to_numpy()
     first, rows = np.searchsorted(of, numbers), []
     for place in np.argsort(-population, kind="stable").tolist():
@@ -228,7 +220,7 @@ def neighbors(found: Gathered, parts: Parts) -> Section | None:
         return None
     options = []
     for each in items:
-        said = f"{each.label}, {series.metric_of(each.result)}, {each.result.sizes['token_id']:,} tokens"
+        said = f"{each.label}, {model_results.metric_of(each.result)}, {each.result.sizes['token_id']:,} tokens"
         options.append(f'<option value="{parts.packed(_of_neighbors(each.result))}">{text(said)}</option>')
     body = (
         '<div class="search" id="search"><label>Token <input type="search" autocomplete="off" spellcheck="false" '
@@ -244,9 +236,9 @@ def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
     ids = result["neighbor_token_id"].transpose("token_id", "neighbor").to_numpy()
     distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
     own = result["token_id"].to_numpy()
-    names = series.strings(result, "token", own.shape)
+    names = model_results.strings(result, "token", own.shape)
     texts = result["text"].to_numpy() if "text" in result.variables else np.full(own.shape, "")
-    of_neighbors = series.strings(result, "neighbor_token", ids.shape)
+    of_neighbors = model_results.strings(result, "neighbor_token", ids.shape)
     known, first = np.unique(ids, return_index=True)
     if same := not whose(result).against:
         others = ~np.isin(known, own)  # the names of the rest are there already

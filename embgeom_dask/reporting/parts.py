@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.reporting.charts import bokeh
-from embgeom_dask.reporting.gathering import Item
 from embgeom_dask.reporting.markup import text
+from embgeom_dask.reporting.report_contents import Item
 
 
 class Section(NamedTuple):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.reporting import curves, drawing, skymap, step_curves
-from embgeom_dask.reporting.extras import load
-from embgeom_dask.reporting.series import Result
+from embgeom_dask.reporting.model_results import Result
+from embgeom_dask.reporting.optional_libraries import load
 from embgeom_dask.storage import replacement
 
 if TYPE_CHECKING:

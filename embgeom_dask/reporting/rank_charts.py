@@ -8,8 +8,8 @@ import numpy as np
 
 from embgeom_dask.reporting import charts
 from embgeom_dask.reporting.charts import Array, Axis, Scale
-from embgeom_dask.reporting.gathering import Gathered, Item
 from embgeom_dask.reporting.parts import Parts
+from embgeom_dask.reporting.report_contents import Gathered, Item, by_metric
 
 
 class Kind(NamedTuple):
@@ -47,8 +47,6 @@ class Ranked(NamedTuple):
 
 def figures(found: Gathered, parts: Parts) -> list[str]:
     """A figure of each kind that there is, and of each metric."""
-    from embgeom_dask.reporting.pair_sections import by_metric
-
     drawn = []
     for kind in KINDS:
         items = of_kind(found, kind)
@@ -71,7 +69,9 @@ def _figure(kind: Kind, items: list[Item], metric: str) -> Any:
     lines = [line for each in items for line in _lines(kind, each)]
     of_tokens = kind.dimension == "token_id"
     name = kind.values or metric
-    plot = charts.new(Axis(kind.ranks, "log" if kind.scale == "log" or of_tokens else "linear"), Axis(name, kind.scale))
+    plot = charts.new_figure(
+        Axis(kind.ranks, "log" if kind.scale == "log" or of_tokens else "linear"), Axis(name, kind.scale)
+    )
     drawn = []
     for each in lines:
         if each.low is not None and each.high is not None:

@@ -9,10 +9,10 @@ import numpy as np
 
 from embgeom_dask.analyses.sky import directions
 from embgeom_dask.errors import InputError
-from embgeom_dask.reporting import series
+from embgeom_dask.reporting import model_results
 from embgeom_dask.reporting.drawing import COLORS, DPI, set_title
-from embgeom_dask.reporting.extras import load
-from embgeom_dask.reporting.series import Result
+from embgeom_dask.reporting.model_results import Result
+from embgeom_dask.reporting.optional_libraries import load
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ _CELLS = 180, 90
 def skymap(result: Result, ax: Axes | None, *, components: Sequence[int]) -> Axes:
     """How many tokens lie in each direction; see the accessor."""
     load("matplotlib", "plot")
-    one = series.one_model(result, "score", "has no scores: take the result of spectrum", "component")
+    one = model_results.one_model(result, "score", "has no scores: take the result of spectrum", "component")
     known = one["component"].to_numpy().tolist()
     if len(components) != 3 or len({*components}) != 3 or not {*components} <= {*known}:
         raise InputError(f"`components`: give three of those that the result has, 1 to {max(known, default=0)}")

@@ -10,8 +10,8 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting import drawing, step_numbers
 from embgeom_dask.reporting.drawing import Line
-from embgeom_dask.reporting.extras import load
-from embgeom_dask.reporting.series import Result
+from embgeom_dask.reporting.model_results import Result
+from embgeom_dask.reporting.optional_libraries import load
 from embgeom_dask.reporting.step_numbers import KINDS
 
 if TYPE_CHECKING:

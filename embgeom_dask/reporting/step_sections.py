@@ -7,11 +7,11 @@ import xarray as xr
 
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting import charts, step_numbers
-from embgeom_dask.reporting.called import called
 from embgeom_dask.reporting.charts import Axis
-from embgeom_dask.reporting.gathering import Gathered, Item
+from embgeom_dask.reporting.display_names import display_names
 from embgeom_dask.reporting.markup import Column, table, text
 from embgeom_dask.reporting.parts import Parts, Section, note, side_by_side
+from embgeom_dask.reporting.report_contents import Gathered, Item
 from embgeom_dask.reporting.step_numbers import KINDS, Kind
 
 _ENDS = 10
@@ -69,11 +69,11 @@ def _figure(one: xr.Dataset, kind: Kind, color: str) -> object:
     if kind.counts:
         most = max(float(np.nanmax(step_numbers.values(one, name), initial=2)) for name in kind.lines.values())
         axis = Axis(kind.axis, "log", _FOOT, 1.5 * most)
-    plot = charts.new(Axis("step"), axis)
+    plot = charts.new_figure(Axis("step"), axis)
     if kind.band is not None:
         low, high = (step_numbers.values(one, name) for name in kind.band)
         charts.band(plot, kind.axis, color, steps, low, high)
-    colors = charts.spread(len(kind.lines), color)
+    colors = charts.line_colors(len(kind.lines), color)
     for (label, name), each in zip(kind.lines.items(), colors, strict=True):
         value = step_numbers.values(one, name).astype(np.float64)
         columns = {"x": steps, "y": np.maximum(value, _FOOT) if kind.counts else value, "value": value}
@@ -81,7 +81,7 @@ def _figure(one: xr.Dataset, kind: Kind, color: str) -> object:
     rows = [("what", "$name"), ("step", "@x{0}"), ("value", "@value{%.6g}")]
     charts.hover(plot, drawn, rows, line_policy="nearest")
     if len(kind.lines) > 1:
-        charts.key(plot, drawn)
+        charts.add_legend(plot, drawn)
     return plot
 
 
@@ -95,5 +95,5 @@ def _tokens(one: xr.Dataset, places: np.ndarray) -> str:
         "grouped_step_count": Column("steps in a group", "count"),
     }
     there = {name: column for name, column in told.items() if name in one.variables}
-    cells = (called(one, name, places) if name == "token" else one[name].to_numpy()[places] for name in there)
+    cells = (display_names(one, name, places) if name == "token" else one[name].to_numpy()[places] for name in there)
     return table([*there.values()], zip(*cells, strict=True))

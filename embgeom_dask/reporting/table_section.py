@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embgeom_dask.reporting import tables
-from embgeom_dask.reporting.called import with_called
-from embgeom_dask.reporting.gathering import SHOWN, Gathered, Source
+from embgeom_dask.reporting.display_names import with_display_names
 from embgeom_dask.reporting.markup import Column, code, table, text
 from embgeom_dask.reporting.parts import Parts, Section, note
+from embgeom_dask.reporting.report_contents import SHOWN, Gathered, Source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def _names(source: Source) -> list[str]:
 
 def _first_lines(source: Source, name: str) -> str:
     """The first lines of a table; nothing of a vector."""
-    frame = tables.frame(with_called(source.result), name)
+    frame = tables.frame(with_display_names(source.result), name)
     if "hidden" in frame:  # a vector is no table to read
         return ""
     said = f"The first {_LINES} of {len(frame):,} lines. {code(f'embgeom to-csv RESULT.zarr {name} -o {name}.csv')}"

@@ -20,6 +20,7 @@ import embgeom_dask as eg
 from embgeom_dask import progress, tuning
 from embgeom_dask.analyses import many
 from embgeom_dask.cli import app, text
+from embgeom_dask.cli.scan_text import scan_text, scans_text
 from embgeom_dask.errors import SomeFailed
 from embgeom_dask.execution import planning
 from embgeom_dask.execution.callbacks import PanelCallback
@@ -235,10 +236,10 @@ def test_revisions_of_a_model_are_told_apart(tmp_path: Path, client: Client) -> 
     assert table.revision.values.tolist() == commits
     assert table.against_revision.values.tolist() == [commits[0]] * 2
     assert scans[1].attrs["revision"] == commits[::-1]
-    for said in (text.survey_text(survey), text.duplicates_text(groups), text.scans_text(table)):
+    for said in (text.survey_text(survey), text.duplicates_text(groups), scans_text(table)):
         assert all(said.count(f"org/m@{commit[:12]}") for commit in commits)
-    assert text.scan_text(scans[1]).startswith("org/m@bbbbbbbbbbbb, output_embedding against org/m@aaaaaaaaaaaa,")
-    assert "org/m@bbbbbbbbbbbb id" in text.scan_text(scans[1])
+    assert scan_text(scans[1]).startswith("org/m@bbbbbbbbbbbb, output_embedding against org/m@aaaaaaaaaaaa,")
+    assert "org/m@bbbbbbbbbbbb id" in scan_text(scans[1])
 
 
 def test_a_result_of_another_revision_is_not_taken_for_this_one(tmp_path: Path, client: Client) -> None:

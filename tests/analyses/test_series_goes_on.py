@@ -15,7 +15,7 @@ from distributed import Client
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
-from embgeom_dask.analyses import following, steps, store_series
+from embgeom_dask.analyses import series_state, steps, store_series
 from embgeom_dask.analyses.outliers import without_cluster
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
@@ -96,7 +96,7 @@ def test_where_no_cluster_stands_apart_nothing_is_told(
 def counted(monkeypatch: pytest.MonkeyPatch, end: int) -> list[int]:
     """The steps that are looked at, as they are: the process is killed at that of a number."""
     looked: list[int] = []
-    honest: Callable[..., None] = following.Followed.add
+    honest: Callable[..., None] = series_state.SeriesState.add
 
     def add(self: Any, rows: Any, step: int, name: str) -> None:
         if len(looked) == end:
@@ -104,7 +104,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, end: int) -> list[int]:
         looked.append(step)
         honest(self, rows, step, name)
 
-    monkeypatch.setattr(following.Followed, "add", add)
+    monkeypatch.setattr(series_state.SeriesState, "add", add)
     return looked
 
 

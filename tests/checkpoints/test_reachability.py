@@ -14,13 +14,13 @@ from distributed import Client
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import embgeom_dask as eg
-from embgeom_dask.checkpoints import convert, labels, reachability
+from embgeom_dask.checkpoints import convert, reachability, tokenizer_labels
 from embgeom_dask.errors import InputError
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores, model_writing, validation
 from embgeom_dask.testing import ArrayRows, make_checkpoint
 from tests.checkpoints.test_convert import LLAMA, random
-from tests.checkpoints.test_labels import byte_level, sentencepiece, wordpiece, write_tokenizer
+from tests.checkpoints.test_tokenizer_labels import byte_level, sentencepiece, wordpiece, write_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::embgeom_dask.errors.EmbgeomWarning")
 
@@ -44,8 +44,8 @@ def categorize(tokenizer: Any, i: int, before: str = "") -> str:
 
 def found(folder: Path, rows: int = 0) -> tuple[Any, dict[str, str]]:
     """The tokenizer of a folder, and the category of each piece."""
-    tokenizer = labels.load_tokenizer(folder)[0]
-    named = labels.token_labels(tokenizer, rows or max(tokenizer.get_vocab().values()) + 1)
+    tokenizer = tokenizer_labels.load_tokenizer(folder)[0]
+    named = tokenizer_labels.token_labels(tokenizer, rows or max(tokenizer.get_vocab().values()) + 1)
     told, why = reachability.reachability(tokenizer, named)
     assert (why, set(told or ()) <= {*reachability.CATEGORIES, ""}) == ("", True)
     return tokenizer, dict(zip(named["token"].values.tolist(), told or (), strict=True))

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from embgeom_dask.cli import text
 from embgeom_dask.cli.as_json import json_pieces, to_json
+from embgeom_dask.cli.scan_text import scan_text
+from embgeom_dask.cli.text_tables import align
 
 
 def test_numbers_stand_to_the_right_and_text_to_the_left():
-    said = text.align(["id", "token", "distance", "tied"], [[7, "a", 2.0 / 3, True], [101, "[CLS]", 1e-20, False]])
+    said = align(["id", "token", "distance", "tied"], [[7, "a", 2.0 / 3, True], [101, "[CLS]", 1e-20, False]])
     assert said.splitlines() == [
         " id  token     distance  tied",
         "  7  a      0.666666667  yes",
@@ -22,12 +23,12 @@ def test_numbers_stand_to_the_right_and_text_to_the_left():
 
 def test_wide_joining_and_control_characters_keep_their_columns():
     rows = [["日本", 1], ["e\u0301t", 2], ["a\nb", 3], ["plain", 4]]
-    lines = text.align(["token", "n"], rows).splitlines()
+    lines = align(["token", "n"], rows).splitlines()
     assert lines[1:] == ["日本   1", "e\u0301t     2", "a\\nb   3", "plain  4"]
 
 
 def test_what_a_terminal_is_too_narrow_for_goes_on_below():
-    assert text.align(["id", "token"], [[1, "[bold]abcdef"], [20, "b"]], width=10).splitlines() == [
+    assert align(["id", "token"], [[1, "[bold]abcdef"], [20, "b"]], width=10).splitlines() == [
         "id  token",
         " 1  [bold]",
         "    abcdef",
@@ -40,7 +41,7 @@ def test_columns_that_a_terminal_is_too_narrow_for_follow_with_the_first_again()
     numbers = np.random.default_rng(5).normal(size=(5, 12)).tolist()
     names = [f"sentence-transformers/all-MiniLM-L{i}-v2" for i in range(5)]
     several = " ".join(f"{value:.9g}" for value in numbers[0])
-    said = text.align(header, ([name, *row, several, "ü"] for name, row in zip(names, numbers, strict=True)), width=80)
+    said = align(header, ([name, *row, several, "ü"] for name, row in zip(names, numbers, strict=True)), width=80)
     assert max(map(len, said.splitlines())) <= 80
     words = said.split()
     assert all(words.count(f"{value:.9g}") == 1 for row in numbers[1:] for value in row)
@@ -52,7 +53,7 @@ def test_columns_that_a_terminal_is_too_narrow_for_follow_with_the_first_again()
 
 
 def test_a_table_without_rows_is_its_header():
-    assert text.align(["model", "bytes"], []) == "model  bytes"
+    assert align(["model", "bytes"], []) == "model  bytes"
 
 
 def test_json_has_the_names_and_every_digit():
@@ -103,7 +104,7 @@ def test_the_histogram_shows_every_pair_once(bins):
         {"histogram_count": ("bin", counts), "bin_edge": ("edge", edges), **moments},
         attrs={"model": ["m"], "revision": [""], "matrix": ["output_embedding"]},
     )
-    lines = text.scan_text(dataset).split("\n\n")[-1].splitlines()[1:]
+    lines = scan_text(dataset).split("\n\n")[-1].splitlines()[1:]
     cells = [line.split()[:3] for line in lines]
     assert sum(int(count) for _, _, count in cells) == 4000
     assert len(cells) <= 16

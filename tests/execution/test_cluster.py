@@ -31,7 +31,7 @@ from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
 from embgeom_dask.execution import cluster, known_workers, passes, workers
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.journal import Pass
-from embgeom_dask.execution.titles import Title
+from embgeom_dask.execution.task_titles import TaskTitle
 from embgeom_dask.storage import model_stores
 from embgeom_dask.testing import make_store
 
@@ -270,7 +270,7 @@ def test_work_goes_on_where_those_that_could_do_it_left_and_others_came() -> Non
             return number
 
         done: list[int] = []
-        for batch in workers.completed(client, work, range(6), lambda number: (number,), lambda: 6, Title("test")):
+        for batch in workers.completed(client, work, range(6), lambda number: (number,), lambda: 6, TaskTitle("test")):
             done += [ended.result() for _, ended in batch]
             if 0 in done and good in client.nthreads():
                 own.scale(3)
@@ -291,7 +291,7 @@ def test_results_that_come_late_are_waited_for_by_every_thread(
 
     monkeypatch.setitem(running.scheduler.handlers, "gather", late)
     with Client(running, set_as_default=False) as client, ThreadPoolExecutor(12) as threads:
-        found = [threads.submit(workers.gather, client, abs, [(-each,)], Title("test")) for each in range(48)]
+        found = [threads.submit(workers.gather, client, abs, [(-each,)], TaskTitle("test")) for each in range(48)]
         assert [each.result() for each in found] == [[each] for each in range(48)]
 
 

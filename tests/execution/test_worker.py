@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist, pdist
 from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import point_format, products
+from embgeom_dask.execution import point_format, product_checks
 from embgeom_dask.metrics import METRICS, Workspace, matrix_product
 from embgeom_dask.pairwise import tiles
 from embgeom_dask.pairwise.points import DIGITS
@@ -35,7 +35,7 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def install(most: int, error: Exception, first: int = 1) -> list[int]:
         asked: list[int] = []
         for element in ("int8", "bfloat16", "float32", "float64", *DIGITS):  # once a process, before the first tile
-            products.are_right("euclidean", element, torch.device("cpu"))
+            product_checks.are_right("euclidean", element, torch.device("cpu"))
 
         def scarce(honest: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
             def product(rows: torch.Tensor, columns: torch.Tensor, *given: Any, **how: Any) -> torch.Tensor:

@@ -19,7 +19,7 @@ from numba.core.dispatcher import Dispatcher
 
 from embgeom_dask import devices, tuning
 from embgeom_dask.errors import EmbgeomWarning
-from embgeom_dask.kernels import cache, nearest, numba_passes, torch_passes
+from embgeom_dask.kernels import nearest, numba_cache, numba_passes, torch_passes
 from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
 from embgeom_dask.kernels.passes import Bins, select
 from embgeom_dask.kernels.quantize import peaks, quantize
@@ -444,7 +444,7 @@ def test_compiled_passes_are_kept_where_numba_can_write(monkeypatch: pytest.Monk
     only_where_named(monkeypatch, tmp_path)
     with pytest.raises(RuntimeError, match="no locator available"):
         compile_one()
-    cache.settle()
+    numba_cache.settle()
     (folder,) = tmp_path.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     compile_one()
@@ -458,6 +458,6 @@ def test_compiled_passes_are_kept_nowhere_else(fault: str, monkeypatch: pytest.M
         folder.mkdir()
         folder.chmod(0o777)
     only_where_named(monkeypatch, tmp_path / "missing" if fault == "missing" else tmp_path)
-    cache.settle()
+    numba_cache.settle()
     compile_one()
     assert not list(tmp_path.rglob("*.nbi"))

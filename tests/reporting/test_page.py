@@ -13,7 +13,7 @@ import pytest
 from distributed import Client
 from PIL import Image
 
-from embgeom_dask.reporting import gathering, page
+from embgeom_dask.reporting import page, report_contents
 from tests.reporting.browser import MISSING, Browser, browser
 from tests.reporting.test_report import HOSTILE, TOKENS, Made, make
 
@@ -36,7 +36,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def written(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("written") / "report.html"
-    path.write_text(page.html_of(gathering.gather(made.paths)), encoding="utf-8")
+    path.write_text(page.html_of(report_contents.gather(made.paths)), encoding="utf-8")
     return path
 
 
@@ -238,7 +238,7 @@ def test_many_tokens_stay_fluid(chromium: Browser, tmp_path: Path) -> None:
         {"token_id": np.arange(far.size), "token": ("token_id", names), "model": "org/large"},
         {"command": "tokens"},
     )
-    (tmp_path / "large.html").write_text(page.html_of(gathering.gather(result)))
+    (tmp_path / "large.html").write_text(page.html_of(report_contents.gather(result)))
     chromium.size(1400, 900)
     chromium.open((tmp_path / "large.html").as_uri())
     chromium.middle("#tokens .drawing")

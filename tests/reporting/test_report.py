@@ -25,7 +25,7 @@ from scipy.spatial.distance import pdist, squareform
 import embgeom_dask as eg
 from embgeom_dask.cli import app
 from embgeom_dask.escaping import readable, shown
-from embgeom_dask.reporting import charts, gathering, markup, page, parts, sky_chart
+from embgeom_dask.reporting import charts, markup, page, parts, report_contents, sky_chart
 from embgeom_dask.testing import make_store
 
 HOSTILE = [
@@ -89,7 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, client: Client) -> Made:
 
 @pytest.fixture(scope="module")
 def written(made: Made) -> str:
-    return page.html_of(gathering.gather(made.paths))
+    return page.html_of(report_contents.gather(made.paths))
 
 
 class Texts(HTMLParser):
@@ -216,7 +216,7 @@ def test_what_has_no_section_has_its_tables(made: Made, tmp_path: Path, client: 
     rows = made.rows[MODELS[0]]
     stores = [make_store(tmp_path / f"{at}.zarr", output=rows + at, tokens=TOKENS, model=f"m{at}") for at in (0, 1)]
     found = page.html_of(
-        gathering.gather([eg.compare(*stores, client=client), eg.scan(rows, pairs_within=2, client=client)])
+        report_contents.gather([eg.compare(*stores, client=client), eg.scan(rows, pairs_within=2, client=client)])
     )
     assert re.findall(r'<section id="(\w+)">', found) == ["tables", "provenance", "missing"]
     near = pdist(rows.astype(np.float64)) <= 2
@@ -229,7 +229,7 @@ def test_a_training_has_a_section_with_the_tokens_that_change(tmp_path: Path) ->
     rows[1:, 30:] = rows[0, 30:]
     rows[2, :6] = rows[1, :6]
     stores = [make_store(tmp_path / f"step-{at}.zarr", output=each, tokens=TOKENS) for at, each in enumerate(rows)]
-    found = Texts(page.html_of(gathering.gather(eg.series(stores))))
+    found = Texts(page.html_of(report_contents.gather(eg.series(stores))))
     assert [attrs["id"] for tag, attrs in found.elements if tag == "section"] == ["series", "provenance", "missing"]
     assert not [tag for tag, _ in found.elements if tag in ("img", "svg")]
     assert ["3", str(len(TOKENS)), str(len(TOKENS) - 30), "24"] in found.cells
@@ -243,7 +243,7 @@ def test_results_of_several_steps_are_tables_and_one_of_them_is_drawn(tmp_path: 
     steps[1, 3] = steps[1, 2]
     each = {"survey": {}, "tokens": {}, "duplicates": {}, "spectrum": {}, "outliers": {"tokens": "0:4"}}
     tree = eg.series(steps, each=each, client=client)
-    found = gathering.gather(tree)
+    found = report_contents.gather(tree)
     assert 'id="tables"' in page.html_of(found)
     assert not found.having("norm_l2", "token_id") + found.having("unique_count") + found.of_command("outliers")
     results = {name: node.to_dataset() for name, node in tree.children.items()}
@@ -261,13 +261,15 @@ def test_results_of_several_steps_are_tables_and_one_of_them_is_drawn(tmp_path: 
 
 
 def test_results_of_one_row_are_no_figures_of_nothing(client: Client) -> None:
-    found = page.html_of(gathering.gather(eg.scan(np.ones((1, 3), np.float32), histogram=4, client=client)))
+    found = page.html_of(report_contents.gather(eg.scan(np.ones((1, 3), np.float32), histogram=4, client=client)))
     assert "data-plot" not in found
 
 
 def test_products_have_tables_of_pairs_too(client: Client) -> None:
     rows = np.array([[1, 0], [2, 0], [0, -3], [-4, 1]], np.float32)
-    found = Texts(page.html_of(gathering.gather(eg.scan(rows, metric="dot", largest=2, smallest=1, client=client))))
+    found = Texts(
+        page.html_of(report_contents.gather(eg.scan(rows, metric="dot", largest=2, smallest=1, client=client)))
+    )
     headings = [row for row in found.cells if row[:2] == ["rank", "product"]]
     assert len(headings) == 2
     assert ["1", "-8", "1", "", "3", ""] in found.cells
@@ -288,7 +290,7 @@ def test_the_search_has_every_token_and_its_neighbors(made: Made, texts: Texts) 
 
 def test_what_is_not_there_is_said_with_the_command(made: Made, texts: Texts) -> None:
     assert not [attrs for _, attrs in texts.elements if attrs.get("id") == "missing"]
-    few = page.html_of(gathering.gather(made.paths[0]))
+    few = page.html_of(report_contents.gather(made.paths[0]))
     said = [html.unescape(each) for each in re.findall(r"<code>(.*?)</code>", few)]
     stores = "org/a 'other/<b>b</b>'"
     assert said == [
@@ -315,7 +317,7 @@ def named(*of: tuple[str, str, str], against: str = "") -> list[str]:
         coords: dict[str, Any] = {"model": model, "revision": revision, "matrix": matrix}
         coords |= {"against": against, "against_revision": ""} if against else {}
         items.append(xr.Dataset({"norm_mean": 1.0}, coords, {"command": "survey"}))
-    return [each.label for each in gathering.gather(items).items]
+    return [each.label for each in report_contents.gather(items).items]
 
 
 def test_models_are_named_as_shortly_as_tells_them_apart() -> None:
@@ -331,7 +333,7 @@ def test_models_are_named_as_shortly_as_tells_them_apart() -> None:
 def test_one_model_is_steelblue_and_several_are_of_inferno() -> None:
     def colors(count: int) -> list[str]:
         one = [xr.Dataset({"norm_mean": 1.0}, {"model": f"m{place}"}) for place in range(count)]
-        return [each.color for each in gathering.gather(one).items]
+        return [each.color for each in report_contents.gather(one).items]
 
     assert colors(1) == ["steelblue"]
     assert len(set(colors(20))) == 20
@@ -425,7 +427,7 @@ def test_a_report_takes_results_as_they_are(made: Made, tmp_path: Path) -> None:
     assert found == tmp_path / "r.html"
     assert "Norm against distance" in found.read_text()
     again = made.scan.embgeom.report(tmp_path / "scan.html")
-    assert page.html_of(gathering.gather(made.scan)).count("<table") == again.read_text().count("<table")
+    assert page.html_of(report_contents.gather(made.scan)).count("<table") == again.read_text().count("<table")
     with pytest.raises(eg.InputError, match="exists"):
         made.survey.embgeom.report(again)
     with pytest.raises(eg.InputError, match="no results"):

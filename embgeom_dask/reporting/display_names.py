@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def called(result: xr.Dataset, name: str = "token", at: Any = ...) -> NDArray[Any]:
+def display_names(result: xr.Dataset, name: str = "token", at: Any = ...) -> NDArray[Any]:
     """What tokens of a result are called, by `readable` from their pieces and texts.
 
     Parameters
@@ -43,7 +43,7 @@ def called(result: xr.Dataset, name: str = "token", at: Any = ...) -> NDArray[An
     return found.reshape(pieces.shape)
 
 
-def with_called(result: xr.Dataset) -> xr.Dataset:
+def with_display_names(result: xr.Dataset) -> xr.Dataset:
     """The same result with what its tokens are called in place of their pieces."""
     names = [str(name) for name in result.variables if name == "token" or str(name).endswith("_token")]
-    return result.assign({name: (result[name].dims, called(result, name)) for name in names})
+    return result.assign({name: (result[name].dims, display_names(result, name)) for name in names})

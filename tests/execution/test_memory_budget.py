@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embgeom_dask.execution.sharing import Shared
+from embgeom_dask.execution.memory_budget import MemoryBudget
 
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12))
 def test_never_more_is_taken_than_there_is_but_by_one_alone(needs: list[int]) -> None:
-    shared, now, seen = Shared(10), list[int](), list[list[int]]()
+    shared, now, seen = MemoryBudget(10), list[int](), list[list[int]]()
 
     def work(need: int) -> None:
         with shared.taking(need):
@@ -29,7 +29,7 @@ def test_never_more_is_taken_than_there_is_but_by_one_alone(needs: list[int]) ->
 
 
 def test_what_fails_gives_its_part_back() -> None:
-    shared = Shared(1)
+    shared = MemoryBudget(1)
     with pytest.raises(ZeroDivisionError), shared.taking(1):
         raise ZeroDivisionError
     with shared.taking(1):

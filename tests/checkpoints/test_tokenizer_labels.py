@@ -17,7 +17,7 @@ import xarray as xr
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from embgeom_dask import duplicates, escaping, scan
-from embgeom_dask.checkpoints import convert, labels
+from embgeom_dask.checkpoints import convert, tokenizer_labels
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.numbering import row_tokens
 from embgeom_dask.checkpoints.safetensors import list_folder
@@ -72,7 +72,7 @@ def test_labels_are_what_transformers_says(tmp_path: Path, make: Callable[[], To
     write_tokenizer(tmp_path, made)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     size, rows = len(tokenizer), len(tokenizer) + 7
-    found = labels.token_labels(labels.load_tokenizer(tmp_path)[0], rows)
+    found = tokenizer_labels.token_labels(tokenizer_labels.load_tokenizer(tmp_path)[0], rows)
     assert found.has_token.values.tolist() == [True] * size + [False] * 7
     assert found.token.values.tolist() == tokenizer.convert_ids_to_tokens(range(size)) + [""] * 7  # type: ignore[call-overload]
 
@@ -189,7 +189,7 @@ def test_the_leading_space_needs_no_piece_in_particular(pieces: list[str], decod
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Metaspace() if decoder == "metaspace" else decoders.Sequence(steps)
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    found = labels.token_labels(fast, len(pieces) + 1)
+    found = tokenizer_labels.token_labels(fast, len(pieces) + 1)
     byte = {"<0xE2>": "<0xE2>" if decoder == "metaspace" else "\ufffd"}
     assert found.text.values.tolist() == [*(byte.get(piece, piece.replace("▁", " ")) for piece in pieces), ""]
     assert found.token.values.tolist() == [*pieces, ""]
@@ -200,16 +200,16 @@ def test_a_decoder_that_strips_every_piece_loses_no_space() -> None:
     tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(["A", "▁the", "▁", "b"])}, "A"))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)])
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    assert labels.token_labels(fast, 4).text.values.tolist() == ["A", " the", " ", "b"]
+    assert tokenizer_labels.token_labels(fast, 4).text.values.tolist() == ["A", " the", " ", "b"]
 
 
 @pytest.mark.parametrize("kind", ["ByT5", "Perceiver", "Canine"])
 def test_a_tokenizer_that_is_all_code_of_transformers_labels_too(tmp_path: Path, kind: str) -> None:
     made = getattr(transformers, f"{kind}Tokenizer")()
     made.save_pretrained(tmp_path)
-    tokenizer, name = labels.load_tokenizer(tmp_path)
+    tokenizer, name = tokenizer_labels.load_tokenizer(tmp_path)
     assert name == f"{kind}Tokenizer"
-    found = labels.token_labels(tokenizer, 270)
+    found = tokenizer_labels.token_labels(tokenizer, 270)
     size = 262 if kind == "Perceiver" else 270
     assert found.token.values.tolist() == made.convert_ids_to_tokens(range(size)) + [""] * (270 - size)
     ids = np.array(made("é a", add_special_tokens=False).input_ids)
@@ -221,7 +221,7 @@ def test_a_tokenizer_that_is_all_code_of_transformers_labels_too(tmp_path: Path,
 def test_a_tokenizer_whose_vocabulary_is_missing_gives_no_labels(tmp_path: Path) -> None:
     """Transformers makes one of the special tokens alone."""
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
-    assert labels.load_tokenizer(tmp_path) == (None, "none: the checkpoint has no tokenizer")
+    assert tokenizer_labels.load_tokenizer(tmp_path) == (None, "none: the checkpoint has no tokenizer")
 
 
 PIECES = ["<unk>", "<s>", "</s>", "▁the", "▁", "t"]
@@ -244,7 +244,7 @@ def test_a_sentencepiece_model_labels_alone(tmp_path: Path) -> None:
     pytest.importorskip("google.protobuf")
     write_sentencepiece(tmp_path / "tokenizer.model")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
-    found = labels.token_labels(labels.load_tokenizer(tmp_path)[0], 7)
+    found = tokenizer_labels.token_labels(tokenizer_labels.load_tokenizer(tmp_path)[0], 7)
     assert found.token.values.tolist() == [*PIECES, ""]
     assert found.text.values.tolist() == [*PIECES[:3], " the", " ", "t", ""]
 
@@ -255,12 +255,12 @@ def test_what_is_missing_to_read_a_sentencepiece_model_is_named(
     monkeypatch.setattr(transformers.utils.import_utils, "is_sentencepiece_available", lambda: False)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
     write_sentencepiece(tmp_path / "tokenizer.model")
-    tokenizer, reason = labels.load_tokenizer(tmp_path)
+    tokenizer, reason = tokenizer_labels.load_tokenizer(tmp_path)
     assert tokenizer is None
     assert "embgeom-dask[sentencepiece]" in reason
     assert "tiktoken" not in reason
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")  # a file of tiktoken, of the same name
-    assert "pip install tiktoken" in labels.load_tokenizer(tmp_path)[1]
+    assert "pip install tiktoken" in tokenizer_labels.load_tokenizer(tmp_path)[1]
 
 
 def fail(*_: object, **__: object) -> None:

@@ -31,7 +31,7 @@ _LARGEST = 1 << 40
 _DAMAGE = (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile)
 
 
-class Followed:
+class SeriesState:
     """What `series` tells of `done` steps, and what the next one is compared with.
 
     `told` has the numbers (NUMBERS, steps), `centroid (steps, d)`, over rows `first`, `last`, `changes` and `grouped`,
@@ -88,7 +88,7 @@ class Followed:
         self.done += 1
 
 
-class Kept:
+class SavedState:
     """A copy of what is known, saved now and then beside the result, from which the same command goes on."""
 
     def __init__(self, fingerprint: str, record: Record) -> None:
@@ -96,9 +96,9 @@ class Kept:
         self.record = record
         self._saved = monotonic()
 
-    def load(self, shape: tuple[int, int, int]) -> Followed:
+    def load(self, shape: tuple[int, int, int]) -> SeriesState:
         """What was saved last; nothing of any step where there is none, or it is damaged, which a note says."""
-        found = Followed(shape)
+        found = SeriesState(shape)
         if not paths.exists(self.path):
             return found
         try:
@@ -113,7 +113,7 @@ class Kept:
         found.told, found.done = told, done
         return found
 
-    def save(self, known: Followed) -> None:
+    def save(self, known: SeriesState) -> None:
         """Save what is known, if it is time."""
         if monotonic() - self._saved >= tuning.STEPS_KEPT_SECONDS:
             content = io.BytesIO()

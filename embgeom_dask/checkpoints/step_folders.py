@@ -15,8 +15,8 @@ from embgeom_dask.checkpoints.bare_files import ENDINGS, list_file
 from embgeom_dask.checkpoints.choosing import choose
 from embgeom_dask.checkpoints.files import LocalFolder
 from embgeom_dask.checkpoints.labelling import label
+from embgeom_dask.checkpoints.name_and_tokenizer import STEP, find_name, find_tokenizer
 from embgeom_dask.checkpoints.safetensors import Listing
-from embgeom_dask.checkpoints.surroundings import STEP, find_name, find_tokenizer
 from embgeom_dask.checkpoints.torch_files import list_local
 from embgeom_dask.errors import InputError, shorten
 from embgeom_dask.storage.fill import RowSource

@@ -13,7 +13,7 @@ from distributed import Client
 from embgeom_dask.execution import known_workers, memory
 
 
-class Homes:
+class WorkersOfModels:
     """The workers of a cluster as they are dealt to the models in work.
 
     Every model has a worker of its own, its home: of those with the fewest models one with a GPU, and of these the one

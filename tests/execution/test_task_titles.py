@@ -16,14 +16,14 @@ import embgeom_dask as eg
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import report_to
 from embgeom_dask.execution.monitor import Batch, tally
-from embgeom_dask.execution.titles import Title
+from embgeom_dask.execution.task_titles import TaskTitle
 from embgeom_dask.testing import make_store
 from tests.clusters import workers_of_one_thread
 
 
 @given(st.text(min_size=1))
 def test_dask_groups_tasks_by_step_and_model(model: str) -> None:
-    title = Title("panels", model)
+    title = TaskTitle("panels", model)
     first, second = title.key(), title.key()
     assert first != second
     assert key_split(first) == key_split(second) == title.prefix
@@ -31,7 +31,7 @@ def test_dask_groups_tasks_by_step_and_model(model: str) -> None:
 
 
 def test_models_that_differ_behind_a_number_are_told_apart() -> None:
-    small, large = (key_split(Title("rows", f"acme/tiny-{size}B-base").key()) for size in (0.6, 8))
+    small, large = (key_split(TaskTitle("rows", f"acme/tiny-{size}B-base").key()) for size in (0.6, 8))
     assert (small, large) == ("rows of acme/tiny_0.6B_base", "rows of acme/tiny_8B_base")
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Condition
 
 
-class Shared:
+class MemoryBudget:
     """So many bytes, of which each takes what it needs for as long as it needs it, and waits where others have it."""
 
     def __init__(self, nbytes: int) -> None:

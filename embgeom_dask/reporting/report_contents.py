@@ -11,9 +11,9 @@ import xarray as xr
 
 from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
-from embgeom_dask.reporting import series
-from embgeom_dask.reporting.charts import bokeh
-from embgeom_dask.reporting.series import Result
+from embgeom_dask.reporting import model_results
+from embgeom_dask.reporting.charts import line_colors
+from embgeom_dask.reporting.model_results import Result
 from embgeom_dask.reporting.step_numbers import name_of
 from embgeom_dask.storage import results
 
@@ -59,7 +59,7 @@ class Gathered(NamedTuple):
     def having(self, name: str, dimension: str | None = None) -> list[Item]:
         """Those that have a variable, and that along a dimension, of the commands that have sections."""
         shown = [each for each in self.items if each.result.attrs.get("command", "scan") in SHOWN]
-        return [each for each in shown if series.has(each.result, name, dimension)]
+        return [each for each in shown if model_results.has(each.result, name, dimension)]
 
     def of_command(self, command: str) -> list[Item]:
         """Those that a command made."""
@@ -83,7 +83,7 @@ def gather(given: Given | Iterable[Given]) -> Gathered:
     sources = [source for place, each in enumerate(several, start=1) for source in _sources(each, place)]
     if not sources:
         raise InputError("no results: name what commands were given as `out`")
-    parts = [(source.name, part) for source in sources for part in series.split(source.result)]
+    parts = [(source.name, part) for source in sources for part in model_results.split(source.result)]
     of = [whose(part) for _, part in parts]
     labels, colors = _labels(of), _colors(of)
     counts = Counter((part.attrs.get("command"), each) for (_, part), each in zip(parts, of, strict=True))
@@ -106,6 +106,14 @@ def _sources(given: Given, place: int) -> Iterator[Source]:
     nodes = [node for node in found.subtree if node.data_vars and not node.children]  # tables are of what is in them
     for node in nodes:
         yield Source(f"{name}{node.path}" if node is not found else name, node.to_dataset())
+
+
+def by_metric(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """The results of each metric, by what an axis calls it: distances of two metrics share no axis."""
+    found: dict[str, list[Item]] = {}
+    for each in items:
+        found.setdefault(model_results.metric_of(each.result), []).append(each)
+    return found
 
 
 def whose(result: xr.Dataset) -> Whose:
@@ -157,9 +165,6 @@ def _several(of: Iterable[Whose], what: str) -> set[str]:
 
 
 def _colors(of: Sequence[Whose]) -> dict[Any, str]:
-    """The users' colours: steelblue for one, of several the range of inferno that shows on white."""
+    """The colour of each: the users' steelblue for one, shades of inferno for several."""
     known = [*dict.fromkeys(of)]
-    if len(known) == 1:
-        return {known[0]: COLOR}
-    step = (0.8 - 0.1) / (len(known) - 1)
-    return {each: bokeh("palettes").Inferno256[round(255 * (0.1 + step * place))] for place, each in enumerate(known)}
+    return dict(zip(known, line_colors(len(known), COLOR), strict=True)) if known else {}

@@ -9,7 +9,7 @@ from uuid import uuid4
 _MOST = 100  # letters of a model's name: the key of a task may become the name of a file
 
 
-class Title(NamedTuple):
+class TaskTitle(NamedTuple):
     """The step that tasks are, like "rows" or "panels", and the model that they read; none of some."""
 
     step: str

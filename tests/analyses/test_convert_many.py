@@ -17,12 +17,12 @@ from distributed import Client, LocalCluster
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
-from embgeom_dask.analyses import conversions
-from embgeom_dask.analyses.conversions import convert_each
+from embgeom_dask.analyses import convert_many
+from embgeom_dask.analyses.convert_many import convert_each
 from embgeom_dask.checkpoints.convert import convert_telling
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.execution import conversion
+from embgeom_dask.execution import convert_on_workers
 from embgeom_dask.testing import make_checkpoint
 from tests.loopback_hub import taken_for_the_real_one
 
@@ -82,7 +82,7 @@ def test_one_that_fails_does_not_stop_the_others_and_is_tried_once_more(
             raise EmbgeomError("the hub is busy")
         return convert_telling(warn, source, *args, **more)
 
-    monkeypatch.setattr(conversion, "convert_telling", flaky)
+    monkeypatch.setattr(convert_on_workers, "convert_telling", flaky)
     done, failed = convert_each([*given, "none/such.npy"], tmp_path / "out", client=on)
     assert sorted(done) == given[:4]
     assert failed[given[4]] == "the hub is busy"
@@ -103,7 +103,7 @@ def test_one_that_fails_does_not_stop_the_others_and_is_tried_once_more(
 
 def test_the_status_of_a_folder_tells_what_is_done_meanwhile(tmp_path: Path, on: Client) -> None:
     given, told = checkpoints(tmp_path, 6), list[dict[str, Any]]()
-    honest = conversions._Progress.note
+    honest = convert_many._Progress.note
 
     def note(self: Any, *args: Any, **more: Any) -> bool:
         found = honest(self, *args, **more)
@@ -111,7 +111,7 @@ def test_the_status_of_a_folder_tells_what_is_done_meanwhile(tmp_path: Path, on:
         return found
 
     with pytest.MonkeyPatch.context() as patch, tuning.override(WORKERS_LOOK=0.0):
-        patch.setattr(conversions._Progress, "note", note)
+        patch.setattr(convert_many._Progress, "note", note)
         convert_each(given, tmp_path / "out")
     assert [each["models_done"] for each in told] == [1, 2, 3, 4, 5, 6]
     assert [each["state"] for each in told] == ["begun"] * 5 + ["finished"]

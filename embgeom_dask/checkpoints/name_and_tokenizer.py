@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from embgeom_dask.checkpoints.labels import has_vocabulary
+from embgeom_dask.checkpoints.tokenizer_labels import has_vocabulary
 from embgeom_dask.errors import InputError, shorten
 
 _OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # an organisation, as the hub allows it

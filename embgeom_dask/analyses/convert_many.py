@@ -16,7 +16,7 @@ from embgeom_dask.analyses import batch
 from embgeom_dask.checkpoints.convert import parse_shard
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.execution.cluster import ClientLike, connect
-from embgeom_dask.execution.conversion import convert_here, convert_on
+from embgeom_dask.execution.convert_on_workers import convert_here, convert_on
 from embgeom_dask.execution.monitor import Batch
 from embgeom_dask.execution.workers import Ended
 from embgeom_dask.progress import bar, note

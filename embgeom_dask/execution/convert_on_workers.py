@@ -14,7 +14,7 @@ from distributed import Client
 from embgeom_dask import tuning
 from embgeom_dask.checkpoints.convert import convert_telling
 from embgeom_dask.execution import known_workers, workers
-from embgeom_dask.execution.titles import Title
+from embgeom_dask.execution.task_titles import TaskTitle
 from embgeom_dask.execution.workers import Ended
 from embgeom_dask.storage import fill, paths, transactions
 
@@ -58,7 +58,7 @@ def convert_on(
     def window() -> int:
         return min(tuning.PANELS_AHEAD * threads(), max(1, connections // each))
 
-    with closing(workers.completed(client, convert_here, sources, arguments, window, Title("convert"))) as batches:
+    with closing(workers.completed(client, convert_here, sources, arguments, window, TaskTitle("convert"))) as batches:
         for source, ended in chain.from_iterable(batches):
             if ended.error is None:
                 store, said = ended.value

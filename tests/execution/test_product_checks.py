@@ -16,7 +16,7 @@ from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution import products
+from embgeom_dask.execution import product_checks
 from embgeom_dask.metrics import METRICS, matrix_product
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
@@ -28,7 +28,7 @@ Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def right(metric: str, element: str, device: torch.device = CPU) -> bool:
     """What a process says that starts now."""
-    return products.are_right.__wrapped__(metric, element, device)
+    return product_checks.are_right.__wrapped__(metric, element, device)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -96,8 +96,8 @@ def test_wrong_differences_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lacking(monkeypatch: pytest.MonkeyPatch, *elements: str) -> None:
     """Let this process find that it multiplies these wrongly, once a scan is planned."""
-    monkeypatch.setattr(products, "are_right", lambda metric, element, device: element not in elements)
-    monkeypatch.setattr(products, "fastest", lambda *_: ["int8", "bfloat16", "float32"])
+    monkeypatch.setattr(product_checks, "are_right", lambda metric, element, device: element not in elements)
+    monkeypatch.setattr(product_checks, "fastest", lambda *_: ["int8", "bfloat16", "float32"])
 
 
 def vocabulary() -> np.ndarray:

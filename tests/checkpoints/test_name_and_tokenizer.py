@@ -16,7 +16,7 @@ from embgeom_dask.errors import EmbgeomWarning, InputError
 from embgeom_dask.storage import model_stores
 from embgeom_dask.testing import make_checkpoint
 from tests.checkpoints.test_convert import LLAMA, random
-from tests.checkpoints.test_labels import words
+from tests.checkpoints.test_tokenizer_labels import words
 
 TENSORS = {"model.embed_tokens.weight": random(20, 8), "lm_head.weight": random(20, 8, seed=1)}
 WORDS = [f"w{i}" for i in range(20)]

@@ -11,7 +11,7 @@ from distributed import LocalCluster
 
 from embgeom_dask import devices
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution.inspection import describe_workers
+from embgeom_dask.execution.worker_inspection import describe_workers
 from embgeom_dask.testing import make_store
 
 

@@ -12,19 +12,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.reporting.called import called
+from embgeom_dask.reporting.display_names import display_names
 
 Result = xr.Dataset | xr.DataTree
 
 
-class Series(NamedTuple):
+class ModelResult(NamedTuple):
     """A result of one model, and what a legend calls it."""
 
     label: str
     result: xr.Dataset
 
 
-def of_models(result: Result, name: str, missing: str, dimension: str | None = None) -> list[Series]:
+def of_models(result: Result, name: str, missing: str, dimension: str | None = None) -> list[ModelResult]:
     """The models of a result or of a tree of them, each with the variable `name`, and that along `dimension`.
 
     Raises
@@ -74,7 +74,7 @@ def largest_component(result: xr.Dataset) -> NDArray[np.int64]:
 
 def strings(result: xr.Dataset, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """What the tokens of a result are called whose pieces are `name`; empty strings of a shape where it has none."""
-    return called(result, name) if name in result.variables else np.full(shape, "", np.object_)
+    return display_names(result, name) if name in result.variables else np.full(shape, "", np.object_)
 
 
 def metric_of(result: xr.Dataset) -> str:
@@ -130,16 +130,16 @@ def _split(result: xr.Dataset, name: str) -> list[xr.Dataset]:
     return split(result) if "model" in result[name].dims or "group_model" in result else [result]
 
 
-def _labelled(found: Sequence[tuple[str | None, xr.Dataset]]) -> list[Series]:
+def _labelled(found: Sequence[tuple[str | None, xr.Dataset]]) -> list[ModelResult]:
     """Each by its model, and its revision or the name of its node where models share a name."""
     models = [str(each["model"].values) if _is_scalar(each, "model") else path or "" for path, each in found]
     counts = Counter(models)
-    series = []
+    results = []
     for model, (path, each) in zip(models, found, strict=True):
         other = str(each["revision"].values) if _is_scalar(each, "revision") else ""
         told = f"{model}@{other}" if other else path or model
-        series.append(Series(told if counts[model] > 1 else model, each))
-    return series
+        results.append(ModelResult(told if counts[model] > 1 else model, each))
+    return results
 
 
 def _is_scalar(result: xr.Dataset, name: str) -> bool:

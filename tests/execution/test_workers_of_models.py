@@ -18,8 +18,8 @@ from embgeom_dask import tuning
 from embgeom_dask.execution import known_workers
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.execution.grid import Panel
-from embgeom_dask.execution.homes import Homes
 from embgeom_dask.execution.plan import Plan
+from embgeom_dask.execution.workers_of_models import WorkersOfModels
 from embgeom_dask.testing import make_store
 from tests.clusters import workers_of_one_thread
 
@@ -77,7 +77,7 @@ def test_each_of_many_models_is_read_by_its_home_and_the_result_is_the_same(
 
 
 def test_workers_without_a_model_help_the_others_evenly(client: Client) -> None:
-    homes = Homes(client, "cpu")
+    homes = WorkersOfModels(client, "cpu")
     with homes.enter():
         assert set(known_workers.threads(client)) == set(client.nthreads())
     one, two = (_Model(homes) for _ in range(2))
@@ -99,7 +99,7 @@ def test_workers_without_a_model_help_the_others_evenly(client: Client) -> None:
 class _Model:
     """A model that is in work in a thread of its own, until it ends."""
 
-    def __init__(self, homes: Homes) -> None:
+    def __init__(self, homes: WorkersOfModels) -> None:
         self._asked, self._ended = threading.Semaphore(0), threading.Event()
         self._told = threading.Semaphore(0)
         self._client: Client
@@ -107,7 +107,7 @@ class _Model:
         self._thread = threading.Thread(target=self._run, args=(homes,))
         self._thread.start()
 
-    def _run(self, homes: Homes) -> None:
+    def _run(self, homes: WorkersOfModels) -> None:
         with homes.enter():
             while self._asked.acquire() and not self._ended.is_set():
                 self._found = set(known_workers.threads(self._client))
