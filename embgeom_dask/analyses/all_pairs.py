@@ -48,9 +48,11 @@ def compare_pairs(
     started: float,
     out: PathLike | None,
     settings: Mapping[str, Any] | None = None,
+    made_of: Sequence[Matrix] | None = None,
     dry_run: bool = False,
     resume_command: str | None = None,
     complete: Complete | None = None,
+    reshape: Callable[[xr.Dataset], xr.Dataset] | None = None,
 ) -> xr.Dataset:
     """Compare the rows of one side, or of two with each other, as `spec` asks, and return the labelled result.
 
@@ -59,6 +61,8 @@ def compare_pairs(
     command : str
         What the result is of: its attribute, with `settings`, by default those of `spec`.
     sides : one or two Given
+    made_of : list of Matrix, optional
+        The matrices that the result is of, where sides were made of others.
     started : float
         When the command began, by `perf_counter`.
     out : path, optional
@@ -69,6 +73,8 @@ def compare_pairs(
         The command line that goes on, for `status` to say.
     complete : function, optional
         Given a client, the plan and the variables of the result, it returns those to be labelled and saved.
+    reshape : function, optional
+        What makes the result of the labelled dataset, before names for axes come to it.
 
     Raises
     ------
@@ -77,7 +83,7 @@ def compare_pairs(
     """
     matrices = [given.matrix for given in sides]
     asked = spec.as_dict() if settings is None else settings
-    attrs = results.provenance(command, matrices, [], 0.0, asked)
+    attrs = results.provenance(command, made_of or matrices, [], 0.0, asked)
     with result_or_journal(out, attrs, dry_run=dry_run) as (done, journal):
         if done is not None:
             return done
@@ -104,6 +110,8 @@ def compare_pairs(
                     variables = complete(cluster, plan, variables)
         attrs |= {"seconds": round(perf_counter() - started, 3)}
         dataset = _labelled(variables, plan, found, attrs, sides)
+        dataset = dataset if reshape is None else reshape(dataset)
+        dataset = result_names.complete(dataset, result_names.of_matrices(attrs))
         if journal is not None:
             results.save(dataset, journal.out)
             journal.finish()
@@ -140,15 +148,14 @@ def _labelled(
     attrs: dict[str, Any],
     sides: Sequence[Given],
 ) -> xr.Dataset:
-    """The result: its variables with token ids, strings, and what made them."""
+    """The variables of the result with token ids, strings, and what made them."""
     certificate = plan.certificate(found.products) | {f"{level}_pairs": n for level, n in found.counts.items()}
     attrs |= {"devices": sorted(found.devices), "certificate": json.dumps(certificate)}
     dataset = xr.Dataset(variables, attrs=attrs)
     if "token_id" in dataset.dims or ("pair" in dataset.dims and plan.symmetric):  # a graph has all rows compared
         dataset = dataset.assign_coords(token_id=plan.sides[0].rows.tokens)
     dataset = result_tokens.with_tokens(dataset, [given.stored_labels() for given in sides])
-    dataset = result_tokens.with_ids(dataset, [given.token_id for given in sides])
-    return result_names.complete(dataset, result_names.of_matrices(attrs))
+    return result_tokens.with_ids(dataset, [given.token_id for given in sides])
 
 
 def _finalize(

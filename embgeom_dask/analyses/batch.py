@@ -164,10 +164,11 @@ def status(out: PathLike) -> dict[str, Any]:
     Returns
     -------
     dict
-        Of one scan: `result`, the path; `state`, "finished" or "begun"; `panels_done` and `panels_total` of the passes
-        known so far; `passes`, a list of `pass`, `done` and `total`; `panels_per_second` over the last hundred commits
-        and `seconds_left` at that rate, None if not known; `last_commit` (ISO 8601); `failures`, a list of `pass`,
-        `panel` and `cause`; `resume`, the command that continues the scan, None if it was started from Python.
+        Of one scan or another command over pairs: `result`, the path; `command`; `state`, "finished" or "begun";
+        `panels_done` and `panels_total` of the passes known so far; `passes`, a list of `pass`, `done` and `total`;
+        `panels_per_second` over the last hundred commits and `seconds_left` at that rate, None if not known;
+        `last_commit` (ISO 8601); `failures`, a list of `pass`, `panel` and `cause`; `resume`, the command that goes on,
+        None if it was started from Python.
 
         Of a folder: `result`, `state` and `resume`; `command`; `models_done` and `models_total`; `running`, of scans
         that are begun what this function says of each; `failures`, a list of texts; `seconds_left` at the rate of the

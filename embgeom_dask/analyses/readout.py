@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,16 +15,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from embgeom_dask.analyses.scan import scan
+from embgeom_dask.analyses.all_pairs import compare_pairs
 from embgeom_dask.analyses.sides import check_widths
 from embgeom_dask.checkpoints.bare_files import read_vector
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, temporary_store
 from embgeom_dask.execution.cluster import ClientLike
-from embgeom_dask.execution.spec import parse_count
+from embgeom_dask.execution.memory import parse_limit
+from embgeom_dask.execution.planning import Resources
+from embgeom_dask.execution.spec import ScanSpec, parse_count
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import fill, model_writing, result_names, result_tokens, results
+from embgeom_dask.storage import fill, model_writing
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -45,6 +48,7 @@ def readout(
     memory_limit: str | int | None = None,
     client: ClientLike | None = None,
     progress: bool | None = None,
+    resume_command: str | None = None,
 ) -> xr.Dataset:
     """Multiply directions with the rows of a vocabulary, and keep the tokens that each writes most and least.
 
@@ -75,7 +79,9 @@ def readout(
         What directions are called: a text file with one a line, or a list. By default the token strings of a store, or
         the labels or the coordinate `token` of an array.
     out : path, optional
-        Where to save the result; the same result there is opened instead of computed again.
+        Where to save the result; the same result there is opened instead of computed again. Until it is saved, a
+        journal of the products that are done is kept beside it, as for `scan`: the same call goes on where one was
+        killed, and `status` says how far it is.
     device : {"auto", "cpu", "cuda", "mps"}
         What products are computed on, on each worker.
     memory_limit : str or int, optional
@@ -85,6 +91,8 @@ def readout(
     progress : bool, optional
         Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
         in a notebook.
+    resume_command : str, optional
+        The command line that goes on, for `status` to say.
 
     Returns
     -------
@@ -110,7 +118,7 @@ def readout(
     >>> found["top_product"].sel(direction=1).item()
     1.0
     """
-    started, count = perf_counter(), parse_count("k", k)
+    started, count, limit = perf_counter(), parse_count("k", k), parse_limit(memory_limit)
     if count is None:
         raise InputError("`k`: give the number of tokens")
     with (
@@ -123,27 +131,28 @@ def readout(
         factors = None if gain is None else _gain(gain, rows.matrix.hidden_size)
         settings = {"k": count, "moments": moments, "gain": _digest(factors), "labels": _digest(names)}
         settings |= {"tokens": rows.selection, "against": vocabulary.selection}
-        attrs = results.provenance("readout", [rows.matrix, vocabulary.matrix], [], 0.0, settings)
-        if out is not None and (done := results.existing(out, attrs)) is not None:
-            return done
-        how = {"device": device, "memory_limit": memory_limit, "client": client, "progress": progress}
         with _multiplied(rows, factors) as multiplied:
-            found = scan(
-                multiplied.matrix,
-                against=vocabulary.matrix,
-                metric="dot",
-                top=count,
-                bottom=count,
-                moments_per_row=moments,
-                **how,
+            return compare_pairs(
+                "readout",
+                [multiplied, vocabulary],
+                ScanSpec("dot", top=count, bottom=count, moments_per_row=moments),
+                Resources(device, memory_limit=limit),
+                client,
+                started=started,
+                out=out,
+                settings=settings,
+                made_of=[rows.matrix, vocabulary.matrix],
+                resume_command=resume_command,
+                reshape=partial(_by_direction, names),
             )
-        found = result_tokens.with_ids(found, [rows.token_id, vocabulary.token_id])
+
+
+def _by_direction(names: list[str], found: xr.Dataset) -> xr.Dataset:
+    """What products of rows with others give, by direction, each with its name."""
     named = {"direction": found["token_id"].to_numpy(), "label": ("direction", np.array(names, np.object_))}
     coords = {name: found[name].variable for name in ("top_token", "top_text", "bottom_token", "bottom_text")}
-    kept = xr.Dataset({name: found[name].variable for name in found.data_vars}, coords)
-    attrs |= {"devices": found.attrs["devices"], "certificate": found.attrs["certificate"]}
-    made = kept.rename_dims(token_id="direction").assign_coords(named)
-    return results.finish(made, attrs, started, out, result_names.of_matrices(attrs))
+    kept = xr.Dataset({name: found[name].variable for name in found.data_vars}, coords, found.attrs)
+    return kept.rename_dims(token_id="direction").assign_coords(named)
 
 
 def _digest(values: NDArray[Any] | list[str] | None) -> str | None:
@@ -203,7 +212,7 @@ def _multiplied(rows: Given, gain: NDArray[np.float64] | None) -> Iterator[Given
         return model_writing.write_model(f"{folder}/multiplied.zarr", {rows.matrix.name: source}, attrs=attrs)
 
     with temporary_store(write, "directions times gain") as given:
-        yield given
+        yield replace(given, token_id=rows.token_id)
 
 
 @dataclass(frozen=True)

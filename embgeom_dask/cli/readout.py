@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def readout(
+    context: typer.Context,
     directions: Annotated[
         str, typer.Argument(metavar="DIRECTIONS", help="A row each: FILE.npy, FILE.safetensors:KEY or a store.")
     ],
@@ -50,7 +51,7 @@ def readout(
         "out": out,
         "device": device,
     }
-    how |= {"client": scheduler, "memory_limit": memory_limit}
+    how |= {"client": scheduler, "memory_limit": memory_limit, "resume_command": context.obj}
     _show(eg.readout(find_store(directions), find_store(against), count, **how), as_json)
 
 

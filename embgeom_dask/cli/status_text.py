@@ -1,4 +1,4 @@
-"""What status says as text: of one scan, of a command over many models, or of one over the steps of a training."""
+"""What status says as text: of one command over pairs, of one over many models, or of one over steps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def status_text(found: Mapping[str, Any]) -> str:
         "panels/s": "" if rate is None else f"{rate:.3g}",
         "seconds left": "" if left is None else f"{left:.0f}",
         "last commit": found["last_commit"] or "",
-        "goes on with": found["resume"] or "the same call of embgeom_dask.scan",
+        "goes on with": found["resume"] or f"the same call of embgeom_dask.{found['command']}",
     }
     if found["state"] == "finished":
         facts = {name: facts[name] for name in ("result", "state")}
-    parts = [align(["scan", ""], ([name, value] for name, value in facts.items()))]
+    parts = [align([found["command"], ""], ([name, value] for name, value in facts.items()))]
     if found["failures"]:
         rows = ([each["pass"], each["panel"], each["cause"]] for each in found["failures"])
         parts.append(align(["pass", "panel that failed", "cause"], rows))

@@ -318,6 +318,7 @@ def _status(journal: Journal, run: Mapping[str, Any]) -> dict[str, Any]:
     left = sum(each["total"] - each["done"] for each in passes if each["total"])
     return {
         "result": journal.out,
+        "command": run["attrs"]["command"],
         "state": "finished" if run["finished"] else "begun",
         "panels_done": sum(each["done"] for each in passes),
         "panels_total": sum(each["total"] or 0 for each in passes),

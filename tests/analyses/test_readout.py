@@ -17,7 +17,10 @@ from safetensors.torch import save_file
 from scipy import stats
 
 import embgeom_dask as eg
-from embgeom_dask.errors import EmbgeomError
+from embgeom_dask import tuning
+from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.execution.callbacks import PanelCallback
+from embgeom_dask.execution.grid import Panel
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
 from embgeom_dask.testing.strategies import DTYPES, slow_examples
@@ -25,6 +28,7 @@ from embgeom_dask.testing.strategies import DTYPES, slow_examples
 RNG = np.random.default_rng(0)
 VOCABULARY = RNG.normal(size=(300, 24)).astype(ml_dtypes.bfloat16)
 DIRECTIONS = RNG.normal(size=(7, 24)).astype(np.float32)
+MANY = RNG.normal(size=(100, 24)).astype(np.float32)
 GAIN = RNG.uniform(0.5, 2, 24).astype(ml_dtypes.bfloat16)
 
 
@@ -100,6 +104,47 @@ def test_labels_come_from_a_file_a_list_or_a_coordinate(store: str, client: Clie
     columns = ["direction", "label", "rank", "top_token_id", "top_token", "product"]
     assert list(frame.columns) == columns
     assert len(frame) == 14
+
+
+@pytest.mark.parametrize("gain", [None, GAIN])
+def test_a_readout_that_is_killed_goes_on_and_status_says_how_far_it_is(
+    gain: Any, store: str, client: Client, tmp_path: Path
+) -> None:
+    out, computed, kept = str(tmp_path / "r.zarr"), list[str](), list[str]()
+
+    def count(event: str, plan: Any, panel: Panel) -> None:
+        if event == "computed":
+            computed.append(panel.name)
+        elif event == "committed":
+            kept.append(panel.name)
+        elif event == "received" and dies and len(kept) >= 4:
+            raise MemoryError("the client dies")
+
+    with tuning.override(TILES=(64,), PANEL_TILES=1), PanelCallback(count):
+        dies = False
+        undisturbed = eg.readout(MANY, store, k=3, gain=gain, client=client)
+        panels = sorted(computed)
+        assert len(panels) == 10
+        computed.clear()
+        dies = True
+        with pytest.raises(MemoryError):
+            eg.readout(MANY, store, k=3, gain=gain, out=out, client=client)
+        client.submit(int, pure=False).result()
+        said = eg.status(out)
+        assert (said["command"], said["state"], said["panels_total"]) == ("readout", "begun", 10)
+        assert 4 <= said["panels_done"] == len(kept) < 10
+        with pytest.raises(InputError, match="was begun with other settings"):
+            eg.readout(MANY, store, k=4, gain=gain, out=out, client=client)
+        committed, dies = list(kept), False
+        computed.clear()
+        resumed = eg.readout(MANY, store, k=3, gain=gain, out=out, client=client)
+        assert sorted(computed + committed) == panels
+        computed.clear()
+        again = eg.readout(MANY, store, k=3, gain=gain, out=out, client=client)
+        assert not computed
+    assert eg.status(out)["state"] == "finished"
+    for found in (resumed, again):
+        xr.testing.assert_identical(found.drop_attrs().load(), undisturbed.drop_attrs().load())
 
 
 @slow_examples
