@@ -84,10 +84,11 @@ def compare(
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Compare two vocabularies row by row; or of a list of them say which share bytes, rows, columns and tokens.
+    """Compare two vocabularies row by row, or find which of several share bytes, rows, columns and tokens.
 
-    Distances and norms are the float64 numbers nearest to the true ones, of the stored values, whatever their types.
-    Each row is read once, but where tokens lie far apart in the two vocabularies, chunks of the second more often.
+    Distances and norms are the float64 numbers nearest to the true ones of the stored values, whatever their types.
+    Each chunk of the first vocabulary is read once. Chunks of the second are read several times where the matched
+    tokens are in a very different order.
 
     Parameters
     ----------
@@ -98,33 +99,33 @@ def compare(
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
     match : {"id", "token"}
-        Which rows are compared: those of one token id, or those of one token. Tokens are the same if their bytes are,
-        with the marks of a leading space of SentencePiece and of byte-level BPE for spaces, and a space before what
-        begins a word in WordPiece; of several alike in one vocabulary the one with the lowest id is meant.
+        How rows are matched: by token id, or by token. Two tokens are the same if their bytes are the same. For this,
+        the marks of a leading space of SentencePiece and of byte-level BPE count as spaces, and in WordPiece a piece
+        that begins a word has a space before it. If several tokens of one vocabulary are the same, the one with the
+        lowest id is taken.
     neighbors : int, optional
-        Count how many of so many nearest tokens of each token are the same in both, of the tokens that are matched: by
-        a scan of each.
+        How many nearest tokens of each token to compare: the result counts those that are the same in both
+        vocabularies, among the matched tokens. It takes a scan of each vocabulary.
     csls : int, optional
-        Give each two rows that are matched their cross-domain similarity local scaling (Conneau et al. 2018), with the
-        means of so many nearest rows of the other side, and name for each row as many of the other side for which that
-        is largest: by three scans of one against the other, the last of directions in float64, written to a
-        temporary store of either side.
+        How many nearest rows to use for cross-domain similarity local scaling (CSLS, Conneau et al. 2018). The result
+        has the CSLS of each matched pair of rows, and for each row so many rows of the other side with the largest
+        CSLS. It takes three scans of one side against the other. The last scan is of directions in float64, which are
+        written to a temporary store for either side.
     shared : int, optional
-        Name for each token of `data` that is not matched so many nearest, by cosine, of those that are.
+        How many matched tokens to name for each token of `data` that is not matched: the nearest ones by cosine.
     columns : bool
-        Whether to compare the columns over the rows that are matched, also where the widths differ: which column is
-        which, linear CKA, leading directions. By one more pass; it needs scipy.
+        Whether to compare the columns over the matched rows: which column of the other side each one is, linear CKA,
+        and leading components. The widths may differ. It takes one more pass, and scipy.
     metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
-        By what `neighbors` are nearest.
+        The distance that `neighbors` uses.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again.
     device : {"auto", "cpu", "cuda", "mps"}
-        What products of scans are computed on, on each worker.
+        The device that each worker multiplies on, in the scans.
     client : Client, cluster or str, optional
-        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+        A dask client, a cluster, or the address of a scheduler. By default the active client, or else a local cluster.
     progress : bool, optional
-        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
-        in a notebook.
+        Whether to show a progress bar, and the address of dask's dashboard; by default only in a notebook.
 
     Returns
     -------

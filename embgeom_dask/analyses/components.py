@@ -49,11 +49,11 @@ def components(
     progress: bool | None = None,
     resume_command: str | None = None,
 ) -> Any:
-    """Find the connected components of the graph whose edges are the pairs of rows within a radius, at each radius.
+    """Find the connected components of a graph at several radii: its edges are the pairs of rows within the radius.
 
-    The nodes of the graph are the distinct rows: identical rows are one node, and are counted as its tokens. An edge is
-    a pair of them at a distance of at most the radius, as it is reported. All radii are answered by one pass over the
-    pairs, of which none is kept: what is held grows with the rows, not with the pairs.
+    The nodes of the graph are the distinct rows: identical rows are one node, which counts all of their tokens. An edge
+    is a pair of nodes whose reported distance is at most the radius. One pass over the pairs answers for all radii. No
+    pair is kept, so that the memory needed grows with the number of rows and not of pairs.
 
     Parameters
     ----------
@@ -66,12 +66,12 @@ def components(
     tokens : selection
         Which rows to compare, as `scan` takes them; by default all.
     metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
-        What is computed of two rows. Rows of zeros have no cosine and are left out.
+        The distance between two rows. Rows of zeros have no cosine distance and are left out.
     diameter : bool
-        Whether to find the farthest pair of each component, too.
+        Whether to find also the farthest pair of each component.
     out : path, optional
         Where to save the result; of a list, a folder. If the same result is there already, it is opened instead of
-        computed again; if it was interrupted, it goes on.
+        computed again; if it was interrupted, it is continued.
     device, memory_limit, part, client, progress, resume_command
         As `scan` takes them.
 
@@ -83,9 +83,9 @@ def components(
         first, then by lowest token id.
 
         - `token_to_component (token_id, radius)`: the component of the token, -1 where the token is alone; `degree
-          (token_id, radius)`, how many other distinct rows are within the radius of its row.
-        - `component_count (radius)`, of all components, those of one token too; `alone_count (radius)`, the tokens that
-          are alone; `isolated_count (radius)`, the distinct rows without an edge; `edge_count (radius)`.
+          (token_id, radius)`, the number of other distinct rows within the radius of its row.
+        - `component_count (radius)`, the number of all components, those of one token included; `alone_count (radius)`,
+          of tokens that are alone; `isolated_count (radius)`, of distinct rows without an edge; `edge_count (radius)`.
         - `component_radius`, `component_token_count`, `component_distinct_count`, `component_edge_count`,
           `component_token_id`, the lowest, and its string `component_token`; `component_density`, the edges as a share
           of the pairs of its rows, NaN where there is one row; all `(connected_component)`.
@@ -95,15 +95,16 @@ def components(
           `left_out_token_id (left_out)`, where rows were left out.
 
     xarray.DataTree
-        Of a list: a node for each store, and in the root the table of what each has one of, or one for each radius.
+        Returned for a list of stores: a node for each store, and in the root a table of the numbers that each store has
+        one of, or one of for each radius.
 
     Raises
     ------
     InputError
-        If a store, matrix, selection, metric or device is not there, a row has NaN, infinity, or a float64 value below
-        2^-400 or above 2^400 in size, a radius is no number, or something else is at `out`.
+        If a store, matrix, selection, metric or device does not exist, a row has NaN, infinity, or a float64 value
+        below 2^-400 or above 2^400 in size, a radius is no number, or something else is at `out`.
     SomeFailed
-        If some of several stores failed, after the others are done; its `results` are those of the others.
+        If some of several stores failed. It is raised after the others are done; its `results` are theirs.
 
     Examples
     --------

@@ -46,12 +46,12 @@ def controls(
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
-    """Write a store of random numbers of the shape, type and token labels of a matrix: what chance alone would give.
+    """Write a store of random numbers with the shape, the type and the token labels of a matrix, to compare with it.
 
-    Every question can be asked of it as of any store. Rows are made 1,024 at a time, those of block b by PCG64 with the
-    seed (`seed`, b), as float64 numbers that are rounded to the type of the matrix: nothing else decides them but
-    numpy, which does not promise its normal numbers to later versions. The store's attribute `control` names the
-    version, and all that the rows were made from.
+    Every command takes it like any other store. Rows are made 1,024 at a time. Those of block b are float64 numbers of
+    PCG64 with the seed (`seed`, b), rounded to the type of the matrix. They depend on nothing else but the version of
+    numpy, which may change its normal numbers in a later one. The store's attribute `control` names this version, and
+    everything that the rows were made from.
 
     Parameters
     ----------
@@ -63,22 +63,22 @@ def controls(
     like : {"gaussian", "uniform"}
         Standard normal numbers, or numbers from -1 to 1, equally likely.
     seed : int
-        0 or more.
+        The seed, 0 or more.
     match : {"centroid", "norms"}, optional
-        Keep the centroid of the rows, and of every row its distance from the centroid, or with "norms" its norm: but
-        for rounding. Directions are random ones to which one vector is added, the same for all, for which the mean of
-        the rows is the centroid; a few rows, or rows of one column, may have none. By two passes over the matrix, and
-        some over the random numbers.
+        What the control keeps of the matrix, up to rounding. Both keep the centroid of the rows. "centroid" also keeps
+        the distance of every row from the centroid, "norms" the norm of every row. Directions are random, plus one
+        vector that is the same for all rows and chosen so that their mean is the centroid; for very few rows, or rows
+        of one column, no such vector may exist. It takes two passes over the matrix, and some over the random numbers.
     stores : path or URL
-        The folder of the new store, `<organisation>--<name>-<like>-<seed>.zarr`, with `-centroid` or
-        `-norms` if these are matched.
+        The folder that the new store is written into. The store is named `<organisation>--<name>-<like>-<seed>.zarr`,
+        with `-centroid` or `-norms` after the seed if these are matched.
     overwrite : bool
         Whether to replace a store that exists.
     client : Client, cluster or str, optional
         Where the matrix is read if its centroid is matched: a dask client, a cluster or an address; by default the
         client that is active, or else a cluster in this process.
     progress : bool, optional
-        Whether to show a bar with rate and time left; by default only in a notebook.
+        Whether to show a progress bar; by default only in a notebook.
 
     Returns
     -------

@@ -50,7 +50,7 @@ def convert_each(
         The cluster whose workers convert, each its own models: sources and `stores` are paths there. By default they
         are converted here, one after the other.
     resume_command : str, optional
-        The command line that goes on with this, for `status` to say.
+        The command line that continues this call; `status` shows it.
     **options
         The other options of `convert`, the same for every checkpoint.
 

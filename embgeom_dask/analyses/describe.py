@@ -44,39 +44,39 @@ def describe(
     part: str | None = None,
     resume_command: str | None = None,
 ) -> xr.DataTree:
-    """Ask several questions of a matrix in one run that reads its store once.
+    """Answer several questions about a matrix in one run that reads its store once.
 
-    Rows that a worker has read stay there, as stored, until the last question is answered, and tasks go to the worker
-    that has their rows. Each worker keeps rows in half of the memory that it may take: rows that do not fit are read
-    again by every pass, as they are by the commands one after the other, and a note says so. No result depends on it.
+    Workers keep the rows that they read, as stored, until the last question is answered. Each task goes to the worker
+    that has its rows. A worker keeps rows in half of the memory that it may take. Rows that do not fit are read again
+    by every pass; a note says so. No result depends on it.
 
     Parameters
     ----------
     data : path, array, or list of these
         A store, or any array that `scan` takes.
     each : str, list of str, or mapping
-        What is asked: "survey", "tokens", "duplicates", "spectrum" or "outliers". A mapping gives settings to each, as
-        keywords of the function of that name: `{"survey": {}, "spectrum": {"components": 0}}`. What visits pairs, for
-        outliers or the distance from the dense cluster, reads rows by itself.
+        The questions: "survey", "tokens", "duplicates", "spectrum" or "outliers". A mapping gives each its settings, as
+        keywords of the function of that name: `{"survey": {}, "spectrum": {"components": 0}}`. Passes over pairs, as
+        outliers need, read their rows themselves.
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
     out : path, optional
-        A folder to save the results in, each as its own function saves it: `survey.zarr` and so on; with several
-        stores the folders `survey` and so on, with a result for each model, and the table of all. Those that are there
-        already are opened instead of computed again. `open_result` opens the folder, as what this returns, and `status`
-        says how far several stores are.
+        A folder to save the results in, each as its own function saves it: `survey.zarr` and so on. With several stores
+        these are folders, `survey` and so on, with a result for each model and the table of all. Results that are there
+        already are opened instead of computed again. `open_result` of the folder gives what this function returns, and
+        `status` says how many stores are done.
     memory_limit : str or int, optional
-        What the process of a worker may hold, "2GiB" or bytes, before it keeps no more rows; by default what it holds
-        and 60% of the memory that is free.
+        The memory that the process of a worker may hold, "2GiB" or bytes; beyond it no more rows are kept. By default
+        it is what the process holds already and 60% of the memory that is free.
     client : Client, cluster or str, optional
-        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+        A dask client, a cluster, or the address of a scheduler. By default the active client, or else a local cluster.
     progress : bool, optional
-        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
-        in a notebook.
+        Whether to show a progress bar, and the address of dask's dashboard; by default only in a notebook.
     part : str, optional
-        Of several commands that share a list of stores and `out`, the part that this one does: "2/8".
+        Which part of a list of stores to do, where several commands share the list and the folder `out`: "2/8" is the
+        second of eight parts. By default all.
     resume_command : str, optional
-        The command that goes on with it, for `status`.
+        The command line that continues this call; `status` shows it.
 
     Returns
     -------

@@ -68,10 +68,9 @@ def outliers(
     device : {"auto", "cpu", "cuda", "mps"}
         What products are computed on, on each worker.
     client : Client, cluster or str, optional
-        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+        A dask client, a cluster, or the address of a scheduler. By default the active client, or else a local cluster.
     progress : bool, optional
-        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
-        in a notebook.
+        Whether to show a progress bar, and the address of dask's dashboard; by default only in a notebook.
 
     Returns
     -------

@@ -65,9 +65,9 @@ def series(
         What `each` is computed on: a dask client, a cluster or an address; by default the client that is active, or
         else a cluster in this process.
     progress : bool, optional
-        Whether to show a bar with rate and time left; by default only in a notebook.
+        Whether to show a progress bar; by default only in a notebook.
     resume_command : str, optional
-        The command line that goes on with this, for `status` to say.
+        The command line that continues this call; `status` shows it.
 
     Returns
     -------

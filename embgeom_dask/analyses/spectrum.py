@@ -117,12 +117,12 @@ def spectrum(
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
         as `table.zarr`.
     part : str, optional
-        Of a list of stores do one part only, "2/8" the second of eight, where several commands share the folder `out`.
+        Which part of a list of stores to do, where several commands share the list and the folder `out`: "2/8" is the
+        second of eight parts. By default all.
     client : Client, cluster or str, optional
-        A dask client, a cluster or an address; by default the client that is active, or else a cluster in this process.
+        A dask client, a cluster, or the address of a scheduler. By default the active client, or else a local cluster.
     progress : bool, optional
-        Whether to show a bar with rate and time left, and a note with the address of dask's dashboard; by default only
-        in a notebook.
+        Whether to show a progress bar, and the address of dask's dashboard; by default only in a notebook.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def spectrum(
     EmbgeomError
         If a store cannot be read.
     SomeFailed
-        If some of several stores failed, after the others are done; its `results` are those of the others.
+        If some of several stores failed. It is raised after the others are done; its `results` are theirs.
 
     Examples
     --------

@@ -50,7 +50,7 @@ def store_series(
     overwrite : bool
         Replace the series store of the same name as soon as the new one is complete.
     progress : bool, optional
-        Whether to show a bar with rate and time left; by default only in a notebook.
+        Whether to show a progress bar; by default only in a notebook.
 
     Returns
     -------

@@ -103,7 +103,7 @@ def whiten(
         Where the covariance is made: a dask client, a cluster or an address; by default the client that is active, or
         else a cluster in this process.
     progress : bool, optional
-        Whether to show a bar with rate and time left; by default only in a notebook.
+        Whether to show a progress bar; by default only in a notebook.
 
     Returns
     -------
