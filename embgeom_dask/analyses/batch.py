@@ -154,12 +154,12 @@ def whole(out: PathLike) -> tuple[list[str], list[str]] | None:
 
 
 def status(out: PathLike) -> dict[str, Any]:
-    """Report the progress of a scan, or of a command over many models, whether it is running or has died.
+    """Report the progress of a scan or of a command over many models, whether it still runs or was interrupted.
 
     Parameters
     ----------
     out : path
-        Where the scan saves its result; of many models, the folder.
+        Where the scan saves its result; for many models, the folder.
 
     Returns
     -------

@@ -37,8 +37,8 @@ def duplicates(
 ) -> xr.Dataset:
     """Find the groups of identical rows of one matrix of each store, or of an array.
 
-    Two rows are identical if all their bits are, with -0 equal to +0; rows with NaN or infinity too. Rows are compared
-    by a cryptographic digest. A group has at least two members.
+    Two rows are identical if all their bits are equal, where -0 counts as +0. This includes rows with NaN or infinity.
+    Rows are compared by a cryptographic digest. A group has at least two members.
 
     Parameters
     ----------

@@ -68,12 +68,13 @@ def lattice(
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
-    """Measure bfloat16 rows in steps of their type: extents, exponents, and how many steps lie between two rows.
+    """Measure bfloat16 rows in steps from one number of the type to the next: extents, exponents, pairs of rows.
 
-    The numbers of bfloat16 in their order are its lattice; the *step* of a value is its place in it, counted from 0:
-    the 15 bits below the sign bit, negative for a negative value. The difference of two steps is how many numbers lie
-    from one value to the other, also across 0, where the bits themselves, as unsigned integers, would differ by more
-    than 32,767. All results are integers, without error.
+    The lattice of bfloat16 is the sequence of its numbers in ascending order. The *step* of a value is its index in
+    this sequence, with 0 at step 0: the 15 bits below the sign bit, taken as negative for a negative value. The
+    difference of two steps says how many numbers apart two values are, also where one is negative and one positive.
+    (Bit patterns as unsigned integers do not: across 0 they differ by more than 32,767.) All results are integers,
+    without error.
 
     Parameters
     ----------
@@ -82,23 +83,25 @@ def lattice(
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
     tokens : str, list of int and str, or mask, optional
-        Which rows, by default all: a selection as `scan` takes it.
+        Which rows to measure, as `scan` takes them; by default all.
     origin : int or str, optional
-        A token, by id or by name: find the rows whose exponents are near those of its row.
+        A token, by id or by name. The result says of every row how far its exponents are from those of this token's
+        row.
     exponents : int
-        How near: by so much at most in every column.
+        The largest difference of exponents, in every column, that counts for `exponent_within_count`.
     within : float, list of float, or str, optional
-        Numbers of steps. Counts for each how many pairs of rows are so many apart at most, and how many rows of each.
+        Numbers of steps. For each, the result counts the pairs of rows that are at most so many steps apart, in all and
+        of each row.
     pairs_within : float or str, optional
-        A number of steps. Lists every pair that is so many apart at most.
+        A number of steps. The result lists every pair that is at most so many steps apart.
     metric : {"chebyshev", "cityblock"}
-        How steps are counted for these: the most in a column, or those of all columns together.
+        How the steps between two rows are counted for these: the largest of all columns, or their sum.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
         as `table.zarr`.
     device : {"auto", "cpu", "cuda", "mps"}
-        What distances of pairs are computed on, on each worker.
+        The device that each worker computes distances of pairs on.
     part : str, optional
         Which part of a list of stores to do, where several commands share the list and the folder `out`: "2/8" is the
         second of eight parts. By default all.

@@ -32,24 +32,25 @@ def neighbors(
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Find the nearest tokens of each of a few tokens, itself left out.
+    """Find the nearest tokens of each of a few tokens; the token itself is left out.
 
     Parameters
     ----------
     data : path or array
         A store, or any array that `scan` takes.
     tokens : str or list of int and str
-        Whose neighbours: names and ids, `king,queen` or `["king", 2332]`, as `scan` reads them.
+        The tokens whose neighbors are sought: names and ids, `king,queen` or `["king", 2332]`, as `scan` reads them.
     k : int
-        How many neighbours; fewer where there are no more. A token with an identical row is one, at distance 0.
+        How many neighbors of each; fewer if there are no more. A token with an identical row is a neighbor at distance
+        0.
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input where there is no output matrix.
     metric : {"euclidean", "cosine", "chebyshev", "cityblock"}
-        What is computed of two rows.
+        The distance between two rows.
     out : path, optional
         Where to save the result; the same result there is opened instead of computed again.
     device : {"auto", "cpu", "cuda", "mps"}
-        What products are computed on, on each worker.
+        The device that each worker multiplies on.
     client : Client, cluster or str, optional
         A dask client, a cluster, or the address of a scheduler. By default the active client, or else a local cluster.
     progress : bool, optional

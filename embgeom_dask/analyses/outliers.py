@@ -58,15 +58,15 @@ def outliers(
     data : path or array
         A store, or any array that `scan` takes.
     tokens : selection
-        The tokens to compare, as `scan` takes them; at least two. If it is a safetensors file with a centroid, that one
-        is C; else C is the mean row of the selection. By default, or as "cluster", they are those of the dense cluster
-        that `cluster` finds; the token of that name is '"cluster"', in quotes.
+        The tokens to compare, as `scan` takes them; at least two. If this is a safetensors file with a centroid, that
+        centroid is C; else C is the mean row of the selection. By default, or with "cluster", the tokens are those of
+        the dense cluster that `cluster` finds. (A token with the name cluster is given as '"cluster"', in quotes.)
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again.
     device : {"auto", "cpu", "cuda", "mps"}
-        What products are computed on, on each worker.
+        The device that each worker multiplies on.
     client : Client, cluster or str, optional
         A dask client, a cluster, or the address of a scheduler. By default the active client, or else a local cluster.
     progress : bool, optional

@@ -37,30 +37,30 @@ def series(
     progress: bool | None = None,
     resume_command: str | None = None,
 ) -> Any:
-    """Describe a vocabulary at every step of its training, and say when each row changes and which rows become one.
+    """Describe a vocabulary at every step of its training: norms, centroid, identical rows, and when each row changes.
 
-    Numbers of a step are those of `survey` and `duplicates`, exactly. Steps are read one after the other, in this
-    process, which holds the rows of one; with `each`, those of four at most that a cluster works at.
+    The numbers of a step are exactly those of `survey` and `duplicates`. This process reads the steps one after the
+    other and holds the rows of one at a time. With `each`, a cluster works on up to four steps at a time.
 
     Parameters
     ----------
     data : path, array, or list of these
-        `FILE.safetensors`, `FILE.h5` or `FILE.hdf5`, with `:KEY` where it has several tensors (steps, rows, columns),
-        of floats or of the bits of bfloat16 as 16-bit unsigned integers; a folder with a checkpoint for each step,
-        called `checkpoint-100`, `step_200` or the like; an array of that shape, also one of dask; or a list of stores
-        of one shape, in the order of their steps. Numbers of steps are those of series stores, those in the names of
-        checkpoints and stores, or a list `step` or `steps` of ascending integers beside the tensor; else they count
-        from 0.
+        The steps, as one of: a tensor (steps, rows, columns) of a file, `FILE.safetensors`, `FILE.h5` or `FILE.hdf5`,
+        with `:KEY` if it has several, of floats or of bfloat16 bits as 16-bit unsigned integers; a folder with a
+        checkpoint for each step, named `checkpoint-100`, `step_200` or the like; an array of that shape, also one of
+        dask; a series store; or a list of stores of one shape, in the order of their steps. The numbers of the steps
+        are those of a series store, those in the names of checkpoints and stores, or those of a list `step` or `steps`
+        of ascending integers beside the tensor; else they count from 0.
     role : {"input", "output"}, optional
         The matrix of stores and checkpoints; by default output, or input if there is no output matrix.
     each : str, list of str, or dict, optional
-        What else to ask of every step: `survey`, `tokens`, `duplicates`, `outliers`, `spectrum`; in a dict with
-        settings of each: `{"outliers": {"tokens": "0:100"}, "spectrum": {"components": 0}}`.
+        Other questions to ask of every step: `survey`, `tokens`, `duplicates`, `outliers`, `spectrum`. A dict gives
+        each its settings: `{"outliers": {"tokens": "0:100"}, "spectrum": {"components": 0}}`.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
-        `each` it is a folder: `table.zarr` and `survey.zarr` and so on. What is found is kept now and then in
-        `RESULT.zarr.parts` beside each result, and the same call goes on from there, whatever ended the one before.
-        Without `out` all results are in memory.
+        `each` it is a folder that holds `table.zarr`, `survey.zarr` and so on. Progress is kept in `RESULT.zarr.parts`
+        beside each result; if a call is interrupted or killed, the same call continues from there. Without `out` all
+        results are in memory.
     client : Client, cluster or str, optional
         What `each` is computed on: a dask client, a cluster or an address; by default the client that is active, or
         else a cluster in this process.
@@ -72,20 +72,21 @@ def series(
     Returns
     -------
     xarray.Dataset or xarray.DataTree
-        With `each` a DataTree: in the root what is told without, and a node for each question, whose variables are
-        those of that command with the dimension `step` in place of `model`. Where a step has fewer groups, members or
-        outlier dimensions than others, they are filled up with NaN, -1 or no text.
+        With `each` a DataTree. Its root is the Dataset returned without `each`. It has a node for each question, whose
+        variables are those of that command with the dimension `step` in place of `model`. Where a step has fewer
+        groups, members or outlier dimensions than others, they are padded with NaN, -1 or no text.
 
         Over `step`:
 
         - `norm_mean`, `norm_min` and `norm_max` of the L2 norms; `centroid (step, hidden)` and `centroid_l2`.
         - `unique_count`, `group_count` and `member_count`, the tokens in groups of identical rows (-0 is 0).
-        - `changed_count`, how many rows are others than at the step before; `joined_count`, tokens that are in a group
-          and were not; `left_count`, those that were and are not. All 0 at the first step.
+        - `changed_count`, the number of rows that differ from the step before; `joined_count`, of tokens that are in a
+          group of identical rows and were in none at the step before; `left_count`, of tokens that were in a group and
+          are in none now. All are 0 at the first step.
 
-        Over `token_id`: `first_change_step`, the first step at which the row is another than at the first, and
-        `last_change_step`, the last at which it is another than at the step before; -1 for a row that never changes.
-        `change_count`, how often it does; `grouped_step_count`, at how many steps it is in a group.
+        Over `token_id`: `first_change_step`, the first step at which the row differs from the first step, and
+        `last_change_step`, the last step at which it differs from the step before; -1 for a row that never changes.
+        `change_count`, the number of changes; `grouped_step_count`, the number of steps at which it is in a group.
 
     Raises
     ------

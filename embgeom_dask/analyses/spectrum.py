@@ -91,11 +91,11 @@ def spectrum(
 ) -> Any:
     """Find the eigenvalues of the covariance of a matrix's rows, its leading components, and how isotropic it is.
 
-    The covariance is that of the sample: of the rows less their exact mean, divided by N - 1. Its entries are float64
-    numbers made of sums of about 100 bits, in one pass: they are the same on any number of workers and threads and
-    for any chunks, and a mean that is 2^24 times as far from 0 as the rows are from it costs no digit. Eigenvalues and
-    vectors are LAPACK's, whose last bits depend on the machine: `eigenvalue_error` bounds the error of every
-    eigenvalue, `component_error` the sine of the angle between a vector and the true one.
+    The covariance is that of the sample: of the rows less their exact mean, divided by N - 1. One pass over the rows
+    makes it, from sums of about 100 bits. So its float64 entries are the same for any number of workers and threads and
+    any chunks, and no digit is lost even where the mean is 2^24 times as far from 0 as the rows are from the mean.
+    Eigenvalues and vectors are LAPACK's, and their last bits depend on the machine. `eigenvalue_error` bounds the error
+    of every eigenvalue, and `component_error` the sine of the angle between a vector and the true one.
 
     Parameters
     ----------
@@ -104,14 +104,15 @@ def spectrum(
     role : {"input", "output"}, optional
         The matrix of a store; by default output, or input if the store has no output matrix.
     components : int
-        How many leading vectors to keep, with the scores of every token; 0 saves the second pass that these take, over
-        rows that workers keep from the first as far as memory allows.
+        How many leading vectors to keep, with the scores of every token. The scores take a second pass over the rows,
+        which workers keep from the first pass as far as memory allows; with 0 there is no second pass.
     sky : three ints or str, optional
-        The components x, y and z, counted from 1, of a map of the sky as the mean row sees it: `(1, 2, 3)` or "1,2,3".
+        Three components x, y and z, counted from 1: `(1, 2, 3)` or "1,2,3". The result then has the direction of every
+        token from the mean row in these components, as latitude and longitude (a map of the sky).
     sky_by_rank : bool
-        Whether the map also has latitudes by rank, at which tokens are spread evenly from south to north.
+        Whether to give also latitudes by rank, by which tokens are spread evenly over the sphere from south to north.
     isotropy : bool
-        Whether to tell `partition_isotropy`, too: by one more pass, of as many products as the covariance takes.
+        Whether to give also `partition_isotropy`. It takes one more pass, with as many products as the covariance.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
@@ -129,8 +130,9 @@ def spectrum(
     xarray.Dataset or xarray.DataTree
         Of a list a DataTree: a node for each model, and in the root a table of the numbers that each has one of.
 
-        - `eigenvalue (eigenvalue_rank)`, largest first; one that rounding makes negative is 0. `eigenvalue_share`,
-          each divided by their sum, and `cumulative_share`. `eigenvalue_error`, in the units of eigenvalues.
+        - `eigenvalue (eigenvalue_rank)`, largest first; one that rounding makes negative is given as 0.
+          `eigenvalue_share`, each divided by the sum of all, and `cumulative_share`. `eigenvalue_error`, in the units
+          of eigenvalues.
         - `component_vector (component, hidden)`, of length 1, whose largest component in size (the first of several)
           is positive; `component_error (component)`; `score (token_id, component)`, the product of a row less the mean
           row with the vector, to within its last place and the rounding of the vector.
@@ -138,14 +140,15 @@ def spectrum(
           scores x, y, z on these components; `sky_distance`, r = sqrt(x^2 + y^2 + z^2). Angles are NaN where r is 0.
           With `sky_by_rank` `sky_ranked_latitude`, asin((2 k - 1) / n - 1) for the k-th of n tokens from the south.
         - `participation_ratio`, (sum of eigenvalues)^2 / sum of their squares; NaN if all rows are the same.
-          `isoscore`, of Rudman, Gillman, Rayne and Eickhoff (2022, arXiv 2108.07344): (participation ratio - 1) /
-          (d - 1), to which their steps come down; NaN for one column.
-        - With `isotropy`: `partition_isotropy`, of Mu and Viswanath (2018, arXiv 1702.01417), the smallest Z(c) divided
-          by the largest, Z(c) = sum of exp(c.x) over the rows x, for c the eigenvectors of X'X and, since their signs
-          say nothing, their opposites. Vectors are LAPACK's, and its last digits theirs.
-        - `mean_cosine` of all pairs of rows, (|sum of unit rows|^2 - n) / (n (n - 1)), within `mean_cosine_error`; n is
-          less by the `zero_count` rows of zeros, which have no direction. `mean_square_distance` of all pairs, twice
-          the sum of the eigenvalues; neither visits a pair.
+          `isoscore`, of Rudman, Gillman, Rayne and Eickhoff (2022, arXiv 2108.07344). Their definition simplifies to
+          (participation ratio - 1) / (d - 1); NaN for one column.
+        - With `isotropy`: `partition_isotropy`, of Mu and Viswanath (2018, arXiv 1702.01417): the smallest Z(c) divided
+          by the largest, where Z(c) = sum of exp(c.x) over the rows x. c runs over the eigenvectors of X'X and, since
+          their signs are arbitrary, their opposites. The vectors are LAPACK's, so the last digits depend on the
+          machine.
+        - `mean_cosine` of all pairs of rows, (|sum of unit rows|^2 - n) / (n (n - 1)), within `mean_cosine_error`; n
+          leaves out the `zero_count` rows of zeros, which have no direction. `mean_square_distance` of all pairs, which
+          is twice the sum of the eigenvalues. No pair is visited for these two.
         - `column_variance (hidden)`, `centroid (hidden)`, and `outlier_dimension (outlier)`, the columns whose variance
           is at least 5 times the mean of all columns' (Rudman, Chen and Eickhoff 2023), largest first.
         - `vocab_size`, `hidden_size`; the coordinates `model`, `revision`, `matrix`, `token_id`, `token`, `text`.

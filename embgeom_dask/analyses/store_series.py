@@ -29,10 +29,10 @@ def store_series(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> str:
-    """Store one matrix at all steps of a training in one store, over (step, token_id, hidden).
+    """Write one matrix at all steps of a training into one store, with the dimensions (step, token_id, hidden).
 
-    A folder is written aside and is a store once it is complete. What is interrupted, or killed, goes on at the step
-    where it was when the same is stored again; of arrays it begins again.
+    A folder is written under another name and renamed when it is complete. If the call is interrupted or killed, the
+    same call continues at the step where it was; for arrays it begins again.
 
     Parameters
     ----------

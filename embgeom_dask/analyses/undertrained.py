@@ -81,10 +81,11 @@ def undertrained(
 ) -> Any:
     """Rank tokens by how little they were trained: how near their rows are to those of tokens known to be unused.
 
-    The indicators are those that magikarp computes (github.com/cohere-ai/magikarp, `magikarp/utils.py`), with u the
-    mean of the unused rows. Norms and distances are the float64 numbers nearest to the true ones; cosine distances are
-    within 2^-50 of them, that without the first component within that and four times `component_error`. There are four
-    passes over the rows; workers keep those that they read, as far as memory allows.
+    The indicators are those that magikarp computes (github.com/cohere-ai/magikarp, `magikarp/utils.py`); u is the mean
+    of the unused rows. Norms and euclidean distances are the float64 numbers nearest to the true ones. Cosine distances
+    are within 2^-50 of the true ones; the one without the first component is within 2^-50 plus four times
+    `component_error`. It takes four passes over the rows. Workers keep the rows that they read, as far as memory
+    allows.
 
     Parameters
     ----------
@@ -93,13 +94,14 @@ def undertrained(
     role : {"input", "output"}, optional
         The matrix whose rows are compared with u; by default output, or input if the store has no output matrix.
     unused : str, list of int and str, or mask, optional
-        Which tokens are known to be unused: a selection as `scan` takes it, or what tells them: `padding`, rows without
-        a token; `bytes`, single bytes that UTF-8 never has (C0, C1, F5 to FF), or else `<0x41>` and other bytes of
-        ASCII of which another token is the text; `named`, `[unused1]`, `<|reserved_special_token_1|>` and the like;
-        `unreachable`, tokens whose text is encoded to others, where a store says so; `identical`, rows that several
-        tokens have; `cluster`, the dense cluster that `cluster` finds. By default the first of these that there are.
+        Which tokens are known to be unused: a selection as `scan` takes it, or the name of a rule. `padding`: rows
+        without a token. `bytes`: single bytes that UTF-8 never has (C0, C1, F5 to FF), or if there are none, byte
+        tokens like `<0x41>` whose character has a token of its own. `named`: `[unused1]`,
+        `<|reserved_special_token_1|>` and the like. `unreachable`: tokens whose text is encoded to other tokens, where
+        the store says so. `identical`: rows that several tokens have. `cluster`: the dense cluster that `cluster`
+        finds. By default the first rule that finds any.
     indicator : {"input_norm", "cosine", "centered", "component", "euclidean"}, optional
-        What tokens are ranked by: by default `input_norm` where there is one, else `cosine`, as magikarp does.
+        What to rank tokens by. By default, as magikarp does, `input_norm` if there is one, else `cosine`.
     out : path, optional
         Where to save the result. If the same result is there already, it is opened instead of computed again. With
         several stores it is a folder: each model is saved as `<organisation>--<name>.zarr`, the table of all of them
@@ -118,14 +120,15 @@ def undertrained(
         Of a list a DataTree: a node for each model, and in the root a table of the numbers that each has one of. All
         variables are over `token_id`, unless it is said, with the coordinates `token` and `text`.
 
-        - `unused_cosine_distance`, 1 - cos(row, u), where the product of the two norms is taken as 1e-6 at least;
-          `unused_centered_distance`, the same of rows and u less the mean row; `unused_component_distance`, the same of
-          rows and u without their part along the first component, of the covariance of all rows;
-          `unused_euclidean_distance` from u.
-        - `input_norm`, the L2 norm of the row of the input matrix, where input and output matrix are not one.
-        - `indicator_rank`, from 1 for the lowest value of the indicator chosen, equal ones by token id; `candidate`,
-          whether it is at most `threshold ()`, the 2nd percentile (numpy's) of the ordinary tokens, and the token is an
-          ordinary or a special one; where it is known which tokens can be reached, of those alone, as magikarp does.
+        - `unused_cosine_distance`, 1 - cos(row, u), where a product of the two norms below 1e-6 is taken as 1e-6;
+          `unused_centered_distance`, the same for rows and u less the mean row; `unused_component_distance`, the same
+          for rows and u without their part along the first component of the covariance of all rows;
+          `unused_euclidean_distance`, the distance from u.
+        - `input_norm`, the L2 norm of the row of the input matrix, if input and output are two matrices.
+        - `indicator_rank`, from 1 for the lowest value of the chosen indicator, equal ones by token id; `candidate`,
+          whether the indicator is at most `threshold ()` and the token is an ordinary or a special one. The threshold
+          is the 2nd percentile (numpy's) of the ordinary tokens. If the store says which tokens are reachable, only
+          those can be candidates and count for the threshold, as in magikarp.
           `category`: `token`, `special`, `byte`, `partial` (of a letter in UTF-8), `none`. `reachability`, as `tokens`
           gives it, where a store has it.
         - `unused`, whether the token is one of the unused; `unused_mean (hidden)`, u, rounded.

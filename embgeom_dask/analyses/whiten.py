@@ -62,7 +62,7 @@ def whiten(
     client: ClientLike | None = None,
     progress: bool | None = None,
 ) -> Any:
-    """Write stores of transformed rows, so that every command works in that geometry.
+    """Write stores of rows that are transformed so that their covariance is the identity, or lacks leading components.
 
     With the mean m and the covariance C of all rows, C + ridge I = V D V':
 
@@ -72,11 +72,12 @@ def whiten(
     - `zca`: V D^-1/2 V'(x - m), which stays nearest to the rows as they were.
     - `remove`: x - m less its part along the leading components (Mu and Viswanath 2018, "all but the top").
 
-    Distances of the first three are the same but for rounding: they differ by a rotation. Rows are multiplied in
-    float64, which errs by at most (d + 4) 2^-53 |W| |x - m| for the matrix W of the transform, and rounded to `dtype`;
-    what any command says of the new store is exact of these numbers. Eigenvectors and products are those of LAPACK and
-    BLAS, whose last bits depend on the machine. The store's attribute `whitening` has all that was asked and the
-    `sha256` of the rows it was made from. The covariance takes one pass over the rows, the new rows another.
+    Every command takes the new store like any other. The first three transforms differ by a rotation, so that distances
+    are the same up to rounding. Rows are multiplied in float64, with an error of at most (d + 4) 2^-53 |W| |x - m| for
+    the matrix W of the transform, and rounded to `dtype`. What a command then says of the new store is exact for these
+    rounded numbers. Eigenvectors and products are those of LAPACK and BLAS, whose last bits depend on the machine. The
+    store's attribute `whitening` has all settings and the `sha256` of the rows that it was made from. One pass over the
+    rows makes the covariance, another the new rows.
 
     Parameters
     ----------
