@@ -8,7 +8,7 @@ import torch
 
 
 class Workspace:
-    """Memory on the CPU for the products of one thread.
+    """Memory on the CPU for the products of one thread, and for points that are made for one product.
 
     A product takes the memory of an earlier one, unless something still refers to that one: then it gets memory of its
     own. Used again, memory saves time: the first touch of fresh pages costs about as much as the product itself.
@@ -24,6 +24,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._memories: dict[torch.dtype, list[tuple[torch.Tensor, ref[torch.Tensor]]]] = {}
+        self._points: dict[int, torch.Tensor] = {}
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """Return an uninitialised tensor (rows, columns) of `dtype`.
@@ -41,3 +42,10 @@ class Workspace:
         product = memory[:size].view(rows, columns)
         self._memories[dtype] = [*others[-1:], (memory, ref(product))]
         return product
+
+    def points(self, side: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """Return an uninitialised tensor for the points of a side, 0 or 1, until it is asked for again."""
+        memory, size = self._points.get(side), shape.numel()
+        if memory is None or memory.dtype != dtype or memory.numel() < size:
+            memory = self._points[side] = torch.empty(size, dtype=dtype)
+        return memory[:size].view(shape)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.recentre import recentre
-from embgeom_dask.metrics import Norms
+from embgeom_dask.metrics import Norms, Workspace
 from embgeom_dask.pairwise.exact import Rows
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import DistinctRows
@@ -73,9 +73,10 @@ class Block:
     """Rows read together.
 
     `positions` (b,) int64; `stored` (all, d) in the stored dtype, in order of position from `start` on, on the host
-    alone; `points` (b, d), the rows at `positions` as the metric's tiles take them; `norms` (b,), the metric's norms of
-    the points; `distance_from_centre` (b,) float64, where the rows are sorted by it, a bound of that of the points;
-    `point_format` is that of the points, and `unit` turns values of these points into those of the scan's.
+    alone; `points` (b, d), the rows at `positions` as the metric's tiles take them, or as stored where `point_format`
+    widens them for each product; `norms` (b,), the metric's norms of the points; `distance_from_centre` (b,) float64,
+    where the rows are sorted by it, a bound of that of the points; `point_format` is that of the points, and `unit`
+    turns values of these points into those of the scan's.
     """
 
     positions: Array
@@ -108,7 +109,11 @@ class Block:
 
     def on(self, device: torch.device) -> Block:
         """The block with its points on a device, without the rows as stored."""
-        return replace(self, stored=self.stored[:0], points=self.points.to(device))
+        return replace(self, stored=self.stored[:0], points=self.multiplied(Workspace(), 0).to(device))
+
+    def multiplied(self, workspace: Workspace, side: int) -> torch.Tensor:
+        """The points as they are multiplied, for `side` 0 or 1 of a product that lies in `workspace`."""
+        return self.points if self.point_format is None else self.point_format.widened(self.points, workspace, side)
 
     @property
     def rounded(self) -> bool:

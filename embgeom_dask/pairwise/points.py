@@ -16,7 +16,7 @@ from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.quantize import quantize
 from embgeom_dask.kernels.row_norms import norms, squared_lengths
 from embgeom_dask.kernels.shifting import shifted
-from embgeom_dask.metrics import METRICS, Metric, Norms
+from embgeom_dask.metrics import METRICS, Metric, Norms, Workspace
 
 Array = NDArray[Any]
 
@@ -90,7 +90,12 @@ class PointFormat:
         return bound
 
     def points(self, rows: Array) -> tuple[torch.Tensor, Norms]:
-        """The points (b, d) of rows (b, d) as stored, on the CPU, and their norms."""
+        """The points (b, d) of rows (b, d) as stored, on the CPU, and their norms.
+
+        Where `keeps_stored` they are the rows, and `widened` makes points of them when they are multiplied.
+        """
+        if self.keeps_stored(rows.dtype):
+            return devices.to_tensor(rows, _CPU), Norms(norms(rows)[:, 1] * self.scale**2)
         if self.element == "bfloat16":
             rounded = rows.astype(BFLOAT16, copy=False)
             error = None if rounded is rows else _distances(rows, rounded)
@@ -103,6 +108,22 @@ class PointFormat:
         values = shifted(rows, self.centre, self.scale, element if metric.keeps_rows else np.float64)
         points = metric.points(values, element)
         return devices.to_tensor(points.values, _CPU), points.norms
+
+    def keeps_stored(self, dtype: Any) -> bool:
+        """Whether points of rows in `dtype` are these rows in a longer type, scaled: without a centre nothing is lost.
+
+        The rows take less memory than their points, whose first touch costs more than to make them for every tile.
+        """
+        if not self.tile_metric.is_product or self.element not in ("float32", "float64"):
+            return False
+        return bool(np.dtype(dtype).itemsize < np.dtype(self.element).itemsize and not self.centre.any())
+
+    def widened(self, points: torch.Tensor, workspace: Workspace, side: int) -> torch.Tensor:
+        """What is multiplied of the points of a block: of rows as stored the points, in memory of the workspace."""
+        if self.element not in ("float32", "float64") or (dtype := getattr(torch, self.element)) == points.dtype:
+            return points
+        wide = workspace.points(side, points.shape, dtype).copy_(points)
+        return wide if self.scale == 1 else wide.mul_(self.scale)
 
     def _integers(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """What `points` gives, rounded. A row that is divided by its length errs by 8 u at most, u = 2^-53."""

@@ -39,7 +39,8 @@ class Tile:
         return self._product
 
     def _multiplied(self) -> torch.Tensor:
-        points, steps = (self.rows.points, self.columns.points), (self.rows.norms.step, self.columns.norms.step)
+        steps = self.rows.norms.step, self.columns.norms.step
+        points = self.rows.multiplied(self.workspace, 0), self.columns.multiplied(self.workspace, 1)
         if steps[0] is None or steps[1] is None:
             return self.metric.product(*points, self.workspace)
         element = self.rows.point_format.element if self.rows.point_format else "int8x3"
