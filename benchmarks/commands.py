@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, help="rows of the data that is made, for a trial")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this markdown file too")
     given = parser.parse_args(arguments)
-    data = Data(given.data, "full", given.rows)
-    found = measure(data, Data(given.data, "full", 3000), given.rounds, given.only)
+    data = Data(given.data, "v", given.rows)
+    found = measure(data, Data(given.data, "v", 3000), given.rounds, given.only)
     host, details = machine()
     rows, columns = data.matrix.vocab_size, data.matrix.hidden_size
     about = f"{details}. Data a: {rows:,} x {columns:,} bfloat16. Medians of {given.rounds}."

@@ -24,7 +24,7 @@ _BLOCK = 512
 _PEER_ROWS = 4096
 DIRECTIONS = 4096
 """How many directions a readout multiplies with all rows."""
-SHAPES = {"a": (32_768, 2560), "full": (151_936, 2560), "b": (32_768, 2560), "c": (30_522, 384), "m": (183_105, 16_384)}
+SHAPES = {"a": (32_768, 2560), "v": (151_936, 2560), "b": (32_768, 2560), "c": (30_522, 384), "m": (183_105, 16_384)}
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,8 @@ LINES = (
     Line("close", "a", "half", 0.7),
     Line("chebyshev-close", "a", "close", 2),
     Line("chebyshev", "a", "read", 2),
-    Line("readout", "a", "directions", 1.2),
-    Line("readout-moments", "a", "directions", 3),
+    Line("readout", "v", "directions", 1.2),
+    Line("readout-moments", "v", "directions", 3),
     Line("memory", "m", "limit", 1),
     Line("overhead", "a", "work", 1.03),
     Line("device", "a", "resident", 60, "percent"),
@@ -281,17 +281,17 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, str]:
     places.add_argument("--data", type=Path, default=default, help="folder of the stores (default %(default)s)")
     places.add_argument("--write", type=Path, metavar="FILE", help="put the table into this markdown file too")
     parser = argparse.ArgumentParser(prog="scripts/bench", parents=[places], allow_abbrev=False, description=__doc__)
-    parser.add_argument("--full", action="store_true", help="data a of 151,936 rows alone, and the overhead")
+    parser.add_argument("--full", action="store_true", help="151,936 rows, data a and v alone, and the overhead")
     parser.add_argument("--rows", type=int, metavar="N", help="rows of the data that is made, for a trial")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often to measure (default %(default)s)")
     parser.add_argument("--only", metavar="JOB,...", help=f"of {', '.join(JOBS)}")
     parser.add_argument("--conversion", action="store_true", help="the conversion of a full-size checkpoint, beside cp")
-    parser.add_argument("--data-set", metavar="NAME,...", help="of a, b, c, m")
+    parser.add_argument("--data-set", metavar="NAME,...", help="of a, b, c, m, v")
     given, rest = parser.parse_args(arguments), places.parse_known_args(arguments)[1]
     usual = ["device"] if CUDA else [job for job in JOBS if job != "device" and (given.full or job != "overhead")]
     given.only = given.only.split(",") if given.only else usual
-    given.data_set = given.data_set.split(",") if given.data_set else list("a" if given.full else "abcm")
-    if unknown := set(given.only) - set(JOBS) | set(given.data_set) - set("abcm"):
+    given.data_set = given.data_set.split(",") if given.data_set else list("av" if given.full else "abcmv")
+    if unknown := set(given.only) - set(JOBS) | set(given.data_set) - set("abcmv"):
         parser.error(f"unknown job or data set: {', '.join(unknown)}")
     if not any(line.job in given.only and set(line.data) & set(given.data_set) for line in LINES):
         parser.error(f"{', '.join(given.only)} is not measured on data set {', '.join(given.data_set)}")
@@ -307,7 +307,7 @@ def main(arguments: Sequence[str]) -> None:
         finish(given, host, command, f"{details}. Medians of {given.rounds}.", found)
         return
     lines = [line for line in LINES if line.job in given.only]
-    named = {name: "full" if given.full and name == "a" else name for name in given.data_set}
+    named = {name: "v" if given.full and name == "a" else name for name in given.data_set}
     sets = {name: Data(given.data, source, given.rows) for name, source in named.items()}
     host, details = machine()
     values, errors = measure_all(lines, sets, given.rounds)
