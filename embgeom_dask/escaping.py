@@ -1,4 +1,4 @@
-"""Text from outside, as a terminal may be given it: names, tensors, keys, shards, models and tokens hold anything."""
+"""Make text from outside safe to show on a terminal: names of tensors, models and tokens may hold anything."""
 
 from __future__ import annotations
 

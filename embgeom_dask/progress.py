@@ -1,4 +1,4 @@
-"""Notes and one progress bar, with rate and time left: in a notebook's output, else on stderr.
+"""Notes and one progress bar: in the output of a notebook, else on stderr.
 
 Whether they are shown is a matter of the caller's context: a thread that is to show them runs in a copy of it.
 """

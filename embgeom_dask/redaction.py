@@ -1,4 +1,4 @@
-"""Credentials in URLs: taken out of all that is said or kept, and refused where a URL is given."""
+"""Remove credentials from URLs in all that is printed or stored, and refuse URLs that have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command writes: its answer on stdout, and lines for a person on stderr, whatever these streams are."""
+"""Write to stdout and stderr, even if they are closed, full, or have another charset."""
 
 from __future__ import annotations
 

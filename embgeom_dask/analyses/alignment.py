@@ -1,4 +1,4 @@
-"""The columns of two matrices over the rows that are matched: which is which, linear CKA, leading directions."""
+"""How the columns of two matrices correspond, over matched rows: column matching, linear CKA, leading components."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All pairs of rows: planned, compared on the cluster, labelled and saved, for every command that visits them."""
+"""The steps of every command that visits all pairs: plan, compare on the cluster, label, save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many checkpoints become stores: one after the other here, or on the workers of a cluster."""
+"""Convert many checkpoints: one after the other in this process, or on the workers of a cluster."""
 
 from __future__ import annotations
 

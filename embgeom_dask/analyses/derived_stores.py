@@ -1,4 +1,4 @@
-"""Stores made of the matrix of another store: other rows under the same tokens."""
+"""Write a store made from the matrix of another store: new rows under the same tokens."""
 
 from __future__ import annotations
 

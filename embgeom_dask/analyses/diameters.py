@@ -1,4 +1,4 @@
-"""The farthest pair of rows of each of many sets of rows, exactly."""
+"""The farthest pair of rows of each connected component, exactly."""
 
 from __future__ import annotations
 

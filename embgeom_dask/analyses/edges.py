@@ -1,4 +1,4 @@
-"""Where the tokens about a centre end: the gap in their distances, found with few distances known exactly."""
+"""Where the tokens around a centre end: the gap in their sorted distances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lists of neighbors of a scan say of each token: how dense it is there, who is a hub, how many dimensions."""
+"""Statistics of lists of neighbors: density, hubs (tokens in many lists), intrinsic dimension."""
 
 from __future__ import annotations
 

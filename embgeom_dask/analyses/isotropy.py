@@ -1,4 +1,4 @@
-"""How much rows prefer some directions: by the mean cosine of all pairs, and by the partition function."""
+"""How evenly rows point in all directions: the mean cosine of all pairs, and the isotropy of the partition function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two vocabularies have in common beyond rows: neighbours that are kept, CSLS, and the nearest shared tokens."""
+"""What two vocabularies share beyond single rows: common neighbors, CSLS, and the nearest shared tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of many models share bytes, rows, columns and tokens: one pass over each, then digests alone are compared."""
+"""Which of many models share bytes, rows, columns or tokens: each matrix is read once, then digests are compared."""
 
 from __future__ import annotations
 

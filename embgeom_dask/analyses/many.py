@@ -1,4 +1,4 @@
-"""One command over many models: a few at a time on one cluster, none waiting for another, each failing alone."""
+"""Run one command over many models: a few at a time on one cluster; one that fails does not stop the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which row of one vocabulary is which of another: by token id, or by the token itself."""
+"""Which row of one vocabulary corresponds to which row of another: by token id, or by token."""
 
 from __future__ import annotations
 

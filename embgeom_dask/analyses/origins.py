@@ -1,4 +1,4 @@
-"""The point that distances are asked from: the row of a token."""
+"""The row that distances are measured from: that of a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A question that is asked of one matrix, asked of every step of a training: results over `step`."""
+"""Ask a question about one matrix, like `survey`, at every step of a training: results over `step`."""
 
 from __future__ import annotations
 

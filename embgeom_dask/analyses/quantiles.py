@@ -1,4 +1,4 @@
-"""Quantiles of all distances: between which edges they lie for certain, and what they are."""
+"""Quantiles of all distances: the bin that each certainly lies in, and its exact value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Radii that are given in units in the last place of the rows compared, `2ulp`, as numbers."""
+"""Radii that are given in units in the last place of the compared rows, like `2ulp`, as numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scan of a list of stores: with the same settings, where asked in the same bins."""
+"""Scan a list of stores with the same settings, on request with the same bins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that a token is written in, by the names that Unicode gives its characters."""
+"""The writing system of a token, from the Unicode names of its letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the steps of a training that were read so far, and kept meanwhile where it is to be saved."""
+"""What `series` knows after some steps, and the copy of it that is saved so that an interrupted call can continue."""
 
 from __future__ import annotations
 

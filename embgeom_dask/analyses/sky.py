@@ -1,4 +1,4 @@
-"""Maps of the sky: latitude and longitude of tokens in three components, as the mean row sees them."""
+"""Maps of the sky: the directions of tokens from the mean row in three components, as latitude and longitude."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a command over the steps of a training is: a record beside each of its results, and one of all of them.
+"""Progress records of a command over the steps of a training: one beside each result, and one for all of them.
 
 What is asked of every step and saved at `RESULT.zarr` has the folder `RESULT.zarr.parts` until it is done, in it
 `series.json`; a folder of several such results has `series.json` itself, which stays.

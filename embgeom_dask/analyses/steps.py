@@ -1,4 +1,4 @@
-"""The steps of a training as what they are given as: an array, a file, a folder, a stored series, or a list."""
+"""The steps of a training, read from an array, a file, a folder, a series store or a list of stores."""
 
 from __future__ import annotations
 

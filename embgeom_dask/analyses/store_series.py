@@ -1,4 +1,4 @@
-"""A series store of the steps of a training, whatever they are in."""
+"""Write the steps of a training, in whatever form they are given, into one series store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `tokens` measures distances from: the row of a token, a point, or the centre of the dense cluster."""
+"""The point that `tokens` measures distances from: the row of a token, a given point, or the centre of a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of several stores as a tree: a node for each model, and in the root a table of what each has one of."""
+"""Results of several stores as a tree: a node for each model, and in the root a table of their numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that no text can have taught a model: proposed from the labels and rows of a store."""
+"""Find tokens that cannot have been trained, since no text contains them: by the labels and rows of a store."""
 
 from __future__ import annotations
 

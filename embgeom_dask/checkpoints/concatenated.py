@@ -1,4 +1,4 @@
-"""A matrix that is several tensors, one below the other: some checkpoints store the rows of added tokens apart."""
+"""A matrix of several tensors, one below the other: some checkpoints store the rows of added tokens apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the matrix of a file is named, for commands too: only the name is looked at."""
+"""Parse the name of a matrix in a file, like `FILE.npy` or `FILE.safetensors:KEY`. No file is opened."""
 
 from __future__ import annotations
 

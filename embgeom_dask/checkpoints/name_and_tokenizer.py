@@ -1,4 +1,4 @@
-"""Find the name of a checkpoint and its tokenizer from the folders around its weights."""
+"""Find the name and the tokenizer of a checkpoint from the folders around its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens a tokenizer can write: the six categories of magikarp (Land and Bartolo 2024, arXiv 2405.05417)."""
+"""Which tokens a tokenizer can produce: the six categories of magikarp (Land and Bartolo 2024, arXiv 2405.05417)."""
 
 from __future__ import annotations
 

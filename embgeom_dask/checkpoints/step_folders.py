@@ -1,4 +1,4 @@
-"""A folder of checkpoints, or of stores, of one training: which steps they are, and the rows of one matrix of each."""
+"""A folder with a checkpoint, or a store, for each step of a training: its steps, and the matrix of each."""
 
 from __future__ import annotations
 

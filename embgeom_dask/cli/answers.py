@@ -1,4 +1,4 @@
-"""What every command says: its answer, and messages of the library in the words of its options."""
+"""Print the answer of a command; and say messages of the library with the names of options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command shows its arguments in its help."""
+"""How the help of a command shows its arguments."""
 
 from __future__ import annotations
 

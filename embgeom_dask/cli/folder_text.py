@@ -1,4 +1,4 @@
-"""What is in a folder of results, a line each."""
+"""A folder of results as text, a line for each result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of what lies together as text for a person: components, cluster."""
+"""Results of components and cluster as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the stores that a command is given, before anything is imported that takes seconds."""
+"""Find the stores that a command is given, before any import that takes seconds."""
 
 from __future__ import annotations
 

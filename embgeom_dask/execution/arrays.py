@@ -1,4 +1,4 @@
-"""Arrays given as data: those of a store are recognised, all others are written to a temporary store."""
+"""Arrays given as data: rows of a store are recognised, all others are written to a temporary store."""
 
 from __future__ import annotations
 

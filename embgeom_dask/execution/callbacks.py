@@ -1,4 +1,4 @@
-"""What is called at every panel: how tests, benchmarks and whoever watches a cluster see panels come and go."""
+"""Callbacks at every panel, for tests, benchmarks and anyone who watches a cluster."""
 
 from __future__ import annotations
 

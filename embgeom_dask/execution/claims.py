@@ -1,4 +1,4 @@
-"""Who makes a result: one command at a time.
+"""Make sure that only one command at a time makes a result.
 
 The claim on RESULT.zarr lies in the folder of its journal. On this machine it is a lock, which ends with its process: a
 second command with the same settings waits for it and then opens the result, one with other settings is refused. An

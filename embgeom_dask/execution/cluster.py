@@ -1,4 +1,4 @@
-"""The dask cluster that a run uses: the caller's own, one that runs already, or a local one."""
+"""The dask cluster to use: the one given, the active one, or a local one."""
 
 from __future__ import annotations
 

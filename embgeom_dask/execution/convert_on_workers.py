@@ -1,4 +1,4 @@
-"""Checkpoints converted on the workers of a cluster: each fetches and writes models of its own."""
+"""Convert checkpoints on the workers of a cluster: each worker fetches and writes whole models."""
 
 from __future__ import annotations
 

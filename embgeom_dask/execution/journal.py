@@ -1,4 +1,4 @@
-"""The journal of a result: which of its panels are committed, beside it, so that a run that dies goes on.
+"""The journal of a result: a record of its committed panels, from which an interrupted scan continues.
 
 The journal of RESULT.zarr is the folder RESULT.zarr.journal, local or on an object store:
 

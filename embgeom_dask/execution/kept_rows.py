@@ -1,4 +1,4 @@
-"""Rows that workers keep from one pass over them to the next, so that several passes together read a store once."""
+"""Rows that workers keep from one pass to the next, so that several passes together read a store once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workers of a cluster: which are there, given up, or those of one model, and what each has answered.
+"""What is known of the workers of a cluster: which are there, which were given up, and what they answered.
 
 A run keeps this, and all models of a batch share it: who is there is looked at every few seconds, and what does not
 change of a worker is asked once. So no model asks workers that are not its own.

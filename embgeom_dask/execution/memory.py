@@ -1,4 +1,4 @@
-"""How much memory a scan takes, said before it starts."""
+"""Project how much memory a scan takes, before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of this process, shared by what several models at a time take of it."""
+"""A budget of memory in this process that several models share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pass over the tiles as the person sees it who waits for it, and how they end it."""
+"""Progress reporting and Ctrl-C handling for one pass over the tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a panel found, and its bytes; what all panels of a pass found."""
+"""The result of a panel and its serialization; the merged result of all panels of a pass."""
 
 from __future__ import annotations
 

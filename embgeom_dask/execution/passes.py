@@ -1,4 +1,4 @@
-"""The passes of a scan over all tiles: each has its bar, and its panels in the journal."""
+"""Run one pass over all tiles: with a progress bar, and with its panels in the journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scan will do: grid, reductions and points, fixed before the first tile; `planning` makes it."""
+"""The plan of a scan: grid, reductions and point format, fixed before the first tile. `planning` makes it."""
 
 from __future__ import annotations
 

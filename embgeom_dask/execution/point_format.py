@@ -1,4 +1,4 @@
-"""What the points of a scan are: chosen by what is fast, and by how well products of integers tell pairs apart."""
+"""Choose the point format of a scan: what is multiplied fast and still decides most pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products proven where they run: each process multiplies numbers of known sums before its first tile."""
+"""Check the products of this process: multiply numbers with known sums before its first tile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which worker has which panels of one model: a region of the pair matrix each, of few rows and columns."""
+"""Which worker gets which panels: a region of the pair matrix each, so that it reads few rows and columns."""
 
 from __future__ import annotations
 

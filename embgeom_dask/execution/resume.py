@@ -1,4 +1,4 @@
-"""Go on where a run ended: with the result that is there, or with the journal beside it."""
+"""Continue where an interrupted scan ended: from the result that is there, or from its journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels on a dask cluster: a bounded number at a time, their small states merged as they come."""
+"""Run panels on a dask cluster: a bounded number at a time, merging their small states as they arrive."""
 
 from __future__ import annotations
 

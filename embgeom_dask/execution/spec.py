@@ -1,4 +1,4 @@
-"""What the caller of a scan asks for, checked."""
+"""What a scan is asked for: its settings, checked."""
 
 from __future__ import annotations
 

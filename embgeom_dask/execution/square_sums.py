@@ -1,4 +1,4 @@
-"""Sums over all pairs that need no pairs: what a pass that visits all of them found must add up to these.
+"""Check a pass against sums over all pairs that are known from the rows alone.
 
 Of rows x with the sum S, sum_{i<j} |x_i - x_j|^2 = n sum |x|^2 - |S|^2, whatever is subtracted from all rows; of unit
 vectors sum_{i<j} (1 - x_i.x_j) = (n^2 - |S|^2) / 2.

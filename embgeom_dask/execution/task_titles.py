@@ -1,4 +1,4 @@
-"""What dask's dashboard calls tasks: it groups them by the step of the work and the model that it is done on."""
+"""Names of tasks on dask's dashboard: tasks are grouped by the step of the work and the model."""
 
 from __future__ import annotations
 

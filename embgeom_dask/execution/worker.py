@@ -1,4 +1,4 @@
-"""A panel that runs out of memory is done once more, in tiles of half the size."""
+"""Compute a panel again in smaller tiles when memory runs out."""
 
 from __future__ import annotations
 

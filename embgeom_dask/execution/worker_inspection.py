@@ -1,4 +1,4 @@
-"""What the workers of a cluster are, have and see: for the person who sets it up, before any run."""
+"""Ask the workers of a cluster what they are and what they see, before any scan: for `embgeom doctor`."""
 
 from __future__ import annotations
 

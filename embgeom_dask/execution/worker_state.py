@@ -1,4 +1,4 @@
-"""What a worker keeps from one panel to the next: no result depends on it."""
+"""What a worker keeps between panels. No result depends on it."""
 
 from __future__ import annotations
 

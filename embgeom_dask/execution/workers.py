@@ -1,4 +1,4 @@
-"""Work on the workers of a cluster that can do it: what is wrong with one of them is that one's, and others go on."""
+"""Run work on the workers of a cluster. A fault of one worker is handled there, and the others continue."""
 
 from __future__ import annotations
 

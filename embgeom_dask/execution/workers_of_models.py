@@ -1,4 +1,4 @@
-"""Which workers have which of many models in work, so that few of them read each."""
+"""Which workers work on which model, when many models are in work: so few workers read each model."""
 
 from __future__ import annotations
 

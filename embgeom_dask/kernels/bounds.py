@@ -1,4 +1,4 @@
-"""Bounds that are linear in the product of a tile, and rounding that does not break a bound."""
+"""Bounds of values that are linear in the product of a tile, and rounding that keeps a bound valid."""
 
 from __future__ import annotations
 

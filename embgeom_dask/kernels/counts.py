@@ -1,4 +1,4 @@
-"""What passes count pairs in, in units of the points, and the counts that they find."""
+"""The bins that a pass counts pairs in, and the counts that it returns."""
 
 from __future__ import annotations
 

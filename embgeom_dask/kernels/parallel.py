@@ -1,4 +1,4 @@
-"""Share out the work of one task among the cores that it may use."""
+"""Share out the work of one task among the cores that the task may use."""
 
 from __future__ import annotations
 

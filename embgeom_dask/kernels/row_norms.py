@@ -1,4 +1,4 @@
-"""Norms of rows and distances from a point; those in L2 as the nearest float64 numbers, in any order of summation."""
+"""Norms of rows and distances from a point; L2 norms are correctly rounded, in any order of summation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over rows: their L1 and L-infinity norms as the nearest float64 numbers, in any order; those of all rows."""
+"""L1 and L-infinity norms of rows, correctly rounded in any order of summation; sums over all rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows less a centre, scaled, in the type that products take."""
+"""Subtract a centre from rows and scale them, in the type that products take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""L2 distances, from a matrix product, bound those of chebyshev and cityblock, and so rule pairs out of a radius.
+"""Bound chebyshev and cityblock distances by L2 distances, which come from a matrix product.
 
 Of d differences the largest, l_inf, and the sum, l_1, lie about the root of the sum of squares, l_2:
 

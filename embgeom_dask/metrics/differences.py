@@ -1,4 +1,4 @@
-"""Chebyshev and cityblock distance: no matrix product gives them, so tiles compute differences (torch.cdist)."""
+"""Chebyshev and cityblock distance. No matrix product gives them: tiles compute differences (torch.cdist)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that is used again for one product after the other."""
+"""Memory for products, used again from one product to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks, rows as stored and as points on a device: where they come from, and those that are kept."""
+"""Blocks of rows, as stored and as points on a device: reading them, and keeping those used last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How rows become points: shifted, scaled, in the type that products are made of."""
+"""How rows become points: shifted, scaled, and converted to the type that products are made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finer products of the pairs that a tile's product leaves undecided, where these lie close together.
+"""Finer products for dense pairs: those of some rows with some columns that a tile leaves undecided by the thousand.
 
 Points that have a finer form are refined by it: integers by the points that they were rounded from. Points as stored,
 of bfloat16, are refined about the centres of clusters of close rows, and those outside any cluster in float64.

@@ -1,4 +1,4 @@
-"""Dataclasses of arrays, each with one schema: what its arrays are called, and of what type they are."""
+"""Dataclasses of arrays: the names and the types of their fields are their schema."""
 
 from __future__ import annotations
 

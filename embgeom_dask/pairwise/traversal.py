@@ -1,4 +1,4 @@
-"""The tiles that all pairs of two blocks are compared in."""
+"""In which tiles the pairs of two blocks are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reduction is to the engine: all that plan, worker, runner and result know of one."""
+"""The interface of a reduction: all that plan, worker, runner and result know of it."""
 
 from __future__ import annotations
 

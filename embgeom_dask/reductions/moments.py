@@ -1,4 +1,4 @@
-"""Sums of distances and of their squares as integers, which are the same in any order; what mean and deviation follow.
+"""Sums of distances and of their squares as integers, the same in any order; mean and standard deviation from them.
 
 Distances that products tell well enough are summed by the pass over a tile, in fixed point, with what each may be off.
 The others are summed here, from their exact values: every bit of them, or of `BITS` the first.

@@ -1,4 +1,4 @@
-"""Distances of given rank, among the pairs of a few bins."""
+"""The distances of given ranks, among the pairs of a few bins: for exact quantiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mean, the spread, the ends and the shape of the distances of every row."""
+"""Statistics of the distances of every row: mean, standard deviation, skewness, kurtosis, smallest, largest."""
 
 from __future__ import annotations
 

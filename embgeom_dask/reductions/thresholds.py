@@ -1,4 +1,4 @@
-"""Distances that pairs are compared with, as both are reported: the edges of bins, radii."""
+"""Radii and bin edges as exact thresholds, which reported distances are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nearest rows of each row where values may be turned: then they are the farthest, or of the smallest products."""
+"""Neighbors of each row by negated values: the farthest rows, or those with the smallest products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pairs that a product leaves undecided: those that lie close together by finer products, then exactly."""
+"""Decide the pairs that a product leaves undecided: dense ones by finer products, then each pair exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tables, pages and plots call the tokens of a result; what programs take has the pieces as they are."""
+"""Readable names of tokens for tables, pages and plots. Machine-readable output keeps the raw pieces."""
 
 from __future__ import annotations
 

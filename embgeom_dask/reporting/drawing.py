@@ -1,4 +1,4 @@
-"""What each plot draws: the numbers of a result, as they are, on axes of matplotlib."""
+"""Draw the numbers of a result on axes of matplotlib."""
 
 from __future__ import annotations
 

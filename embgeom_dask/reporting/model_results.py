@@ -1,4 +1,4 @@
-"""What a plot is drawn of: the models of a result, each with its name; one that lacks what is asked for is refused."""
+"""The models in a result that a plot shows, each with its name; checks that they have what the plot needs."""
 
 from __future__ import annotations
 

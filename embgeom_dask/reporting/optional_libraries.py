@@ -1,4 +1,4 @@
-"""Libraries that come with an extra, `notebook` or `plot`, loaded when first used."""
+"""Libraries that an extra installs, `notebook` or `plot`, loaded when first used."""
 
 from __future__ import annotations
 

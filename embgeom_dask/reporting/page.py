@@ -1,4 +1,4 @@
-"""A report: one file of HTML with everything in it, made of results."""
+"""The report: one HTML file made of results."""
 
 from __future__ import annotations
 

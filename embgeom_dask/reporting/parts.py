@@ -1,4 +1,4 @@
-"""What a page holds besides its text: figures, drawn where one looks, and data, packed until they are used."""
+"""Figures and data of a page: figures are drawn when they come into view, data are unpacked when used."""
 
 from __future__ import annotations
 

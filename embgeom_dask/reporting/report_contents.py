@@ -1,4 +1,4 @@
-"""What a report is of: results of any commands, each as those of one model, with a name and a colour for each."""
+"""What a report shows: the given results, split by model, each with a name and a colour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn of a training, the result of `series`: its numbers over steps, in plots and reports alike."""
+"""The numbers of a training that plots and reports show, from the result of `series`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill a zarr array with the rows of a source: read ahead, hash in order, compress and write meanwhile."""
+"""Fill a zarr array with rows: read ahead, hash in order, compress and write meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be reached for a while: an object store, or the network to it."""
+"""Wait and try again while an object store, or the network to it, cannot be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where stores and results lie: a folder on this machine, or a URL that fsspec knows.
+"""Paths and URLs of stores and results: a folder on this machine, or a URL that fsspec knows.
 
 Such are `s3://`, `gs://`, `hf://buckets/` and, to read, `https://` and the other `hf://`.
 """

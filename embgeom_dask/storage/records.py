@@ -1,4 +1,4 @@
-"""Small files of stores, results and journals: read whole, and never from what has no end."""
+"""Read small files of stores, results and journals, with a limit of their size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups and files that are whole or not there: what is written is put in place when it is complete.
+"""Write groups and files so that they are either complete or absent.
 
 A folder is written aside and moved into place. At a URL nothing can be moved: a group is written where it belongs,
 marked unfinished, and gets its attributes last.

@@ -1,4 +1,4 @@
-"""What the variables of results are called on an axis, and the coordinates of each dimension."""
+"""Names for axes and coordinates for dimensions of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strings and ids of tokens in results."""
+"""Put the strings and the ids of tokens into results."""
 
 from __future__ import annotations
 

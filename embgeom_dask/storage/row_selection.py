@@ -1,4 +1,4 @@
-"""Which rows of a store an array holds: told by identity, or by labels and values, never by where it came from."""
+"""Recognise an array as rows of a store: by identity, or by its labels and values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunks of a matrix as they are stored: each an object, or many of them together, in a shard with an index.
+"""Write the chunks of a matrix: each as an object of its own, or many together in a shard with an index.
 
 A shard is what zarr's `sharding_indexed` codec says: its chunks one after another, each as it would be stored alone,
 then for each chunk of the grid where it begins and how long it is, in 64 bits each, and the checksum of that index.

@@ -1,4 +1,4 @@
-"""One step of a series of matrices (step, token_id, hidden) as a matrix of its own, read where it lies."""
+"""One step of a series store as a matrix."""
 
 from __future__ import annotations
 

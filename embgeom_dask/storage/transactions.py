@@ -1,4 +1,4 @@
-"""What survives a power cut: files and folders are on the disk before what they replace is removed.
+"""Write to a disk so that a power cut loses nothing: what replaces a file or folder is on the disk first.
 
 A file is on the disk once it is synced and the folder that names it is, too; a rename, once the folder is.
 """

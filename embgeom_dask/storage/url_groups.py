@@ -1,4 +1,4 @@
-"""Groups of small arrays at URLs, where every request takes long: many are read, or written, in one go."""
+"""Groups at URLs, where every request takes long: small keys are read, or written, in one go."""
 
 from __future__ import annotations
 

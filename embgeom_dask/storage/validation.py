@@ -1,4 +1,4 @@
-"""Whether a model's store is whole: all that `stores/README.md` documents is checked before any row is read."""
+"""Validate a store: all that `stores/README.md` documents is checked before any row is read."""
 
 from __future__ import annotations
 
