@@ -129,7 +129,7 @@ def test_command_of_a_table_leaves_places_out(tmp_path: Path) -> None:
     given, command = run.parse(["--data", str(tmp_path), "--only", "all,farthest", "--write", "x.md", "--full"])
     assert command == "scripts/bench --only all,farthest --full"
     assert given.only == ["all", "farthest"]
-    assert given.data_set == ["a"]
+    assert given.data_set == ["a", "v"]
 
 
 @pytest.mark.parametrize(
