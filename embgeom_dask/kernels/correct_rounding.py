@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.double_double import SPLIT, UNIT, DoubleDouble, two_product, two_sum
+from embgeom_dask.kernels.double_double import UNIT, DoubleDouble, two_product, two_sum
 from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lane, root_of
 from embgeom_dask.kernels.numba_bfloat16 import value
 from embgeom_dask.kernels.prefetch import fetch_next
@@ -58,28 +58,26 @@ def is_settled(nearest: float, rest: float, error: float) -> bool:  # pragma: no
     return nearest + (rest + error) == nearest and nearest + (rest - error) == nearest
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, forceinline=True)
 def _add_squares(a: Array, b: Array, sums: Array, errors: Array) -> None:  # pragma: no cover (compiled)
     for k in range(b.size):  # a vector loop
         t, e = two_sum(a[k], -np.float64(value(b[k])))
-        c = SPLIT * t
-        t_high = c - (c - t)
-        t_low = t - t_high
-        add_to_lane(sums, errors, k, t_high * t_high, t_low * (2.0 * t_high + t_low) + 2.0 * t * e)
+        square, error = two_product(t, t)
+        add_to_lane(sums, errors, k, square, error + 2.0 * t * e)
 
 
 @numba.njit(nogil=True, cache=True)
 def euclidean(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  # pragma: no cover (compiled)
     """Return the L2 distances (p,) float64, and whether each is settled, (p,) bool.
 
-    The sum of squares S errs by at most (n + 16) (2^-24 + (n + 16) u) u S, for n terms a lane and u = 2^-53: the square
-    of the upper half of a difference is exact; everything else is less than 2^-24 of it, or an error of the sum.
+    The sum of squares S errs by at most 4 (n + 16)^2 u^2 S, for n terms a lane and u = 2^-53: differences and their
+    squares have their errors beside them.
     """
     out, settled = np.empty(i.size), np.empty(i.size, np.bool_)
     width = x.shape[1]
     a, last, lanes = np.empty(width), -1, np.empty((2, LANES))
     n = width // LANES + 17.0
-    slack = 0.5 * n * (2.0**-24 + n * UNIT) * UNIT + 32.0 * UNIT * UNIT
+    slack = 2.0 * n * n * UNIT * UNIT + 32.0 * UNIT * UNIT
     for p in range(i.size):
         fetch_next(x, y, i, j, p)
         if i[p] != last:
@@ -139,7 +137,7 @@ def cityblock(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:  #
     return out, settled
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, forceinline=True)
 def _add_products(a: Array, b: Array, sums: Array, errors: Array) -> None:  # pragma: no cover (compiled)
     for k in range(b.size):  # a vector loop
         q, r = two_product(a[k], np.float64(value(b[k])))

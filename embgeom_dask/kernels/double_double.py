@@ -1,8 +1,8 @@
 """Sums of differences and products of pairs of rows, in float64 and in double-double, compiled for the CPU.
 
-Double-double numbers are made by error-free sums (Knuth, The Art of Computer Programming 2, 4.2.2) and products
-(Dekker, Numer. Math. 18, 1971). These functions run on the CPU whatever the device of a scan, so that every device
-gives the same bits. They take rows x (m, d) and y (n, d) as `as_numba` gives them, and pairs i and j (p,).
+Double-double numbers are made by error-free sums (Knuth, The Art of Computer Programming 2, 4.2.2) and products, whose
+rounding error a fused multiply-add gives. These functions run on the CPU whatever the device of a scan, so that every
+device gives the same bits. They take rows x (m, d) and y (n, d) as `as_numba` gives them, and pairs i and j (p,).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.numba_bfloat16 import bits_of, value
@@ -20,9 +21,6 @@ Array = NDArray[Any]
 
 UNIT = 2.0**-53
 """The unit roundoff u of float64."""
-
-SPLIT = 134217729.0
-"""2^27 + 1: Dekker's constant, which splits a float64 number into two halves."""
 
 
 class DoubleDouble(NamedTuple):
@@ -131,7 +129,7 @@ def largest_differences(x: Array, y: Array, i: Array, j: Array) -> Array:  # pra
     return out.view(np.float64)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, forceinline=True)
 def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
     """Return the rounded sum of two numbers and its rounding error, which is exact (Knuth)."""
     s = a + b
@@ -139,17 +137,41 @@ def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (com
     return s, (a - (s - t)) + (b - t)
 
 
-@numba.njit(nogil=True, cache=True)
+def _multiply_add(a: float, b: float, c: float) -> float:
+    """Return a b + c, rounded once; only within numba."""
+    raise TypeError(f"{a!r} {b!r} + {c!r} is computed outside numba")
+
+
+@intrinsic
+def _fused(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.fma(*arguments)  # an instruction of every CPU since 2013; else a call of the C library's
+
+    return numba.float64(numba.float64, numba.float64, numba.float64), build
+
+
+@overload(_multiply_add)
+def _multiply_add_of(a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+    def fused(a: Any, b: Any, c: Any) -> Any:
+        return _fused(a, b, c)  # type: ignore[call-arg]
+
+    return fused
+
+
+@numba.njit(nogil=True, cache=True, forceinline=True)
 def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
-    """Return the rounded product of two numbers and its rounding error, which is exact (Dekker)."""
+    """Return the rounded product of two numbers and its rounding error, which is exact (by a fused multiply-add)."""
     q = a * b
-    c = SPLIT * a
-    a_high = c - (c - a)
-    a_low = a - a_high
-    c = SPLIT * b
-    b_high = c - (c - b)
-    b_low = b - b_high
-    return q, ((a_high * b_high - q) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return q, _multiply_add(a, b, -q)
+
+
+@numba.njit(nogil=True, cache=True)
+def squares(numbers: Array) -> DoubleDouble:  # pragma: no cover (compiled)
+    """Return the squares (n,) of numbers."""
+    high, low = np.empty(numbers.size), np.empty(numbers.size)
+    for k in range(numbers.size):
+        high[k], low[k] = two_product(numbers[k], numbers[k])
+    return DoubleDouble(high, low)
 
 
 @numba.njit(nogil=True, cache=True)

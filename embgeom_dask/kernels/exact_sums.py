@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.numba_bfloat16 import as_numba, significand_bits, value
+from embgeom_dask.kernels.numba_bfloat16 import as_numba, as_size, significand_bits, size_bits, size_range, value
 from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.rationals import Rationals
 
@@ -56,7 +56,12 @@ def column_sums(stored: Array, keep: Array) -> ColumnSums:
     """
     rows = as_numba(stored)
     most = 2.0 ** (52 - significand_bits(rows))  # float64 holds sums of multiples of the last bit of the least value
-    limbs = np.concatenate(share_out(lambda start, stop: _add_up(rows, keep, start, stop, most), rows.shape[1]))
+
+    def add_up(start: int, stop: int) -> Array:
+        least, largest = map(as_size, _ends(rows, keep, start, stop, *size_range(rows)))
+        return _add_up(rows, keep, start, stop, _ROWS * largest > most * least)
+
+    limbs = np.concatenate(share_out(add_up, rows.shape[1]))
     used = np.flatnonzero(limbs.any(axis=0))
     if not used.size:
         return ColumnSums(limbs[:, :0])
@@ -68,45 +73,45 @@ def _whole(limbs: list[int]) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_up(rows: Array, keep: Array, start: int, stop: int, most: float) -> Array:  # pragma: no cover (compiled)
-    limbs, numbers = np.zeros((stop - start, _LIMBS), np.int64), np.empty(_STRIP)
-    ends = np.empty((2, _STRIP))
-    for first in range(start, stop, _STRIP):
-        size, here = min(_STRIP, stop - first), limbs[first - start :]
-        for begin in range(0, rows.shape[0], _ROWS):
-            end = min(begin + _ROWS, rows.shape[0])
-            part = rows[begin:end, first : first + size]
-            if _add_floats(part, keep[begin:end], numbers[:size], ends[:, :size], most):
-                _spread(numbers[:size], here)
-                continue
-            for i in range(part.shape[0]):
-                if keep[begin + i]:
-                    for k in range(size):
-                        numbers[k] = value(part[i, k])
-                    _spread(numbers[:size], here)
-    return limbs
+def _ends(
+    rows: Array, keep: Array, start: int, stop: int, zero: Any, top: Any
+) -> tuple[Array, Array]:  # pragma: no cover (compiled)
+    """Return the `size_bits` of the least value but 0 of columns `start` to `stop` of every `_ROWS` rows (parts, d).
+
+    And those of the largest. `zero` and `top` are the least and the largest number of their type.
+    """
+    shape = (-(-rows.shape[0] // _ROWS), stop - start)
+    least, largest = np.full(shape, top), np.full(shape, zero)
+    for i in range(rows.shape[0]):
+        if keep[i]:
+            row, low, high = rows[i, start:stop], least[i // _ROWS], largest[i // _ROWS]
+            for k in range(row.size):  # a vector loop
+                bits = size_bits(row[k])
+                high[k] = max(high[k], bits)
+                low[k] = min(low[k], bits if bits > zero else top)
+    return least, largest
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_floats(rows: Array, keep: Array, sums: Array, ends: Array, most: float) -> bool:  # pragma: no cover (compiled)
-    """Add rows (n, s) in float64, and return whether nothing was rounded: no value is `most` / n times another."""
-    least, largest = ends[0], ends[1]
-    sums[:], least[:], largest[:] = 0.0, np.inf, 0.0
-    for i in range(rows.shape[0]):
-        if not keep[i]:
-            continue
-        row = rows[i]
-        for k in range(sums.size):
-            number = value(row[k])
-            length = np.float64(abs(number))
-            sums[k] += number
-            largest[k] = length if length > largest[k] else largest[k]
-            length = length if length > 0 else least[k]
-            least[k] = length if length < least[k] else least[k]
-    rounded = 0
-    for k in range(sums.size):
-        rounded += largest[k] * rows.shape[0] > least[k] * most
-    return rounded == 0
+def _add_up(rows: Array, keep: Array, start: int, stop: int, rounded: Array) -> Array:  # pragma: no cover (compiled)
+    """Return the limbs of columns `start` to `stop`; `rounded` (parts, d) is where float64 may round a sum of rows."""
+    limbs, sums = np.zeros((stop - start, _LIMBS), np.int64), np.empty(_STRIP)
+    for first in range(start, stop, _STRIP):
+        end, here = min(first + _STRIP, stop), limbs[first - start :]
+        numbers = sums[: end - first]
+        for part in range(rounded.shape[0]):
+            one_by_one = rounded[part, first - start : end - start].any()
+            numbers[:] = 0.0
+            for i in range(part * _ROWS, min((part + 1) * _ROWS, rows.shape[0])):
+                if keep[i]:
+                    row = rows[i, first:end]
+                    for k in range(row.size):  # a vector loop
+                        numbers[k] += value(row[k])
+                    if one_by_one:
+                        _spread(numbers, here)
+                        numbers[:] = 0.0
+            _spread(numbers, here)
+    return limbs
 
 
 @numba.njit(nogil=True, cache=True)

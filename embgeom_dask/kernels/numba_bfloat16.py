@@ -28,6 +28,18 @@ def as_float(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float64)
 
 
+def as_size(bits: NDArray[Any]) -> NDArray[Any]:
+    """Return the float64 numbers whose `size_bits` these are."""
+    with np.errstate(invalid="ignore"):  # of a NaN that signals
+        return as_float(bits if bits.dtype == np.uint16 else bits.view(f"f{bits.dtype.itemsize}"))
+
+
+def size_range(array: NDArray[Any]) -> tuple[Any, Any]:
+    """Return the least and the largest number of the type that the `size_bits` of an array of `as_numba` have."""
+    kind = np.dtype(f"u{array.dtype.itemsize}")
+    return kind.type(0), kind.type(np.iinfo(kind).max)
+
+
 def significand_bits(array: NDArray[Any]) -> int:
     """Return how many bits the significands have of the numbers that an array of `as_numba` stands for."""
     return 8 if array.dtype == np.uint16 else np.finfo(array.dtype).nmant + 1
@@ -45,6 +57,33 @@ def _widen(typing_context: Any, bits: Any) -> Any:  # noqa: ARG001
         return builder.bitcast(builder.shl(wide, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
 
     return numba.float32(numba.uint16), build
+
+
+def size_bits(element: Any) -> Any:
+    """Return the bits of the size of an element of `as_numba`, an unsigned integer of its length; only within numba.
+
+    They are in order as the sizes are: 0 first, infinity after all numbers, NaN last.
+    """
+    raise TypeError(f"{element!r} is read outside numba")
+
+
+@intrinsic
+def _size_bits(typing_context: Any, element: Any) -> Any:  # noqa: ARG001
+    width = element.bitwidth
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        kind = ir.IntType(width)
+        return builder.and_(builder.bitcast(arguments[0], kind), ir.Constant(kind, (1 << (width - 1)) - 1))
+
+    return numba.from_dtype(np.dtype(f"u{width // 8}"))(element), build
+
+
+@overload(size_bits)
+def _size_bits_of(element: Any) -> Any:  # noqa: ARG001
+    def read(element: Any) -> Any:
+        return _size_bits(element)  # type: ignore[call-arg]
+
+    return read
 
 
 def bits_of(number: Any) -> Any:

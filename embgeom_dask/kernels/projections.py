@@ -34,17 +34,26 @@ def _projections(rows: Array, high: Array, low: Array, directions: Array) -> Arr
     width = rows.shape[1]
     lanes, moved, lost = np.empty((2, LANES)), np.empty(width), np.empty(width)
     for i in range(rows.shape[0]):
+        row = rows[i]
         for k in range(width):
-            t, e = two_sum(np.float64(value(rows[i, k])), -high[k])
+            t, e = two_sum(np.float64(value(row[k])), -high[k])
             moved[k], lost[k] = t, e - low[k]
         for c in range(directions.shape[0]):
             lanes[:] = 0.0
             direction = directions[c]
             for start in range(0, width, LANES):
-                for lane in range(min(LANES, width - start)):
-                    k = start + lane
-                    product, error = two_product(moved[k], direction[k])
-                    add_to_lane(lanes[0], lanes[1], lane, product, error + lost[k] * direction[k])
+                end = min(start + LANES, width)
+                sums, errors = lanes[0, : end - start], lanes[1, : end - start]
+                _add_products(moved[start:end], lost[start:end], direction[start:end], sums, errors)
             total, rest = add_lanes(lanes)
             out[i, c] = total + rest
     return out
+
+
+@numba.njit(nogil=True, cache=True, forceinline=True)
+def _add_products(
+    moved: Array, lost: Array, direction: Array, sums: Array, errors: Array
+) -> None:  # pragma: no cover (compiled)
+    for k in range(moved.size):  # a vector loop
+        product, error = two_product(moved[k], direction[k])
+        add_to_lane(sums, errors, k, product, error + lost[k] * direction[k])

@@ -151,22 +151,34 @@ def _norms(rows: Array, high: Any, low: Any) -> tuple[Array, Array]:  # pragma: 
     """Return the sum of squares of each row, minus high + low (d,) if these are given, in double-double: (n,) twice."""
     sums, rests = np.empty(rows.shape[0]), np.empty(rows.shape[0])
     lanes = np.empty((2, LANES))
-    total, rest = lanes[0], lanes[1]
     for i in range(rows.shape[0]):
         lanes[:] = 0.0
-        for start in range(0, rows.shape[1], LANES):
-            for lane in range(min(LANES, rows.shape[1] - start)):
-                k = start + lane
-                if high is None:
-                    square, error = _square(value(rows[i, k]))
-                else:
-                    t, e = two_sum(np.float64(value(rows[i, k])), -high[k])
-                    t, e = two_sum(t, e - low[k])
-                    square, error = two_product(t, t)
-                    error += 2.0 * t * e
-                add_to_lane(total, rest, lane, square, error)
+        row = rows[i]
+        for start in range(0, row.size, LANES):
+            part = row[start : start + LANES]
+            total, rest = lanes[0, : part.size], lanes[1, : part.size]
+            if high is None:
+                _add_squares(part, total, rest)
+            else:
+                _add_distances(part, high[start : start + LANES], low[start : start + LANES], total, rest)
         sums[i], rests[i] = add_lanes(lanes)
     return sums, rests
+
+
+@numba.njit(nogil=True, cache=True, forceinline=True)
+def _add_squares(row: Array, sums: Array, errors: Array) -> None:  # pragma: no cover (compiled)
+    for k in range(row.size):  # a vector loop
+        square, error = _square(value(row[k]))
+        add_to_lane(sums, errors, k, square, error)
+
+
+@numba.njit(nogil=True, cache=True, forceinline=True)
+def _add_distances(row: Array, high: Array, low: Array, sums: Array, errors: Array) -> None:  # pragma: no cover
+    for k in range(row.size):  # a vector loop
+        t, e = two_sum(np.float64(value(row[k])), -high[k])
+        t, e = two_sum(t, e - low[k])
+        square, error = two_product(t, t)
+        add_to_lane(sums, errors, k, square, error + 2.0 * t * e)
 
 
 @numba.njit(nogil=True, cache=True)

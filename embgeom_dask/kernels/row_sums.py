@@ -13,6 +13,7 @@ from embgeom_dask.kernels.double_double_sums import LANES, add_lanes, add_to_lan
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba, significand_bits, value
 from embgeom_dask.kernels.parallel import share_out
 from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.kernels.row_checks import ends
 
 Array = NDArray[Any]
 
@@ -24,48 +25,46 @@ def nearest_l1_and_linf(stored: Array) -> tuple[Array, Array]:
     """
     rows, slack = as_numba(stored), sum_slack(stored.shape[1])
     most = 2.0 ** (52 - significand_bits(rows)) / stored.shape[1]
-    found = share_out(lambda start, stop: _sums(rows[start:stop], slack, most), len(rows))
-    l1, linf, settled = (np.concatenate(part) for part in zip(*found, strict=True))
-    for i in np.flatnonzero(~settled).tolist():
-        row = as_float(rows[i])
-        if np.isfinite(row).all():
-            l1[i] = Rationals.of(row).l1
+    least, linf = ends(stored)
+    plain = ~(linf > most * least)  # float64 holds all sums of multiples of the last bit of the least value
+    found = share_out(lambda start, stop: _sums(rows[start:stop], plain[start:stop], slack), len(rows))
+    l1, settled = (np.concatenate(part) for part in zip(*found, strict=True))
+    for i in np.flatnonzero(~settled & np.isfinite(linf)).tolist():
+        l1[i] = Rationals.of(as_float(rows[i])).l1
     return l1, linf
 
 
 @numba.njit(nogil=True, cache=True)
-def _sums(rows: Array, slack: float, most: float) -> tuple[Array, Array, Array]:  # pragma: no cover (compiled)
-    count, width = rows.shape
-    l1, linf, settled = np.zeros(count), np.zeros(count), np.ones(count, np.bool_)
-    lanes, plain = np.empty((2, LANES)), np.empty((3, LANES))
-    for i in range(count):
-        total, least, linf[i] = _plain(rows[i], plain)
-        if linf[i] <= most * least:  # float64 holds all sums of multiples of the last bit of the least value
-            l1[i] = total
+def _sums(rows: Array, plain: Array, slack: float) -> tuple[Array, Array]:  # pragma: no cover (compiled)
+    """Return the sum of the sizes of each row, and whether it is certainly the nearest float64: `plain` ones are."""
+    l1, settled = np.empty(rows.shape[0]), np.ones(rows.shape[0], np.bool_)
+    lanes = np.empty((2, LANES))
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        if plain[i]:
+            l1[i] = _plain(row)
             continue
         lanes[:] = 0.0
-        for start in range(0, width, LANES):
-            for lane in range(min(LANES, width - start)):
-                size = abs(np.float64(value(rows[i, start + lane])))
-                add_to_lane(lanes[0], lanes[1], lane, size, 0.0)
+        for start in range(0, row.size, LANES):
+            part = row[start : start + LANES]
+            _add_sizes(part, lanes[0, : part.size], lanes[1, : part.size])
         l1[i], rest = add_lanes(lanes)
         settled[i] = l1[i] == 0.0 or is_settled(l1[i], rest, slack * l1[i])
-    return l1, linf, settled
+    return l1, settled
 
 
-@numba.njit(nogil=True, cache=True)
-def _plain(row: Array, lanes: Array) -> tuple[float, float, float]:  # pragma: no cover (compiled)
-    """The sum of the sizes of values in float64; the least of them but 0, and the largest."""
-    total, least, largest = lanes[0], lanes[1], lanes[2]
-    total[:], least[:], largest[:] = 0.0, np.inf, 0.0
-    for start in range(0, row.size, LANES):
-        for lane in range(min(LANES, row.size - start)):
-            size = abs(np.float64(value(row[start + lane])))
-            total[lane] += size
-            largest[lane] = size if size > largest[lane] else largest[lane]
-            size = size if size > 0.0 else least[lane]
-            least[lane] = size if size < least[lane] else least[lane]
-    return total.sum(), least.min(), largest.max()
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _plain(row: Array) -> float:  # pragma: no cover (compiled)
+    total = 0.0
+    for k in range(row.size):  # a vector loop
+        total += abs(np.float64(value(row[k])))
+    return total
+
+
+@numba.njit(nogil=True, cache=True, forceinline=True)
+def _add_sizes(row: Array, sums: Array, errors: Array) -> None:  # pragma: no cover (compiled)
+    for k in range(row.size):  # a vector loop
+        add_to_lane(sums, errors, k, abs(np.float64(value(row[k]))), 0.0)
 
 
 def weighed_sums(stored: Array, centre: Array, divisor: Array, weights: Array) -> tuple[Array, float]:

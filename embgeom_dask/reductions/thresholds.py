@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.correct_rounding import half_step, last_below
-from embgeom_dask.kernels.double_double import UNIT, two_product, two_sum
+from embgeom_dask.kernels.double_double import UNIT, squares, two_sum
 from embgeom_dask.metrics import Metric
 from embgeom_dask.pairwise.exact import Exact, Pairs, is_at_most
 from embgeom_dask.pairwise.points import PointFormat
@@ -45,14 +45,14 @@ class Thresholds:
         distance = np.array(list(distances), np.float64)
         shut = np.broadcast_to(closed, distance.shape)
         last = last_below(distance, shut)
-        add, square = cast(Any, two_sum), cast(Any, two_product)
+        add = cast(Any, two_sum)
         if not metric.root:
             near = np.minimum(last, _LARGEST)
             slack = np.where(np.abs(near) < 2.0**-1000, 2.0**-1070, 0.0)
             high, low = add(near, half_step(near))
             return cls(distance, shut, last, high, low, slack)
         sign, size = np.where(last < 0, -1.0, 1.0), np.clip(np.abs(last), 1 / _LARGEST, _LARGEST)
-        high, low = square(size, size)
+        high, low = squares(size)
         step = half_step(size)
         high, low = add(high, low + (2 * size * step + step * step))
         return cls(distance, shut, last, sign * high, sign * low, 16 * UNIT**2 * high)

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from embgeom_dask.kernels.double_double import two_product
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
+from embgeom_dask.kernels.row_checks import FAR, LARGEST, NOT_FINITE, SMALLEST, ends, unfit
 from embgeom_dask.kernels.row_sums import nearest_l1_and_linf, weighed_sums
 
 
@@ -65,3 +67,26 @@ def test_weighed_sums_of_rows_and_of_their_squares() -> None:
     total, square = weighed_sums(rows, centre, divisor, weights)
     np.testing.assert_allclose(total, weights @ values, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(square, weights @ (values**2).sum(axis=1), rtol=1e-13)
+
+
+@given(
+    hnp.arrays(np.float64, (4, 5), elements=st.floats(width=64)), st.sampled_from([np.float64, np.float32, np.float16])
+)
+def test_the_ends_of_rows_and_what_keeps_them_from_being_computed_with(values: np.ndarray, dtype: Any) -> None:
+    with np.errstate(over="ignore"):
+        rows = values.astype(dtype)
+    least, largest = ends(rows)
+    size = np.abs(rows.astype(np.float64))
+    assert least[size.max(axis=1) >= 0].tolist() == [
+        min(row[row > 0], default=np.inf) for row in size if row.max() >= 0
+    ]
+    np.testing.assert_array_equal(largest, size.max(axis=1))
+    far = ((size < SMALLEST) & (size > 0)).any(axis=1) | (size > LARGEST).any(axis=1)
+    assert unfit(rows).tolist() == np.where(np.isfinite(size).all(axis=1), far * FAR, NOT_FINITE).tolist()
+
+
+@given(st.floats(-1e140, 1e140), st.floats(-1e140, 1e140))
+def test_a_product_and_its_error_are_the_product(a: float, b: float) -> None:
+    high, low = two_product(a, b)
+    assert high == a * b
+    assert Fraction(high) + Fraction(low) == Fraction(a) * Fraction(b) or abs(high) < 1e-280  # the error underflows
