@@ -1,4 +1,4 @@
-"""Numbers of bytes as text."""
+"""Numbers of bytes and of things as text."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ def bytes_text(count: int) -> str:
     if count >= 1 << 30:
         return f"{count / (1 << 30):.2f} GiB"
     return f"{count / (1 << 20):.0f} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.0f} KiB"
+
+
+def noun(count: int, one: str, more: str = "") -> str:
+    """Return what so many things are called: `one`, or `more`, by default `one` with an s.
+
+    Examples
+    --------
+    >>> noun(1, "tile"), noun(0, "tile"), noun(2, "matrix", "matrices")
+    ('tile', 'tiles', 'matrices')
+    """
+    return one if count == 1 else more or f"{one}s"
 
 
 def bytes_of(text: str) -> int | None:

@@ -119,4 +119,7 @@ def test_a_script_sees_the_cluster_its_dashboard_and_bars_where_it_asks_for_them
     assert err.count("dask cluster") == 1
     assert f"org/tiny {name.removesuffix(' of two')}: " in err
     assert "100%" in err
-    assert ("projected" in err) == (name not in ("survey", "duplicates"))
+    visits_pairs = name not in ("survey", "duplicates")
+    assert ("\nmemory: " in err) == (", euclidean\n" in err) == ("\n1 tile of " in err) == visits_pairs
+    if name == "scan":
+        assert max(len(line) for line in err.splitlines() if "%|" not in line) <= 80

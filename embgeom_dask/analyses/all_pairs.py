@@ -94,7 +94,8 @@ def compare_pairs(
             rows, ids = [(given.matrix, given.rows) for given in sides], [given.ids for given in sides]
             plan = make_plan(cluster, rows, spec, resources, ids)
             plan = replace(plan, temporary=sum(given.nbytes for given in sides))
-            note(str(plan))
+            for line in str(plan).splitlines():
+                note(line)
             if dry_run:
                 return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
             if journal is not None:

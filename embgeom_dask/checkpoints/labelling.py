@@ -22,6 +22,7 @@ from embgeom_dask.progress import note
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.labels import digest_labels, empty_label, kinds_of
 from embgeom_dask.storage.validation import REACHABILITY
+from embgeom_dask.units import noun
 
 _MOST_CONFIG = 64 << 20
 
@@ -80,7 +81,7 @@ def label(folder: Folder, vocabulary: Path, listing: Listing, matrices: Mapping[
     rows = matrices[longest].shape[0]
     ids = max([rows, *(int(tokens.max()) + 1 for tokens, _ in numbered.values() if tokens is not None)])
     if numbered[longest][0] is None and (past := count_past(tokenizer, rows)):
-        warnings.append(f"{past} tokens of the tokenizer have no row: their ids are past the last of {rows} rows")
+        warnings.append(f"{past} {noun(past, 'token')} of the tokenizer without a row: past the last of {rows} rows")
     found = _with_reachability(token_labels(tokenizer, ids), tokenizer, folder)
     own = {
         name: _with_padding(_of_rows(found, tokens, matrices[name].shape[0]))

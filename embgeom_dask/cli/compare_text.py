@@ -9,6 +9,7 @@ import numpy as np
 
 from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.reporting.display_names import display_names
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +55,7 @@ def _shared(dataset: xr.Dataset) -> str:
         header += ["nearest" if place == 0 else "then", "distance"]
     table = align(header, zip(*columns, strict=True))
     more = dataset.sizes["unmatched"] - _TOKEN_LINES
-    return table if more <= 0 else f"{table}\n{more} more tokens: --json prints all, --out saves them"
+    return table if more <= 0 else f"{table}\n{more} more {noun(more, 'token')}: --json prints all, --out saves them"
 
 
 def _directions(dataset: xr.Dataset) -> str:
@@ -117,8 +118,8 @@ def _pairs_text(dataset: xr.Dataset) -> str:
         return "\n\n".join([*parts, "no two of them share bytes, rows, columns or tokens"])
     header = ["model", "against", "same bytes", "rows of one id", "rows", "columns of one place", "columns", "tokens"]
     parts.append(align(header, rows[:_PAIR_LINES], keys=2))
-    if len(rows) > _PAIR_LINES:
-        parts.append(f"{len(rows) - _PAIR_LINES} more pairs: --json prints all, --out saves them")
+    if (more := len(rows) - _PAIR_LINES) > 0:
+        parts.append(f"{more} more {noun(more, 'pair')}: --json prints all, --out saves them")
     return "\n\n".join(parts)
 
 

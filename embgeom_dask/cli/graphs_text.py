@@ -8,6 +8,7 @@ import numpy as np
 
 from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.reporting.display_names import display_names
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,7 +43,7 @@ def components_text(dataset: xr.Dataset) -> str:
         if listed.size:
             parts.append(f"within {radius:.9g}\n{_components(dataset, place, listed[:_LINES])}")
     if more:
-        parts.append(f"{more} more components: --json prints all, --out saves them")
+        parts.append(f"{more} more {noun(more, 'component')}: --json prints all, --out saves them")
     return "\n\n".join(parts)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.reporting.display_names import display_names
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,8 +69,9 @@ def _near(dataset: xr.Dataset) -> str:
 
 def _pairs(dataset: xr.Dataset) -> str:
     """How many pairs there are at each number of steps of all columns, and the first of them."""
-    said = f"{dataset.sizes['pair']} pairs at most {dataset['pair_radius'].item():.9g} steps apart"
-    if not dataset.sizes["pair"]:
+    count = dataset.sizes["pair"]
+    said = f"{count} {noun(count, 'pair')} at most {dataset['pair_radius'].item():.9g} steps apart"
+    if not count:
         return said
     steps, counts = np.unique(dataset["pair_cityblock_steps"].to_numpy(), return_counts=True)
     table = align(["steps in all columns", "pairs"], list(zip(steps, counts, strict=True))[:_LINES])
@@ -79,4 +81,6 @@ def _pairs(dataset: xr.Dataset) -> str:
             for place, row in enumerate(list(zip(*columns, strict=True))[:_PAIR_LINES])]  # fmt: skip
     pairs = align(["chebyshev", "cityblock", "id", "token", "id", "token"], rows)
     more = dataset.sizes["pair"] - _PAIR_LINES
-    return "\n\n".join([said, table, pairs] + [f"{more} more pairs: --json prints all, --out saves them"] * (more > 0))
+    return "\n\n".join(
+        [said, table, pairs] + [f"{more} more {noun(more, 'pair')}: --json prints all, --out saves them"] * (more > 0)
+    )

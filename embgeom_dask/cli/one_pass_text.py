@@ -9,6 +9,7 @@ import numpy as np
 from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting.display_names import display_names
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,8 +101,8 @@ def spectrum_text(dataset: xr.Dataset) -> str:
         variance = dataset["column_variance"].to_numpy()[outliers]
         rows = zip(outliers[:_EIGENVALUES], variance, variance / dataset["column_variance"].mean().item(), strict=False)
         parts.append(align(["outlier dimension", "variance", "of the mean"], rows))
-        if outliers.size > _EIGENVALUES:
-            parts.append(f"{outliers.size - _EIGENVALUES} more outlier dimensions: --json prints all, --out saves them")
+        if (more := outliers.size - _EIGENVALUES) > 0:
+            parts.append(f"{more} more outlier {noun(more, 'dimension')}: --json prints all, --out saves them")
     return "\n\n".join(parts)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting.display_names import with_display_names
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,10 +23,9 @@ def readout_text(dataset: xr.Dataset) -> str:
     parts = [f"{shown(dataset['model'].item())} against {whose(dataset, 1)}"]
     parts += [_direction(dataset, place) for place in range(min(count, _DIRECTIONS))]
     more = []
-    if count > _DIRECTIONS:
-        more.append(f"{count - _DIRECTIONS:,} more directions")
-    if ranks > _TOKENS:
-        more.append(f"{ranks - _TOKENS:,} more tokens of each")
+    for left, what, of in ((count - _DIRECTIONS, "direction", ""), (ranks - _TOKENS, "token", " of each")):
+        if left > 0:
+            more.append(f"{left:,} more {noun(left, what)}{of}")
     if more:
         parts.append(f"{', '.join(more)}: --json prints all, --out saves them")
     return "\n\n".join(parts)

@@ -9,6 +9,7 @@ import numpy as np
 
 from embgeom_dask.cli.text_tables import align, align_variables, cell, models_of, side_labels, whose
 from embgeom_dask.reporting.display_names import display_names, with_display_names
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -168,11 +169,11 @@ def _histogram(dataset: xr.Dataset) -> str:
 
 def _pairs_within(dataset: xr.Dataset, sides: Sequence[str]) -> str:
     count = dataset.sizes["pair"]
-    lines = [f"{count} pairs within {dataset['pair_radius'].item():.9g}"]
+    lines = [f"{count} {noun(count, 'pair')} within {dataset['pair_radius'].item():.9g}"]
     if count:
         lines.append(_pairs(dataset.isel(pair=slice(_PAIR_LINES)), "pair", sides))
-    if count > _PAIR_LINES:
-        lines.append(f"{count - _PAIR_LINES} more pairs: --json prints all, --out saves them")
+    if (more := count - _PAIR_LINES) > 0:
+        lines.append(f"{more} more {noun(more, 'pair')}: --json prints all, --out saves them")
     return "\n".join(lines)
 
 

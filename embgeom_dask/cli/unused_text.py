@@ -8,6 +8,7 @@ import numpy as np
 
 from embgeom_dask.cli.text_tables import align, whose
 from embgeom_dask.reporting.display_names import display_names
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,8 +49,8 @@ def undertrained_text(dataset: xr.Dataset) -> str:
     others = order[(dataset["candidate"].to_numpy() & (category == "token") & ~unused)[order]]
     parts = [whose(dataset), align(["undertrained", ""], facts)]
     parts.append(_table(dataset, others[:_LINES], "ordinary candidates that are not among the unused", chosen))
-    if others.size > _LINES:
-        parts.append(f"{others.size - _LINES} more candidates: --json prints all, --out saves them")
+    if (more := others.size - _LINES) > 0:
+        parts.append(f"{more} more {noun(more, 'candidate')}: --json prints all, --out saves them")
     for what, of_kind in kinds.items():
         below = order[of_kind[order] & (values[order] <= threshold) & ~unused[order]]
         if below.size:

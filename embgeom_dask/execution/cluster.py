@@ -217,9 +217,11 @@ def _telling(client: Client, whose: str) -> Iterator[None]:
     """Say once which cluster is used, and where its dashboard is."""
     before, address = _told.get(), _address(client)
     if address != before:
-        named = whose if address.startswith("inproc:") else f"{whose}, {address}"
-        link = dashboard(client)
-        progress.note(f"dask cluster: {named}" + f"; dashboard: {link}" * bool(link))
+        here, link = address.startswith("inproc:"), dashboard(client)
+        told = [f"dask cluster: {whose}" if here else f"dask cluster: {whose}, {address}"]
+        told += [f"dashboard: {link}"] if link else []
+        for line in ["; ".join(told)] if here else told:  # an address and a link are no line of 80 columns
+            progress.note(line)
     _told.set(address)
     try:
         yield

@@ -67,10 +67,10 @@ class Memory:
         return max(0, self.allowed_on_device - self.on_device) // self.workers
 
     def __str__(self) -> str:
-        """What is projected and allowed."""
+        """What is projected and allowed, in a line; on a device, in another."""
         said = f"{bytes_text(self.projected)} projected, {bytes_text(self.allowed)} allowed"
         beside = f"{bytes_text(self.on_device)} projected, {bytes_text(self.allowed_on_device)} allowed"
-        return f"{said}; on the device: {beside}" if self.on_device else said
+        return f"{said}\non the device: {beside}" if self.on_device else said
 
 
 @dataclass(frozen=True)

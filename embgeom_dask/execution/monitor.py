@@ -18,7 +18,7 @@ from embgeom_dask import progress, tuning
 from embgeom_dask.execution import known_workers
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.panel_result import PanelResult
-from embgeom_dask.units import bytes_text
+from embgeom_dask.units import bytes_text, noun
 
 _interrupted: ContextVar[threading.Event | None] = ContextVar("interrupted", default=None)
 """What the first Ctrl-C sets, while `interruptible` is entered: shared by threads that run in copies of the context."""
@@ -75,8 +75,9 @@ class Monitor:
         if fresh and found.work:
             self._read += found.work.read
             tally(found.work.read, found.work.end - found.work.start)
-        several = f"{len(self._threads)} worker{'s' * (len(self._threads) != 1)}"
-        said = f"{several}, {bytes_text(self._read)} read, {self._rechecked:,} pairs rechecked"
+        several = f"{len(self._threads)} {noun(len(self._threads), 'worker')}"
+        rechecked = f"{self._rechecked:,} {noun(self._rechecked, 'pair')} rechecked"
+        said = f"{several}, {bytes_text(self._read)} read, {rechecked}"
         self._advance(panel.stop - panel.start, said, fresh=fresh)
 
 

@@ -18,7 +18,7 @@ from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.pairwise.points import DIGITS, PointFormat
 from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.reductions import Histogram, Reductions
-from embgeom_dask.units import bytes_text
+from embgeom_dask.units import bytes_text, noun
 
 ITEMSIZE = {
     "int8": 1,
@@ -48,15 +48,16 @@ class Plan:
     temporary: int = 0
 
     def __str__(self) -> str:
-        """One line: rows, metric, tiles, products, and memory projected and allowed."""
-        rows = " x ".join(f"{side.rows.token_id.size:,}" for side in self.sides[: 1 if self.symmetric else 2])
-        first, points = self.sides[0], self.sides[0].point_format
+        """Return a line each of rows and metric, tiles and products, memory, and what was written of arrays."""
+        counts = [side.rows.token_id.size for side in self.sides[: 1 if self.symmetric else 2]]
+        rows = f"{' x '.join(f'{count:,}' for count in counts)} distinct {noun(counts[-1], 'row')}"
+        first, points, tiles = self.sides[0], self.sides[0].point_format, self.grid.tiles
+        values = f"{first.matrix.hidden_size:,} {noun(first.matrix.hidden_size, 'value')}"
         of = " of L2, which rules pairs out" if points.by_l2 else ""
-        return (
-            f"{rows} distinct rows of {first.matrix.hidden_size:,} values, {self.metric.name}; "
-            f"{self.grid.tiles:,} tiles of {first.tile:,} rows, {points.element} products{of}; "
-            f"memory: {self.memory}" + (f"; {bytes_text(self.temporary)} written of arrays" if self.temporary else "")
-        )
+        in_tiles = f"{tiles:,} {noun(tiles, 'tile')} of {first.tile:,} {noun(first.tile, 'row')}"
+        lines = [f"{rows} of {values}, {self.metric.name}", f"{in_tiles}, {points.element} products{of}"]
+        lines += [f"memory: {self.memory}", f"{bytes_text(self.temporary)} written of arrays"]
+        return "\n".join(lines if self.temporary else lines[:-1])
 
     def as_dict(self) -> dict[str, Any]:
         """What a dry run says: rows, values, metric, tiles, tile, products; bytes of memory, of host and device.

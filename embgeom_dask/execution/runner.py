@@ -32,6 +32,7 @@ from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.traversal import traverse
 from embgeom_dask.reductions.base import Array, MergedState
 from embgeom_dask.storage import outages
+from embgeom_dask.units import noun
 
 Hints: TypeAlias = dict[str, Array | None]
 """What panels need not keep, by the name of the reduction; nothing before any was merged."""
@@ -221,7 +222,7 @@ class _Run:
                 else:
                     yield self._received(panel, found, fresh=False)
         if damaged:
-            progress.note(f"{len(damaged)} panels of the journal are damaged: they are computed again")
+            progress.note(f"{len(damaged)} damaged {noun(len(damaged), 'panel')} of the journal: computed again")
         missing = (each for each in panels() if each.name not in self._committed)
         for panel, found in self._computed(chain(damaged, missing)):
             yield self._received(panel, found, fresh=True)

@@ -19,6 +19,7 @@ from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.expand import expand_all
 from embgeom_dask.reductions.thresholds import Thresholds
 from embgeom_dask.reductions.undecided import classes
+from embgeom_dask.units import noun
 
 Array = NDArray[Any]
 
@@ -130,7 +131,8 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
         """
         count = int(state.count) + self._identical
         if count > self.limit:
-            alike = f", leave out {self._identical} pairs of identical rows with `distinct`" if self._identical else ""
+            alike = f"{self._identical} {noun(self._identical, 'pair')} of identical rows"
+            alike = f", leave out {alike} with `distinct`" if self._identical else ""
             raise EmbgeomError(
                 f"{count} pairs lie within {self.radius.distance.item():.9g}, more than the limit of {self.limit}: "
                 f"choose a smaller radius for `pairs_within`{alike}, or a larger `max_pairs`"

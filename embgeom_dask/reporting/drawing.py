@@ -15,6 +15,7 @@ from embgeom_dask.reporting import model_results
 from embgeom_dask.reporting.display_names import display_names
 from embgeom_dask.reporting.model_results import ModelResult, Result
 from embgeom_dask.reporting.optional_libraries import load
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,7 +137,7 @@ def _mark_quantiles(ax: Axes, result: xr.Dataset, color: Any) -> None:
 def _finish_distances(ax: Axes, found: Sequence[ModelResult]) -> None:
     """Name the axis of distances, and say how many pairs lie outside the bins."""
     outside = sum(int(each[name]) for _, each in found for name in ("histogram_below", "histogram_above"))
-    left_out = f" ({outside:,} pairs outside the bins)" if outside else ""
+    left_out = f" ({outside:,} {noun(outside, 'pair')} outside the bins)" if outside else ""
     metrics = {model_results.metric_of(each) for _, each in found}
     ax.set_xlabel((metrics.pop() if len(metrics) == 1 else "distance") + left_out)
     if {model_results.scale_of(each) for _, each in found} == {"log"}:

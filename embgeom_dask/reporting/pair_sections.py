@@ -13,6 +13,7 @@ from embgeom_dask.reporting.charts import Axis, Scale
 from embgeom_dask.reporting.markup import Column, cut, table, text
 from embgeom_dask.reporting.parts import Parts, Section, array, for_each, legend, note, side_by_side
 from embgeom_dask.reporting.report_contents import Gathered, Item, by_metric, whose
+from embgeom_dask.units import noun
 
 _MODEL = Column("model", "text")
 _MEMBERS = 20
@@ -220,7 +221,8 @@ def neighbors(found: Gathered, parts: Parts) -> Section | None:
         return None
     options = []
     for each in items:
-        said = f"{each.label}, {model_results.metric_of(each.result)}, {each.result.sizes['token_id']:,} tokens"
+        count = each.result.sizes["token_id"]
+        said = f"{each.label}, {model_results.metric_of(each.result)}, {count:,} {noun(count, 'token')}"
         options.append(f'<option value="{parts.packed(_of_neighbors(each.result))}">{text(said)}</option>')
     body = (
         '<div class="search" id="search"><label>Token <input type="search" autocomplete="off" spellcheck="false" '

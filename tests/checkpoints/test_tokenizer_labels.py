@@ -397,7 +397,7 @@ def test_rows_of_trained_tokens_and_of_ranks(tmp_path: Path) -> None:
 def test_tokens_that_a_matrix_has_no_row_for_are_counted(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "m", {"model.embed_tokens.weight": random(20, 8)}, LLAMA)
     words(source, 33)
-    with pytest.warns(EmbgeomWarning, match="13 tokens of the tokenizer have no row"):
+    with pytest.warns(EmbgeomWarning, match="13 tokens of the tokenizer without a row"):
         store = convert.convert(source, tmp_path / "stores", role="input")
     assert model_stores.labels(store).token.values.tolist() == [f"w{i}" for i in range(20)]
 

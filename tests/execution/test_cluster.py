@@ -62,7 +62,7 @@ def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytes
 
     def note(text: str) -> None:
         notes.append(text)
-        if len(notes) == 3:
+        if len(notes) == 4:
             empty.scale(1)
 
     monkeypatch.setattr(progress, "note", note)
@@ -72,8 +72,9 @@ def test_a_scheduler_without_workers_is_waited_for_with_notes(monkeypatch: pytes
     ):
         assert len(client.nthreads()) == 1
     assert notes[0].startswith("dask cluster: as given, tcp://")
-    assert set(notes[1:]) == {"no worker yet: waiting for one, until Ctrl-C"}
-    assert len(notes) >= 3
+    assert notes[1].startswith("dashboard: http://")
+    assert set(notes[2:]) == {"no worker yet: waiting for one, until Ctrl-C"}
+    assert len(notes) >= 4
 
 
 @pytest.mark.parametrize("address", ["", "foo", "foo:bar", "http://127.0.0.1:8786", "tcp://"])
@@ -313,7 +314,7 @@ def test_a_client_may_be_a_cluster_or_an_address(running: LocalCluster) -> None:
 def test_the_active_client_is_used_where_none_is_given(
     running: LocalCluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    at = f"{running.scheduler_address}; dashboard: {running.dashboard_link}"
+    at = f"{running.scheduler_address}\ndashboard: {running.dashboard_link}"
     with progress.showing(True):
         with Client(running) as active, connect() as used:
             assert used is active
