@@ -176,6 +176,11 @@ def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
         raise NoStore(f"{store} is not a model's store but a result: embgeom show prints it")
     if not isinstance(attrs, dict) or len({"model", "tied", "format_version"} & attrs.keys()) < 2:
         raise NoStore(f"{store} is not a model's store: embgeom convert makes one")
+    if type(attrs.get("tied")) is int:  # as `open_model` has it, since netCDF has no booleans
+        raise NoStore(
+            f"{store} is what xarray wrote of a model, not a model's store: copy the store itself, or give the array "
+            "that you have in xarray"
+        )
     return dict(root)
 
 

@@ -199,6 +199,8 @@ def test_a_matrix_of_16_bits_is_saved_by_xarray_as_it_is_in_memory(dtype: np.dty
     model.to_zarr(tmp_path / "saved.zarr", zarr_format=3, consolidated=False)
     saved = xr.open_zarr(tmp_path / "saved.zarr", consolidated=False)
     np.testing.assert_array_equal(saved["output_embedding"], model["output_embedding"])
+    with pytest.raises(InputError, match=r"saved\.zarr is what xarray wrote of a model, not a model's store: copy"):
+        model_stores.find_matrix(tmp_path / "saved.zarr")
 
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, np.dtype("float16")])
