@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -275,6 +275,8 @@ def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:
             raise InputError(f"the tensor given is {data.dtype}: give it as float32, `tensor.float()`") from error
     if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
         raise InputError("the array given has masked values: select the rows to compare")
+    if hasattr(data, "toarray"):
+        raise InputError(f"the array given is a sparse {type(data).__name__}: give its toarray()")
     if np.isnan(data.shape).any():
         raise InputError("the array given does not know its shape: call its compute_chunk_sizes() first")
     if len(data.shape) != 2 or not all(data.shape):
@@ -282,8 +284,14 @@ def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:
     array = data if isinstance(data, xr.DataArray) else xr.DataArray(data).rename(None)
     if array.dtype.name not in DTYPES and array.dtype.kind not in "biu":
         raise InputError(f"the array given is {array.dtype.name}: give float64, float32, float16, bfloat16 or integers")
-    along = [dim for dim in array.dims if str(dim).startswith("token_id")]
+    along = [dim for dim in array.dims if str(dim).startswith("token_id")] or _labelled(array)
     return array.transpose(along[0], ...) if len(along) == 1 else array
+
+
+def _labelled(array: xr.DataArray) -> list[Hashable]:
+    """The dimensions along which token ids or tokens lie: rows keep them where their dimension is renamed."""
+    named = [coord for name, coord in array.coords.items() if str(name).startswith("token")]
+    return [dim for dim in array.dims if any(coord.dims == (dim,) for coord in named)]
 
 
 def _token_id(array: xr.DataArray) -> NDArray[np.int64] | None:

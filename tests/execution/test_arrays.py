@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 import xarray as xr
 from distributed import Client
@@ -175,9 +176,10 @@ def test_rows_keep_their_ids_along_a_dimension_of_another_name(
 ) -> None:
     matrix = eg.open_model(store).output_embedding.assign_coords(row=("token_id", np.arange(23)[::-1]))
     some = matrix.swap_dims(token_id=name)[[9, 4, 17]]
-    found = eg.scan(some, neighbors=1, client=client)
-    assert found["token_id"].values.tolist() == [9, 4, 17]
-    assert found["token"].values.tolist() == ["w9", "w4", "w17"]
+    for taken in (some, some.T):
+        found = eg.scan(taken, neighbors=1, client=client)
+        assert found["token_id"].values.tolist() == [9, 4, 17]
+        assert found["token"].values.tolist() == ["w9", "w4", "w17"]
 
 
 def test_survey_duplicates_and_outliers_take_arrays(store: str, folder: Path, client: Client) -> None:
@@ -233,6 +235,7 @@ def test_a_saved_result_of_an_array_is_opened_again_for_the_same_array_alone(
         (xr.DataArray(np.eye(2), {"token_id": [-1, 3]}, ("token_id", "x")), "token ids are 0 or more"),
         (xr.Dataset({"other": ("x", [1.0])}), "has no output_embedding or input_embedding"),
         (torch.ones(3, 2, dtype=torch.float8_e4m3fn), "give it as float32"),
+        (scipy.sparse.csr_array(np.eye(2)), r"is a sparse csr_array: give its toarray\(\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
