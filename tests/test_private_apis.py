@@ -13,7 +13,9 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from embgeom_dask import private_apis
 
@@ -54,6 +56,15 @@ def int8_products_are_summed_in_int32() -> None:
         assert found.dtype == torch.int32
         assert (found == -40 * 127 * 127).all()
     assert found.data_ptr() == out.data_ptr()
+
+
+@of("xarray", "Variable(fastpath=)")
+def strings_are_a_variable_as_they_are() -> None:
+    strings = np.array([["2001-01-01", "\u2581the"]], np.object_)
+    found = private_apis.variable_of(("a", "b"), strings, {"long_name": "token"})
+    assert found.data is strings
+    assert found.equals(xr.Variable(("a", "b"), strings))
+    assert found.attrs == {"long_name": "token"}
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 16), (16, 8, 8), (17, 65, 33), (40, 24, 40)])

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from embgeom_dask.private_apis import variable_of
+
 _RANKED = (
     "farthest",
     "nearest",
@@ -383,17 +385,16 @@ def with_strings(dataset: xr.Dataset) -> xr.Dataset:
     found = {}
     for name, variable in dataset.variables.items():
         if variable.dtype.kind in "TUO":
-            strings = variable.data.astype(np.object_)  # of numpy, or of dask where it was not read
+            strings = variable.data.astype(np.object_, copy=False)  # of numpy, or of dask where it was not read
             strings = strings.astype(np.str_) if name in NAMES else strings
-            found[name] = xr.Variable(variable.dims, strings, variable.attrs)
+            found[name] = variable_of(variable.dims, strings, variable.attrs)
             found[name].encoding["dtype"] = np.object_  # zarr has no stable type for numpy's
     return dataset.assign(found)
 
 
 def of_matrices(attrs: Mapping[str, Any]) -> dict[str, str]:
     """The coordinates that say whose a result is: model, revision and matrix, and of a second side `against_...`."""
-    names = {"model": "model", "revision": "revision", "matrix": "matrix"}
-    found = {name: attrs[key][0] for name, key in names.items()}
+    found = {name: attrs[name][0] for name in ("model", "revision", "matrix")}
     if len(attrs["model"]) > 1:
         found |= {"against": attrs["model"][1], "against_revision": attrs["revision"][1]}
     return found

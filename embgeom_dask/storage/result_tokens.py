@@ -8,6 +8,8 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 
+from embgeom_dask import private_apis
+
 _OF_SECOND = ("neighbor_token_id", "top_token_id", "bottom_token_id", "against_left_out_token_id")
 
 
@@ -24,7 +26,8 @@ def with_tokens(dataset: xr.Dataset, labels: Sequence[Mapping[str, np.ndarray]])
             each = _looked_up(name, array, strings)
             if (array.to_numpy() < 0).any():
                 each = np.where(array.to_numpy() >= 0, each, "")
-            found[f"{name.removesuffix('token_id')}{what}"] = (array.dims, np.asarray(each, strings[0].dtype))
+            each = np.asarray(each, np.object_)
+            found[f"{name.removesuffix('token_id')}{what}"] = private_apis.variable_of(array.dims, each)
     return dataset.assign_coords(found)
 
 
