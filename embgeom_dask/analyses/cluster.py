@@ -200,7 +200,7 @@ def _cluster(
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        given.check_labels()
+        given.stored_labels()
         row = None if origin is None else row_of(origin, given)
         settings: dict[str, Any] = {"least": least} | ({} if row is None else {"origin": int(given.ids[row])})
         settings |= {"tokens": given.selection} if given.selection else {}

@@ -234,7 +234,7 @@ def _compare(
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         for each in (first, second):
-            each.check_labels()
+            each.stored_labels()
         _check_asked(asked, first.matrix, second.matrix)
         matched = match_rows(first, second, match)
         with connect(client, device, out) as active:

@@ -104,7 +104,7 @@ def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: Cli
         attrs = results.provenance("duplicates", [matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        given.check_labels()
+        given.stored_labels()
         digests, reasons = np.empty((matrix.vocab_size, 16), np.uint8), np.empty(matrix.vocab_size, np.uint8)
         for start, (names, found) in by_chunk("duplicates", matrix, _look, client=client, out=out):
             part = slice(start, start + len(names))

@@ -106,7 +106,7 @@ def outliers(
     started = perf_counter()
     with showing(progress), given_rows(data, role, client) as given:
         source = given.matrix
-        given.check_labels()
+        given.stored_labels()
         sought = isinstance(tokens, str) and tokens == CLUSTER
         selected = None if sought else _read(tokens, given)
         centroid = None if selected is None else selected[0].centroid

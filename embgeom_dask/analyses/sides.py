@@ -24,7 +24,7 @@ def sides_of(
             sides.append(stack.enter_context(given_rows(against, role, client)))
             check_widths(sides[0].matrix, sides[1].matrix)
         for given in sides:
-            given.check_labels()  # before the first tile, not when the result is labelled
+            given.stored_labels()  # before the first tile, not when the result is labelled
         yield sides
 
 

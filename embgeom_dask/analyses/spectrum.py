@@ -210,7 +210,7 @@ def _spectrum(
         needed = _check(matrix, components)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        given.check_labels()
+        given.stored_labels()
         with memory.taking(needed), connect(client, out=out) as active, devices.session(torch.device("cpu")):
             dataset = _measured(active, given, components, isotropy=isotropy)
         if axes:

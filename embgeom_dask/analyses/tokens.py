@@ -164,7 +164,7 @@ def _tokens(
     started = perf_counter()
     with given_rows(data, role, client, whole=True) as given:
         matrix = given.matrix
-        given.check_labels()
+        given.stored_labels()
         chosen = choose_origin(origin, given)
         settings: dict[str, Any] = {} if chosen is None else {"origin": chosen.setting(given)}
         settings |= {"tokens": given.selection} if given.selection else {}

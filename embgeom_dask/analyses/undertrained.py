@@ -194,7 +194,7 @@ def _undertrained(
         attrs = results.provenance("undertrained", matrices, ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        given.check_labels()
+        given.stored_labels()
         with connect(client, out=out) as active, reading_once(active, matrix, rows_of_part(matrix)):
             dataset = _measured(active, given, inputs, unused)
         dataset = _ranked(dataset, given, indicator)

@@ -85,14 +85,13 @@ class Given:
         return model_stores.named(self.stored_labels(), self.rows).assign_coords(token_id=self.ids)
 
     def stored_labels(self) -> dict[str, Any]:
-        """All the labels of the matrix, as `Matrix.labels` gives them, read once. Raises as that."""
+        """All the labels of the matrix, as `Matrix.labels` gives them, read and verified once. Raises as that.
+
+        Commands call it before what takes long, not when the result is labelled.
+        """
         if not self.read:
             self.read.update(self.matrix.labels())
         return self.read
-
-    def check_labels(self) -> None:
-        """Read and verify the labels, before what takes long. Raises as `Matrix.labels`."""
-        self.stored_labels()
 
     def select(self, token_id: NDArray[np.int64]) -> Given:
         """Of the rows given, those of the tokens `token_id`.
