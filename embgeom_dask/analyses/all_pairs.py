@@ -139,7 +139,7 @@ def _forgotten(cluster: Client, plan: Plan) -> Iterator[None]:
         yield
     finally:
         if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
-            known_workers.tell_own(cluster, forget, {side.key for side in plan.sides})
+            known_workers.run_where_used(cluster, forget, {side.key for side in plan.sides})
 
 
 def _labelled(

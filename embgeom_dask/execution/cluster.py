@@ -335,10 +335,10 @@ async def _leave(dask_worker: Worker) -> None:
 
 def _wait_for_a_worker(client: Client) -> None:
     """Wait for one, however long: those of a batch system take hours. Others start workers where there is work."""
-    if known_workers.there(client):
+    if known_workers.all_workers(client):
         return
     work = client.submit(pow, 1, 1, pure=False)
-    while not known_workers.there(client):
+    while not known_workers.all_workers(client):
         progress.note("no worker yet: waiting for one, until Ctrl-C")
         with suppress(TimeoutError):
             work.result(timeout=tuning.WORKER_REMINDER)

@@ -48,7 +48,7 @@ def convert_on(
     options = {**options, "tokenizer": _absolute(options["tokenizer"])}
 
     def threads() -> int:
-        return max(1, sum(known_workers.there(client).values()))
+        return max(1, sum(known_workers.all_workers(client).values()))
 
     each = max(1, min(tuning.CHUNKS_READ_AHEAD, connections // threads()))
 

@@ -68,7 +68,7 @@ class Dealt:
 
     def threads(self) -> Mapping[str, int]:
         """The threads of each worker that there is something for, by its address."""
-        self._there = known_workers.threads(self._client)
+        self._there = known_workers.workers_of_context(self._client)
         keepers = {self._keeper.get(stretch, "") for stretch in self._left}
         if keepers <= self._there.keys():
             return {worker: self._there[worker] for worker in keepers}
@@ -114,7 +114,7 @@ def keeping(
         The rows that one worker keeps together: those that a task of any of the passes reads, or a multiple.
     """
     rows = matrix.chunk_rows if rows % matrix.chunk_rows else rows  # a chunk is kept whole, and once
-    mine, has = known_workers.threads(client), memory.of_workers(client, "cpu")
+    mine, has = known_workers.workers_of_context(client), memory.of_workers(client, "cpu")
     there = [has[worker] for worker in has if worker in mine] or [*has.values()]
     free = min(each.allowed(memory_limit, 1 / sharing) - each.held for each in there)
     on_workers = RowsOnWorkers(client, matrix, Keeping(f"rows {uuid4()}", rows, max(0, int(tuning.KEPT_SHARE * free))))
@@ -128,7 +128,7 @@ def keeping(
     finally:
         _kept_here.reset(entered)
         if client.status == "running":
-            known_workers.tell_own(client, forget, {on_workers.keeping.key})
+            known_workers.run_where_used(client, forget, {on_workers.keeping.key})
 
 
 def reading_once(client: Client, matrix: Matrix, rows: int | None = None) -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class KnownWorkers:
-    """The workers of `client` at the last look, and what they answered. One that returns is asked anew."""
+    """The workers of `client` at the last look, and what they answered. One that leaves and returns is asked again."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -33,7 +33,10 @@ class KnownWorkers:
         self._answers: dict[Any, dict[str, Any]] = {}
 
     def threads(self, *, now: bool) -> Mapping[str, int]:
-        """The threads of each worker that is there, by its address: `now`, or at a look a moment ago that saw any."""
+        """The number of threads of each connected worker, by its address.
+
+        Unless `now` is asked for, the answer may be `tuning.WORKERS_LOOK` seconds old, if there was any worker then.
+        """
         with self._lock:
             if now or not self._threads or monotonic() - self._looked >= tuning.WORKERS_LOOK:
                 self._threads, self._looked = self.client.nthreads(), monotonic()
@@ -45,9 +48,12 @@ class KnownWorkers:
     def answers(
         self, workers: Collection[str], question: Callable[..., T], *args: Any, anew: Collection[str] = ()
     ) -> dict[str, T]:
-        """What `workers` answer, by address: `anew`, or what they answered before. One that fails is left out."""
+        """The answers of `workers` to `question(*args)`, by address; a worker that fails is left out.
+
+        Workers in `anew` are asked again; of the others an earlier answer is taken, if there is one.
+        """
         kept = self._answers.setdefault((question, args), {})
-        for address, answer in run(self.client, [w for w in workers if w in anew or w not in kept], question, *args):
+        for address, answer in run_on(self.client, [w for w in workers if w in anew or w not in kept], question, *args):
             if isinstance(answer, Exception):
                 kept.pop(address, None)
             else:
@@ -64,8 +70,11 @@ _unfit_here: ContextVar[dict[str, str] | None] = ContextVar("unfit", default=Non
 
 @contextmanager
 def entered(client: Client) -> Iterator[None]:
-    """Enter a run: a worker that another run had to give up may do for this one. What is known of workers stays known
-    within the run of a batch."""
+    """Begin a command on the cluster of `client`.
+
+    No worker is given up at first, also if an earlier command gave it up. Within a command over many models, the
+    commands over each of them share what is known of the workers.
+    """
     entered, known = _unfit_here.set({}), _known_here.set(_known(client))
     try:
         yield
@@ -80,9 +89,10 @@ def _known(client: Client) -> KnownWorkers:
 
 
 class _Only:
-    """The workers that tasks of a context go to, as `addresses` gives them: `ever` are all that it gave.
+    """The workers that tasks of a context are restricted to: `addresses()` gives them.
 
-    `anywhere` tells that tasks went to others too, since none of these could do them.
+    `ever` are all that it gave so far. `anywhere` says that tasks went to other workers, too, since at some time all of
+    these were gone or given up.
     """
 
     def __init__(self, addresses: Callable[[], list[str]]) -> None:
@@ -91,20 +101,20 @@ class _Only:
         self.anywhere = False
 
     def fit(self) -> list[str]:
-        """Those that can be used now."""
-        found = [address for address in self._addresses() if address not in unfit()]
+        """Those of them that are not given up."""
+        found = [address for address in self._addresses() if address not in given_up()]
         self.ever.update(found)
         self.anywhere |= not found
         return found
 
 
 _only_here: ContextVar[_Only | None] = ContextVar("only", default=None)
-"""The workers that tasks of this context go to; None outside `only`: to any."""
+"""The workers that tasks of this context go to; None outside `restricted_to`: to any."""
 
 
 @contextmanager
-def only(addresses: Callable[[], list[str]]) -> Iterator[None]:
-    """While entered, tasks go to the workers that `addresses()` gives then, as long as one of these can do them."""
+def restricted_to(addresses: Callable[[], list[str]]) -> Iterator[None]:
+    """While entered, tasks go only to the workers that `addresses()` gives, unless all of these are given up."""
     entered = _only_here.set(_Only(addresses))
     try:
         yield
@@ -112,85 +122,91 @@ def only(addresses: Callable[[], list[str]]) -> Iterator[None]:
         _only_here.reset(entered)
 
 
-def there(client: Client, *, now: bool = False) -> Mapping[str, int]:
-    """The threads of each worker that is there, by its address; in a run, unless `now` is asked for, a moment ago."""
+def all_workers(client: Client, *, now: bool = False) -> Mapping[str, int]:
+    """The number of threads of each connected worker, by its address; within a command it may be seconds old."""
     return _known(client).threads(now=now)
 
 
-def threads(client: Client) -> dict[str, int]:
-    """The threads of each worker that tasks of this context go to, by its address."""
-    found = there(client)
-    if _only_here.get() is None or (mine := chosen(client)) is None:
+def workers_of_context(client: Client) -> dict[str, int]:
+    """The number of threads of each worker that tasks of this context may go to, by its address."""
+    found = all_workers(client)
+    if _only_here.get() is None or (mine := allowed_workers(client)) is None:
         return dict(found)
     return {address: found[address] for address in mine if address in found}
 
 
-def chosen(client: Client) -> list[str] | None:
-    """The workers that a task may go to now; None is any."""
+def allowed_workers(client: Client) -> list[str] | None:
+    """The addresses of the workers that a task may go to now; None if it may go to any."""
     if (mine := _only_here.get()) is not None and (found := mine.fit()):
         return found
-    return _fit(client) or None if unfit() else None
+    return _fit(client) or None if given_up() else None
 
 
-def unfit() -> dict[str, str]:
-    """The workers given up, and why, which a first one begins."""
+def given_up() -> dict[str, str]:
+    """The workers that are given up, by address, with the reasons. The dict may be added to."""
     if (found := _unfit_here.get()) is None:
         _unfit_here.set(found := {})
     return found
 
 
 def _fit(client: Client) -> list[str]:
-    """The workers that can be used."""
-    return [address for address in there(client) if address not in unfit()]
+    """The addresses of the connected workers that are not given up."""
+    return [address for address in all_workers(client) if address not in given_up()]
 
 
 def give_up(worker: str, reason: str) -> None:
-    """Give a worker nothing more in this run, and say why."""
-    if worker not in unfit():
-        unfit()[worker] = reason
+    """Give a worker no more work in this command; a note says why."""
+    if worker not in given_up():
+        given_up()[worker] = reason
         named = reason if worker in reason else f"worker {worker}: {reason}"
         progress.note(f"{named} (it gets no more work, others go on)")
 
 
-def refuse_none(client: Client, kind: type[EmbgeomError]) -> None:
-    """Raise an error of that kind, with the reasons, where workers are there and all are given up."""
-    if not unfit() or _fit(client):
+def check_any_left(client: Client, kind: type[EmbgeomError]) -> None:
+    """Raise an error of that kind, with the reasons, if there are workers and all of them are given up."""
+    if not given_up() or _fit(client):
         return
-    found = there(client, now=True)
-    if found and all(address in unfit() for address in found):
-        reasons = dict.fromkeys(unfit()[address] for address in found)
+    found = all_workers(client, now=True)
+    if found and all(address in given_up() for address in found):
+        reasons = dict.fromkeys(given_up()[address] for address in found)
         raise kind("; ".join(list(reasons)[:3]))
 
 
-def once(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
-    """What each worker answers that can be used, by its address: in a run it is asked once."""
+def ask_once(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
+    """The answer of each usable worker, by its address. Within a command each worker is asked once."""
     return _known(client).answers(_fit(client), question, *args)
 
 
-def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
-    """What each worker answers that can be used: the workers of this context now, others in a run when first asked."""
+def ask_all(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
+    """The answer of each usable worker, by its address.
+
+    The workers of this context are asked now; of the others an earlier answer within the command is taken.
+    """
     fit = _fit(client)
-    return _known(client).answers(fit, question, *args, anew=set(chosen(client) or fit))
+    return _known(client).answers(fit, question, *args, anew=set(allowed_workers(client) or fit))
 
 
-def ask_own(client: Client, question: Callable[..., str | None], *args: Any) -> None:
-    """Give up those workers of this context that object to something; where these are all, ask the others as well."""
+def give_up_objecting(client: Client, question: Callable[..., str | None], *args: Any) -> None:
+    """Ask the workers of this context; give up those that answer with a reason, a str.
+
+    If all of them object, the other workers are asked as well.
+    """
     asked = set[str]()
-    while new := [each for each in chosen(client) or _fit(client) if each not in asked]:
+    while new := [each for each in allowed_workers(client) or _fit(client) if each not in asked]:
         asked.update(new)
-        for address, reason in run(client, new, question, *args):
+        for address, reason in run_on(client, new, question, *args):
             if isinstance(reason, str):
                 give_up(address, reason)
 
 
-def tell_own(client: Client, work: Callable[..., Any], *args: Any) -> None:
-    """Have all workers do something that tasks of this context have gone to."""
-    mine, found = _only_here.get(), there(client)
+def run_where_used(client: Client, work: Callable[..., Any], *args: Any) -> None:
+    """Run `work` on every worker that tasks of this context have gone to."""
+    mine, found = _only_here.get(), all_workers(client)
     told = found if mine is None or mine.anywhere else mine.ever & found.keys()
-    for _ in run(client, list(told), work, *args):
+    for _ in run_on(client, list(told), work, *args):
         pass
 
 
-def run(client: Client, workers: Collection[str], work: Callable[..., Any], *args: Any) -> Iterable[tuple[str, Any]]:
-    """What workers give, while their tasks go on; an exception of one that fails, or leaves meanwhile."""
+def run_on(client: Client, workers: Collection[str], work: Callable[..., Any], *args: Any) -> Iterable[tuple[str, Any]]:
+    """Run `work` on workers, beside their tasks; give the address of each with what it returned or raised."""
     return client.run(work, *args, workers=list(workers), on_error="return").items() if workers else ()

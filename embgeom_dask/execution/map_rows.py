@@ -98,7 +98,7 @@ def in_order(
     """
     waiting: dict[int, Any] = {}
     following = 0
-    threads = max(1, sum(known_workers.there(client).values()))
+    threads = max(1, sum(known_workers.all_workers(client).values()))
     for index, found in _each_part(client, what, matrix, parts, sizes, work, ahead=tuning.PANELS_AHEAD * threads):
         waiting[index] = found
         while following in waiting:

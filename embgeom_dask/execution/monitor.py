@@ -64,7 +64,7 @@ class Monitor:
         if self.interrupted:
             return 0
         if monotonic() - self._looked >= tuning.WORKERS_LOOK:
-            self._threads, self._looked = known_workers.threads(self._client), monotonic()
+            self._threads, self._looked = known_workers.workers_of_context(self._client), monotonic()
         return tuning.PANELS_AHEAD * max(1, sum(self._threads.values()))
 
     def done(self, panel: Panel, found: PanelResult, *, fresh: bool) -> None:
@@ -105,7 +105,7 @@ class Batch:
     def said(self) -> str:
         """Count a model that is done, and say models an hour, workers, the share of their time in panels, and bytes."""
         self._models += 1
-        lasted, threads = max(monotonic() - self._began, 1e-3), known_workers.there(self._client)
+        lasted, threads = max(monotonic() - self._began, 1e-3), known_workers.all_workers(self._client)
         share = self._busy / (lasted * max(1, sum(threads.values())))
         workers_there = f"{len(threads)} worker{'s' * (len(threads) != 1)}"
         parts = [f"{self._models * 3600 / lasted:,.0f}/hour", workers_there]

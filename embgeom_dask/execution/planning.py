@@ -274,7 +274,7 @@ def fit_memory(
             element=ITEMSIZE[point_format.element],
             unrounded=ITEMSIZE[unrounded.element] if unrounded else 0,
             tile=tile,
-            threads=max(known_workers.there(client).values(), default=1),
+            threads=max(known_workers.all_workers(client).values(), default=1),
             as_stored=point_format.element == "bfloat16",
             states=states,
         )

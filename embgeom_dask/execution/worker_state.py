@@ -123,6 +123,6 @@ def forget(keys: set[str], dask_worker: Worker) -> None:
 def blocks_for(client: Client) -> BlockCache:
     """The blocks through which a client's process reads rows: those of its worker, where it is one; else new ones."""
     here = private_apis.workers_here()
-    there = known_workers.there(client) if here else {}
+    there = known_workers.all_workers(client) if here else {}
     here = [worker for worker in here if worker.address_safe in there]
     return state_of(here[0]).blocks if here else BlockCache()

@@ -63,10 +63,10 @@ def check(client: Client, device: str) -> None:
         where none can be used.
     """
     _ask_versions(client)
-    for address, reason in known_workers.once(client, _lack, device).items():
+    for address, reason in known_workers.ask_once(client, _lack, device).items():
         if reason is not None:
             known_workers.give_up(address, reason)
-    known_workers.refuse_none(client, InputError)
+    known_workers.check_any_left(client, InputError)
 
 
 def check_seen(client: Client, urls: Iterable[str]) -> None:
@@ -77,8 +77,8 @@ def check_seen(client: Client, urls: Iterable[str]) -> None:
     InputError
         where no worker can be used.
     """
-    known_workers.ask_own(client, _unseen, list(urls))
-    known_workers.refuse_none(client, InputError)
+    known_workers.give_up_objecting(client, _unseen, list(urls))
+    known_workers.check_any_left(client, InputError)
 
 
 def completed(
@@ -106,7 +106,7 @@ def completed(
     done = SimpleQueue[Future[Any]]()
 
     def submit(each: T, worker: str = "") -> None:
-        fit = [worker] if worker else known_workers.chosen(client)
+        fit = [worker] if worker else known_workers.allowed_workers(client)
         task = _checked, version("embgeom-dask"), work, *arguments(each)
         with annotate(**title.annotations):
             future = client.submit(*task, key=title.key(), pure=False, workers=fit)
@@ -166,7 +166,7 @@ def completed(
 def _freest(threads: Mapping[str, int], running: _Running[T]) -> str | None:
     """The worker that has the fewest tasks for its threads; None where all have enough, "" where any may have one."""
     tasks = Counter(fit[0] for _, _, fit in running.values() if fit is not None and len(fit) == 1)
-    fit = [each for each in threads if each not in known_workers.unfit()]
+    fit = [each for each in threads if each not in known_workers.given_up()]
     least = min(fit, key=lambda each: (tasks[each] / threads[each], each), default="")
     if least and running and tasks[least] >= tuning.PANELS_AHEAD * threads[least]:
         return None
@@ -193,11 +193,11 @@ def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
     EmbgeomError
         where none does.
     """
-    if not (answers := known_workers.ask(client, question, *args)):
+    if not (answers := known_workers.ask_all(client, question, *args)):
         gather(
             client, pow, [(1, 1)], TaskTitle("look")
         )  # an adaptive cluster has let its workers go: there is one then
-        answers = known_workers.ask(client, question, *args)
+        answers = known_workers.ask_all(client, question, *args)
     if not answers:
         raise EmbgeomError("no worker answers: run the same command again")
     return answers
@@ -218,9 +218,9 @@ def _without_workers(client: Client, running: _Running[T]) -> list[tuple[Any, T]
     """What was submitted to workers that are all gone, where there are others."""
     if not any(fit is not None for _, _, fit in running.values()):
         return []
-    there = known_workers.there(client).keys()
-    if there <= known_workers.unfit().keys():
-        known_workers.refuse_none(client, AbortRun)
+    there = known_workers.all_workers(client).keys()
+    if there <= known_workers.given_up().keys():
+        known_workers.check_any_left(client, AbortRun)
         return []
     return [(key, each) for key, (each, _, fit) in running.items() if fit is not None and not there & set(fit)]
 
@@ -235,7 +235,7 @@ def _collected(client: Client, futures: dict[Future[Any], list[str] | None]) -> 
         try:
             return asked.result(patience)
         except TimeoutError:
-            there, patience = known_workers.there(client, now=True).keys(), 2 * patience
+            there, patience = known_workers.all_workers(client, now=True).keys(), 2 * patience
         left = {each: fit for each, fit in futures.items() if fit is None or there & set(fit) or not there}
         if len(left) < len(futures):
             futures, asked = left, _asked_for(client, list(left))
@@ -258,7 +258,7 @@ def _is_through_its_worker(client: Client, error: BaseException | None) -> bool:
         known_workers.give_up(error.worker, str(error))
     elif not (isinstance(error, _NOT_UNDERSTOOD) and _ask_versions(client)):
         return False
-    known_workers.refuse_none(client, AbortRun)
+    known_workers.check_any_left(client, AbortRun)
     return True
 
 
@@ -304,7 +304,7 @@ _WHICH_VERSION = _version_question()
 
 def _ask_versions(client: Client) -> bool:
     """Look at the version of this package that each worker has; return whether one was found that cannot be used."""
-    here, answers = version("embgeom-dask"), known_workers.once(client, _WHICH_VERSION)
+    here, answers = version("embgeom-dask"), known_workers.ask_once(client, _WHICH_VERSION)
     others = {address: _other_version(address, there, here) for address, there in answers.items() if there != here}
     for address, reason in others.items():
         known_workers.give_up(address, reason)

@@ -34,14 +34,14 @@ class WorkersOfModels:
     @property
     def size(self) -> int:
         """The number of workers there."""
-        return max(1, len(known_workers.there(self._client)))
+        return max(1, len(known_workers.all_workers(self._client)))
 
     @contextmanager
     def enter(self) -> Iterator[None]:
         """While entered, in this context, tasks go to the workers of one model, which begins now."""
         model = object()
         try:
-            with known_workers.only(partial(self._of, model)):
+            with known_workers.restricted_to(partial(self._of, model)):
                 yield
         finally:
             with self._lock:
@@ -50,7 +50,7 @@ class WorkersOfModels:
 
     def _of(self, model: object) -> list[str]:
         """The addresses of the workers of a model; none where no worker is there."""
-        there = known_workers.there(self._client).keys()
+        there = known_workers.all_workers(self._client).keys()
         with self._lock:
             if not there:
                 return []

@@ -57,31 +57,31 @@ def test_in_a_run_each_worker_is_asked_once_and_anew_when_it_returns(cluster: Wo
     for there, asked in (("abc", "abc"), ("abc", ""), ("abd", "d"), ("abcd", "c")):
         cluster.there = list(there)
         with known_workers.entered(client):  # as each model of a batch does
-            assert known_workers.once(client, name) == {each: each for each in there}
+            assert known_workers.ask_once(client, name) == {each: each for each in there}
         assert cluster.since() == list(asked)
 
 
 def test_a_model_asks_and_tells_its_own_workers_alone(cluster: Workers) -> None:
     client, own = client_of(cluster), ["b"]
-    assert known_workers.ask(client, name).keys() == {"a", "b", "c"} == set(cluster.since())
-    with known_workers.only(lambda: own):
-        assert known_workers.ask(client, name).keys() == {"a", "b", "c"}
-        assert known_workers.threads(client) == {"b": 1}
-        known_workers.ask_own(client, objection, "")
+    assert known_workers.ask_all(client, name).keys() == {"a", "b", "c"} == set(cluster.since())
+    with known_workers.restricted_to(lambda: own):
+        assert known_workers.ask_all(client, name).keys() == {"a", "b", "c"}
+        assert known_workers.workers_of_context(client) == {"b": 1}
+        known_workers.give_up_objecting(client, objection, "")
         own[:] = ["c"]
-        assert known_workers.chosen(client) == ["c"]
+        assert known_workers.allowed_workers(client) == ["c"]
         assert cluster.since() == ["b", "b"]
-        known_workers.tell_own(client, name)
+        known_workers.run_where_used(client, name)
         assert cluster.since() == ["b", "c"]
-        known_workers.ask_own(client, objection, "c")  # it can do nothing, so that others have to
+        known_workers.give_up_objecting(client, objection, "c")  # it can do nothing, so that others have to
         assert cluster.since() == ["a", "b", "c"]
-        assert known_workers.chosen(client) == ["a", "b"]
-        known_workers.refuse_none(client, InputError)
-        known_workers.tell_own(client, name)
+        assert known_workers.allowed_workers(client) == ["a", "b"]
+        known_workers.check_any_left(client, InputError)
+        known_workers.run_where_used(client, name)
         assert cluster.since() == ["a", "b", "c"]
-        known_workers.ask_own(client, objection, "ab")
+        known_workers.give_up_objecting(client, objection, "ab")
         with pytest.raises(InputError, match=r"^a is blind; b is blind; c is blind$"):
-            known_workers.refuse_none(client, InputError)
+            known_workers.check_any_left(client, InputError)
     with known_workers.entered(client):  # a run of its own may use them again
-        known_workers.refuse_none(client, InputError)
-        assert known_workers.chosen(client) is None
+        known_workers.check_any_left(client, InputError)
+        assert known_workers.allowed_workers(client) is None

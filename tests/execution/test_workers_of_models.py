@@ -56,13 +56,13 @@ class Seen:
 def test_each_of_many_models_is_read_by_its_home_and_the_result_is_the_same(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, seen, asked, honest = stores(tmp_path, 12), Seen(), list[str](), known_workers.run
+    given, seen, asked, honest = stores(tmp_path, 12), Seen(), list[str](), known_workers.run_on
 
     def run(client: Client, workers: Collection[str], *what: Any) -> Any:
         asked.extend(workers)
         return honest(client, workers, *what)
 
-    monkeypatch.setattr(known_workers, "run", run)
+    monkeypatch.setattr(known_workers, "run_on", run)
     with PanelCallback(seen):
         found = eg.scan(given, nearest=3, neighbors=2, tile=32, client=client)
     assert len(asked) < 2 * 3 * (WORKERS + len(given))  # three questions to all, then three by each model to its own
@@ -79,7 +79,7 @@ def test_each_of_many_models_is_read_by_its_home_and_the_result_is_the_same(
 def test_workers_without_a_model_help_the_others_evenly(client: Client) -> None:
     homes = WorkersOfModels(client, "cpu")
     with homes.enter():
-        assert set(known_workers.threads(client)) == set(client.nthreads())
+        assert set(known_workers.workers_of_context(client)) == set(client.nthreads())
     one, two = (_Model(homes) for _ in range(2))
     assert len(one.workers(client) | two.workers(client)) == WORKERS
     first, second = one.workers(client), two.workers(client)
@@ -110,7 +110,7 @@ class _Model:
     def _run(self, homes: WorkersOfModels) -> None:
         with homes.enter():
             while self._asked.acquire() and not self._ended.is_set():
-                self._found = set(known_workers.threads(self._client))
+                self._found = set(known_workers.workers_of_context(self._client))
                 self._told.release()
 
     def workers(self, client: Client) -> set[str]:
