@@ -197,7 +197,7 @@ def status(out: PathLike) -> dict[str, Any]:
     """
     parts = _last_batch(out)
     if not parts:
-        of_steps = step_records.status(out) if journal.Journal(out).run is None else None
+        of_steps = step_records.status(out) if journal.Journal(out).record is None else None
         return of_steps or _of_folders(out) or journal.status(out)
     of_all = max(parts.values(), key=lambda each: len(each["stores"]))
     named, total = _results(parts), len(of_all["stores"])
@@ -207,7 +207,7 @@ def status(out: PathLike) -> dict[str, Any]:
         done = {name for name, result in there.items() if _is_done(result)}
         written = [journal.modified(fs.info(f"{folder}/{name}/zarr.json")) for name in done]
         others = [result for name, result in there.items() if name not in done]
-        begun = [journal.status(result) for result in others if journal.Journal(result).run is not None]
+        begun = [journal.status(result) for result in others if journal.Journal(result).record is not None]
     count = of_all["part"][1]
     each = [_part_status(Part(number, count), parts.get(number), named, done) for number in range(1, count + 1)]
     failures = [said for number in sorted(parts) for said in map(str, parts[number]["failed"])]

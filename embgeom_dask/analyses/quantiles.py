@@ -18,16 +18,22 @@ from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.reductions import Histogram, OrderStatistics, Thresholds
 
 Array = NDArray[Any]
-Run = Callable[[Plan], PassResult]
+RunPass = Callable[[Plan], PassResult]
 
 
 def find(
-    plan: Plan, exact: Exact, found: PassResult, quantiles: Sequence[float], pairs: int, largest: float, run: Run | None
+    plan: Plan,
+    exact: Exact,
+    found: PassResult,
+    quantiles: Sequence[float],
+    pairs: int,
+    largest: float,
+    run_pass: RunPass | None,
 ) -> dict[str, tuple[tuple[str, ...], Array]]:
-    """Name `quantile`, `quantile_lower` and `quantile_upper`, and `quantile_distance` where `run` is given.
+    """Name `quantile`, `quantile_lower` and `quantile_upper`, and `quantile_distance` where `run_pass` is given.
 
     `found` is what the pass of `plan` found, with a histogram, `pairs` the number of all pairs of tokens, and `largest`
-    the largest distance. `run` makes a pass over all tiles.
+    the largest distance. `run_pass` makes a pass over all tiles.
     """
     histogram = cast(Histogram, plan.reductions["histogram"])
     count = found.state(histogram).count
@@ -36,10 +42,10 @@ def find(
     limits, distances = np.full((ranks.size, 2), np.nan), np.full(ranks.size, np.nan)
     if pairs:
         limits = bounds(histogram, histogram.with_zeros(count, identical), ranks, largest)
-    if pairs and run is not None:
-        distances = exact_quantiles(plan, exact, count, np.maximum(ranks - identical, 0), largest, run)
+    if pairs and run_pass is not None:
+        distances = exact_quantiles(plan, exact, count, np.maximum(ranks - identical, 0), largest, run_pass)
     columns = {"quantile": np.array(quantiles), "quantile_lower": limits[:, 0], "quantile_upper": limits[:, 1]}
-    columns |= {"quantile_distance": distances} if run is not None else {}
+    columns |= {"quantile_distance": distances} if run_pass is not None else {}
     return {name: (("quantile",), column) for name, column in columns.items()}
 
 
@@ -61,11 +67,11 @@ def bounds(histogram: Histogram, count: Array, ranks: Array, largest: float) -> 
     return np.stack([edges[place], edges[place + 1]], axis=1)
 
 
-def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, largest: float, run: Run) -> Array:
+def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, largest: float, run_pass: RunPass) -> Array:
     """The distances (q,) of rank `ranks` among the pairs of different rows, of which `count` (bins + 2,) are in bins.
 
-    Bins that hold too many pairs to collect are first divided, by passes over all tiles; `run` makes one. Rank 0 is
-    a pair of identical tokens.
+    Bins that hold too many pairs to collect are first divided, by passes over all tiles; `run_pass` makes one. Rank 0
+    is a pair of identical tokens.
     """
     if not ranks.any():
         return np.zeros(ranks.size)
@@ -75,7 +81,7 @@ def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, larges
         if np.isin(edges, histogram.edges.distance).all():
             break
         histogram = replace(histogram, edges=Thresholds.at(plan.metric, edges, closed=False))
-        found = run(replace(plan, reductions={"histogram": histogram}))
+        found = run_pass(replace(plan, reductions={"histogram": histogram}))
         count = found.state(histogram).count
     below = np.cumsum(count)
     gaps = below[bins] - np.cumsum(count[bins])
@@ -83,7 +89,7 @@ def exact_quantiles(plan: Plan, exact: Exact, count: Array, ranks: Array, larges
     ends = np.unique(np.concatenate([bins - 1, bins]).clip(0, histogram.edges.distance.size - 1))
     classes = tuple(np.searchsorted(ends, bins).tolist())
     statistics = OrderStatistics(histogram.edges.take(ends), classes, local, histogram.weights)
-    found = run(replace(plan, reductions={"quantiles": statistics}))
+    found = run_pass(replace(plan, reductions={"quantiles": statistics}))
     return statistics.finalize(found.state(statistics), plan.rows, exact)["quantile_distance"][1]
 
 

@@ -22,7 +22,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Grid:
-    """The pairs of `rows` rows and `columns` rows in tiles of `tile` x `tile`, `run` tiles to a panel.
+    """The pairs of `rows` rows and `columns` rows in tiles of `tile` x `tile`, `panel_tiles` tiles to a panel.
 
     Where `symmetric`, both sides are one and only the tiles on and above the diagonal count.
     """
@@ -30,7 +30,7 @@ class Grid:
     rows: int
     columns: int
     tile: int
-    run: int
+    panel_tiles: int
     symmetric: bool
 
     @property
@@ -40,18 +40,18 @@ class Grid:
         return height * (height + 1) // 2 if self.symmetric else height * width
 
     def first(self) -> list[Panel]:
-        """One tile for each row block, the one on the diagonal: what they find lets the others keep little."""
+        """One tile for each row block, on the diagonal: with what these find as hints, the other tiles keep less."""
         width = self._blocks(self.columns)
         return [Panel(row, row % width, row % width + 1) for row in range(self._blocks(self.rows))] if width else []
 
     def rest(self) -> Iterator[Panel]:
-        """All other tiles, in panels of at most `run`."""
+        """All other tiles, in panels of at most `panel_tiles`."""
         width = self._blocks(self.columns)
         for panel in self.first():
             parts = [(panel.stop, width)] if self.symmetric else [(0, panel.start), (panel.stop, width)]
             for begin, end in parts:
-                for start in range(begin, end, self.run):
-                    yield Panel(panel.row, start, min(start + self.run, end))
+                for start in range(begin, end, self.panel_tiles):
+                    yield Panel(panel.row, start, min(start + self.panel_tiles, end))
 
     def part(self, panel: Panel, parts: int) -> Iterator[Panel]:
         """The tiles of a panel of the grid whose tiles are `parts` times larger."""

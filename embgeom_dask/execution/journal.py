@@ -67,7 +67,7 @@ class Pass:
             return {_last(entry) for entry in fs.ls(path, detail=False)}
 
     def get(self, panel: Panel) -> PanelResult | None:
-        """What a committed panel found; None where it is not committed, or is damaged."""
+        """The result of a committed panel; None if it is not committed or is damaged."""
         path = f"{self.url}/{panel.name}"
         try:
             return PanelResult.from_bytes(records.read(path, largest=LARGEST_BYTES), self.state_types)
@@ -88,37 +88,37 @@ class Pass:
 
         Raises
         ------
-        Halt
+        AbortRun
             where it cannot be written.
         """
         put(f"{self.url}/{panel.name}", found.to_bytes())
 
     def fail(self, panel: Panel, cause: str) -> None:
-        """Leave word why a panel was given up."""
+        """Record why a panel was given up."""
         put(f"{self.url}/{panel.name}.failed", cause.encode())
 
 
 class Journal:
-    """The journal of the result `out`, as the process sees it that runs the scan."""
+    """The journal of the result `out`, in the process that runs the scan; `record` is what `run.json` holds."""
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.out = os.fspath(out)
         self.url = paths.locate(out) + ".journal"
         self._lines: list[tuple[Any, ...]] = []
-        self.run: dict[str, Any] | None = self._read_run()
+        self.record: dict[str, Any] | None = self._read_run()
 
     @contextmanager
     def claimed(self, attrs: Mapping[str, Any]) -> Iterator[bool]:
-        """Be the one that makes the result, as `claims.claimed` says; what is there is looked at again first."""
+        """Hold the claim on the result (see `claims.claimed`) while entered; the record is read again first."""
         with claims.claimed(self.out, self.url, attrs, is_interrupted) as alone:
-            self.run = self._read_run()
+            self.record = self._read_run()
             yield alone
 
     @property
     def is_settled(self) -> bool:
-        """Whether no panels are kept and no claim is left: the result was written, or nothing has begun."""
+        """Whether no panels and no claim are left: the result was written, or no scan was begun."""
         left = any(paths.exists(f"{self.url}/{name}") for name in claims.FILES)
-        return not left and (self.run is None or (self.run["finished"] and not self._leftovers()))
+        return not left and (self.record is None or (self.record["finished"] and not self._leftovers()))
 
     def check(self, attrs: Mapping[str, Any]) -> None:
         """Refuse to go on with what other settings began. A journal whose result was written is of no more use.
@@ -128,12 +128,12 @@ class Journal:
         InputError
             where another input, other settings or another version began this journal; it gives both values.
         """
-        if self.run is None:
+        if self.record is None:
             return
-        if self.run["finished"]:
-            self.run = None
-        elif self.run["attrs"]["fingerprint"] != attrs["fingerprint"]:
-            differing = results.differences(self.run["attrs"], attrs)
+        if self.record["finished"]:
+            self.record = None
+        elif self.record["attrs"]["fingerprint"] != attrs["fingerprint"]:
+            differing = results.differences(self.record["attrs"], attrs)
             raise InputError(
                 f"{self.out} was begun with other settings ({differing}): choose another `out`, or remove {self._path}"
             )
@@ -146,7 +146,7 @@ class Journal:
         InputError
             where `value` is another than the journal's.
         """
-        begun = value if self.run is None else self.run[name]
+        begun = value if self.record is None else self.record[name]
         if value is not None and value != begun:
             raise InputError(
                 f"{self.out} was begun with {name} {begun}, not {value}: leave `{name}` away, choose another `out`, "
@@ -156,9 +156,9 @@ class Journal:
 
     def begin(self, attrs: Mapping[str, Any], plan: Plan, resume_command: str | None = None) -> None:
         """Write down what is computed, unless it is there, and the command line that goes on with it."""
-        if self.run is not None:
+        if self.record is not None:
             return
-        self.run = {
+        self.record = {
             "journal_format": _FORMAT,
             "attrs": results.identity(attrs),
             "tile": plan.sides[0].tile,
@@ -167,10 +167,10 @@ class Journal:
             "resume": resume_command,
             "finished": False,
         }
-        self._write_json("run.json", self.run)
+        self._write_json("run.json", self.record)
 
     def open_pass(self, plan: Plan, what: str) -> Pass:
-        """The pass that `plan` makes: the same plan finds the same panels again."""
+        """The pass of `plan`: the same plan gets the same committed panels again."""
         name = f"{what}-{plan.digest[:16]}"
         if self.read_json(f"{name}/pass.json") is None:
             if not paths.is_url(self.url):
@@ -195,11 +195,11 @@ class Journal:
 
     def finish(self) -> None:
         """The result is written, and on the disk: remove the panels."""
-        if self.run is None:
+        if self.record is None:
             return
-        if not self.run["finished"]:
-            self.run["finished"] = True
-            self._write_json("run.json", self.run)
+        if not self.record["finished"]:
+            self.record["finished"] = True
+            self._write_json("run.json", self.record)
         fs, _ = paths.filesystem(self.url)
         with suppress(Exception):  # what stays is never read, and the same command tries again
             for entry in self._leftovers():
@@ -290,10 +290,10 @@ def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
 def status(out: str | os.PathLike[str]) -> dict[str, Any]:
     """Report the progress of one scan, as `analyses.batch.status` says. Raises InputError where none has begun."""
     journal = Journal(out)
-    if journal.run is None:
+    if journal.record is None:
         raise InputError(f"no journal beside {out}: name what was given as `out` to embgeom scan")
     with paths.explained(f"read {journal.url}"):
-        return _status(journal, journal.run)
+        return _status(journal, journal.record)
 
 
 def _status(journal: Journal, run: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ Work = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Keeping:
-    """What workers keep: of a matrix stretches of `rows` rows, whole, up to `most` bytes each, until `key` is over."""
+    """What workers keep: stretches of `rows` rows of a matrix, up to `most` bytes on each worker, under `key`."""
 
     key: str
     rows: int
@@ -37,26 +37,26 @@ class Keeping:
 
 
 class RowsOnWorkers:
-    """The rows of a matrix that the workers of a cluster keep, and which of them keeps which stretch."""
+    """The rows of a matrix that the workers of a cluster keep, and which worker keeps which stretch of rows."""
 
     def __init__(self, client: Client, matrix: Matrix, keeping: Keeping) -> None:
         self.client, self.matrix, self.keeping = client, matrix, keeping
         self.keeper: dict[int, str] = {}
 
     def through(self, work: Work) -> Work:
-        """The same work on rows that are read through those kept; it gives what that gives, and the bytes read."""
+        """Wrap `work` so that it reads rows through the kept ones; it returns its result and the bytes read."""
         return partial(_through, self.keeping, work)
 
     def dealt(self, parts: Sequence[Any]) -> Dealt:
-        """Parts of a pass, dealt to the workers that keep their rows."""
+        """Assign the parts of a pass to the workers that keep their rows."""
         return Dealt(self, parts)
 
 
 class Dealt:
-    """Parts of a pass over rows, by their places, dealt to the workers of a cluster.
+    """Assigns the parts of a pass over rows, by their index, to the workers of a cluster.
 
-    A stretch that no worker keeps is the next one's that has nothing to do, and stays its own as long as it is there:
-    another would read it again. A part has the number of its first row as its first item.
+    A stretch of rows that no worker keeps goes to the next idle worker. It stays with that worker as long as the worker
+    is there, since another one would have to read it again. The first item of a part is the number of its first row.
     """
 
     def __init__(self, on_workers: RowsOnWorkers, parts: Sequence[Any]) -> None:
@@ -75,7 +75,7 @@ class Dealt:
         return self._there
 
     def take(self, worker: str) -> int | None:
-        """The next part for a worker, or for any of ""; None where none is left for it."""
+        """The next part for a worker ("": for any worker); None where none is left for it."""
         for stretch, places in self._left.items():
             keeper = self._keeper.get(stretch, "")
             if not worker or keeper == worker or keeper not in self._there:

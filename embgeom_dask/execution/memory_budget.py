@@ -8,7 +8,7 @@ from threading import Condition
 
 
 class MemoryBudget:
-    """So many bytes, of which each takes what it needs for as long as it needs it, and waits where others have it."""
+    """A number of bytes that threads share: each takes what it needs for a while, and waits until it is free."""
 
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
@@ -17,7 +17,7 @@ class MemoryBudget:
 
     @contextmanager
     def taking(self, nbytes: int) -> Iterator[None]:
-        """Take `nbytes`, once they are there; what is more than all waits until nobody has any."""
+        """Wait for `nbytes`, and hold them while entered; more than the whole budget waits until nobody holds any."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self._nbytes)
             self._taken += nbytes

@@ -34,7 +34,7 @@ def is_interrupted() -> bool:
 
 
 class Monitor:
-    """What a pass has done and may do. `advance` moves its bar; `note(panel, found)` is told of every panel."""
+    """Progress of a pass, and how many panels it may submit. `note(panel, found)` is called for each finished one."""
 
     def __init__(
         self, client: Client, advance: Callable[..., None], note: Callable[[Panel, PanelResult], None] | None = None
@@ -46,7 +46,7 @@ class Monitor:
 
     @property
     def interrupted(self) -> bool:
-        """Whether no more panels are to be submitted."""
+        """Whether no more panels are to be submitted, after Ctrl-C."""
         return is_interrupted()
 
     def threads(self) -> dict[str, int]:
@@ -82,7 +82,7 @@ class Monitor:
 
 
 class Batch:
-    """What the work on many models took so far: bytes read of their stores, and seconds of panels on workers."""
+    """What the work on many models took so far: bytes read from stores, and seconds that workers spent in panels."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._lock = client, threading.Lock()
@@ -103,7 +103,7 @@ class Batch:
             self._read, self._busy = self._read + read, self._busy + busy
 
     def said(self) -> str:
-        """Count a model that is done, and say models an hour, workers, the share of their time in panels, and bytes."""
+        """Count a finished model; return a line with models an hour, workers, their share of time in panels, bytes."""
         self._models += 1
         lasted, threads = max(monotonic() - self._began, 1e-3), known_workers.all_workers(self._client)
         share = self._busy / (lasted * max(1, sum(threads.values())))

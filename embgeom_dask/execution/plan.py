@@ -34,10 +34,10 @@ ITEMSIZE = {
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker needs for any panel.
+    """All that a worker needs to compute any panel.
 
-    `point_formats_instead` are for a worker that multiplies its points wrongly; `temporary` is the size in bytes of the
-    stores that arrays given were written to.
+    `point_formats_instead` are for workers whose products of the first format are wrong. `temporary` is the size in
+    bytes of the temporary stores that given arrays were written to.
     """
 
     sides: tuple[BlockSource, BlockSource]
@@ -60,10 +60,10 @@ class Plan:
         return "\n".join(lines if self.temporary else lines[:-1])
 
     def as_dict(self) -> dict[str, Any]:
-        """What a dry run says: rows, values, metric, tiles, tile, products; bytes of memory, of host and device.
+        """The plan as a dry run reports it: rows, values, metric, tiles, products, and bytes of memory.
 
-        `products_of` is the metric of the products: where L2 distances rule pairs out, euclidean.
-        `temporary` are the bytes of temporary stores, and `last_edge` is that of the histogram, where there is one.
+        `products_of` is the metric of the products: euclidean where L2 distances rule pairs out. `temporary` is the
+        size of temporary stores, and `last_edge` the last bin edge, if there is a histogram.
         """
         histogram = self.reductions.get("histogram")
         return {
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def metric(self) -> Metric:
-        """The metric that was asked for; tiles are of that of the points."""
+        """The metric that was asked for. Tiles may have another one, that of the point format."""
         return METRICS[self.sides[0].point_format.metric]
 
     @cached_property
@@ -118,10 +118,10 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """The sha256 of all that decides what a panel's state says: rows, metric, tiles and reductions.
+        """The sha256 of all that decides the content of a panel's state: rows, metric, tiles and reductions.
 
-        What a device computes with (element, centre, scale) is left out: it decides no state's meaning, but of points
-        in digits centre and scale, which decide the last bits of sums.
+        The point format (element, centre, scale) is left out, since states do not depend on it. The exception are
+        points in digits, whose centre and scale decide the last bits of sums.
         """
         found = sha256()
 
@@ -145,7 +145,7 @@ class Plan:
         ]
         point_format = self.sides[0].point_format
         summed = (point_format.centre, point_format.scale) if point_format.sums else None  # sums hang on these
-        add([sides, self.symmetric, self.grid.run, self.reductions, summed])
+        add([sides, self.symmetric, self.grid.panel_tiles, self.reductions, summed])
         return found.hexdigest()
 
     def certificate(self, products: set[str]) -> dict[str, Any]:

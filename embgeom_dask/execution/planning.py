@@ -58,11 +58,11 @@ Selected = tuple[Matrix, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a scan may use; no result depends on it.
+    """What a scan may use. No result depends on it; None means the best choice here.
 
-    `device` is that of each worker, `tile` the rows of a tile, `memory_limit` the bytes that a worker's process may
-    hold and `memory_share` what of them this scan may take, where several go on; `element` is the type of products that
-    a journal was begun with. None: what is best here.
+    `device` is the device of each worker, `tile` the rows of a tile, `memory_limit` the bytes that the process of a
+    worker may hold, and `memory_share` the share of these that this scan may take while others run. `element` is the
+    type of products that an earlier command began the journal with.
     """
 
     device: str = "auto"
@@ -74,12 +74,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class InspectedRows:
-    """What is known of the rows of each side once all were read.
+    """What is known of the rows of each side after all of them were read.
 
-    `distance_from_centre` (n,) float64 are those of the rows, `samples` (s, d) some of the rows as stored, and
-    `duplicate_of` (n,) int64 the distinct row of the second side identical to each of the first (-1: none), where
-    pairs of these are left out. `distance_from_centre_of_rows` (rows,) float64 are those of the distinct rows, rounded
-    up: of a product their L2 norms. Where L2 may rule pairs out, centre and distances are those of euclidean.
+    `distance_from_centre` (n,) float64 has the distance of each row, and `samples` (s, d) some rows as stored.
+    `distance_from_centre_of_rows` (rows,) float64 has upper bounds for the distinct rows; with `dot` these are L2
+    norms. Where L2 may rule pairs out, centre and distances are those of euclidean. `duplicate_of` (n,) int64 is given
+    where pairs of identical rows are left out: for each distinct row of the first side, the identical one of the second
+    (-1: none).
     """
 
     matrices: list[Matrix]
@@ -105,7 +106,7 @@ def make_plan(
 ) -> Plan:
     """Plan the scan `spec` of the rows of one side, or of two against each other, on the workers of `client`.
 
-    `ids` are by side the token ids (rows,) by which rows that cannot be compared are named: their numbers if None.
+    `ids` has for each side the token ids (rows,) that error messages name rows by; None for their numbers.
 
     Raises
     ------

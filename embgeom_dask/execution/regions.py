@@ -9,11 +9,11 @@ from embgeom_dask.execution.grid import Panel
 
 
 class Regions:
-    """Panels dealt to the workers of a cluster.
+    """Assigns the panels of a pass to the workers of a cluster.
 
-    Each of W workers gets a region of about as many tiles as the others, as square as panels allow, so that it reads
-    about 2 / sqrt(W) of the rows. One that has done its own, or that has come later, takes over half of what the one
-    with the most has left.
+    Each of W workers gets a region with about as many tiles as the others have, as square as panels allow. So it reads
+    about 2 / sqrt(W) of the rows. A worker that has finished its region, or that joined later, takes over half of what
+    is left to the worker with most.
 
     Parameters
     ----------

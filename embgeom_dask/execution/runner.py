@@ -39,9 +39,10 @@ Hints: TypeAlias = dict[str, Array | None]
 
 
 def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | None) -> PanelResult:
-    """Compute the states of one panel on this worker's device and commit them, unless they are.
+    """Compute the states of one panel on this worker's device and commit them, unless they are committed already.
 
-    Plan and hints come packed: what a worker cannot unpack, dask would have it wait for, and never tell.
+    Plan and hints come as pickled bytes. If they came as objects that the worker cannot unpickle, dask would let the
+    task hang instead of failing it.
     """
     if journal is not None and (found := journal.get(panel)) is not None:
         return found
@@ -59,7 +60,7 @@ def run_panel(packed: bytes, panel: Panel, packed_hints: bytes, journal: Pass | 
     callbacks.tell("computed", plan, panel)
     if journal is not None:
         _check_unchanged(plan)
-        outages.waited_out(lambda: journal.commit(panel, found))  # and not computed again
+        outages.waited_out(lambda: journal.commit(panel, found))  # after an outage the panel is not computed again
         callbacks.tell("committed", plan, panel)
     return found
 
@@ -102,7 +103,7 @@ def _compute_on(
 
 
 def _check_unchanged(plan: Plan) -> None:
-    """Only what was computed from the matrices that were planned for is committed."""
+    """Raise AbortRun if a matrix is no longer the one that was planned for: then nothing may be committed."""
     for matrix in {side.matrix for side in plan.sides}:
         try:
             matrix.check_unchanged()
@@ -116,14 +117,16 @@ def _reach(plan: Plan, states: dict[str, object], exact: Exact) -> float:
 
 
 def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
-    """What points are in this process, and where they are multiplied: as planned, if that is done rightly here.
+    """The point format to use in this process, and the device to multiply on.
 
-    It is this worker's device, or its cpu where products are float64 and the device has none.
+    The format is the planned one if products of it are right here (see `product_checks`), else the first of
+    `point_formats_instead` whose products are. The device is this worker's, or its cpu for products of float64 where
+    the device has no float64.
 
     Raises
     ------
-    Halt
-        where none of the plan's forms is multiplied rightly.
+    AbortRun
+        where products of none of these formats are right.
     """
     chosen = devices.choose(plan.device)
     for point_format in (plan.sides[0].point_format, *plan.point_formats_instead):
@@ -144,25 +147,25 @@ def execute(
 ) -> PassResult:
     """Run every panel of `plan` that `journal` does not have, and merge what they find.
 
-    One tile of every row block goes first: these tell the others how little they need to keep. This process reads rows
-    through `blocks`. `watch` is told of every panel that is done, `what` names the pass. Whatever ends this early
-    cancels what was submitted.
+    One tile of every row block is computed first. What these find becomes the hints of the others, which then keep
+    less. This process reads rows through `blocks`. `watch` is told of every finished panel, and `what` names the pass.
+    If this ends early for any reason, the submitted panels are cancelled.
 
     Raises
     ------
     EmbgeomError
-        where panels failed, once all others are done; it lists them and the cause. Where nothing can go on: the
-        journal cannot be written, the store was replaced, the scheduler is lost.
+        where panels failed: it is raised after all others are done, and lists the panels and the cause. At once where
+        nothing can continue: the journal cannot be written, the store was replaced, or the scheduler is lost.
     KeyboardInterrupt
-        where `watch` was interrupted, once the panels are done that were submitted.
+        where `watch` was interrupted: after the submitted panels are done.
     """
     exact = plan.exact(BlockReader(blocks))
     total = PassResult({}, set(), exact.counts, set())
-    run = _Run(client, plan, watch, journal, TaskTitle(what, plan.sides[0].matrix.label))
+    panels_of_pass = _PanelsOfPass(client, plan, watch, journal, TaskTitle(what, plan.sides[0].matrix.label))
     for panels in (plan.grid.first, plan.grid.rest):
-        run.renew(total.states, exact)
+        panels_of_pass.renew(total.states, exact)
         collected, size = list[dict[str, NamedArrays]](), 0
-        for found in run.found(panels):
+        for found in panels_of_pass.found(panels):
             total.devices |= found.devices
             total.products |= found.products
             total.counts.update(found.counts)
@@ -171,9 +174,9 @@ def execute(
             if size >= tuning.MERGE_SHARE * _size(total.states):
                 total.states = _merge(plan, total.states, collected, exact)
                 collected, size = [], 0
-                run.renew(total.states, exact)
+                panels_of_pass.renew(total.states, exact)
         total.states = _merge(plan, total.states, collected, exact)
-    run.check()
+    panels_of_pass.check()
     return total
 
 
@@ -190,11 +193,12 @@ def _merge(
     }
 
 
-class _Run:
-    """The panels of one pass: read where they are committed, else computed on the cluster.
+class _PanelsOfPass:
+    """The panels of one pass: read from the journal if committed, else computed on the cluster.
 
-    A panel that fails is tried again after the others, and then, alone, a third time. One that takes its workers down
-    with it is tried a second time, alone: others that were there are charged with every death too.
+    A panel that fails is tried again after the others, and a third time alone. A panel whose worker died is tried a
+    second time, alone: dask counts the death of a worker against every task that was on it, so the others may be
+    innocent.
     """
 
     def __init__(self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None, title: TaskTitle) -> None:
@@ -206,14 +210,14 @@ class _Run:
         self._failed: dict[Panel, BaseException] = {}
 
     def renew(self, merged: dict[str, MergedState], exact: Exact) -> None:
-        """Tell the panels submitted from now on what was found: kept on the cluster."""
+        """Give the panels that are submitted from now on new hints; the cluster holds one copy of them."""
         hints: Hints = {name: self._plan.reductions[name].hint(state, exact) for name, state in merged.items()}
         if (told := pickle.dumps(hints)) != self._told:
             key = self._title._replace(step="hints").key()
             self._hints, self._told = self._client.submit(bytes, told, key=key, pure=False), told
 
     def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[PanelResult]:
-        """Yield what each of the panels found, in any order."""
+        """Yield the result of each panel, in any order."""
         damaged = []
         if self._journal is not None:
             for panel, found in self._journal.read([each for each in panels() if each.name in self._committed]):
@@ -233,7 +237,7 @@ class _Run:
         return found
 
     def check(self) -> None:
-        """Raise what kept this from being complete."""
+        """Raise an error if panels failed or the pass was interrupted."""
         if self._watch.interrupted:
             raise KeyboardInterrupt
         if not self._failed:
@@ -273,9 +277,9 @@ class _Run:
     def _submitted(
         self, panels: Iterable[Panel], window: Callable[[], int], *, dealt: bool
     ) -> Generator[list[tuple[Panel, workers.Ended]], None, None]:
-        """Keep `window()` panels submitted, to each worker of its region; yield those that ended, well or not.
+        """Keep `window()` panels submitted, to each worker from its region; yield those that ended, well or not.
 
-        What is sorted by norm goes in that order: the first panels tell how few of the others matter.
+        Where blocks are sorted by norm, panels go in that order: after the first panels, few of the others matter.
         """
 
         def arguments(panel: Panel) -> tuple[Any, ...]:

@@ -21,9 +21,9 @@ def compute(
 ) -> T:
     """Do `work` on a panel; where memory runs out, start over with tiles half the size, for this panel and all later.
 
-    `work` is given a plan and the panels of it that make up `panel`. It starts from nothing each time, and no result
-    depends on the tiles. What the worker keeps in memory is dropped first. Points that take more memory than was
-    planned begin with tiles that are smaller by as much.
+    `work` is called with a plan and with the panels of that plan that make up `panel`. Each call starts from empty
+    states, and no result depends on the size of tiles. Blocks and other things that the worker keeps are dropped before
+    the next try. If the points take more memory than was planned, tiles are smaller from the beginning.
 
     Raises
     ------

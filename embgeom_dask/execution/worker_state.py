@@ -31,9 +31,10 @@ def _unpacked() -> Callable[[bytes], Plan]:
 
 
 class KeptRows:
-    """Stretches of rows of one matrix, as stored, by their numbers: the first ones, up to `most` bytes of them.
+    """Stretches of rows of one matrix, as stored, by their numbers: the first ones read, up to `most` bytes.
 
-    None makes room for another: passes go over all rows in the same order, and would find none that they need.
+    Nothing is evicted. Passes go over all rows in the same order: with eviction a stretch would always be gone before
+    the next pass needs it.
     """
 
     def __init__(self, most: int) -> None:
@@ -44,7 +45,7 @@ class KeptRows:
         self._lock = Lock()
 
     def get(self, number: int, nbytes: int, load: Callable[[], Array]) -> Array | None:
-        """A stretch of so many bytes, which `load` reads once for all threads; None where there is no room for it."""
+        """A stretch of `nbytes` bytes, which `load` reads once for all threads; None where there is no room for it."""
         with self._lock:
             if number not in self._loading:
                 if self._held + nbytes > self._most:

@@ -99,7 +99,7 @@ def completed(
 
     Raises
     ------
-    Halt
+    AbortRun
         where no worker is left that can do it; it says why.
     """
     waiting, running = iter(given), _Running[T]()

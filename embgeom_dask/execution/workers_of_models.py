@@ -14,11 +14,11 @@ from embgeom_dask.execution import known_workers, memory
 
 
 class WorkersOfModels:
-    """The workers of a cluster as they are dealt to the models in work.
+    """Assigns the workers of a cluster to the models in work.
 
-    Every model has a worker of its own, its home: of those with the fewest models one with a GPU, and of these the one
-    with the most free memory. Workers that are no model's home help the others, as many each, and stay where they are
-    while that is so. A model whose home is gone gets another.
+    Every model has a home: the worker with the fewest models; among equals one with a GPU, then the one with the most
+    free memory. Workers that are the home of no model help with the models, evenly, and stay with a model while that is
+    possible. A model whose home has left gets another one.
     """
 
     def __init__(self, client: Client, device: str) -> None:
@@ -38,7 +38,7 @@ class WorkersOfModels:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """While entered, in this context, tasks go to the workers of one model, which begins now."""
+        """Begin a model: while entered, the tasks of this context go to its workers only."""
         model = object()
         try:
             with known_workers.restricted_to(partial(self._of, model)):
@@ -64,7 +64,7 @@ class WorkersOfModels:
             return [self._home[model], *self._helpers.get(model, ())]
 
     def _deal(self, there: list[str]) -> None:
-        """Give the workers that are no home to the models evenly; those that help one already stay, as far as it is."""
+        """Give the workers that are no home to the models, evenly; helpers stay with their model as far as possible."""
         homes = set(self._home.values())
         idle = [each for each in there if each not in homes]
         before, self._helpers = {each: model for model, some in self._helpers.items() for each in some}, {}

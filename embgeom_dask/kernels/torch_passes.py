@@ -66,7 +66,7 @@ def select(
     """See `embgeom_dask.kernels.passes.select`."""
     *parts, limit, other_limit = _put(product.device, *_parts(terms), row_limit, column_limit)
     row, column, factors = bound = _DeviceBound(*parts)
-    flat = _flat_indices(run(_hits, product, bound, limit, other_limit, diagonal))
+    flat = _flat_indices(run_on_device(_hits, product, bound, limit, other_limit, diagonal))
     i, j = flat // product.shape[1], flat % product.shape[1]
     p = product.reshape(-1)[flat].to(row.dtype)
     found, least = _fetch(flat, row[i] + column[j] + factors[0] * p + factors[1] * p.abs())
@@ -92,7 +92,7 @@ def bin_pairs(
     bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
     equal = len(bins.table) == 0
     there = _DeviceBins(numbers, lower, upper, bins.root, equal, bins.settled, bins.half)
-    found = run(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
+    found = run_on_device(_bin, product, bounds, there, _put(product.device, *weights), diagonal)
     counts, sums, undecided, enough = found
     left = _flat_indices(undecided)
     count, total, flat, summed = _fetch(counts, sums.reshape(-1), left, enough.reshape(-1)[left])
@@ -145,7 +145,7 @@ def count_within(
     low, high = map(_parts, terms)
     *parts, near, far = _put(product.device, *low, *high, inside, outside)
     bounds = _DeviceBound(*parts[:3]), _DeviceBound(*parts[3:])
-    rows, columns, unsure = run(_count, product, bounds, near, far, _put(product.device, *weights), diagonal)
+    rows, columns, unsure = run_on_device(_count, product, bounds, near, far, _put(product.device, *weights), diagonal)
     row_count, column_count, flat = _fetch(rows.reshape(-1), columns.reshape(-1), _flat_indices(unsure))
     counts = row_count.reshape(inside.size, -1).T, column_count.reshape(inside.size, -1).T
     return WithinCounts(*counts, *np.divmod(flat, product.shape[1]))
@@ -205,7 +205,7 @@ def _fetch(*tensors: Tensor) -> list[Array]:
     return [part.view(dtype) for part, dtype in zip(np.split(joined, ends[:-1]), dtypes, strict=True)]
 
 
-def run(work: Callable[..., Any], product: Tensor, *given: Any) -> Any:
+def run_on_device(work: Callable[..., Any], product: Tensor, *given: Any) -> Any:
     """Run a pass, compiled if the device is of those that `tuning` names and torch.compile succeeds."""
     if product.device.type not in tuning.COMPILED_DEVICES or work in _not_compiled:
         return work(product, *given)

@@ -372,13 +372,13 @@ def test_passes_run_uncompiled_where_torch_cannot_compile(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", broken)
     tile = SimpleNamespace(device=torch.device("cuda"))
     with pytest.warns(EmbgeomWarning, match=r"torch\.compile fails, so tiles take longer \(no triton\)"):
-        assert torch_passes.run(work, tile, 1) == 2
-    assert torch_passes.run(work, tile, 1) == 2
+        assert torch_passes.run_on_device(work, tile, 1) == 2
+    assert torch_passes.run_on_device(work, tile, 1) == 2
     assert len(asked) == 1
     monkeypatch.setattr(torch_passes, "compiled", lambda *_, **__: broken)
     monkeypatch.setattr(torch_passes.devices, "out_of_memory", lambda _: True)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="triton"):
-        torch_passes.run(lambda product: 0, tile)
+        torch_passes.run_on_device(lambda product: 0, tile)
 
 
 def test_the_tile_of_a_device_without_float64_makes_none() -> None:
