@@ -188,7 +188,8 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
                 write_empty_chunks=True,
                 encoding={name: {"compressors": _COMPRESSORS} for name in dataset.variables},
             )
-            replacement.finish(aside, {**dataset.attrs, _ORDER: [str(name) for name in dataset.variables]}, writer)
+            attrs = {**dataset.attrs, **_apart(dataset), _ORDER: [str(name) for name in dataset.variables]}
+            replacement.finish(aside, attrs, writer)
     except EmbgeomError as error:
         another = isinstance(error.__cause__, FileExistsError)
         if not another or existing(path, dataset.attrs) is None:  # which another command has put there meanwhile
@@ -196,9 +197,28 @@ def save(dataset: xr.Dataset, path: PathLike, *, replace: bool = False) -> None:
 
 
 def _storable(dataset: xr.Dataset) -> xr.Dataset:
-    """The variables alone, strings of any length: those of numpy would be stored in a type of zarr-python's own."""
+    """The variables alone, strings of any length: those of numpy would be stored in a type of zarr-python's own.
+
+    xarray tells strings by the first one, and would store none as numbers.
+    """
     fixed = {name: each.astype(np.object_) for name, each in dataset.variables.items() if each.dtype.kind == "U"}
-    return dataset.drop_attrs(deep=False).assign(fixed)
+    empty = {
+        name: each.astype(np.dtypes.StringDType())
+        for name, each in dataset.variables.items()
+        if each.dtype.kind == "O" and not each.size
+    }
+    return dataset.drop_attrs(deep=False).assign(fixed | empty)
+
+
+def _apart(dataset: xr.Dataset) -> dict[str, str]:
+    """The attribute that names the coordinates along which no variable lies, as xarray writes and reads it."""
+    others = dataset.coords.keys() - dataset.dims
+    names = [
+        str(name)
+        for name in dataset.coords
+        if name in others and not any({*each.dims} >= {*dataset[name].dims} for each in dataset.data_vars.values())
+    ]
+    return {"coordinates": " ".join(names)} if names else {}
 
 
 def open_result(path: PathLike) -> Any:

@@ -35,6 +35,20 @@ def test_tokens_ride_along_and_survive_saving(tmp_path: Path) -> None:
     assert opened.attrs["settings"] == "{}"
 
 
+def test_tokens_stay_coordinates_and_strings_where_nothing_lies_along_them(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
+    alone = {"token_id": [0, 1, 2], "token": ("token_id", np.array(["a", "b", "c"], object))}
+    none = {"pair_token_id": (("pair", "side"), np.empty((0, 2), np.int64))}
+    values = xr.Dataset(none, alone, dataset(store).attrs)
+    made = results.finish(
+        result_tokens.with_tokens(values, [find_matrix(store).labels()]), values.attrs, 0.0, tmp_path / "r.zarr"
+    )
+    opened = results.open_result(tmp_path / "r.zarr")
+    assert [set(each.coords) for each in (opened, xr.open_zarr(tmp_path / "r.zarr"))] == [set(made.coords)] * 2
+    assert opened.dtypes == made.dtypes
+    assert {str(opened[name].dtype) for name in ("token", "pair_token")} == {"object"}
+
+
 def test_provenance_has_the_versions_that_doctor_shows(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32))
     assert json.loads(dataset(store).attrs["versions"]) == devices.describe()["versions"]
