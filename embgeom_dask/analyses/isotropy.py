@@ -14,6 +14,7 @@ from embgeom_dask import devices
 from embgeom_dask.execution.map_rows import by_chunk
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.exact_sums import ColumnSums
+from embgeom_dask.kernels.matrix_products import multiply
 from embgeom_dask.storage.model_stores import Matrix
 
 Array = NDArray[Any]
@@ -61,7 +62,7 @@ def _sums(matrix: Matrix, part: tuple[int, int], vectors: Array) -> tuple[Array,
     with devices.session(torch.device("cpu")):
         stored, parts = matrix.read(*part), []
         for start in range(0, len(stored), _ROWS):
-            one_way = stored[start : start + _ROWS].astype(np.float64) @ vectors
+            one_way = multiply(stored[start : start + _ROWS].astype(np.float64), vectors)
             exponents = np.concatenate([one_way, -one_way], axis=1)
             largest = exponents.max(axis=0)
             parts.append((largest, np.exp(exponents - largest).sum(axis=0)))

@@ -20,6 +20,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.kernels.eigenvalues import eigen
+from embgeom_dask.kernels.matrix_products import multiply
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores
@@ -226,5 +227,5 @@ class Transformed:
             rows = as_numba(self.matrix.read(begin, end))
             for first in range(0, end - begin, _BLOCK_ROWS):
                 part = slice(first, first + _BLOCK_ROWS)
-                found[part] = ((as_float(rows[part]) - self.high) - self.low) @ self.transform.T
+                found[part] = multiply((as_float(rows[part]) - self.high) - self.low, self.transform.T)
         return found[start - begin : stop - begin]

@@ -16,11 +16,11 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.digits import REST_DIGITS, low_digits_of
 from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.kernels.matrix_products import multiply
 from embgeom_dask.pairwise.points import PointFormat
 
 Array = NDArray[Any]
@@ -151,11 +151,11 @@ def _spectral_square(digit: Array, share: Array, order: Array) -> float:
 
 def _by_rows(digit: Array) -> float:
     """That of digits (s, d) alone."""
-    products = torch.zeros(len(digit), len(digit), dtype=torch.float64)
+    products = np.zeros((len(digit), len(digit)))
     for start in range(0, digit.shape[1], _WHOLE):
-        values = torch.from_numpy(digit[:, start : start + _WHOLE].astype(np.float32))
-        products += torch.mm(values, values.T)
-    return _largest_eigenvalue(products.numpy())
+        values = digit[:, start : start + _WHOLE].astype(np.float32)
+        products += multiply(values, values.T)
+    return _largest_eigenvalue(products)
 
 
 def _by_columns(digit: Array, share: Array) -> float:
@@ -165,7 +165,7 @@ def _by_columns(digit: Array, share: Array) -> float:
     for start in range(0, len(digit), _TOGETHER):
         rows = slice(start, start + _TOGETHER)
         values = digit[rows] * times[rows, None]
-        products += _product(values.T, values)
+        products += multiply(values.T, values)
     return unit**2 * _largest_eigenvalue(products)
 
 
@@ -175,14 +175,8 @@ def _largest_eigenvalue(products: Array) -> float:
     products[np.diag_indices(len(products))] -= mean
     unit = 2.0 ** max(0, int(np.frexp(np.abs(products).max())[1]) - _HELD)
     rounded = np.rint(products / unit)
-    found = sqrt(sqrt(float(np.square(_product(rounded, rounded)).sum()))) + len(rounded) / 2 * (unit > 1)
+    found = sqrt(sqrt(float(np.square(multiply(rounded, rounded)).sum()))) + len(rounded) / 2 * (unit > 1)
     return (mean + unit * found) * _MORE
-
-
-def _product(first: Array, second: Array) -> Array:
-    """A product of float64 numbers by torch: numpy's threads would run beside those of other tasks, and wait busily."""
-    found: Array = torch.mm(torch.from_numpy(first), torch.from_numpy(second)).numpy()
-    return found
 
 
 def _norm(values: Array) -> float:
