@@ -134,7 +134,7 @@ def _flushes() -> bool:
 
 
 class _Thread(local):
-    """What is known of the threads that torch shares this thread's work with: they do as it did when they began."""
+    """What is known of the threads of torch that work for this thread: they keep the mode it had at their start."""
 
     checked = False
     keep_subnormal = True
@@ -222,7 +222,7 @@ def _describe(device: torch.device) -> dict[str, Any]:
 
 
 def fastest(name: str = "auto") -> list[str]:
-    """What products on the device called `name` can be made of, fastest first; on a cpu as measured, once a process.
+    """Element types of products on the device called `name`, fastest first; on a cpu as measured, once a process.
 
     `execution.product_checks` says whether they are right.
     """
@@ -238,7 +238,7 @@ def _fastest(device: torch.device) -> list[str]:
 
 
 def by_time(seconds: Callable[[torch.Tensor], float]) -> list[str]:
-    """What products on a cpu can be made of, fastest first, by the `seconds` of points (512, 1024) of each."""
+    """Element types of products on a cpu, fastest first: `seconds` times a product of points (512, 1024) of each."""
     values = torch.arange(512 * 1024).view(512, 1024) * 40503 % 255 - 127
     points = {name: values.to(getattr(torch, name)) for name in ("int8", "bfloat16", "float32")}
     rounds = [[seconds(point) for point in points.values()] for _ in range(12)]
@@ -247,7 +247,7 @@ def by_time(seconds: Callable[[torch.Tensor], float]) -> list[str]:
 
 
 def multiplied(points: torch.Tensor) -> float:
-    """The seconds that a product of points with themselves takes; infinity where it is not made here."""
+    """The seconds that a product of points with themselves takes; infinity if this machine cannot make it."""
     multiply = private_apis.int8_product if points.dtype == torch.int8 else torch.mm
     start = perf_counter()
     try:

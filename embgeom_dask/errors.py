@@ -70,9 +70,9 @@ def refuse_credentials(url: str) -> None:
 
 
 class AbortRun(EmbgeomError):
-    """A failure that one worker meets whatever it is given: it gets no more, and where no other is left the run stops.
+    """A failure that a worker would meet with any task: it gets no more work; without other workers the command ends.
 
-    `worker` is its address, where it is a worker's.
+    `worker` is the address of the worker, or empty if the failure is not of one worker.
     """
 
     def __init__(self, message: str, worker: str = "") -> None:
@@ -115,6 +115,6 @@ class EmbgeomWarning(UserWarning):
 
 
 def shorten(said: object, most: int = 100) -> str:
-    """What is said in one line of `most` characters."""
+    """Return a text as one line of at most `most` characters."""
     line = " ".join(str(said).split())
     return line if len(line) <= most else f"{line[: most - 3]}..."

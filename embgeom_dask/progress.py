@@ -24,7 +24,7 @@ _wanted: ContextVar[bool | None] = ContextVar("_wanted", default=None)
 
 @contextmanager
 def showing(wanted: bool | None) -> Iterator[None]:
-    """Show notes and bars, or hide them, for as long. None leaves it as it is: shown in a notebook, else hidden."""
+    """Show or hide notes and bars while entered. None changes nothing: they are shown in a notebook, else hidden."""
     before = _wanted.get()
     _wanted.set(before if wanted is None else wanted)
     try:
@@ -40,7 +40,7 @@ def note(text: str) -> None:
 
 
 class Advance(Protocol):
-    """Moves a bar by `n` and says something beside it. What is not `fresh`, an earlier run did: no rate counts it."""
+    """Moves a bar by `n`, with a text beside it. What an earlier command did is not `fresh`, and counts for no rate."""
 
     def __call__(self, n: int, said: str = "", *, fresh: bool = True) -> None: ...  # noqa: D102
 
@@ -102,7 +102,7 @@ def _in_notebook() -> bool:
 
 
 def _stream() -> Any:
-    """Where a person reads: a notebook shows what comes on stderr as an error."""
+    """The stream for people: stderr, but in a notebook stdout, since notebooks show stderr as an error."""
     return sys.stdout if _in_notebook() else streams.STDERR
 
 

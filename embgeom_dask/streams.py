@@ -15,7 +15,7 @@ from embgeom_dask.redaction import redact
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Write one line on stderr, or a stream: without credentials, and with what a terminal acts on made visible.
+    """Write one line on stderr, or another stream: without credentials, and with control characters made visible.
 
     Where stderr is closed or full, nobody can read it, and the work goes on.
     """
@@ -52,7 +52,7 @@ def answer(pieces: Iterable[str]) -> None:
 
 
 class _Stderr:
-    """The stderr of the moment, as a file that takes everything: what it cannot write is left out."""
+    """The current stderr, as a file that never fails: what it cannot write is dropped."""
 
     def write(self, text: str) -> int:
         """Write, if that can be done."""

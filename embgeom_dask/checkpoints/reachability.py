@@ -30,7 +30,7 @@ _BEFORE = 4
 
 
 class Before(NamedTuple):
-    """What a token is decoded and encoded after: some ids, and their text."""
+    """A prefix that tokens are decoded and encoded after: some ids, and their text."""
 
     ids: list[int]
     text: str
@@ -40,7 +40,7 @@ NOTHING = Before([], "")
 
 
 def reachability(tokenizer: Any, labels: xr.Dataset) -> tuple[list[str] | None, str]:
-    """Say of each token whether its text is encoded to it: encode(decode(i)) == [i], with magikarp's special cases.
+    """Find for each token whether its text is encoded to it: encode(decode(i)) == [i], with magikarp's special cases.
 
     Where a tokenizer puts a space before a text, or takes it away, a token is decoded and encoded after `«`, else `»`,
     else another piece of one character. So is a piece that continues a word (WordPiece's `##`), after a letter.
@@ -108,7 +108,7 @@ def _category(i: int, text: str, tokens: list[int], special: set[int]) -> str:
 def _round_trips(
     backend: Any, ids: Sequence[int], before: Before
 ) -> Iterator[tuple[int, str | None, list[int] | None]]:
-    """Each id with its text and what that is encoded to; None where what is before is no longer told from it."""
+    """Each id with its text and what this is encoded to; None if the prefix cannot be separated from it again."""
     for start in range(0, len(ids), _AT_ONCE):
         part = ids[start : start + _AT_ONCE]
         texts = [_after(text, before) for text in _decoded(backend, [[*before.ids, i] for i in part])]
@@ -135,7 +135,7 @@ def _encoded(backend: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _before_all(backend: Any, pieces: Sequence[str]) -> list[Before]:
-    """What tokens are put after: nothing, unless a space is put before a text, or taken away there."""
+    """The prefix for tokens: none, unless the tokenizer adds or removes a space at the beginning of a text."""
     first = _encoded(backend, ["test"])[0][:1]
     added = bool(first) and (backend.id_to_token(first[0]) or "-")[0] in _SPACES
     marked = next((i for i, piece in enumerate(pieces) if piece and piece[0] == "▁" and piece.strip("▁")), None)
@@ -150,7 +150,7 @@ def _before_all(backend: Any, pieces: Sequence[str]) -> list[Before]:
 
 
 def _before_continuing(backend: Any, pieces: Sequence[str]) -> list[Before]:
-    """Letters that pieces which continue a word are put after, those that begin fewest pieces first."""
+    """Prefixes for pieces that continue a word: letters, those with which fewest pieces begin first."""
     begun: dict[str, int] = {}
     for piece in filter(None, pieces):
         begun[piece[0]] = begun.get(piece[0], 0) + 1

@@ -60,7 +60,7 @@ def open_stack(file: str, key: str = "") -> Iterator[Stack]:
 
 
 def checked(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
-    """The shape, where it is one of steps, rows and columns."""
+    """Return the shape if it is (steps, rows, columns); else raise InputError."""
     if len(shape) != 3 or not all(shape):
         raise InputError(f"{name} has the shape {list(shape)}: give steps, rows and columns")
     return cast(tuple[int, int, int], tuple(map(int, shape)))

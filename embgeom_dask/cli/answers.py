@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def finished(show: Callable[[Sequence[xr.Dataset]], None]) -> Iterator[None]:
-    """Where some of many models fail, show those that did not."""
+    """If some of many models fail, show the results of the others before the error is raised."""
     try:
         yield
     except SomeFailed as error:
@@ -46,7 +46,7 @@ def print_answer(answer: str | dict[str, Any]) -> None:
 
 
 def as_options(message: str, program: Any) -> str:
-    """Say a message of the library to the user of a command: for each `parameter` in it the --option of `program`."""
+    """Return a message of the library with each `parameter` in it replaced by the --option of `program`."""
     named = {parameter.name: parameter.opts[0] for each in program.commands.values() for parameter in each.params}
     named |= {"client": named["scheduler"], "k": named["count"]}
     return re.sub(r"`(\w+)`", lambda found: named.get(found[1], found[0]), message)

@@ -126,7 +126,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _next_time(args: list[str]) -> str:
-    """What an interrupted command does when it is given again."""
+    """A line that says what an interrupted command does when it is given again."""
     name = next((arg for arg in args if not arg.startswith("-")), "")
     out = any(arg.split("=")[0] == "--out" for arg in args)
     if name in ("convert", "store-series") or (out and name in _KEPT_WITH_OUT):
@@ -143,7 +143,7 @@ def _built() -> Any:
 
 
 def _check_surroundings() -> None:
-    """Refuse at once what would end a command late, or end the process."""
+    """Refuse at once what would make the command fail late, or crash the process."""
     try:
         os.getcwd()  # noqa: PTH109
     except OSError as error:  # Intel's MKL ends the process

@@ -132,8 +132,10 @@ def keeping(
 
 
 def reading_once(client: Client, matrix: Matrix, rows: int | None = None) -> AbstractContextManager[None]:
-    """While entered, several passes over a matrix read it once, as `keeping` does, beside as many models as there may
-    be on a worker; nothing more where its rows are kept already. `rows` are those of a chunk by default.
+    """While entered, several passes over a matrix read it once: workers keep its rows, as with `keeping`.
+
+    The memory is shared by as many models as may be on a worker at a time. Nothing changes where the rows are kept
+    already. `rows` is the number of rows that are kept together, by default those of a chunk.
     """
     if rows_on_workers(matrix) is not None:
         return nullcontext()

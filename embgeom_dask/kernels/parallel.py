@@ -24,8 +24,8 @@ def share_out(work: Callable[[int, int], Any], size: int, least: int = 64) -> li
     """Call `work(start, stop)` for the parts of range(size), in as many threads as torch uses; return the results.
 
     A part has at least `least` elements, unless there is one part only; results are in the order of the parts. `work`
-    should release the GIL, else its parts do not run at the same time. Inside a part, work is not shared out again: its
-    parts would wait for threads that wait for them.
+    must release the GIL for its parts to run at the same time. Inside a part, work is not shared out again: that could
+    deadlock, with all threads of the pool waiting for parts that wait for a thread.
     """
     parts = max(1, min(torch.get_num_threads(), size // least))
     if parts == 1 or current_thread().name.startswith(_THREADS):

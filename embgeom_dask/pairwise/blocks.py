@@ -122,11 +122,11 @@ class Block:
 
     @property
     def has_finer_form(self) -> bool:
-        """Whether `unrounded` gives points that tell more pairs apart."""
+        """Whether `unrounded` gives points that decide more pairs."""
         return self.point_format is not None and self.point_format.unrounded is not None and len(self.stored) > 0
 
     def unrounded(self) -> Block:
-        """The rows in the form that their points have where they are not rounded."""
+        """The same rows with points that are not rounded to integers."""
         assert self.point_format is not None
         assert self.point_format.unrounded is not None
         points, norms = self.point_format.unrounded.points(self.stored[self.positions - self.start])
@@ -139,7 +139,7 @@ class Block:
         return found
 
     def about_row(self, row: Array) -> Block:
-        """The rows in float64 less `row` (d,), in the scale of their points."""
+        """The rows less `row` (d,), in float64 and in the scale of the points."""
         assert self.point_format is not None
         about = PointFormat(self.point_format.metric, "float64", row, self.point_format.scale)
         points, norms = about.points(self.stored[self.positions - self.start])
@@ -158,7 +158,7 @@ class Block:
 
 
 class _Kept:
-    """The blocks used last, as many as may be kept, and those that are in use."""
+    """A cache of blocks: those used last, up to a number of bytes, and all that are still in use."""
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[tuple[str, int, str], Block] = OrderedDict()
@@ -167,7 +167,7 @@ class _Kept:
         self._held = 0
 
     def get(self, key: tuple[str, int, str], load: Callable[[], Block], keep: int) -> Block:
-        """The block of that key; `load` makes it, and then the oldest are dropped until at most `keep` bytes stay."""
+        """The block of that key. If it is not here, `load` makes it, and the oldest beyond `keep` bytes are dropped."""
         with self._lock:
             if (found := self._used.get(key)) is not None:
                 if key in self._blocks:
@@ -184,7 +184,7 @@ class _Kept:
         return block
 
     def forget(self, sources: set[str]) -> None:
-        """Drop the blocks of the sources of these keys, and of those made of them: a key and what is changed."""
+        """Drop the blocks of the sources with these keys, and all blocks derived from them."""
         with self._lock:
             for key in [key for key in self._blocks if key[0].partition(" ")[0] in sources]:
                 self._held -= self._blocks.pop(key).nbytes
@@ -203,7 +203,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class BlockCache:
-    """The blocks that are kept, on the host and on a device of its own; threads share it."""
+    """The blocks kept in the memory of the host, and those kept in the memory of a device. Threads share it."""
 
     host: _Kept = field(default_factory=_Kept)
     device: _Kept = field(default_factory=_Kept)
@@ -224,7 +224,7 @@ class BlockCache:
 
 @dataclass
 class BlockReader:
-    """Reads blocks in one thread, through those that are kept; `nbytes` of rows came from stores."""
+    """Reads blocks for one thread, through a cache; `nbytes` counts the bytes of rows read from stores."""
 
     kept: BlockCache
     nbytes: int = 0

@@ -1,8 +1,8 @@
 """Exact answers about the few pairs that matter.
 
-Three levels, each used only where the one before cannot decide: plain float64, within a known error; double-double, the
-*key* of a pair, which knows whether it is exact; and rational numbers. What is reported of a pair is its distance
-correctly rounded, whatever level decided.
+There are three levels, each used only where the one before cannot decide: float64, with a bound of its error;
+double-double, the *key* of a pair, with a flag that says whether it is exact; and rational numbers. The reported
+distance of a pair is correctly rounded, whatever level decided.
 """
 
 from __future__ import annotations
@@ -189,14 +189,14 @@ class Exact:
         return out
 
     def equal(self, first: Array, second: Array, distance: Array) -> Array:
-        """Which pairs (p,), of those reported at `distance` (p,), are at distance 0 before it is rounded."""
+        """Which pairs (p,) are at distance 0 before rounding, bool; `distance` (p,) are their reported distances."""
         equal: Array = distance == 0
         keys = self.keys(first[equal], second[equal])
         equal[equal] = keys.exact & (keys.high == 0)
         return equal
 
     def _gather(self, first: Array, second: Array) -> Iterator[tuple[Array, Array, Array, Array, Array]]:
-        """Yield index arrays into the pairs, the two blocks of rows that they need, and each pair's place in these."""
+        """Group pairs by blocks: yield the indices of the pairs, their two blocks of rows, and the indices in these."""
         chunk = (first // self.first.tile) << 32 | second // self.second.tile
         order = np.argsort(chunk, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(chunk[order])) + 1):

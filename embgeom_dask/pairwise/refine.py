@@ -42,7 +42,7 @@ class DensePairs:
 def dense_pairs(tile: Tile, i: Array, j: Array) -> DensePairs:
     """Find those of the pairs (p,) that a tile left undecided for which finer products cost less than one by one.
 
-    There are none where the undecided pairs are few or scattered, or no product tells more.
+    There are none if the undecided pairs are few or scattered, or if no finer product decides more of them.
     """
     m, n = tile.rows.size, tile.columns.size
     none = DensePairs(np.zeros(m, np.bool_), np.zeros(n, np.bool_))
@@ -63,7 +63,8 @@ def dense_pairs(tile: Tile, i: Array, j: Array) -> DensePairs:
 def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
     """Multiply the dense pairs of a tile again, one level finer.
 
-    Only of points that have a finer form are these products planned for; others take the memory of the tile's.
+    The plan counts memory for these products only if the points have a finer form. Other finer products use the memory
+    of the product of the tile.
     """
     if not dense:
         return
@@ -90,7 +91,8 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
 def tiles_about_rows(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
     """Multiply dense pairs of a tile again, in float64 about one of them, where they are of close rows.
 
-    Less that row both are about as short as they are apart, so that these products tell nearly every bit of them.
+    After that row is subtracted, both rows of a pair are about as short as they are apart. So products in float64 give
+    nearly all bits of their distance.
     """
     if not (dense and tile.metric.shifts and len(tile.rows.stored) and len(tile.columns.stored)):
         return

@@ -25,7 +25,7 @@ _NONE = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class RowSummary:
-    """What one pass over some rows finds.
+    """What `inspect` finds in some rows.
 
     `digest` (rows, 16) uint8 of the bits; `distance_from_centre` (rows,) float64, by the metric; `unfit`
     (rows,) uint8, what keeps a row from being compared; and `zero` (rows,) bool, where all values are 0.
@@ -82,7 +82,7 @@ def centre_of(rows: Array) -> Array:
 
 
 def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: str) -> RowSummary:
-    """Read the rows of `token_id` and say what a scan must know of them; runs on a worker.
+    """Read the rows of `token_id` and return what a scan must know of them; runs on a worker.
 
     Digests are of the rows as `dtype`, which holds all their values.
     """
@@ -96,7 +96,7 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: 
 
 
 def digest(rows: Array) -> Array:
-    """Name the bits of each row of (n, d), with -0 as 0, by their BLAKE2b digest: (n, 16) uint8.
+    """Return the BLAKE2b digest of the bits of each row (n, d), with -0 taken as 0: (n, 16) uint8.
 
     Nobody can find two rows of one digest, so rows of one digest are identical.
     """
@@ -104,7 +104,7 @@ def digest(rows: Array) -> Array:
 
 
 def check_fit(matrix: Matrix, token_id: Array, found: Array) -> None:
-    """Refuse rows that no command computes with; `found` (n,) is what `unfit` says of the rows of `token_id` (n,).
+    """Refuse rows that cannot be computed with; `found` (n,) is what `unfit` returned for the rows of `token_id` (n,).
 
     Raises
     ------
@@ -125,7 +125,7 @@ def check_fit(matrix: Matrix, token_id: Array, found: Array) -> None:
 
 
 def group(token_id: Array, digests: Array, left_out: Array = _NONE) -> DistinctRows:
-    """Group the rows (n, 16) of one digest; `token_id` (n,) int64 are their tokens, ascending."""
+    """Group the rows that have the same digest (n, 16); `token_id` (n,) int64 are their tokens, ascending."""
     _, first, number = np.unique(digests.view("V16").ravel(), return_index=True, return_inverse=True)
     sizes = np.bincount(number)[np.argsort(first)]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -150,9 +150,9 @@ def distinct_rows(
 
 
 def duplicates_of(first: Array, second: Array) -> Array:
-    """The place among different digests `second` (m, 16) of each of different digests `first` (n, 16): (n,) int64.
+    """The index in `second` (m, 16) of each digest of `first` (n, 16): (n,) int64, -1 where it is not there.
 
-    -1 where it is not among them.
+    The digests of either are all different.
     """
     duplicate_of = np.full(len(first), -1)
     _, here, there = np.intersect1d(first.view("V16"), second.view("V16"), assume_unique=True, return_indices=True)

@@ -48,17 +48,17 @@ class Tile:
         return multiply_digits(*points, (steps[0], steps[1]), self.workspace, whole=whole, count=count)
 
     def forget_product(self) -> None:
-        """Give up the product, so that a later one takes its memory: it is made again where it is asked for again."""
+        """Drop the product, so that a later one can use its memory. It is made again when it is asked for again."""
         self._product = None
 
     def turn(self) -> Tile:
-        """The same product, of values with the other sign."""
+        """The same tile with negated values; it shares the product."""
         tile = replace(self, turned=not self.turned)
         tile._product = self.product
         return tile
 
     def like(self, rows: Block, columns: Block) -> Tile:
-        """A tile of these blocks, of some pairs of this one."""
+        """A tile of other blocks, which hold some of the pairs of this one."""
         return replace(self, rows=rows, columns=columns)
 
     @property
@@ -67,7 +67,7 @@ class Tile:
         return self.rows.rounded
 
     def unrounded(self) -> Tile:
-        """The same pairs of points that are not."""
+        """The same pairs, of points that are not rounded."""
         return self.like(self.rows.unrounded(), self.columns.unrounded())
 
     @property

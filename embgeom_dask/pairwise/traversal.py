@@ -39,7 +39,7 @@ def traverse(
 
 
 def triangle(metric: Metric, block: Block, workspace: Workspace) -> Iterator[Tile]:
-    """Make the pairs of a block with itself, in tiles without most of those below the diagonal."""
+    """Make tiles of the pairs of a block with itself, leaving out most pairs below the diagonal."""
     step = -(-block.size // tuning.TRIANGLE_STEPS)
     for start in range(0, block.size, step):
         part, other = block.take(slice(start, start + step)), block.take(slice(start, None))

@@ -18,11 +18,11 @@ Variables = dict[str, tuple[tuple[str, ...], Array]]
 
 
 class MergedState(Protocol):
-    """What `merge` makes."""
+    """The state that `merge` returns."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays: panels are merged when theirs come to some part of these."""
+        """Bytes of its arrays. Panels are merged when their own states come to a share of these."""
 
 
 Running = TypeVar("Running")
@@ -33,10 +33,11 @@ Merged = TypeVar("Merged", bound=MergedState)
 class Reduction(Protocol[Running, Finished, Merged]):
     """What is kept of the distances: an immutable specification with functions on states.
 
-    A panel's state is made by `empty`, grows by `update`, once for each tile: it is *Running*. By `finish` it leaves
-    the worker, *Finished*: arrays alone, which a journal keeps. The client joins panels by `merge`, which makes the
-    *Merged* state of them, and names the result by `finalize`. No result depends on the order of tiles or panels, on
-    how they are grouped, or on hints.
+    The state of a panel goes through three stages. `empty` makes a *Running* state, and `update` adds each tile to it.
+    `finish` turns it into a *Finished* state, which consists of arrays only: it leaves the worker and may be kept in a
+    journal. The client joins the states of panels by `merge`, which gives a *Merged* state, and `finalize` makes the
+    variables of the result from it. No result depends on the order of tiles or panels, on how they are grouped, or on
+    hints.
     """
 
     @property
@@ -49,11 +50,11 @@ class Reduction(Protocol[Running, Finished, Merged]):
 
     @property
     def state_type(self) -> type[Finished]:
-        """The class of the states that leave a worker: a journal reads them as no other."""
+        """The class of the *Finished* state. States in a journal are read as this class and no other."""
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Names of reductions that a plan computes beside it, since its part of a result is made of theirs too."""
+        """Names of other reductions that its part of the result needs; a plan computes them, too."""
         return ()
 
     @property
@@ -66,22 +67,22 @@ class Reduction(Protocol[Running, Finished, Merged]):
 
     @property
     def only_far(self) -> bool:
-        """Whether `reach` grows, so that blocks sorted by their distance from the centre let tiles be skipped."""
+        """Whether only far pairs matter: `reach` grows, and tiles of blocks sorted by norm may be skipped."""
         return False
 
     @property
     def only_near(self) -> bool:
-        """Whether pairs beyond `span` change nothing: then most parts of tiles of such blocks may be skipped."""
+        """Whether only near pairs matter: those beyond `span` change nothing, and parts of tiles may be skipped."""
         return False
 
     def empty(self, hint: Array | None = None) -> Running:
-        """The state of no pairs. `hint`, of other panels, may make it drop pairs that no result needs."""
+        """The state of no pairs. A `hint` from other panels lets it drop pairs that no result needs."""
 
     def update(self, state: Running, tile: Tile, exact: Exact) -> Running:
-        """The state with the pairs of a tile added; may change the arrays of `state`, which is not used again."""
+        """The state with the pairs of a tile added. It may change the arrays of `state`, which is not used again."""
 
     def reach(self, state: Running, exact: Exact) -> float:  # noqa: ARG002
-        """The least value, in units of the points, of a pair that can still change a panel's state."""
+        """The least value, in units of the points, of a pair that can still change the state."""
         return float("-inf")
 
     def span(self, exact: Exact) -> float:  # noqa: ARG002
@@ -89,17 +90,17 @@ class Reduction(Protocol[Running, Finished, Merged]):
         return float("inf")
 
     def finish(self, state: Running, exact: Exact) -> Finished:
-        """What leaves the worker, after the last tile."""
+        """The state as it leaves the worker, after the last tile."""
 
     def merge(self, merged: Merged | None, found: list[Finished], exact: Exact) -> Merged:
-        """What was merged before, if anything was, and what more panels found; changes neither."""
+        """Join the states of more panels with `merged` (None at first); changes none of them."""
 
     def hint(self, state: Merged, exact: Exact) -> Array | None:  # noqa: ARG002
-        """What later panels need not keep, seen from a merged state; None: every pair counts."""
+        """What later panels need not keep, as a merged state shows; None if every pair counts."""
         return None
 
     def finalize(self, state: Merged, sides: Sides, exact: Exact) -> Variables:
-        """The variables of the result, of tokens, from the merged state of distinct rows."""
+        """The variables of the result, over tokens, from the merged state, which is over distinct rows."""
 
 
 Reductions: TypeAlias = dict[str, Reduction[Any, Any, Any]]

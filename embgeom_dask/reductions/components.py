@@ -77,7 +77,7 @@ class Components(Reduction[Forests, Links, Links]):
         return self.radii.span(exact)
 
     def empty(self, hint: Array | None = None) -> Forests:  # noqa: ARG002
-        """Every row alone."""
+        """The state in which no row has a pair."""
         radii = self.radii.distance.size
         return Forests(np.tile(np.arange(self.rows), (radii, 1)), np.zeros((self.rows, radii), np.int64))
 
@@ -114,7 +114,7 @@ class Components(Reduction[Forests, Links, Links]):
         return i, j, *self.radii.between(least.astype(np.float64), most, exact)
 
     def _add(self, state: Forests, first: Array, second: Array, radius: Array) -> None:
-        """Add pairs of rows (p,) whose smallest radius has the number `radius` (p,); those beyond all are dropped."""
+        """Add pairs of rows (p,). `radius` (p,) is the index of the smallest radius that each is within, or larger."""
         within = radius < self.radii.distance.size
         first, second, radius = first[within], second[within], radius[within]
         np.add.at(state.degree, (first, radius), 1)
@@ -127,7 +127,7 @@ class Components(Reduction[Forests, Links, Links]):
         return Links(*forests.links(state.parent), row, state.degree[row])
 
     def merge(self, merged: Links | None, found: list[Links], exact: Exact) -> Links:
-        """Join what each has joined, and add up."""
+        """Join the forests, and add up the degrees."""
         total = self.empty()
         for each in found if merged is None else [merged, *found]:
             total.degree[each.row] += each.degree

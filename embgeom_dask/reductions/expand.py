@@ -112,7 +112,7 @@ def expand_neighbors(
 
 
 def expand_all(first: Array, second: Array, distance: Array, sides: Sides, *, identical: bool) -> tuple[Array, Array]:
-    """All pairs of tokens of the pairs (p,) of distinct rows; if `identical`, within one matrix those of one row too.
+    """All pairs of tokens of the pairs (p,) of distinct rows. If `identical`, also pairs of tokens that share one row.
 
     Returns token ids (pairs, 2) int64 and distances (pairs,) float64, ordered by the ids; within one matrix the lower
     id comes first.

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class BestPairs:
-    """The best pairs so far, at most k, in order; others of a value (negated for farthest) above `limit` are not."""
+    """The best pairs so far, at most k, in order. Pairs of a value (negated for farthest) above `limit` are dropped."""
 
     pairs: Pairs
     limit: float
@@ -79,7 +79,7 @@ class Extreme(Reduction[BestPairs, Pairs, BestPairs]):
         keep = ~(least > self._cutoff(upper_bounds(tile.product, low, high, i, j, least)))
         i, j, least = i[keep], j[keep], least[keep].astype(np.float64) / exact.unit
         order = np.argsort(least, kind="stable")
-        for part in (order[: self.k], order[self.k :]):  # the first are likely to be the best, and rule others out
+        for part in (order[: self.k], order[self.k :]):  # likely the best pairs: they lower the limit
             part = part[~(least[part] > state.limit)]
             first, second = tile.pairs(i[part], j[part])
             values, slack = exact.values(first, second)

@@ -28,7 +28,7 @@ _NO_POSITIONS = np.empty(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class CountedPairs:
-    """How many pairs of tokens were found, `count`, and unless these are more than `room`, the pairs of rows."""
+    """`count`, how many pairs of tokens were found; and the pairs of rows, unless there are more than `room`."""
 
     count: int
     room: int

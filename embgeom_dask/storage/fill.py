@@ -24,7 +24,7 @@ _most_readers: ContextVar[int | None] = ContextVar("_most_readers", default=None
 
 @contextmanager
 def reading_at_most(chunks: int) -> Iterator[None]:
-    """While entered, `fill` asks a source for so many chunks at a time, or fewer: each may be a connection."""
+    """While entered, `fill` reads at most so many chunks of a source at a time: each may be a connection."""
     entered = _most_readers.set(chunks)
     try:
         yield

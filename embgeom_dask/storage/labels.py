@@ -76,7 +76,7 @@ def empty_label(name: str) -> str | bool:
 
 
 def suffix_of(matrix: str, arrays: Container[str]) -> str:
-    """What the names of a stored matrix's labels end in: `_input` or `_output` where it has labels of its own."""
+    """The suffix of the names of a matrix's labels: `_input` or `_output` if it has labels of its own, else empty."""
     suffix = f"_{matrix.removesuffix('_embedding')}"
     return suffix if f"token{suffix}" in arrays else ""
 

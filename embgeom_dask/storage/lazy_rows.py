@@ -29,7 +29,7 @@ def lazy_rows(matrix: Matrix, dtype: str) -> Any:
 
 
 def matrix_of_rows(array: object) -> Matrix | None:
-    """The matrix of an array that is the very one that `lazy_rows` gave; None for any other, and for one changed since.
+    """The matrix of an array, if it is the very one that `lazy_rows` gave, unchanged; else None.
 
     What is computed from that array is another object. Assignment to it changes its name.
     """

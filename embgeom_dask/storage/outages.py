@@ -22,7 +22,7 @@ _NAMES = frozenset(
 
 
 def waited_out(work: Callable[[], T]) -> T:
-    """Do `work`; where it fails since something cannot be reached, wait and do it again, for `tuning.OUTAGE` seconds.
+    """Do `work`. If it fails because something cannot be reached, wait and try again, for `tuning.OUTAGE` seconds.
 
     File systems try again by themselves, for a second or two.
     """
@@ -38,7 +38,7 @@ def waited_out(work: Callable[[], T]) -> T:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error, or what it comes from, says that nobody answers."""
+    """Whether an error, or one of its causes, says that nobody answers."""
     return any(
         isinstance(each, ConnectionError | TimeoutError | socket.gaierror)
         or any(kind.__name__ in _NAMES for kind in type(each).__mro__)

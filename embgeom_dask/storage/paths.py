@@ -1,7 +1,4 @@
-"""Paths and URLs of stores and results: a folder on this machine, or a URL that fsspec knows.
-
-Such are `s3://`, `gs://`, `hf://buckets/` and, to read, `https://` and the other `hf://`.
-"""
+"""Paths and URLs of stores: `s3://`, `gs://`, `hf://buckets/`, and to read also `https://` and other `hf://`."""
 
 from __future__ import annotations
 
@@ -94,12 +91,12 @@ def locate(path: PathLike) -> str:
 
 
 def join(path: str, *names: str) -> str:
-    """Name what lies in `path`, a path or a URL."""
+    """Return the path, or URL, of something below `path`."""
     return "/".join([path.rstrip("/"), *names]) if is_url(path) else os.path.join(path, *names)  # noqa: PTH118
 
 
 def explain(error: BaseException) -> str:
-    """The first line of what an error says, without what a URL in it may hold of credentials."""
+    """Return the first line of the message of an error, without credentials in URLs."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return redact(str(said).strip().partition("\n")[0])
 
@@ -123,9 +120,10 @@ def filesystem(path: str) -> tuple[AbstractFileSystem, str]:
 
 
 def _options(path: str) -> dict[str, Any]:
-    """What a file system is made with: of the hub a new one each time, since threads trip over listings they share.
+    """The options of the file system of a URL.
 
-    In parts at a time s3fs would ask for the size of every key before it reads it.
+    For the hub, each call makes a new file system: threads must not share its cache of listings. For S3, keys are read
+    in one request: to read one in parts, s3fs would first ask for its size.
     """
     if path.startswith(("s3://", "s3a://")):
         return {"max_concurrency": 1}
@@ -136,7 +134,7 @@ def _options(path: str) -> dict[str, Any]:
 
 
 def _hush_the_hub() -> None:
-    """Let the hub's library draw no bars, of which each file has three, unless its user has asked for them."""
+    """Turn off the progress bars of huggingface_hub, three for each file, unless the user has asked for them."""
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 
@@ -156,7 +154,7 @@ def check_writable(path: str) -> None:
 
 
 def remove(fs: AbstractFileSystem, files: Sequence[str]) -> None:
-    """Remove files, which may be none, of a file system that `filesystem` gave: many at once."""
+    """Remove files, possibly none, from a file system that `filesystem` gave, in as few requests as possible."""
     if not files:
         return
     if fs.protocol != "hf":
@@ -212,10 +210,10 @@ def size(path: PathLike) -> int:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is at a path: `free` where nothing is, or at a URL only what a writer left.
+    """What is at a path. `free`: nothing is there, or, at a URL, only what an interrupted writer left.
 
-    At a URL also the keys, named from there, with their bytes, the group's document, and what a writer that did not
-    finish left in it as its mark.
+    For a URL also: `sizes`, the keys below it, relative to it, with their bytes; `document`, the group's zarr.json; and
+    `unfinished`, the mark that an interrupted writer left in it.
     """
 
     free: bool
@@ -225,7 +223,7 @@ class Contents:
 
 
 def look(path: str) -> Contents:
-    """What is at `path`; at a URL that takes as long as one answer."""
+    """Return what is at `path`; a URL takes two requests, made at the same time."""
     if not is_url(path):
         return Contents(free=not exists(path))
     with ThreadPoolExecutor(1) as thread:
@@ -237,7 +235,7 @@ def look(path: str) -> Contents:
 
 
 def _mark(document: bytes | None) -> str | bool | None:
-    """What a writer that did not finish left in a group's document; None where there is no such mark."""
+    """The mark of an interrupted writer in a group's document; None if there is none."""
     with suppress(ValueError, KeyError, TypeError):
         return cast(str | bool, json.loads(document or b"")["attributes"][UNFINISHED])
     return None
@@ -295,8 +293,8 @@ class _Strict(_NoPipes):
 def reader(path: str, *, whole: bool = False, there: Contents | None = None, complete: bool = True) -> Store:
     """A zarr store to read the group at `path`, in which every chunk must be there if it is `complete`.
 
-    Where the `whole` group is to be read, at a URL all that is small is read now, in one go. `there` is what `look` has
-    just seen at `path`.
+    If the `whole` group is to be read from a URL, its small keys are read now, in one go. `there` is what `look` has
+    just returned for `path`.
     """
     store, checked = _open(path, read_only=True), _Strict if complete else _NoPipes
     if not is_url(path) or not (whole or there):
@@ -304,14 +302,15 @@ def reader(path: str, *, whole: bool = False, there: Contents | None = None, com
     there = there or look(path)
     contents = {} if there.document is None else {_DOCUMENT: there.document}
     while whole and (contents := _contents(path, there.sizes)).get(_DOCUMENT) != there.document:
-        there = look(path)  # another is put there meanwhile: its chunks are not read with the old document
+        there = look(path)  # it was replaced meanwhile: new chunks must not be read with the old document
     return checked(Fetched(store, there.sizes, contents))
 
 
 def _contents(url: str, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """What the group's document and the small keys of those at a URL hold; the document is asked for last.
+    """The contents of the group's document and of the small keys at a URL.
 
-    What is replaced gets another document before any of its chunks, so that they are those of the document read.
+    The document is read last. A writer that replaces a group writes a new document before any chunk, so the chunks that
+    were read before the document belong to it.
     """
     wanted, left = {_DOCUMENT} & sizes.keys(), tuning.FETCHED_BYTES
     for name in sorted(sizes, key=sizes.__getitem__):
@@ -324,13 +323,13 @@ def _contents(url: str, sizes: Mapping[str, int]) -> dict[str, bytes]:
 
 
 def writer(path: str, *, fresh: bool = False) -> Store:
-    """A zarr store to write the group at `path`; at a URL `flush` writes a `fresh` one, but for what is large."""
+    """A zarr store to write the group at `path`. A `fresh` one at a URL collects small keys, which `flush` writes."""
     store = _open(path, read_only=False)
     return Collected(store) if fresh and is_url(path) else store
 
 
 def flush(path: str, store: Store) -> None:
-    """Write what a `fresh` writer has kept, in one go, but for the group's own document, which ends it."""
+    """Write the keys that a `fresh` writer collected, in one go, except for the group's document, which comes last."""
     if isinstance(store, Collected):
         fs, root = filesystem(path)
         fs.pipe({f"{root}/{key}": content for key, content in store.contents() if key != "zarr.json"})

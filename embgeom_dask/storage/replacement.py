@@ -90,12 +90,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def replacing(
     target: str, *, overwrite: bool, resume: str | None = None, there: paths.Contents | None = None
 ) -> Iterator[str]:
-    """Yield the path to write a group to, and to `finish`, that is to be at `target`; on any failure nothing stays.
+    """Yield the path to write a group to, which is at `target` in the end; on any failure nothing is left.
 
-    A folder is written aside, and what was at `target` is kept until the new one is complete; at a URL it is gone as
-    soon as writing starts. Without `overwrite` nothing may be at `target`. With `resume`, a name for what is written,
-    what fails stays, aside or marked unfinished, and the next writer of that name gets it as it was left. `there` is
-    what `paths.look` has just seen at `target`.
+    The caller writes the group there and calls `finish`. A folder is written under another name, and what was at
+    `target` is kept until the new group is complete. At a URL, what was there is removed as soon as writing starts.
+    Without `overwrite` nothing may be at `target`. `resume` is a name for what is written: with it, an interrupted
+    group stays, under the other name or marked as unfinished, and the next writer with the same name continues it.
+    `there` is what `paths.look` has just returned for `target`.
 
     Raises
     ------
@@ -190,7 +191,7 @@ def _begin(target: Path, resume: str | None) -> tuple[Path, int | None]:
 
 
 def sweep(target: Path, kept: Path | None = None) -> None:
-    """Remove what writers of `target` left beside it that were killed, but `kept`; put back what one was to replace."""
+    """Remove what killed writers of `target` left beside it, except `kept`; put back what one of them was replacing."""
     name, beside = f".{target.name}.", list[str]()
     with suppress(OSError):
         beside = [each for each in os.listdir(target.parent) if each.startswith(name)]  # noqa: PTH208 - of thousands
@@ -235,7 +236,7 @@ async def _writes_in_flight() -> None:
 
 
 def finish(path: str, attributes: Mapping[str, Any], store: Store) -> None:
-    """Write the attributes of the group that was written at `path`, with the metadata of its arrays; that ends it.
+    """Write the attributes and consolidated metadata of the group written at `path`: this completes it.
 
     `store` is the `paths.writer` by which it was written; what it keeps is written first.
 

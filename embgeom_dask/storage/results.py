@@ -44,7 +44,7 @@ _STRING = 64  # about the bytes of a string in memory
 
 
 def fingerprint(command: str, matrices: Sequence[Matrix], settings: Mapping[str, Any]) -> str:
-    """The sha256 of what decides a result: command, matrices (with bytes and labels), settings, version."""
+    """The sha256 of all that decides a result: command, matrices (their bytes and labels), settings, version."""
     decides = {
         "command": command,
         "matrices": [[each.model, each.revision, each.name, each.sha256, each.labels_sha256] for each in matrices],
@@ -83,7 +83,7 @@ def provenance(
 
 
 def identity(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the attributes of `provenance`, those that tell a result from others."""
+    """Those attributes of `provenance` by which two results are the same or not."""
     return {name: attrs[name] for name in _IDENTITY}
 
 

@@ -22,7 +22,7 @@ _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems sa
 
 
 def sync_file(path: Path) -> None:
-    """Return once the contents of a file are on the disk."""
+    """Sync a file: its contents are on the disk when this returns."""
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,7 +31,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Return once the names in a folder are on the disk. Where a file system has no such thing nothing is done."""
+    """Sync a folder: the names in it are on the disk when this returns, if the file system supports it."""
     if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -45,7 +45,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Return once a folder is on the disk with all that is in it."""
+    """Sync a folder with all files and folders in it."""
     with ThreadPoolExecutor(_TOGETHER) as threads:
         for parent, _, names in os.walk(folder, topdown=False):
             list(threads.map(sync_file, [Path(parent, name) for name in names]))
@@ -53,7 +53,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, unless they are there; those that were made are on the disk then."""
+    """Make a folder, and those above it, unless they exist; new ones are on the disk when this returns."""
     if path.is_dir():
         return
     make_folder(path.parent)
@@ -97,7 +97,7 @@ def _move(aside: Path, target: Path) -> None:
 
 
 def put_back(old: Path, target: Path) -> None:
-    """End what was killed within `put_in_place`: `old` is put back, or removed where something is at `target`."""
+    """Complete a `put_in_place` that was killed: put `old` back, or remove it if something is at `target`."""
     if os.path.lexists(target):
         discard(old)
     else:
