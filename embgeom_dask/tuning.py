@@ -147,6 +147,16 @@ HOPELESS_PANELS = 32
 PART_BYTES = 16 << 20
 """Rows that one task of a pass over rows reads, or one chunk where that is more."""
 
+SUM_STRIP = 512
+"""Rows of a strip whose products with each other bound what sums over all pairs are off (`pairwise.left_out`)."""
+
+LONG_STRIP, LONG_STRIP_VALUES = 2, 1 << 24
+"""Where that leaves mean or deviation less certain than `CERTAIN`, strips have so many times as many rows as columns,
+and so many values at most."""
+
+CERTAIN = 1e-6
+"""What mean and deviation of all distances should be off at most, of themselves."""
+
 PRODUCT_BYTES = 256 << 20
 """Products of columns that one task of `spectrum` gives back; for more columns rows are read again. Up to 5,600 columns
 are one task's."""

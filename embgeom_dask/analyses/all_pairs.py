@@ -27,7 +27,7 @@ from embgeom_dask.execution.resume import result_or_journal
 from embgeom_dask.execution.spec import ScanSpec
 from embgeom_dask.execution.worker_state import blocks_for, forget
 from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
-from embgeom_dask.pairwise.left_out import OffValues
+from embgeom_dask.pairwise.left_out import AllValues
 from embgeom_dask.progress import note
 from embgeom_dask.reductions import Histogram
 from embgeom_dask.storage import paths, result_names, result_tokens, results
@@ -105,8 +105,8 @@ def compare_pairs(
             run = partial(run_pass, cluster, blocks, journal=journal)
             with _forgotten(cluster, plan):
                 found = run(plan, command)
-                off_values = square_sums.check(cluster, plan, found, plan.exact(BlockReader(blocks)))
-                variables = _finalize(plan, found, spec, run, blocks, off_values)
+                known = square_sums.check(cluster, plan, found, plan.exact(BlockReader(blocks)))
+                variables = _finalize(plan, found, spec, run, blocks, known)
                 if complete is not None:
                     variables = complete(cluster, plan, variables)
         attrs |= {"seconds": round(perf_counter() - started, 3)}
@@ -165,11 +165,11 @@ def _finalize(
     spec: ScanSpec,
     run: Callable[[Plan, str], PassResult],
     blocks: BlockCache,
-    off_values: OffValues | None,
+    known: AllValues | None,
 ) -> dict[str, Any]:
     """Name the variables of the result. A histogram's extremes are pairs, exact like every other.
 
-    `off_values` is what `square_sums.check` gives.
+    `known` is what `square_sums.check` gives.
 
     Exact quantiles take more passes, which add to what `found` says of devices and counts.
     """
@@ -188,7 +188,7 @@ def _finalize(
     histogram = plan.reductions.get("histogram")
     if isinstance(histogram, Histogram):
         pairs = variables["pair_count"][1].item()
-        variables |= histogram.moments(found.state(histogram), pairs, exact, off_values)
+        variables |= histogram.moments(found.state(histogram), pairs, exact, known)
     if spec.summed:
         for name, extreme in (("distance_max", "farthest"), ("distance_min", "nearest")):
             distance = variables[f"{extreme}_distance"][1]

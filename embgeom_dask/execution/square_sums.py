@@ -7,6 +7,7 @@ vectors sum_{i<j} (1 - x_i.x_j) = (n^2 - |S|^2) / 2.
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +15,17 @@ import torch
 from distributed import Client
 from numpy.typing import NDArray
 
-from embgeom_dask import devices
+from embgeom_dask import devices, tuning
 from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.execution import product_checks
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.panel_result import PassResult
 from embgeom_dask.execution.plan import Plan
 from embgeom_dask.kernels.double_double import UNIT
-from embgeom_dask.kernels.row_sums import weighed_sums
-from embgeom_dask.metrics import METRICS
+from embgeom_dask.kernels.row_sums import weighed_sum
 from embgeom_dask.pairwise.blocks import BlockSource
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.left_out import LeftOut, OffValues, joined, left_out, off_values
+from embgeom_dask.pairwise.left_out import AllValues, LeftOut, joined, left_out, off_values
 from embgeom_dask.reductions import Histogram
 from embgeom_dask.reductions.moments import root_up
 from embgeom_dask.storage.model_stores import Matrix
@@ -44,13 +45,15 @@ class RowSums(NamedTuple):
     left_out: LeftOut | None
 
 
-def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> OffValues | None:
+def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> AllValues | None:
     """Refuse what a pass over all pairs found, where its distances do not add up to what the rows say.
+
+    Where short strips of rows do not say well enough what mean and deviation are off, long ones are taken.
 
     Returns
     -------
-    OffValues or None
-        What the values are off that the pass summed; None where it summed none.
+    AllValues or None
+        What is known of the values; None where the pass summed none.
 
     Raises
     ------
@@ -60,8 +63,21 @@ def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> OffVal
     histogram = plan.reductions.get("histogram")
     if not isinstance(histogram, Histogram) or not plan.metric.has_digits:
         return None
-    by_pass = not histogram.exact_moments
-    sides = [_of_side(client, side, by_pass) for side in plan.sides[: 1 if plan.symmetric else 2]]
+    if histogram.exact_moments:
+        _check(client, plan, found, exact, 0)
+        return None
+    known, long = _check(client, plan, found, exact, tuning.SUM_STRIP), _long_strip(plan.sides[0].matrix)
+    rows = max(side.rows.token_id.size for side in plan.sides)
+    certain = partial(histogram.is_certified, found.state(histogram), plan.rows, exact)
+    if min(long, rows) > tuning.SUM_STRIP and not certain(known):
+        known = _check(client, plan, found, exact, long)
+    return known
+
+
+def _check(client: Client, plan: Plan, found: PassResult, exact: Exact, strip: int) -> AllValues | None:
+    histogram = plan.reductions["histogram"]
+    assert isinstance(histogram, Histogram)
+    sides = [_of_side(client, side, strip) for side in plan.sides[: 1 if plan.symmetric else 2]]
     expected, bound = _expected(sides, plan.metric.root)
     lost = [side.left_out for side in sides if side.left_out is not None]
     off = off_values(lost[0], lost[1] if len(lost) > 1 else None, plan.sides[0].point_format) if lost else None
@@ -77,34 +93,47 @@ def check(client: Client, plan: Plan, found: PassResult, exact: Exact) -> OffVal
             f"rows to {expected:.12g} (in units of this scan): some product was wrong, so nothing is kept; remove the "
             f"journal, if there is one, and scan again, elsewhere or with another `device`"
         )
-    return off
+    return None if off is None else AllValues(Fraction(expected), Fraction(bound), off)
 
 
-def sums_of(matrix: Matrix, token_id: Array, side: BlockSource, by_pass: bool) -> RowSums:
+def _long_strip(matrix: Matrix) -> int:
+    """The rows of a long strip: `tuning.LONG_STRIP` times as many as columns, if a task may read them."""
+    return min(tuning.LONG_STRIP * matrix.hidden_size, tuning.LONG_STRIP_VALUES // matrix.hidden_size)
+
+
+def sums_of(matrix: Matrix, token_id: Array, side: BlockSource, strip: int) -> RowSums:
     """The sums of the rows of `token_id` (n,), and of those identical to each; runs on a worker.
 
-    With what products of digits leave out where a pass sums distances made of these (`by_pass`).
+    With what products of digits leave out, of strips of so many rows; without it where that is 0.
     """
     with devices.session(torch.device("cpu")):
         rows, point_format = matrix.take(token_id), side.point_format
-        divisor = METRICS[point_format.metric].divisor(rows, point_format.scale)
+        divisor, squares = point_format.divisors(rows)
         weights = side.rows.weights[np.searchsorted(side.rows.token_id, token_id)]
-        total, square = weighed_sums(rows, point_format.centre, divisor, weights)
-        lost = left_out(rows, weights, point_format) if by_pass and point_format.sums else None
+        total, square = weighed_sum(rows, point_format.centre, divisor, weights), float((weights * squares).sum())
+        lost = None
+        if strip and point_format.sums:
+            made = product_checks.fastest(point_format.metric, "cpu")
+            whole = "int8" in made and made.index("int8") < made.index("float32")
+            lost = left_out(rows, weights, point_format, strip, whole=whole)
         return RowSums(int(weights.sum()), total, square, lost)
 
 
-def _of_side(client: Client, side: BlockSource, by_pass: bool) -> RowSums:
-    parts = map_rows(client, "sums", side.matrix, parts_of(side.matrix, side.rows.token_id), sums_of, side, by_pass)
-    lost = [part.left_out for part in parts if part.left_out is not None]
-    total, square = np.sum([part.total for part in parts], axis=0), sum(part.square for part in parts)
-    return RowSums(sum(part.tokens for part in parts), total, square, joined(lost) if lost else None)
+def _of_side(client: Client, side: BlockSource, strip: int) -> RowSums:
+    ids = side.rows.token_id
+    parts = parts_of(side.matrix, ids)
+    if strip > max(part.size for part in parts):
+        parts = np.array_split(ids, -(-ids.size // strip))
+    found = map_rows(client, "sums", side.matrix, parts, sums_of, side, strip)
+    lost = [part.left_out for part in found if part.left_out is not None]
+    total, square = np.sum([part.total for part in found], axis=0), sum(part.square for part in found)
+    return RowSums(sum(part.tokens for part in found), total, square, joined(lost) if lost else None)
 
 
 def _expected(sides: list[RowSums], root: bool) -> tuple[float, float]:
     """The sum over all pairs, and how far float64 may be off: n u of the sums of what was added, for n additions."""
     first, second = sides[0], sides[-1]
-    dot = float(first.total @ second.total)
+    dot = float((first.total * second.total).sum())  # the same bits anywhere
     if len(sides) == 1:
         found = first.tokens * first.square - dot if root else (first.tokens**2 - dot) / 2
     elif root:

@@ -67,30 +67,25 @@ class Digits(NamedTuple):
     slack: Array
 
 
-class LowDigits(NamedTuple):
-    """What products of digits leave out of rows: M = s m / 2^8, L = s l / 2^16 and r; and the digits of L and of r.
+class AllDigits(NamedTuple):
+    """Rows in three digits and one of the rest: x = s (h + m / 2^8 + l / 2^16 + r / (2^16 `REST_DIGITS`)), turned.
 
     Attributes
     ----------
     step : numpy.ndarray of float64, (b,)
         s.
-    middle, low, rest : numpy.ndarray of float64, (b,)
-        Bounds of the lengths of M, L and r.
     slack : numpy.ndarray of float64, (b,)
         See `Digits`.
-    low_digit : numpy.ndarray of int8, (b, d)
-        l.
-    rest_digit : numpy.ndarray of int8, (b, d)
-        r 2^16 / s, at most 1/2, in units of 1 / `REST_DIGITS`: it errs by half of one, and 2^-20, at most.
+    missed : numpy.ndarray of float64, (b,)
+        Bounds of the lengths of what is left of the rows, by centre, division and turns too.
+    digits : list of list of numpy.ndarray of int8, (b, w)
+        For each slice of the columns h, m, l and r; |r| is at most 127.
     """
 
     step: Array
-    middle: Array
-    low: Array
-    rest: Array
     slack: Array
-    low_digit: Array
-    rest_digit: Array
+    missed: Array
+    digits: list[list[Array]]
 
 
 def slices(width: int) -> list[int]:
@@ -118,14 +113,15 @@ def digits_of(stored: Array, centre: Array, divisor: Array, length: Array, count
     return Digits(points, step, _slack(_lengths(step, squares, length, count), length, count))
 
 
-def low_digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> LowDigits:
-    """Return what `digits_of` leaves out of the same rows, of three digits."""
-    rest_digit = np.empty(stored.shape, np.int8)
-    points, step, squares = _written(stored, centre, divisor, rest_digit, 3)
-    part = slices(stored.shape[1])[0]
-    low_digit = points.reshape(len(stored), -1, 5, part)[:, :, 2].reshape(len(stored), -1)[:, : stored.shape[1]]
-    lengths = _lengths(step, squares, length, 3)
-    return LowDigits(step, *lengths, _slack(lengths, length, 3), low_digit, rest_digit)
+def all_digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> AllDigits:
+    """Return the digits of the same rows, three and one of the rest."""
+    part, size = slices(stored.shape[1])[0], len(stored)
+    rest = np.zeros((size, sum(slices(stored.shape[1]))), np.int8)
+    points, step, squares = _written(stored, centre, divisor, rest, 3)
+    written = points.reshape(size, -1, 5, part), rest.reshape(size, -1, part)
+    digits = [[*(written[0][:, p, k] for k in range(3)), written[1][:, p]] for p in range(written[1].shape[1])]
+    missed = step * ((0.5 / REST_DIGITS + 2.0**-20) / 2.0**16 * math.sqrt(stored.shape[1])) + 64 * UNIT * length
+    return AllDigits(step, _slack(_lengths(step, squares, length, 3), length, 3), missed, digits)
 
 
 def _lengths(step: Array, squares: list[Array], length: Array, count: int) -> tuple[Array, Array, Array]:

@@ -67,31 +67,21 @@ def _add_sizes(row: Array, sums: Array, errors: Array) -> None:  # pragma: no co
         add_to_lane(sums, errors, k, abs(np.float64(value(row[k]))), 0.0)
 
 
-def weighed_sums(stored: Array, centre: Array, divisor: Array, weights: Array) -> tuple[Array, float]:
-    """Return the sum (d,) of rows (n, d) less `centre` (d,), each divided by a number, and that of their squares.
+def weighed_sum(stored: Array, centre: Array, divisor: Array, weights: Array) -> Array:
+    """Return the sum (d,) float64 of rows (n, d) less `centre` (d,), each divided by a number, in their order.
 
     Rows have any float dtype and count as often as `weights` (n,) int64 say; `centre` and `divisor` (n,) are float64.
-    Sums are float64, in any order.
     """
-    rows = as_numba(stored)
-
-    def work(start: int, stop: int) -> tuple[Array, float]:
-        return _weighed_sums(rows[start:stop], centre, divisor[start:stop], weights[start:stop])
-
-    total, square = zip(*share_out(work, len(rows)), strict=True)
-    return np.sum(total, axis=0), sum(square)
+    rows, total = as_numba(stored), np.zeros(stored.shape[1])
+    share_out(lambda start, stop: _weighed_sum(rows, centre, divisor, weights, start, total[start:stop]), total.size)
+    return total
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
-def _weighed_sums(
-    rows: Array, centre: Array, divisor: Array, weights: Array
-) -> tuple[Array, float]:  # pragma: no cover (compiled)
-    total, square = np.zeros(rows.shape[1]), 0.0
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _weighed_sum(
+    rows: Array, centre: Array, divisor: Array, weights: Array, first: int, out: Array
+) -> None:  # pragma: no cover (compiled)
     for i in range(rows.shape[0]):
-        weight, length, squares = np.float64(weights[i]), divisor[i], 0.0
-        for k in range(rows.shape[1]):
-            t = (np.float64(value(rows[i, k])) - centre[k]) / length
-            total[k] += weight * t
-            squares += t * t
-        square += weight * squares
-    return total, square
+        weight, length, row = np.float64(weights[i]), divisor[i], rows[i, first : first + out.size]
+        for k in range(out.size):
+            out[k] += weight * ((np.float64(value(row[k])) - centre[first + k]) / length)

@@ -16,13 +16,14 @@ from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.numba_bins import MOST_BITS
 from embgeom_dask.kernels.passes import Bins, bin_pairs
 from embgeom_dask.pairwise.exact import Exact
-from embgeom_dask.pairwise.left_out import OffValues
+from embgeom_dask.pairwise.left_out import AllValues, OffValues
 from embgeom_dask.pairwise.rows import Sides
 from embgeom_dask.pairwise.tables import NamedArrays
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.reductions.base import Reduction, Variables
 from embgeom_dask.reductions.moments import (
     BITS,
+    error_by_sum,
     exact_dot,
     exact_sums,
     mean_and_deviation,
@@ -145,10 +146,8 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
 
     def finalize(self, state: BinnedSums, sides: Sides, exact: Exact) -> Variables:
         """Name counts, edges, `distance_mean`, `distance_std` (n - 1) and `pair_count`, identical tokens included."""
-        tokens, count, weights = sides.first.members.size, state.count, sides.first.weights
-        pairs = tokens * sides.second.members.size
+        count, weights, pairs = state.count, sides.first.weights, _pairs(sides)
         if sides.symmetric:
-            pairs = tokens * (tokens - 1) // 2
             count = self.with_zeros(count, int((weights * (weights - 1) // 2).sum()))
         return {
             "histogram_count": (("bin",), count[1:-1]),
@@ -159,11 +158,26 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
             **self.moments(state, pairs, exact),
         }
 
-    def moments(self, state: BinnedSums, pairs: int, exact: Exact, off: OffValues | None = None) -> Variables:
-        """Name `distance_mean` and `distance_std` of so many pairs and their errors; for `off` see `sums`."""
+    def moments(self, state: BinnedSums, pairs: int, exact: Exact, known: AllValues | None = None) -> Variables:
+        """Name `distance_mean` and `distance_std` of so many pairs and their errors.
+
+        `known` is what is known of all values; their sum tells what the mean is off: see `error_by_sum`.
+        """
+        total, square, error, squares = self.sums(state, exact, None if known is None else known.off)
+        if known is not None and pairs:
+            unit = Fraction(exact.unit)
+            apart, slip = abs((square if exact.metric.root else total) - known.total / unit), known.error / unit
+            by_sum = error_by_sum(total, square, squares, apart + slip, pairs) if exact.metric.root else apart + slip
+            error = min(error, by_sum)
         names = ("distance_mean", "distance_mean_error", "distance_std", "distance_std_error")
-        found = mean_and_deviation(*self.sums(state, exact, off), pairs)
+        found = mean_and_deviation(total, square, error, squares, pairs)
         return {name: ((), np.array(number)) for name, number in zip(names, found, strict=True)}
+
+    def is_certified(self, state: BinnedSums, sides: Sides, exact: Exact, known: AllValues | None) -> bool:
+        """Whether mean and deviation are off by at most `tuning.CERTAIN` of themselves."""
+        found = self.moments(state, _pairs(sides), exact, known)
+        sizes = [float(found[f"distance_{name}"][1]) for name in ("mean", "mean_error", "std", "std_error")]
+        return not any(error > tuning.CERTAIN * size for size, error in (sizes[:2], sizes[2:]))
 
     def sums(
         self, state: BinnedSums, exact: Exact, off: OffValues | None = None
@@ -261,6 +275,12 @@ def _margin(lower: Array, upper: Array, first: float, per_unit: float, root: boo
     ends = np.sign(ends) * np.sqrt(np.abs(ends)) if root else ends
     apart = np.abs((ends - first) * per_unit - np.arange(ends.shape[1]))
     return float(apart.max() + 64 * UNIT * (np.abs(ends).max() + abs(first)) * per_unit)
+
+
+def _pairs(sides: Sides) -> int:
+    """How many pairs of tokens there are."""
+    tokens = sides.first.members.size
+    return int(tokens * (tokens - 1) // 2 if sides.symmetric else tokens * sides.second.members.size)
 
 
 def _length(exact: Exact) -> float:

@@ -106,6 +106,21 @@ def mean_and_deviation(
     return found, bound, deviation, _up(lost)
 
 
+def error_by_sum(
+    total: Fraction, square: Fraction, error_squares: list[Fraction], apart: Fraction, pairs: int
+) -> Fraction:
+    """What the sum of distances of so many pairs is off at most, where that of their squares is off by at most `apart`.
+
+    The square of a distance d that is off by e is off by e (2 d - e). So, for any m, here the mean, 2 m sum e is
+    sum e (2 d - e) + sum e^2 - 2 sum e (d - m), where the last sum is at most the product of the lengths of both.
+    """
+    if not total:
+        return total
+    off = sum((Fraction(root_up(each)) for each in error_squares), Fraction(0))
+    spread = Fraction(root_up(max(square - total**2 / pairs, Fraction(0))))
+    return ((apart + off**2) / 2 + spread * off) * pairs / total
+
+
 def root_up(square: Fraction) -> float:
     """A number not less than a square root, and little more."""
     if not square:
