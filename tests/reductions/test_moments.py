@@ -27,7 +27,7 @@ from embgeom_dask.metrics import DISTANCES, matrix_product
 from embgeom_dask.pairwise import points, tiles
 from embgeom_dask.pairwise.exact import Exact
 from embgeom_dask.reductions import undecided
-from embgeom_dask.reductions.moments import exact_dot, exact_sums
+from embgeom_dask.reductions.moments import error_by_sum, exact_dot, exact_sums
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import truth
 from embgeom_dask.testing.strategies import matrices, slow_examples
@@ -185,6 +185,53 @@ def test_the_errors_are_small_and_named(client: Client, tmp_path: Path) -> None:
     assert "distance_mean_error" in shown.stdout
     with pytest.raises(InputError, match="`exact_moments`: ask for `histogram` or `quantiles`"):
         scan(store, nearest=1, exact_moments=True, client=client)
+
+
+@given(
+    true=st.lists(st.floats(0, 4) | st.floats(1, 1.001), min_size=2, max_size=12),
+    off=st.lists(st.floats(-1, 1), min_size=12, max_size=12),
+    size=st.sampled_from([1e-12, 1e-7, 1e-3, 0.3]),
+)
+def test_what_a_sum_is_off_follows_from_the_sum_of_squares(true: list[float], off: list[float], size: float) -> None:
+    errors = [Fraction(size) * Fraction(each) for each in off[: len(true)]]
+    given = [Fraction(each) + error for each, error in zip(true, errors, strict=True)]
+    if sum(given) <= 0:
+        return
+    square, length = sum(each**2 for each in given), sum((error**2 for error in errors), Fraction())
+    apart = abs(square - sum((Fraction(each) ** 2 for each in true), Fraction()))
+    bound = error_by_sum(sum(given, Fraction()), Fraction(square), [length], apart, len(given))
+    assert abs(sum(errors)) <= bound
+
+
+def test_what_a_sum_is_off_is_no_less_than_the_bound_allows() -> None:
+    true, errors = [Fraction(1), Fraction(3)], [Fraction(3, 10**4), Fraction(-1, 10**4)]  # squares off by 0 and a bit
+    given = [each + error for each, error in zip(true, errors, strict=True)]
+    total, square = sum(given, Fraction()), sum((each**2 for each in given), Fraction())
+    length, apart = sum((error**2 for error in errors), Fraction()), abs(square - 10)
+    bound = error_by_sum(total, square, [length], apart, 2)
+    assert bound / 2 < sum(errors) <= bound
+    assert sum(errors) > error_by_sum(total, square, [length / 9], apart, 2), "a bound that is too small was not seen"
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_long_strips_of_rows_are_taken_where_short_ones_say_too_little(
+    metric: str, client: Client, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(100, 64)).astype(ml_dtypes.bfloat16)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    with tuning.override(SUM_STRIP=4, CERTAIN=1.0):
+        short = scan(store, metric=metric, histogram=512, client=client)
+    with tuning.override(SUM_STRIP=4, CERTAIN=0.0):
+        long = scan(store, metric=metric, histogram=512, client=client)
+    mean, deviation = true_moments(truth(rows, metric=metric).distance)
+    for found in (short, long):
+        assert abs(Fraction(float(found["distance_mean"])) - mean) <= float(found["distance_mean_error"])
+        assert abs(float(found["distance_std"]) - deviation) <= float(found["distance_std_error"])
+    assert float(long["distance_std_error"]) < float(short["distance_std_error"]) / 2
+    assert float(long["distance_std_error"]) < 1e-6 * deviation
+    assert float(long["distance_mean_error"]) < (2e-7 if metric == "euclidean" else 1e-9) * mean
+    for name in ("distance_mean", "distance_std"):
+        assert float(long[name]) == float(short[name])
 
 
 @given(st.lists(st.tuples(st.floats(0, 2**60), st.integers(0, 2**37)), min_size=1, max_size=60), st.integers(900, 960))
