@@ -96,10 +96,7 @@ def written_by() -> str:
 
 
 def is_store(path: PathLike, document: bytes | None = None) -> bool:
-    """Whether a model's store is at `path`, be it damaged or of another layout; `document` is its zarr.json, if known.
-
-    Raises EmbgeomError where that cannot be read.
-    """
+    """Whether a model's store, damaged or not, is at `path` (its zarr.json: `document`). EmbgeomError if unreadable."""
     try:
         _parse(path, _read_root(path)[1] if document is None else document)
     except InputError:
