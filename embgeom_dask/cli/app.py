@@ -111,6 +111,7 @@ def main(args: list[str] | None = None) -> int:
             warnings.simplefilter("always", EmbgeomWarning)
             warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
             _check_surroundings()
+            _check_given(args)
             code = _built()(args or ["--help"], prog_name="embgeom", standalone_mode=False, obj=command) or 0
     except KeyboardInterrupt:
         code = _INTERRUPTED
@@ -140,6 +141,16 @@ def _next_time(args: list[str]) -> str:
 def _built() -> Any:
     """The commands with their options, which typer would build anew at each call."""
     return typer.main.get_command(app)
+
+
+def _check_given(args: list[str]) -> None:
+    """Refuse what is empty, mostly a variable of the shell that is not set: as a path it would be the folder here."""
+    for place, arg in enumerate(args, 1):
+        name, gives, value = arg.partition("=")
+        if not arg or (name.startswith("--") and gives and not value):
+            before = args[place - 2] if place > 1 and not arg else name
+            what = before if before.startswith("-") else f"argument {place}"
+            raise InputError(f"{what} is empty: give a value (is a variable of the shell not set?)")
 
 
 def _check_surroundings() -> None:

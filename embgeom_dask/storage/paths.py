@@ -57,14 +57,15 @@ def locate(path: PathLike) -> str:
     Raises
     ------
     InputError
-        where a URL holds credentials, which would be kept in results, or needs a package that is not installed, or
-        where no file can have a path like that.
+        where a URL holds credentials, which would be kept in results, or needs a package that is not installed,
+        where no file can have a path like that, and where it is empty, which would be the folder at hand.
     """
     if not is_url(path):
-        text = os.fspath(path)
-        if text.startswith("file://"):
+        if (text := os.fspath(path)).startswith("file://"):
             refuse_credentials(text)
             text = unquote(urlsplit(text).path)
+        if not text:
+            raise InputError("a path is empty: name a file or a folder")
         try:
             os.lstat(text)
         except ValueError as error:  # a null byte, or half a surrogate pair

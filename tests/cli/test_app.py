@@ -133,6 +133,21 @@ def test_a_file_name_that_no_disk_takes_is_one_line(run):
     assert "File name too long" in err
 
 
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (("convert", A, "--stores", ""), "--stores"),  # else the folder at hand
+        (("convert", A, "--stores="), "--stores"),
+        (("list", ""), "argument 2"),
+        (("survey", A, ""), "argument 3"),
+    ],
+)
+def test_what_is_empty_is_refused(run, args, what):
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert err == f"error: {what} is empty: give a value (is a variable of the shell not set?)\n"
+
+
 @tuning.override(SCHEDULER_PATIENCE=0.2)
 def test_a_scheduler_that_does_not_answer_is_refused(run, monkeypatch):
     code, out, err = run("scan", A, "--nearest", "1", "--scheduler", "tcp://127.0.0.1:9")

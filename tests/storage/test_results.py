@@ -90,6 +90,8 @@ def test_what_is_not_a_result_is_refused_and_kept(tmp_path: Path) -> None:
             results.save(dataset(store), other)
     with pytest.raises(InputError, match="no result at"):
         results.open_result(tmp_path / "nowhere.zarr")
+    with pytest.raises(InputError, match="a path is empty: name a file or a folder"):
+        results.open_result("")
 
 
 def test_a_result_ends_with_what_zarr_would_consolidate(tmp_path: Path) -> None:
