@@ -53,10 +53,11 @@ def choose_point_format(
         element = None
     every, width, by_l2 = np.concatenate(distance_from_centre), centre.size, settings.is_by_l2
     largest = float(every.max())
+    unscaled = METRICS[settings.metric].is_product and _near_origin(centre, largest)
 
     def of(name: str) -> PointFormat:
         refined = name in DIGITS or (name == "float32" and settings.radii and not by_l2)
-        scale = 1.0 if name == "bfloat16" else _into_unit_ball(largest)
+        scale = 1.0 if name == "bfloat16" or unscaled else _into_unit_ball(largest)
         return PointFormat(settings.metric, name, centre, scale, of("float64") if refined else None, by_l2)
 
     if settings.summed and METRICS[settings.metric].has_digits:
@@ -176,14 +177,18 @@ def _plain(settings: ScanSpec, dtypes: set[str], centre: Array, largest: float, 
     digits = ["int8x2"] if in_digits else []
     if "float64" in dtypes and not METRICS[settings.metric].is_product:
         return [*digits, "float64"]
-    offset = float(np.linalg.norm(centre))
-    near_origin = offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10
     metric = _tile_metric(settings)
     as_stored = metric.rounds or (dtypes == {"bfloat16"} and metric.as_stored)
-    fit = {"float32", "bfloat16"} if as_stored and near_origin else {"float32"}
+    fit = {"float32", "bfloat16"} if as_stored and _near_origin(centre, largest) else {"float32"}
     quick = [name for name in fastest if name in fit]
     quick = quick[: quick.index("float32") + 1]  # what takes longer than float32 tells no more pairs apart
     return [*quick, *digits, *(["float64"] if settings.radii else [])]
+
+
+def _near_origin(centre: Array, largest: float) -> bool:
+    """Whether rows may be points without a scale; `largest` is their largest distance from the centre."""
+    offset = float(np.linalg.norm(centre))
+    return offset <= largest and 2.0**-10 <= offset + largest <= 2.0**10
 
 
 def _cheapest(formats: list[PointFormat], settings: ScanSpec, samples: list[Array]) -> tuple[PointFormat, float]:

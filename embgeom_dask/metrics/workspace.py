@@ -24,7 +24,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._memories: dict[torch.dtype, list[tuple[torch.Tensor, ref[torch.Tensor]]]] = {}
-        self._points: dict[int, torch.Tensor] = {}
+        self._points: dict[int, tuple[ref[torch.Tensor], torch.Tensor, tuple[torch.dtype, float]]] = {}
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """Return an uninitialised tensor (rows, columns) of `dtype`.
@@ -43,9 +43,19 @@ class Workspace:
         self._memories[dtype] = [*others[-1:], (memory, ref(product))]
         return product
 
-    def points(self, side: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        """Return an uninitialised tensor for the points of a side, 0 or 1, until it is asked for again."""
-        memory, size = self._points.get(side), shape.numel()
+    def widened(self, points: torch.Tensor, side: int, dtype: torch.dtype, scale: float) -> torch.Tensor:
+        """Return points (n, d) in `dtype` times `scale`, until that is asked of others for a side, 0 or 1.
+
+        It lies in memory that is used again. Of the points that were asked for last it is there already.
+        """
+        source, memory, known = self._points.get(side, (None, None, None))
+        size, asked = points.numel(), (dtype, scale)
         if memory is None or memory.dtype != dtype or memory.numel() < size:
-            memory = self._points[side] = torch.empty(size, dtype=dtype)
-        return memory[:size].view(shape)
+            memory = torch.empty(size, dtype=dtype)
+        wide = memory[:size].view(points.shape)
+        if source is None or source() is not points or known != asked:
+            wide.copy_(points)
+            if scale != 1:
+                wide.mul_(scale)
+        self._points[side] = ref(points), memory, asked
+        return wide

@@ -122,8 +122,7 @@ class PointFormat:
         """What is multiplied of the points of a block: of rows as stored the points, in memory of the workspace."""
         if self.element not in ("float32", "float64") or (dtype := getattr(torch, self.element)) == points.dtype:
             return points
-        wide = workspace.points(side, points.shape, dtype).copy_(points)
-        return wide if self.scale == 1 else wide.mul_(self.scale)
+        return workspace.widened(points, side, dtype, self.scale)
 
     def _integers(self, rows: Array) -> tuple[torch.Tensor, Norms]:
         """What `points` gives, rounded. A row that is divided by its length errs by 8 u at most, u = 2^-53."""

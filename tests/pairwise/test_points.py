@@ -40,7 +40,13 @@ def test_rows_without_a_centre_are_kept_as_stored_and_multiplied_as_the_same_poi
     one, other = block.multiplied(workspace, 0), block.take(slice(3)).multiplied(workspace, 1)
     assert (one.numpy() == expected).all()
     assert (other.numpy() == expected[:3]).all()
-    assert block.multiplied(workspace, 0).data_ptr() == one.data_ptr()
+    one[0, 0] = 7  # of the same points nothing is made again, of others it is, in the same memory
+    assert block.multiplied(workspace, 0)[0, 0] == 7
+    again = block_of(form, rows.copy()).multiplied(workspace, 0)
+    assert again.data_ptr() == one.data_ptr()
+    np.testing.assert_array_equal(again.numpy(), expected)
+    np.testing.assert_array_equal(block.take(slice(2, 9)).multiplied(workspace, 0).numpy(), expected[2:9])
+    np.testing.assert_array_equal(block.multiplied(workspace, 0).numpy(), expected)
 
 
 def test_other_rows_become_points_at_once() -> None:
