@@ -103,7 +103,8 @@ class Report:
     def to_csv(self, path: str | os.PathLike[str], name: str, *, overwrite: bool = False) -> None:
         """Write the table `name` of `to_frame` as CSV: UTF-8, strings quoted, numbers with all their digits.
 
-        Tokens like NA are strings too: `pandas.read_csv(path, keep_default_na=False)` reads them so.
+        After each column of tokens, their raw pieces, comes one of their texts: `text_a` after `token_a`. Tokens like
+        NA are strings too: `pandas.read_csv(path, keep_default_na=False)` reads them so.
 
         Raises
         ------

@@ -19,8 +19,8 @@ PathLike = str | os.PathLike[str]
 
 
 def csv(result: xr.Dataset, path: PathLike, name: str, *, overwrite: bool = False) -> None:
-    """Write the table `name`: strings quoted, numbers with the digits that give them back."""
-    table = tables.frame(result, name)
+    """Write the table `name`, with the texts of tokens: strings quoted, numbers with the digits that give them back."""
+    table = tables.frame_with_texts(result, name)
     with replacement.new_file(Path(path), overwrite=overwrite) as file:
         table.to_csv(file, mode="wb", encoding="utf-8", index=False, quoting=csv_module.QUOTE_NONNUMERIC)
 

@@ -177,6 +177,27 @@ def frame(result: xr.Dataset, name: str) -> pd.DataFrame:
     return _tidy(result[variable], {each: column for each, column in found.items() if along >= set(column.dims)})
 
 
+def frame_with_texts(result: xr.Dataset, name: str) -> pd.DataFrame:
+    """The table `name`, and after each column of tokens' pieces one of their texts: `text` after `token`, `text_a`.
+
+    Raises
+    ------
+    InputError
+        as `frame`.
+    """
+    table, texts = frame(result, name), {}
+    for each, variable in result.variables.items():
+        piece, text = str(each), result.variables.get(f"{str(each).removesuffix('token')}text")
+        if (piece == "token" or piece.endswith("_token")) and text is not None and text.dims == variable.dims:
+            texts[piece] = text
+    told = frame(result.assign(texts), name)
+    for column in ("token", "token_a", "token_b", *texts):
+        beside = column.replace("token", "text")
+        if texts and column in table and beside not in table:
+            table.insert([*table].index(column) + 1, beside, told[column])
+    return table
+
+
 def frame_of_all(results: Sequence[xr.Dataset], name: str) -> pd.DataFrame:
     """The tables `name` of those results that have it, one below the other, with a column `model` first.
 
