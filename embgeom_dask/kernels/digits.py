@@ -44,6 +44,9 @@ _STEPS = 16
 REST_DIGITS = 254
 """A rest of at most half a unit has a digit of at most 127."""
 
+_TOGETHER = 512
+"""Rows whose digits are taken out of their points together."""
+
 _USUAL_REST = {3: 2.0**-23, 2: 2.0**-15}
 """About the length of the rest of a row of so many digits over that of the row, which parts the bound of a pair among
 its rows best."""
@@ -115,13 +118,21 @@ def digits_of(stored: Array, centre: Array, divisor: Array, length: Array, count
 
 def all_digits_of(stored: Array, centre: Array, divisor: Array, length: Array) -> AllDigits:
     """Return the digits of the same rows, three and one of the rest."""
-    part, size = slices(stored.shape[1])[0], len(stored)
-    rest = np.zeros((size, sum(slices(stored.shape[1]))), np.int8)
-    points, step, squares = _written(stored, centre, divisor, rest, 3)
-    written = points.reshape(size, -1, 5, part), rest.reshape(size, -1, part)
-    digits = [[*(written[0][:, p, k] for k in range(3)), written[1][:, p]] for p in range(written[1].shape[1])]
+    parts, size = slices(stored.shape[1]), len(stored)
+    step, slack = np.empty(size), np.empty(size)
+    digits = [[np.empty((size, part), np.int8) for _ in range(4)] for part in parts]
+    for start in range(0, size, _TOGETHER):
+        rows = slice(start, start + _TOGETHER)
+        rest = np.zeros((len(stored[rows]), sum(parts)), np.int8)
+        points, step[rows], squares = _written(stored[rows], centre, divisor[rows], rest, 3)
+        slack[rows] = _slack(_lengths(step[rows], squares, length[rows], 3), length[rows], 3)
+        written = points.reshape(len(rest), len(parts), 5, -1)
+        for p, each in enumerate(digits):
+            for k in range(3):
+                each[k][rows] = written[:, p, k]
+            each[3][rows] = rest[:, parts[0] * p : parts[0] * (p + 1)]
     missed = step * ((0.5 / REST_DIGITS + 2.0**-20) / 2.0**16 * math.sqrt(stored.shape[1])) + 64 * UNIT * length
-    return AllDigits(step, _slack(_lengths(step, squares, length, 3), length, 3), missed, digits)
+    return AllDigits(step, slack, missed, digits)
 
 
 def _lengths(step: Array, squares: list[Array], length: Array, count: int) -> tuple[Array, Array, Array]:

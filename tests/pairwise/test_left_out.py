@@ -60,6 +60,7 @@ def test_values_are_off_together_by_no_more_than_the_rows_say(
     square = sum((weights[i] * weights[j] * apart[i][j] ** 2 for i, j in pairs), Fraction())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "LONGEST", longest)
+        patch.setattr(digits, "_TOGETHER", 4)
         patch.setattr(strip_products, "_ROWS", 2)
         parts = [slice(None)] if cut is None else [slice(cut), slice(cut, None)]
         sides = [left_out(rows[part], weight[part], point_format, strip, whole=whole) for part in parts]
