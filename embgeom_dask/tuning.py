@@ -150,9 +150,11 @@ PART_BYTES = 16 << 20
 SUM_STRIP = 512
 """Rows of a strip whose products with each other bound what sums over all pairs are off (`pairwise.left_out`)."""
 
-LONG_STRIP, LONG_STRIP_VALUES = 2, 1 << 24
-"""Where that leaves mean or deviation less certain than `CERTAIN`, strips have so many times as many rows as columns,
-and so many values at most."""
+LONG_STRIP = 2
+"""Where that leaves mean or deviation less certain than `CERTAIN`, strips have so many times more rows than columns."""
+
+LONG_STRIP_VALUES = 1 << 24
+"""The most values of such a strip."""
 
 CERTAIN = 1e-6
 """What mean and deviation of all distances should be off at most, of themselves."""
