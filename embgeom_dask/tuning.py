@@ -159,6 +159,10 @@ LONG_STRIP_VALUES = 1 << 24
 CERTAIN = 1e-6
 """What mean and deviation of all distances should be off at most, of themselves."""
 
+KEPT_PART_BYTES = 64 << 20
+"""Rows that one task reads, at most, where several passes read them and workers keep them between: a task takes 4 ms
+besides, as long as the distances of 16 MiB of rows."""
+
 PRODUCT_BYTES = 256 << 20
 """Products of columns that one task of `spectrum` gives back; for more columns rows are read again. Up to 5,600 columns
 are one task's."""

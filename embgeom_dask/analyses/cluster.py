@@ -24,7 +24,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.kept_rows import reading_once
-from embgeom_dask.execution.map_rows import by_chunk, in_order, map_rows, parts_of, rows_of_task
+from embgeom_dask.execution.map_rows import by_chunk, in_order, map_rows, parts_of_kept, rows_of_pass
 from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.rationals import Rationals
@@ -223,6 +223,11 @@ class _Rows:
     client: Client
     given: Given
 
+    @property
+    def step(self) -> int:
+        """The rows that a task reads."""
+        return rows_of_pass(self.client, self.given.matrix)
+
     def mean(self, rows: Array) -> Rationals:
         """The mean of some rows, exactly."""
         return mean_of(self.client, "centre", self.given.matrix, rows)
@@ -231,7 +236,7 @@ class _Rows:
         """The mean of all rows, none of which may be unfit."""
         matrix = self.given.matrix
         sums, reasons = ColumnSums.none(matrix.hidden_size), np.empty(matrix.vocab_size, np.uint8)
-        for start, found in by_chunk("mean", matrix, _look, client=self.client):
+        for start, found in by_chunk("mean", matrix, _look, client=self.client, rows=self.step):
             sums.add(found[0])
             reasons[start : start + found[1].size] = found[1]
         check_fit(matrix, self.given.ids, reasons)
@@ -240,8 +245,8 @@ class _Rows:
     def near(self, point: Rationals) -> Distances:
         """The distance of every row from a point, roughly; exactly of those that are asked for."""
         matrix, high = self.given.matrix, point.nearest()
-        step = rows_of_task(matrix)
-        parts = [(start, min(start + step, matrix.vocab_size)) for start in range(0, matrix.vocab_size, step)]
+        starts = range(0, matrix.vocab_size, self.step)
+        parts = [(start, min(start + self.step, matrix.vocab_size)) for start in starts]
         sizes = [stop - start for start, stop in parts]
         found = in_order(self.client, "distances", matrix, parts, sizes, partial(_roughly, high))
         value, off = (np.concatenate(each) for each in zip(*found, strict=True))
@@ -254,7 +259,7 @@ class _Rows:
     def distances(self, point: Rationals, rows: Array) -> Array:
         """The float64 nearest to the distance of each of some rows (k,) from a point, (k,)."""
         matrix = self.given.matrix
-        found = map_rows(self.client, "distances", matrix, parts_of(matrix, rows), _distances, point)
+        found = map_rows(self.client, "distances", matrix, parts_of_kept(self.client, matrix, rows), _distances, point)
         return np.concatenate(found)
 
 
@@ -266,7 +271,7 @@ def _found(client: Client, given: Given, least: int, origin: int | None) -> xr.D
             f"{matrix.model}: {matrix.name} has {matrix.vocab_size} rows, and a cluster of `least` {least} is sought "
             f"among four times as many: give fewer"
         )
-    with reading_once(client, matrix):
+    with reading_once(client, matrix, rows_of_pass(client, matrix)):
         return _sought(_Rows(client, given), least, origin)
 
 

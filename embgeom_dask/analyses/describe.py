@@ -17,6 +17,7 @@ from embgeom_dask.errors import InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.kept_rows import keeping
+from embgeom_dask.execution.map_rows import rows_of_pass
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import paths, result_trees
@@ -129,7 +130,7 @@ def _of_one(
 ) -> dict[str, xr.Dataset]:
     """The result of each question, of one model, of `sharing` that are on a worker at a time."""
     matrix = given.matrix
-    rows = rows_of_part(matrix) if "spectrum" in asked else matrix.chunk_rows
+    rows = rows_of_part(matrix) if "spectrum" in asked else rows_of_pass(client, matrix)
     found = {}
     with keeping(client, matrix, rows, memory_limit=limit, sharing=sharing):
         for name, settings in asked.items():

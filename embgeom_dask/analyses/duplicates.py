@@ -15,7 +15,7 @@ from embgeom_dask import devices
 from embgeom_dask.analyses import many
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike
-from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.execution.map_rows import by_chunk, rows_of_task
 from embgeom_dask.kernels.row_checks import NOT_FINITE, unfit
 from embgeom_dask.pairwise.rows import DistinctRows, check_fit, digest, group
 from embgeom_dask.progress import showing
@@ -106,7 +106,8 @@ def _duplicates(data: Data, role: Role | None, out: PathLike | None, client: Cli
             return done
         given.stored_labels()
         digests, reasons = np.empty((matrix.vocab_size, 16), np.uint8), np.empty(matrix.vocab_size, np.uint8)
-        for start, (names, found) in by_chunk("duplicates", matrix, _look, client=client, out=out):
+        rows = rows_of_task(matrix)
+        for start, (names, found) in by_chunk("duplicates", matrix, _look, client=client, out=out, rows=rows):
             part = slice(start, start + len(names))
             digests[part], reasons[part] = names, found
         check_fit(matrix, given.ids, reasons)

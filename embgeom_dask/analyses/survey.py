@@ -17,7 +17,7 @@ from embgeom_dask import devices
 from embgeom_dask.analyses import many
 from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.cluster import ClientLike
-from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.execution.map_rows import by_chunk, rows_of_task
 from embgeom_dask.kernels.exact_sums import ColumnSums, column_sums
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_checks import unfit
@@ -117,10 +117,11 @@ def _survey(data: Data, role: Role | None, out: PathLike | None, client: ClientL
             return done
         sums = ColumnSums.none(matrix.hidden_size)
         norms, found = np.empty(matrix.vocab_size), np.empty(matrix.vocab_size, np.uint8)
-        for start, part in by_chunk("survey", matrix, _summarize_part, client=client, out=out):
+        rows = rows_of_task(matrix)
+        for start, part in by_chunk("survey", matrix, _summarize_part, client=client, out=out, rows=rows):
             sums.add(part.sums)
-            rows = slice(start, start + part.norms.size)
-            norms[rows], found[rows] = part.norms, part.unfit
+            here = slice(start, start + part.norms.size)
+            norms[here], found[here] = part.norms, part.unfit
         check_fit(matrix, given.ids, found)
         dataset = _dataset(matrix, sums.mean(matrix.vocab_size), norms)
     return results.finish(dataset, attrs, started, out)

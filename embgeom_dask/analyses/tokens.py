@@ -24,7 +24,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.kept_rows import reading_once
-from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.execution.map_rows import by_chunk, rows_of_pass
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_norms import nearest_distances
@@ -173,7 +173,7 @@ def _tokens(
         attrs = results.provenance("tokens", [matrix], ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
-        with connect(client, out=out) as active, reading_once(active, matrix):
+        with connect(client, out=out) as active, reading_once(active, matrix, rows_of_pass(active, matrix)):
             dataset = _measured(active, given, chosen)
         if neighbors is not None:
             dataset = dataset.assign(of_neighbors(neighbors))
@@ -186,7 +186,8 @@ def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset
     matrix, size = given.matrix, given.matrix.vocab_size
     sums, digests, unfit = ColumnSums.none(matrix.hidden_size), np.empty((size, 16), np.uint8), np.empty(size, np.uint8)
     columns = {name: np.empty(size) for name in _RANKED[: 4 if origin is None else 5]}
-    for start, found in by_chunk("norms", matrix, _look, client=client):
+    rows = rows_of_pass(client, matrix)
+    for start, found in by_chunk("norms", matrix, _look, client=client, rows=rows):
         part = slice(start, start + len(found.l1))
         sums.add(found.summary.sums)
         columns["norm_l1"][part], columns["norm_linf"][part] = found.l1, found.linf
@@ -200,7 +201,7 @@ def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset
         points.append(point)
     for each in points:
         each.in_two_words()  # once, and not in every task
-    for start, distances in by_chunk("distances", matrix, _distances, points, client=client):
+    for start, distances in by_chunk("distances", matrix, _distances, points, client=client, rows=rows):
         for name, each in zip(_RANKED[3:], distances, strict=False):
             columns[name][start : start + each.size] = each
     distinct = group(given.rows, digests)

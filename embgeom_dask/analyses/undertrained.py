@@ -25,7 +25,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.kept_rows import reading_once
-from embgeom_dask.execution.map_rows import by_chunk
+from embgeom_dask.execution.map_rows import by_chunk, rows_of_pass
 from embgeom_dask.kernels.exact_sums import ColumnSums
 from embgeom_dask.kernels.numba_bfloat16 import as_float, as_numba
 from embgeom_dask.kernels.projections import projections
@@ -229,7 +229,8 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
     matrix, size = given.matrix, given.matrix.vocab_size
     sums, norms = ColumnSums.none(matrix.hidden_size), np.empty(size)
     digests, unfit = np.empty((size, 16), np.uint8), np.empty(size, np.uint8)
-    for start, (summary, names) in by_chunk("norms", matrix, _look, client=client):
+    rows = rows_of_pass(client, matrix)
+    for start, (summary, names) in by_chunk("norms", matrix, _look, client=client, rows=rows):
         part = slice(start, start + len(names))
         sums.add(summary.sums)
         norms[part], unfit[part], digests[part] = summary.norms, summary.unfit, names
@@ -245,7 +246,7 @@ def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selec
         each.in_two_words()  # once, and not in every task
     names_of = list(INDICATORS.values())[1:]
     columns: dict[str, Array] = {name: np.empty(size) for name in names_of}
-    for start, parts in by_chunk("indicators", matrix, _distances, reference, client=client):
+    for start, parts in by_chunk("indicators", matrix, _distances, reference, client=client, rows=rows):
         for name, values in zip(names_of, parts, strict=True):
             columns[name][start : start + values.size] = values
     if inputs is not None:

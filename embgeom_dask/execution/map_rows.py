@@ -52,10 +52,34 @@ def parts_of(matrix: Matrix, token_id: NDArray[np.int64]) -> list[NDArray[np.int
     return [token_id[start : start + rows] for start in range(0, token_id.size, rows)]
 
 
+def parts_of_kept(client: Client, matrix: Matrix, token_id: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The same of ascending ids, where there are several passes: each part is of rows that are kept together.
+
+    No more ids than a chunk has rows are one part.
+    """
+    if token_id.size <= matrix.chunk_rows:
+        return [token_id] if token_id.size else []
+    starts = np.arange(0, matrix.vocab_size, rows_of_pass(client, matrix))
+    return [part for part in np.split(token_id, np.searchsorted(token_id, starts[1:])) if part.size]
+
+
 def rows_of_task(matrix: Matrix) -> int:
     """The rows that one task reads: those of whole chunks."""
     chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
     return int(matrix.chunk_rows * max(1, tuning.PART_BYTES // chunk_bytes))
+
+
+def rows_of_pass(client: Client, matrix: Matrix) -> int:
+    """The rows that one task reads where there are several passes over a matrix: those that are kept together.
+
+    Where none are kept they are those of whole chunks, few tasks for each thread.
+    """
+    if (kept := kept_rows.rows_on_workers(matrix)) is not None:
+        return kept.keeping.rows
+    chunk_bytes = matrix.chunk_rows * matrix.hidden_size * ITEMSIZE[matrix.dtype]
+    tasks = 4 * max(1, sum(known_workers.all_workers(client).values()))
+    chunks = min(tuning.KEPT_PART_BYTES // chunk_bytes, matrix.vocab_size // (tasks * matrix.chunk_rows))
+    return max(rows_of_task(matrix), matrix.chunk_rows * chunks)
 
 
 def by_chunk(
@@ -65,10 +89,11 @@ def by_chunk(
     *args: Any,
     client: ClientLike | None = None,
     out: PathLike | None = None,
+    rows: int | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Do `work(matrix, (start, stop), *args)` on the cluster for the rows of every chunk.
+    """Do `work(matrix, (start, stop), *args)` on the cluster for the rows of every chunk, or for every `rows`.
 
-    Yields the start of a chunk and what `work` gave for it, in the order in which they are done.
+    Yields the start of each and what `work` gave for it, in the order in which they are done.
 
     The cluster is that of `client`, as `connect` takes it with `out`.
 
@@ -77,8 +102,10 @@ def by_chunk(
     EmbgeomError
         where a chunk cannot be read or its worker is lost.
     """
-    starts = range(0, matrix.vocab_size, matrix.chunk_rows)
-    parts = [(start, min(start + matrix.chunk_rows, matrix.vocab_size)) for start in starts]
+    kept, step = kept_rows.rows_on_workers(matrix), rows or matrix.chunk_rows
+    if kept is not None and kept.keeping.rows % step:  # a part is of rows that one worker keeps
+        step = matrix.chunk_rows
+    parts = [(start, min(start + step, matrix.vocab_size)) for start in range(0, matrix.vocab_size, step)]
     with connect(client, out=out) as cluster:
         for index, found in _each_part(cluster, what, matrix, parts, [b - a for a, b in parts], work, *args):
             yield parts[index][0], found
