@@ -33,6 +33,8 @@ def script(text: str) -> str:
     >>> [script(text) for text in (" queen", "\N{CYRILLIC SMALL LETTER DE}a", "1999", "?!", "")]
     ['latin', 'mixed', 'number', 'punctuation', '']
     """
+    if text.isascii() and text.lower() != text.upper():
+        return "latin"  # most tokens: the letters of ASCII are
     if _REPLACEMENT in text:
         return "bytes"
     found = {_class_of(character) for character in unicodedata.normalize("NFKC", text)}
