@@ -4,7 +4,7 @@ They trade time for memory, or one kind of work for another; no distance, order 
 when they are used, as `tuning.NAME`, so that `override` changes them for a test or an experiment.
 
 What numba compiles into its loops stays beside them, since a compiled loop never reads it again: `STRIP` in
-`kernels.numba_passes` and `kernels.numba_bins`, `_STRIP` in `kernels.exact_sums`, `LANES` in
+`kernels.bounds`, `_STRIP` in `kernels.exact_sums`, `LANES` in
 `kernels.double_double_sums`, `_LINE` in `kernels.prefetch`. So does what is no choice: formats, limits that keep a
 hostile file from taking all memory (but MOST_MODULES, which takes minutes to reach), and the constants of proofs.
 """

@@ -89,6 +89,7 @@ def _compute_on(
     reach = partial(_reach, plan, states, exact) if plan.skips_near else None
     span = max(each.span(exact) for each in plan.reductions.values()) if plan.skips_far else None
     point_format = plan.sides[0].instead or plan.sides[0].point_format
+    updates = sorted(plan.reductions.items(), key=lambda each: not each[1].leaves_ends)
     for panel in panels:
         rows = reader.block(plan.sides[0], panel.row, device)
         for index in range(panel.start, panel.stop):
@@ -96,7 +97,7 @@ def _compute_on(
             diagonal = plan.symmetric and index == panel.row
             sides = point_format.tile_metric, rows, columns, workspace
             for tile in traverse(*sides, diagonal=diagonal, reach=reach, span=span):
-                for name, reduction in plan.reductions.items():
+                for name, reduction in updates:
                     states[name] = reduction.update(states[name], tile, exact)
     found = {name: reduction.finish(states[name], exact) for name, reduction in plan.reductions.items()}
     return PanelResult(found, {str(device)}, exact.counts, {f"{device.type} {point_format.element}"})

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+STRIP = 64
+"""Columns of a tile that passes on the CPU read together."""
+
 
 class LinearBound(NamedTuple):
     """A bound of the value of each pair of a tile: row[i] + column[j] + factor P[i, j] + abs_factor |P[i, j]|.
@@ -54,6 +57,29 @@ class Limits(NamedTuple):
 
     row: Array
     column: Array
+
+
+class StripEnds(NamedTuple):
+    """What the bounds of whole strips of a tile lie between: `STRIP` columns of a row, the first from column 0 on.
+
+    Attributes
+    ----------
+    least, most : numpy.ndarray of float64, (m, n // STRIP)
+        At most the smallest lower and at least the largest upper bound of each; -inf and inf where one is NaN.
+    """
+
+    least: Array
+    most: Array
+
+    @classmethod
+    def unknown(cls, rows: int, columns: int) -> StripEnds:
+        """Those of a tile of so many rows and columns, of which nothing is known."""
+        shape = rows, columns // STRIP
+        return cls(np.full(shape, -np.inf), np.full(shape, np.inf))
+
+    def __neg__(self) -> StripEnds:
+        """Return those of the negated bounds."""
+        return StripEnds(-self.most, -self.least)
 
 
 class BoundedPairs(NamedTuple):

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import torch_passes
-from embgeom_dask.kernels.bounds import BoundedPairs, Limits, LinearBound, round_up, upper_bounds
+from embgeom_dask.kernels.bounds import STRIP, BoundedPairs, Limits, LinearBound, round_up, upper_bounds
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
-from embgeom_dask.kernels.numba_passes import STRIP, may_hit, room_for
+from embgeom_dask.kernels.numba_passes import may_hit, room_for
 
 Array = NDArray[Any]
 

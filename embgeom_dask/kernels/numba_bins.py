@@ -1,7 +1,8 @@
 """The pass over a product tile that counts pairs in bins and sums their distances, in numba, for the CPU.
 
-It goes through strips of a row in loops that become vector instructions: no branches, few arrays each. Pairs that are
-clearly inside a bin are counted by where they are between its ends; the others are compared with these one by one.
+It goes through strips of a row in loops of that length that become vector instructions: no branches, few arrays each; a
+shorter strip is filled up with NaN. Pairs that are clearly inside a bin are counted by where they are between its ends;
+the others are compared with these one by one.
 """
 
 from __future__ import annotations
@@ -13,18 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.bounds import LinearBound
+from embgeom_dask.kernels.bounds import STRIP, LinearBound, StripEnds
 from embgeom_dask.kernels.counts import BinCounts, Bins
 from embgeom_dask.kernels.parallel import share_out
 
 Array = NDArray[Any]
 
-STRIP = 64
-"""Columns of a tile that are read together, in loops of that length: a shorter strip is filled up with NaN. Sums of so
-many squares of 23 bits have fewer than the 53 of float64."""
-
 MOST_BITS = 46
-"""Of a distance in fixed point: sums of so many of them have fewer than 53, too."""
+"""Of a distance in fixed point: sums of `STRIP` of them have fewer than 53, as have those of so many squares of 23
+bits."""
 
 
 def bin_pairs(
@@ -33,9 +31,11 @@ def bin_pairs(
     weights: tuple[Array, Array],
     bins: Bins,
     diagonal: bool,
+    ends: StripEnds | None = None,
 ) -> BinCounts:
     """See `embgeom_dask.kernels.passes.bin_pairs`."""
     p, (low, high) = product.numpy(), terms
+    ends = StripEnds.unknown(0, 0) if ends is None else ends
 
     def work(start: int, stop: int) -> BinCounts:
         capacity = (stop - start) * p.shape[1]
@@ -46,7 +46,7 @@ def bin_pairs(
             j=np.empty(capacity, np.int32),
             summed=np.empty(capacity, np.bool_),
         )
-        left = _bin_pairs(p, low, high, weights, bins, diagonal, start, stop, out)
+        left = _bin_pairs(p, low, high, weights, bins, diagonal, start, stop, out, ends)
         i, j = out.i[:left].astype(np.int64), out.j[:left].astype(np.int64)
         return out._replace(i=i, j=j, summed=out.summed[:left].copy())
 
@@ -65,10 +65,11 @@ def _bin_pairs(
     start: int,
     stop: int,
     out: BinCounts,
+    ends: StripEnds,
 ) -> int:  # pragma: no cover (compiled)
     row_weight, column_weight = weights
     shared = np.append(0, np.cumsum(column_weight != 1))  # columns before each one that several tokens share
-    nowhere = bins.lower.size
+    nowhere, tells = bins.lower.size, len(ends.least) > 0
     counts = np.zeros(nowhere + 1, np.int64)
     least, most, distance, off = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
     known, place, weight = np.empty(STRIP), np.empty(STRIP, np.int32), np.zeros(STRIP, np.int64)
@@ -86,6 +87,12 @@ def _bin_pairs(
             if bins.settled:
                 _keep_settled(least, most, bins.quantum, known)
             unsure = _places(distance, off, known, bins.first, bins.per_unit, bins.margin, nowhere, place)
+            if tells and size == STRIP and unsure == 0:  # by the bins, in fewer instructions
+                outermost = _outermost(place)
+                ends.least[i, strip // STRIP] = bins.lower[outermost[0]]
+                ends.most[i, strip // STRIP] = bins.upper[outermost[1]]
+            elif tells and size == STRIP:
+                ends.least[i, strip // STRIP], ends.most[i, strip // STRIP] = _ends(least, most)
             if shared[strip] == shared[end]:
                 for k in range(STRIP):
                     counts[place[k]] += w
@@ -129,6 +136,27 @@ def _bounds(
 def _add_sizes(part: Array, factor: float, bound: Array) -> None:  # pragma: no cover (compiled)
     for k in range(part.size if factor != 0.0 else 0):
         bound[k] += factor * abs(part[k])
+
+
+@numba.njit(nogil=True, cache=True)
+def _outermost(place: Array) -> tuple[Any, Any]:  # pragma: no cover (compiled)
+    """The first and the last of some bins."""
+    first, last = place[0], place[0]
+    for k in range(STRIP):  # a vector loop: with min and max it is none
+        first = place[k] if place[k] < first else first
+        last = place[k] if place[k] > last else last
+    return first, last
+
+
+@numba.njit(nogil=True, cache=True)
+def _ends(least: Array, most: Array) -> tuple[float, float]:  # pragma: no cover (compiled)
+    """The smallest of the lower and the largest of the upper bounds; -inf and inf where one is NaN."""
+    smallest, largest = np.inf, -np.inf
+    for k in range(STRIP):
+        if np.isnan(least[k]) or np.isnan(most[k]):
+            return -np.inf, np.inf
+        smallest, largest = min(smallest, least[k]), max(largest, most[k])
+    return smallest, largest
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

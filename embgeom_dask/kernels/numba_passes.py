@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.bounds import BoundedPairs, Limits, LinearBound
+from embgeom_dask.kernels.bounds import STRIP, BoundedPairs, Limits, LinearBound, StripEnds
 from embgeom_dask.kernels.counts import WithinCounts
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
 from embgeom_dask.kernels.numba_bins import bin_pairs
@@ -23,9 +23,6 @@ Array = NDArray[Any]
 
 __all__ = ["bin_pairs", "count_within", "may_hit", "room_for", "select"]
 
-STRIP = 64
-"""Columns of a tile that a pass reads together."""
-
 
 def select(
     product: torch.Tensor,
@@ -33,6 +30,7 @@ def select(
     row_limit: Array,
     column_limit: Array,
     diagonal: bool,
+    ends: StripEnds | None = None,
 ) -> BoundedPairs:
     """See `embgeom_dask.kernels.passes.select`.
 
@@ -40,8 +38,21 @@ def select(
     """
     p = as_numba(product)
     out = room_for(p.size, terms.row.dtype)
-    count = _select(p, terms.in_one_dtype(), Limits(row_limit, column_limit), diagonal, out)
+    limits = Limits(row_limit, column_limit)
+    count = _select(p, terms.in_one_dtype(), limits, largest_limits(limits), diagonal, least_of_strips(ends), out)
     return BoundedPairs(out.i[:count].astype(np.int64), out.j[:count].astype(np.int64), out.bound[:count].copy())
+
+
+def least_of_strips(ends: StripEnds | None) -> Array:
+    """The smallest lower bounds of strips (m, n // STRIP), or where they are not known none (0, 0)."""
+    return np.empty((0, 0)) if ends is None else ends.least
+
+
+def largest_limits(limits: Limits) -> Array:
+    """The largest limit of the columns of each strip: (n // STRIP,)."""
+    whole = limits.column.size // STRIP
+    found: Array = limits.column[: whole * STRIP].reshape(whole, STRIP).max(axis=1)
+    return found
 
 
 def room_for(pairs: int, dtype: Any) -> BoundedPairs:
@@ -71,13 +82,30 @@ def may_hit(
 
 
 @numba.njit(nogil=True, cache=True)
+def rules_out(least: Array, limits: Limits, largest: Array, i: int, start: int) -> bool:  # pragma: no cover (compiled)
+    """Whether all bounds of row i in the strip of columns from `start` on are known to be above the limits."""
+    if len(least) == 0 or start // STRIP >= least.shape[1]:
+        return False
+    end = least[i, start // STRIP]
+    return bool(end > limits.row[i] and end > largest[start // STRIP])
+
+
+@numba.njit(nogil=True, cache=True)
 def _select(
-    product: Array, bound: LinearBound, limits: Limits, diagonal: bool, out: BoundedPairs
+    product: Array,
+    bound: LinearBound,
+    limits: Limits,
+    largest: Array,
+    diagonal: bool,
+    known: Array,
+    out: BoundedPairs,
 ) -> int:  # pragma: no cover (compiled)
     count = 0
     columns = product.shape[1]
     for i in range(product.shape[0]):
         for strip in range(i + 1 if diagonal else 0, columns, STRIP):
+            if rules_out(known, limits, largest, i, strip):
+                continue
             if may_hit(product, bound, limits, i, strip):
                 for j in range(strip, min(strip + STRIP, columns)):
                     p = value(product[i, j])
@@ -97,6 +125,7 @@ def count_within(
     inside: Array,
     outside: Array,
     diagonal: bool,
+    ends: StripEnds | None = None,
 ) -> WithinCounts:
     """See `embgeom_dask.kernels.passes.count_within`."""
     p, (low, high) = as_numba(product), (bound.in_one_dtype() for bound in terms)
@@ -109,7 +138,7 @@ def count_within(
             i=np.empty(capacity, np.int32),
             j=np.empty(capacity, np.int32),
         )
-        left = _count_within(p, low, high, weights, inside, outside, diagonal, start, stop, out)
+        left = _count_within(p, low, high, weights, inside, outside, diagonal, start, stop, least_of_strips(ends), out)
         return out._replace(i=out.i[:left].astype(np.int64), j=out.j[:left].astype(np.int64))
 
     rows, columns, i, j = zip(*share_out(work, p.shape[0]), strict=True)
@@ -128,6 +157,7 @@ def _count_within(
     diagonal: bool,
     start: int,
     stop: int,
+    known: Array,
     out: WithinCounts,
 ) -> int:  # pragma: no cover (compiled)
     row_weight, column_weight = weights[0], np.append(weights[1], np.zeros(STRIP, np.int64))
@@ -135,7 +165,9 @@ def _count_within(
     least, most, sure = np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype)
     for i in range(start, stop):
         for strip in range(i + 1 if diagonal else 0, columns, STRIP):
-            end = min(strip + STRIP, columns)
+            end, place = min(strip + STRIP, columns), strip // STRIP
+            if len(known) and place < known.shape[1] and known[i, place] > outside[-1]:
+                continue
             part, size = product[i, strip:end], end - strip
             least[size:] = most[size:] = np.nan
             _bounds(part, low.row[i], low.column[strip:end], low.factor, low.abs_factor, least)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import numba_passes, torch_passes
-from embgeom_dask.kernels.bounds import BoundedPairs, LinearBound
+from embgeom_dask.kernels.bounds import BoundedPairs, LinearBound, StripEnds
 from embgeom_dask.kernels.counts import BinCounts, Bins, WithinCounts
 from embgeom_dask.kernels.nearest import limits_of, nearest, tighten
 
@@ -18,7 +18,13 @@ __all__ = ["Bins", "bin_pairs", "count_within", "limits_of", "nearest", "select"
 
 
 def select(
-    product: torch.Tensor, terms: LinearBound, row_limit: Array, column_limit: Array, *, diagonal: bool
+    product: torch.Tensor,
+    terms: LinearBound,
+    row_limit: Array,
+    column_limit: Array,
+    *,
+    diagonal: bool,
+    ends: StripEnds | None = None,
 ) -> BoundedPairs:
     """Find the pairs whose bound is at most the larger of their two limits, or NaN.
 
@@ -32,14 +38,17 @@ def select(
         The limit of each row and of each column.
     diagonal : bool
         Whether the tile is on the diagonal of the pair matrix: only pairs with i < j.
+    ends : StripEnds, optional
+        Of `terms` as a lower bound, off the diagonal: a CPU reads no strip that they rule out.
 
     Returns
     -------
     BoundedPairs
         The pairs, ordered by i, then j, and their bounds in the dtype of the terms.
     """
-    work = numba_passes.select if product.device.type == "cpu" else torch_passes.select
-    return work(product, terms, row_limit, column_limit, diagonal)
+    if product.device.type != "cpu":
+        return torch_passes.select(product, terms, row_limit, column_limit, diagonal)
+    return numba_passes.select(product, terms, row_limit, column_limit, diagonal, ends)
 
 
 def bin_pairs(
@@ -49,6 +58,7 @@ def bin_pairs(
     bins: Bins,
     *,
     diagonal: bool,
+    ends: StripEnds | None = None,
 ) -> BinCounts:
     """Count the pairs in bins and sum their distances, except for pairs that the product cannot decide.
 
@@ -63,14 +73,17 @@ def bin_pairs(
         The bins, and the fixed point of the sums.
     diagonal : bool
         Whether the tile is on the diagonal of the pair matrix: only pairs with i < j.
+    ends : StripEnds, optional
+        Off the diagonal: on a CPU they are filled in.
 
     Returns
     -------
     BinCounts
         The counts, the sums, and the pairs left undecided.
     """
-    work = numba_passes.bin_pairs if product.device.type == "cpu" else torch_passes.bin_pairs
-    return work(product, terms, weights, bins, diagonal)
+    if product.device.type != "cpu":
+        return torch_passes.bin_pairs(product, terms, weights, bins, diagonal)
+    return numba_passes.bin_pairs(product, terms, weights, bins, diagonal, ends)
 
 
 def count_within(
@@ -81,6 +94,7 @@ def count_within(
     outside: Array,
     *,
     diagonal: bool,
+    ends: StripEnds | None = None,
 ) -> WithinCounts:
     """Count the pairs within each of several radii, except for pairs that the product cannot decide for all radii.
 
@@ -97,11 +111,14 @@ def count_within(
         k; one with a lower bound above outside[k] is certainly not.
     diagonal : bool
         Whether the tile is on the diagonal of the pair matrix: only pairs with i < j.
+    ends : StripEnds, optional
+        Of `terms`, off the diagonal: a CPU reads no strip that they rule out.
 
     Returns
     -------
     WithinCounts
         The counts of rows and of columns, and the pairs left undecided.
     """
-    work = numba_passes.count_within if product.device.type == "cpu" else torch_passes.count_within
-    return work(product, terms, weights, inside, outside, diagonal)
+    if product.device.type != "cpu":
+        return torch_passes.count_within(product, terms, weights, inside, outside, diagonal)
+    return numba_passes.count_within(product, terms, weights, inside, outside, diagonal, ends)

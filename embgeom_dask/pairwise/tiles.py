@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embgeom_dask.kernels.bounds import LinearBound
+from embgeom_dask.kernels.bounds import LinearBound, StripEnds
 from embgeom_dask.metrics import Metric, Precision, Workspace, multiply_digits
 from embgeom_dask.pairwise.blocks import Block
+from embgeom_dask.pairwise.exact import Exact
 
 Array = NDArray[Any]
+
+_REMEMBERED = 1 << 17
+"""Pairs of a tile at most whose values are kept: a few megabytes."""
+
+
+class KnownValues(NamedTuple):
+    """What `Exact.values` gives of some pairs of a tile: `key` (p,) int64 rises, of row i and column j it is i n + j.
+
+    `values` and `slack` (p,) are float64.
+    """
+
+    key: Array
+    values: Array
+    slack: Array
 
 
 @dataclass
@@ -29,6 +44,9 @@ class Tile:
     diagonal: bool
     workspace: Workspace = field(default_factory=Workspace)
     turned: bool = False
+    ends: StripEnds | None = field(default=None, init=False)
+    """What the bounds of strips lie between, where a reduction has found that and left it for others."""
+    _known: KnownValues | None = field(default=None, init=False)
     _product: torch.Tensor | None = field(default=None, init=False)
 
     @property
@@ -81,6 +99,33 @@ class Tile:
         low, high = self.metric.terms(self.rows.norms, self.columns.norms, self.rows.points.shape[1], self.precision)
         low, high = low.times(self.rows.unit), high.times(self.rows.unit)
         return (-high, -low) if self.turned else (low, high)
+
+    def remember(self, i: Array, j: Array, values: Array, slack: Array) -> None:
+        """Keep what `Exact.values` gives of pairs i, j (p,), unless they are many: other reductions ask for it too."""
+        if i.size <= _REMEMBERED:
+            key = i * self.columns.size + j
+            order = np.argsort(key, kind="stable")
+            self._known = KnownValues(key[order], values[order], slack[order])
+
+    def recall(self, i: Array, j: Array) -> tuple[Array, Array]:
+        """The values (p,) that are kept of pairs i, j (p,), and their slack (p,); of others NaN."""
+        values, slack = np.full((2, i.size), np.nan)
+        if self._known is not None and self._known.key.size:
+            key = i * self.columns.size + j
+            place = np.minimum(np.searchsorted(self._known.key, key), self._known.key.size - 1)
+            known = self._known.key[place] == key
+            values[known], slack[known] = self._known.values[place[known]], self._known.slack[place[known]]
+        return values, slack
+
+    def values(self, i: Array, j: Array, exact: Exact) -> tuple[Array, Array]:
+        """What `Exact.values` gives of pairs i, j (p,): those that are not kept are looked up."""
+        if self._known is None:
+            return exact.values(*self.pairs(i, j))
+        values, slack = self.recall(i, j)
+        (unknown,) = np.nonzero(np.isnan(values))
+        first, second = self.pairs(i[unknown], j[unknown])
+        values[unknown], slack[unknown] = exact.values(first, second)
+        return values, slack
 
     def pairs(self, i: Array, j: Array) -> tuple[Array, Array]:
         """The positions of pairs of this tile, within one matrix the lower first."""

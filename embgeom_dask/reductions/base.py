@@ -75,6 +75,11 @@ class Reduction(Protocol[Running, Finished, Merged]):
         """Whether only near pairs matter: those beyond `span` change nothing, and parts of tiles may be skipped."""
         return False
 
+    @property
+    def leaves_ends(self) -> bool:
+        """Whether its `update` leaves the ends of strips on a tile, by which others read less of it: it goes first."""
+        return False
+
     def empty(self, hint: Array | None = None) -> Running:
         """The state of no pairs. A `hint` from other panels lets it drop pairs that no result needs."""
 

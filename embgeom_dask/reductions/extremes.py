@@ -70,11 +70,12 @@ class Extreme(Reduction[BestPairs, Pairs, BestPairs]):
     def update(self, state: BestPairs, tile: Tile, exact: Exact) -> BestPairs:
         """Add the pairs of a tile."""
         sign = -1.0 if self.farthest else 1.0
-        low, high = tile.terms
+        (low, high), ends = tile.terms, tile.ends
         if self.farthest:
-            low, high = -high, -low
+            low, high, ends = -high, -low, None if ends is None else -ends
         limit = round_up(np.full(len(low.row), state.limit * exact.unit), tile.precision.dtype)
-        i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
+        no_limit = np.full_like(low.column, -np.inf)
+        i, j, least = select(tile.product, low, limit, no_limit, diagonal=tile.diagonal, ends=ends)
         i, j, least = tile.without_duplicates(self.duplicate_of, i, j, least)
         keep = ~(least > self._cutoff(upper_bounds(tile.product, low, high, i, j, least)))
         i, j, least = i[keep], j[keep], least[keep].astype(np.float64) / exact.unit
@@ -82,7 +83,7 @@ class Extreme(Reduction[BestPairs, Pairs, BestPairs]):
         for part in (order[: self.k], order[self.k :]):  # likely the best pairs: they lower the limit
             part = part[~(least[part] > state.limit)]
             first, second = tile.pairs(i[part], j[part])
-            values, slack = exact.values(first, second)
+            values, slack = tile.values(i[part], j[part], exact)
             keep = ~(sign * values - slack > min(self._cutoff(sign * values + slack), state.limit))
             if keep.any():
                 state = self._best(state, [exact.keys(first[keep], second[keep])], exact)

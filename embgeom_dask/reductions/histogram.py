@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask import tuning
+from embgeom_dask.kernels.bounds import StripEnds
 from embgeom_dask.kernels.double_double import UNIT
 from embgeom_dask.kernels.numba_bins import MOST_BITS
 from embgeom_dask.kernels.passes import Bins, bin_pairs
@@ -99,6 +100,11 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
         """Bytes of its states, on worker and client, and of its edges."""
         return 8 * 8 * self.edges.distance.size
 
+    @property
+    def leaves_ends(self) -> bool:
+        """True."""
+        return True
+
     def empty(self, hint: Array | None = None) -> BinnedSums:  # noqa: ARG002
         """Zeros."""
         limbs = np.zeros(_LIMBS, np.int64)
@@ -108,7 +114,11 @@ class Histogram(Reduction[BinnedSums, BinnedSums, BinnedSums]):
         """Add the pairs of a tile."""
         bins = self._in_points(exact)
         weights = self.weights[0][tile.rows.positions], self.weights[1][tile.columns.positions]
-        counts, sums, i, j, summed = bin_pairs(tile.product, tile.terms, weights, bins, diagonal=tile.diagonal)
+        ends = None if tile.diagonal else StripEnds.unknown(tile.rows.size, tile.columns.size)
+        counts, sums, i, j, summed = bin_pairs(
+            tile.product, tile.terms, weights, bins, diagonal=tile.diagonal, ends=ends
+        )
+        tile.ends = ends
         linear, high, cross, low, error, error_square = (exact_dot(weights[0], column) for column in sums.T)
         total = linear << _FINE
         square = (high << 2 * bins.half) + (cross << bins.half + 1) + low << 2 * _FINE

@@ -90,7 +90,8 @@ class PairsWithin(Reduction[CountedPairs, ReportedPairs, ReportedPairs]):
         low, high = tile.terms
         inside, outside = (bound.item() for bound in self.radius.in_points(exact))
         limit = round_up(np.full(len(low.row), outside), tile.precision.dtype)
-        i, j, least = select(tile.product, low, limit, np.full_like(low.column, -np.inf), diagonal=tile.diagonal)
+        no_limit = np.full_like(low.column, -np.inf)
+        i, j, least = select(tile.product, low, limit, no_limit, diagonal=tile.diagonal, ends=tile.ends)
         i, j, least = tile.without_duplicates(self.duplicate_of, i, j, least)
         (unsure,) = np.nonzero(~(upper_bounds(tile.product, low, high, i, j, least) <= inside))
         first, second = tile.pairs(i, j)

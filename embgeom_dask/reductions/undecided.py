@@ -26,7 +26,7 @@ def classes(thresholds: Thresholds, tile: Tile, i: Array, j: Array, exact: Exact
         found[~sure] = classes(thresholds, finer, rows[~sure], columns[~sure], exact)
         index[there], left[there] = found, False
     first, second = tile.pairs(i[left], j[left])
-    index[left], _ = thresholds.classify(first, second, exact)
+    index[left], _ = thresholds.classify(first, second, exact, tile.values(i[left], j[left], exact))
     return index
 
 
@@ -42,8 +42,8 @@ def values_of(tile: Tile, i: Array, j: Array, exact: Exact) -> tuple[Array, Arra
         values[there], slack[there] = (least + most) / 2, (most - least) / 2
         slack[there] += 4 * UNIT * np.abs(values[there])
         left[there] = ~(slack[there] <= _FEW_UNITS * exact.width * UNIT * values[there])
-    first, second = tile.pairs(i[left], j[left])
-    values[left], slack[left] = exact.values(first, second)
+    values[left], slack[left] = tile.values(i[left], j[left], exact)
+    tile.remember(i[left], j[left], values[left], slack[left])
     return values, slack
 
 

@@ -75,7 +75,7 @@ class Within(Reduction[Degrees, Degrees, Degrees]):
         inside, outside = self.radii.in_points(exact)
         inside, outside = -round_up(-inside, dtype), round_up(outside, dtype)
         near, near_columns, i, j = count_within(
-            tile.product, tile.terms, weights, inside, outside, diagonal=tile.diagonal
+            tile.product, tile.terms, weights, inside, outside, diagonal=tile.diagonal, ends=tile.ends
         )
         degree = state.degree
         degree[rows] += near

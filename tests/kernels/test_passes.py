@@ -20,7 +20,7 @@ from numba.core.dispatcher import Dispatcher
 from embgeom_dask import devices, tuning
 from embgeom_dask.errors import EmbgeomWarning
 from embgeom_dask.kernels import nearest, numba_cache, numba_passes, torch_passes
-from embgeom_dask.kernels.bounds import LinearBound, upper_bounds
+from embgeom_dask.kernels.bounds import LinearBound, StripEnds, upper_bounds
 from embgeom_dask.kernels.passes import Bins, select
 from embgeom_dask.kernels.quantize import peaks, quantize
 from embgeom_dask.kernels.recentre import recentre_on_cpu, recentre_on_device
@@ -257,6 +257,41 @@ def test_both_passes_count_the_same_and_leave_what_is_near_an_edge(diagonal: boo
     off = 1e-4 * (norms[first] + norms[second]) / (2 * distance)
     np.testing.assert_allclose(float(weights @ sums[:, 4]) / 2.0**20, (weight * off).sum(), rtol=0.05)
     np.testing.assert_allclose(float(weights @ sums[:, 5]) / 2.0**40, (weight * off**2).sum(), rtol=0.05)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 99), st.floats(0, 2), st.booleans())
+def test_strips_that_the_ends_of_their_bounds_rule_out_hold_nothing(seed: int, radius: float, with_nan: bool) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(170, 3)) * rng.choice([0.01, 0.2], size=(170, 1))
+    product, norms = torch.from_numpy(points @ points.T)[:20], (points**2).sum(1)
+    if with_nan:
+        product[3, 70], product[5, 7] = np.nan, -np.inf
+    low, high = (LinearBound(norms[:20], norms + error, -2.0, 0.1 * error) for error in (-1e-3, 1e-3))
+    ones, bins = (np.ones(20, np.int64), np.ones(170, np.int64)), bins_of(40)
+    ends = StripEnds.unknown(20, 170)
+    plain = numba_passes.bin_pairs(product, (low, high), ones, bins, False)
+    for a, b in zip(plain, numba_passes.bin_pairs(product, (low, high), ones, bins, False, ends), strict=True):
+        np.testing.assert_array_equal(a, b)
+    p = product.numpy()
+    with np.errstate(invalid="ignore"):
+        least, most = (t.row[:, None] + t.column - 2 * p + t.abs_factor * np.abs(p) for t in (low, high))
+    least, most = np.where(np.isnan(least), -np.inf, least), np.where(np.isnan(most), np.inf, most)
+    least, most = least[:, :128].reshape(20, 2, 64).min(axis=2), most[:, :128].reshape(20, 2, 64).max(axis=2)
+    assert (ends.least <= least).all()
+    assert (ends.most >= most).all()
+    told = ends.least > -np.inf
+    assert told.sum() >= (37 if with_nan else 40)
+    assert (np.sqrt(ends.most[told].clip(0)) - np.sqrt(most[told].clip(0)) <= 0.05).all(), "a bin is as wide as that"
+    limits, cuts = (np.full(20, radius / 4), np.linspace(-1, radius / 2, 170)), np.array([radius / 4, radius])
+    cases: list[tuple[Any, tuple[Any, ...], StripEnds]] = [
+        (numba_passes.select, (product, low, *limits, False), ends),
+        (numba_passes.select, (product, -high, -limits[0], -limits[1], False), -ends),
+        (numba_passes.count_within, (product, (low, high), ones, cuts, cuts, False), ends),
+    ]
+    for work, asked, of_strips in cases:
+        for a, b in zip(work(*asked), work(*asked, of_strips), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @settings(deadline=None, max_examples=30)

@@ -12,6 +12,7 @@ from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution.worker_state import WorkerState
 from embgeom_dask.metrics import METRICS, Workspace
 from embgeom_dask.pairwise.blocks import Block
+from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.tiles import Tile
 from embgeom_dask.testing import make_store
@@ -53,6 +54,22 @@ def test_finer_products_made_beside_that_of_a_tile_leave_it_its_memory() -> None
         addresses.add(product.data_ptr())
         del product
     assert len(addresses) <= 3  # of 5 x 5, given up for 20 x 20, and of the tile
+
+
+def test_values_that_a_tile_keeps_are_not_looked_up_again() -> None:
+    rows = np.random.default_rng(0).normal(size=(30, 16))
+    stored = Rows(30, lambda _: rows)
+    exact = Exact(METRICS["euclidean"], stored, stored, 16, 1.0)
+    block = block_of(rows, "float64")
+    tile = Tile(METRICS["euclidean"], block.take(slice(10)), block, diagonal=False)
+    i, j = np.indices((10, 30)).reshape(2, -1)[:, ::-1]
+    known = exact.values(i, j)
+    assert np.isnan(tile.recall(i, j)[0]).all()
+    tile.remember(i[::3], j[::3], known[0][::3], known[1][::3])
+    exact.counts.clear()
+    np.testing.assert_array_equal(tile.values(i, j, exact), known)
+    assert exact.counts["float64"] == 200
+    np.testing.assert_array_equal(np.isnan(tile.recall(i, j)[0]), np.arange(300) % 3 != 0)
 
 
 def test_the_tiles_of_a_scan_take_the_same_memory(
