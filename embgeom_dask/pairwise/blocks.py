@@ -107,6 +107,16 @@ class Block:
         norms = self.norms.take(rows)
         return replace(self, positions=positions, points=points, norms=norms, distance_from_centre=away)
 
+    def without_points(self, rows: Array) -> Block:
+        """Some rows of the block, of which other points are to be made: those that they have are not copied."""
+        return replace(
+            self,
+            positions=self.positions[rows],
+            points=self.points[:0],
+            norms=self.norms.take(slice(0)),
+            distance_from_centre=self.distance_from_centre[rows],
+        )
+
     def on(self, device: torch.device) -> Block:
         """The block with its points on a device, without the rows as stored."""
         return replace(self, stored=self.stored[:0], points=self.multiplied(Workspace(), 0).to(device))

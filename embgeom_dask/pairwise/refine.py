@@ -70,7 +70,8 @@ def finer_tiles(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
         return
     rows, columns = np.flatnonzero(dense.rows), np.flatnonzero(dense.columns)
     if tile.rows.has_finer_form:
-        yield tile.like(tile.rows.take(rows).unrounded(), tile.columns.take(columns).unrounded())
+        sides = tile.rows.without_points(rows), tile.columns.without_points(columns)
+        yield tile.like(sides[0].unrounded(), sides[1].unrounded())
         return
     tile.forget_product()
     by_rows = rows.size < columns.size
@@ -104,7 +105,7 @@ def tiles_about_rows(tile: Tile, dense: DensePairs) -> Iterator[Tile]:
             return
         centre = tile.rows.row(int(marked[0]))
         first, second = (
-            side.take(some).about_row(centre) for side, some in ((tile.rows, marked), (tile.columns, columns))
+            side.without_points(some).about_row(centre) for side, some in ((tile.rows, marked), (tile.columns, columns))
         )
         least = tuning.CLOSE**2 * float(tile.rows.norms.norm[marked[0]])
         near, also_near = (np.flatnonzero(side.norms.norm <= least) for side in (first, second))
