@@ -145,7 +145,7 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
             most = upper_bounds(tile.product, *terms, i, j, least)
             state.best[touched] = best
             tighten(state.best, state.limit, first, second if self.symmetric else None, most)
-        return self._add(state, PossiblePairs(*tile.pairs(i, j), least, np.full(least.size, np.nan))), dense
+        return self._add(state, PossiblePairs(*tile.pairs(i, j), least, tile.recall(i, j)[0])), dense
 
     def _nearest(
         self, state: Candidates, tile: Tile, terms: tuple[LinearBound, LinearBound]
