@@ -13,6 +13,7 @@ import xarray as xr
 from distributed import Client
 
 import embgeom_dask as eg
+from embgeom_dask.reporting.accessor import Report
 
 TESTING = ("checkpoints", "faults", "references", "strategies")
 
@@ -48,3 +49,9 @@ def test_every_public_name_has_an_example_that_holds(name: str) -> None:
     found = [each for each in doctest.DocTestFinder(recurse=False).find(public, name, globs=whole) if each.examples]
     assert found, f"{name} has no example"
     run(found[0])
+
+
+def test_the_example_of_the_accessor_holds() -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(Report, "Report", globs={})
+    assert example.examples
+    run(example)
