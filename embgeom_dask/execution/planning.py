@@ -224,13 +224,15 @@ def make_reductions(inspected: InspectedRows, spec: ScanSpec) -> Reductions:
             reductions[name] = Extreme(min(count, pairs), farthest, of_products=True)
     for name, smallest in (("top", False), ("bottom", True)):
         if count := getattr(spec, name):
-            reductions[name] = RowProducts(min(count, others), rows[0].token_id.size, symmetric, smallest=smallest)
+            size, end = rows[0].token_id.size, spec.moments_per_row
+            reductions[name] = RowProducts(min(count, others), size, symmetric, smallest=smallest, is_end=end)
     if spec.moments_per_row:
         lengths, size = inspected.distance_from_centre_of_rows, rows[0].token_id.size
         bounds = metric.row_bounds(lengths[0], float(lengths[-1].max())) * (1 + 1e-9)
         exponent = np.where(bounds > 0, np.frexp(bounds)[1], 0).astype(np.int64)
         reductions["row_moments"] = RowMoments(exponent, weights, symmetric)
-        reductions |= {end.name: end for end in (RowEnd(1, size, symmetric, largest=each) for each in (False, True))}
+        untold = [largest for largest, told in ((False, spec.bottom), (True, spec.top)) if not told]
+        reductions |= {end.name: end for end in (RowEnd(1, size, symmetric, largest=each) for each in untold)}
     if spec.summed:
         top = distance_bound(metric, largest)
         edges = spec.histogram_edges or bin_edges(spec.bins, top, spec.histogram_scale)

@@ -107,3 +107,17 @@ def test_moments_are_those_of_scipy_and_the_same_for_all_tiles(
         np.testing.assert_allclose(found[name], [of(row) for row in own], rtol=1e-6, atol=1e-7, err_msg=name)
     for name, end in (("row_min", np.min), ("row_max", np.max)):
         np.testing.assert_allclose(found[name], [end(row) for row in own], rtol=1e-12, atol=1e-15)
+
+
+def test_ends_of_rows_are_those_of_the_products_kept_where_these_are_asked_for(client: Client) -> None:
+    rng = np.random.default_rng(0)
+    rows, other = rng.integers(-3, 4, (30, 4)).astype(np.float32), rng.integers(-3, 4, (40, 4)).astype(np.float32)
+    asked: dict[str, Any] = {"metric": "dot", "moments_per_row": True, "client": client}
+    for against in (other, None):
+        alone = scan(rows, against=against, **asked)
+        for kept in ({"top": 2, "bottom": 3}, {"top": 1}, {"bottom": 1}):
+            found = scan(rows, against=against, **asked, **kept)
+            for name in ("row_min", "row_max"):
+                np.testing.assert_array_equal(found[name], alone[name])
+    single = scan(rows[:1], top=1, **asked)  # which has no product
+    assert np.isnan(single["row_max"].values).all()
