@@ -16,7 +16,7 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file th
 
 
 def to_parquet(result: _Result, output: _Output, overwrite: _Overwrite = False) -> None:
-    """Write a saved scan as parquet, a row for each token."""
+    """Write a saved result as parquet, a row for each token."""
     from embgeom_dask.reporting import files
 
     files.parquet(open_table(result), output, overwrite=overwrite)
