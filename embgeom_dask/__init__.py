@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.lattice import lattice as lattice
     from embgeom_dask.analyses.neighbors import neighbors as neighbors
     from embgeom_dask.analyses.outliers import outliers as outliers
+    from embgeom_dask.analyses.plan_scan import plan_scan as plan_scan
     from embgeom_dask.analyses.readout import readout as readout
     from embgeom_dask.analyses.scan import scan as scan
     from embgeom_dask.analyses.series import series as series
@@ -58,6 +59,7 @@ _HOME = {
     "open_result": "storage.results",
     "open_series": "storage.series_stores",
     "outliers": "analyses.outliers",
+    "plan_scan": "analyses.plan_scan",
     "readout": "analyses.readout",
     "report": "reporting.page",
     "scan": "analyses.scan",

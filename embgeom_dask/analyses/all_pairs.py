@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -94,10 +94,10 @@ def compare_pairs(
             rows, ids = [(given.matrix, given.rows) for given in sides], [given.ids for given in sides]
             plan = make_plan(cluster, rows, spec, resources, ids)
             plan = replace(plan, temporary=sum(given.nbytes for given in sides))
-            for line in str(plan).splitlines():
+            for line in repr(plan.summary).splitlines():
                 note(line)
             if dry_run:
-                return xr.Dataset(attrs=attrs | {"plan": plan.as_dict()})
+                return xr.Dataset(attrs=attrs | {"plan": asdict(plan.summary)})
             if journal is not None:
                 journal.begin(attrs, plan, resume_command)
                 workers.check_seen(cluster, [paths.join(journal.url, "run.json")])

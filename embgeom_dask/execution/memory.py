@@ -66,11 +66,10 @@ class Memory:
         """What is left to each worker of the device's memory to keep blocks in."""
         return max(0, self.allowed_on_device - self.on_device) // self.workers
 
-    def __str__(self) -> str:
-        """What is projected and allowed, in a line; on a device, in another."""
-        said = f"{bytes_text(self.projected)} projected, {bytes_text(self.allowed)} allowed"
-        beside = f"{bytes_text(self.on_device)} projected, {bytes_text(self.allowed_on_device)} allowed"
-        return f"{said}\non the device: {beside}" if self.on_device else said
+
+def memory_text(projected: int, allowed: int) -> str:
+    """What is projected and what is allowed, in words."""
+    return f"{bytes_text(projected)} projected, {bytes_text(allowed)} allowed"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from embgeom_dask import tuning
 from embgeom_dask.execution.grid import Grid
-from embgeom_dask.execution.memory import Memory
+from embgeom_dask.execution.memory import Memory, memory_text
 from embgeom_dask.metrics import METRICS, Metric, Precision, product_error
 from embgeom_dask.pairwise.blocks import BlockReader, BlockSource
 from embgeom_dask.pairwise.exact import Exact
@@ -32,6 +32,62 @@ ITEMSIZE = {
 }
 
 
+@dataclass(frozen=True, repr=False)
+class ScanPlan:
+    """What a scan will do, and the memory that it will take.
+
+    Attributes
+    ----------
+    rows : list of int
+        The numbers of distinct rows: of one matrix, or of both.
+    values : int
+        The values of a row.
+    metric : str
+    tiles, tile : int
+        How many tiles there are, and the rows of one.
+    products : str
+        What products are made of, such as "int8" or "float32".
+    products_of : str
+        The metric of the products. It is euclidean where L2 distances rule pairs out for another metric.
+    memory_projected, memory_allowed : int
+        Bytes of the process of a worker.
+    device_memory_projected, device_memory_allowed : int
+        Bytes of its device, where that has memory of its own; else 0.
+    temporary : int
+        Bytes of temporary stores that given arrays were written to.
+    last_edge : float or None
+        The last bin edge, if there is a histogram.
+    """
+
+    rows: list[int]
+    values: int
+    metric: str
+    tiles: int
+    tile: int
+    products: str
+    products_of: str
+    memory_projected: int
+    memory_allowed: int
+    device_memory_projected: int
+    device_memory_allowed: int
+    temporary: int
+    last_edge: float | None
+
+    def __repr__(self) -> str:
+        """Return a line each of rows and metric, tiles and products, memory, and what was written of arrays."""
+        rows = f"{' x '.join(f'{count:,}' for count in self.rows)} distinct {noun(self.rows[-1], 'row')}"
+        of = "" if self.products_of == self.metric else " of L2, which rules pairs out"
+        tiles = f"{self.tiles:,} {noun(self.tiles, 'tile')} of {self.tile:,} {noun(self.tile, 'row')}"
+        lines = [f"{rows} of {self.values:,} {noun(self.values, 'value')}, {self.metric}"]
+        lines += [f"{tiles}, {self.products} products{of}"]
+        lines += [f"memory: {memory_text(self.memory_projected, self.memory_allowed)}"]
+        if self.device_memory_projected:
+            lines += [f"on the device: {memory_text(self.device_memory_projected, self.device_memory_allowed)}"]
+        if self.temporary:
+            lines += [f"{bytes_text(self.temporary)} written of arrays"]
+        return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that a worker needs to compute any panel.
@@ -47,40 +103,25 @@ class Plan:
     point_formats_instead: tuple[PointFormat, ...] = ()
     temporary: int = 0
 
-    def __str__(self) -> str:
-        """Return a line each of rows and metric, tiles and products, memory, and what was written of arrays."""
-        counts = [side.rows.token_id.size for side in self.sides[: 1 if self.symmetric else 2]]
-        rows = f"{' x '.join(f'{count:,}' for count in counts)} distinct {noun(counts[-1], 'row')}"
-        first, points, tiles = self.sides[0], self.sides[0].point_format, self.grid.tiles
-        values = f"{first.matrix.hidden_size:,} {noun(first.matrix.hidden_size, 'value')}"
-        of = " of L2, which rules pairs out" if points.by_l2 else ""
-        in_tiles = f"{tiles:,} {noun(tiles, 'tile')} of {first.tile:,} {noun(first.tile, 'row')}"
-        lines = [f"{rows} of {values}, {self.metric.name}", f"{in_tiles}, {points.element} products{of}"]
-        lines += [f"memory: {self.memory}", f"{bytes_text(self.temporary)} written of arrays"]
-        return "\n".join(lines if self.temporary else lines[:-1])
-
-    def as_dict(self) -> dict[str, Any]:
-        """The plan as a dry run reports it: rows, values, metric, tiles, products, and bytes of memory.
-
-        `products_of` is the metric of the products: euclidean where L2 distances rule pairs out. `temporary` is the
-        size of temporary stores, and `last_edge` the last bin edge, if there is a histogram.
-        """
-        histogram = self.reductions.get("histogram")
-        return {
-            "rows": [side.rows.token_id.size for side in self.sides[: 1 if self.symmetric else 2]],
-            "values": self.sides[0].matrix.hidden_size,
-            "metric": self.metric.name,
-            "tiles": self.grid.tiles,
-            "tile": self.sides[0].tile,
-            "products": self.sides[0].point_format.element,
-            "products_of": self.sides[0].point_format.tile_metric.name,
-            "memory_projected": self.memory.projected,
-            "memory_allowed": self.memory.allowed,
-            "device_memory_projected": self.memory.on_device,
-            "device_memory_allowed": self.memory.allowed_on_device,
-            "temporary": self.temporary,
-            "last_edge": histogram.edges.distance[-1].item() if isinstance(histogram, Histogram) else None,
-        }
+    @property
+    def summary(self) -> ScanPlan:
+        """The plan in numbers, for people and programs."""
+        first, histogram = self.sides[0], self.reductions.get("histogram")
+        return ScanPlan(
+            rows=[side.rows.token_id.size for side in self.sides[: 1 if self.symmetric else 2]],
+            values=first.matrix.hidden_size,
+            metric=self.metric.name,
+            tiles=self.grid.tiles,
+            tile=first.tile,
+            products=first.point_format.element,
+            products_of=first.point_format.tile_metric.name,
+            memory_projected=self.memory.projected,
+            memory_allowed=self.memory.allowed,
+            device_memory_projected=self.memory.on_device,
+            device_memory_allowed=self.memory.allowed_on_device,
+            temporary=self.temporary,
+            last_edge=histogram.edges.distance[-1].item() if isinstance(histogram, Histogram) else None,
+        )
 
     @property
     def symmetric(self) -> bool:

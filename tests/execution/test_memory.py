@@ -16,10 +16,12 @@ import pytest
 import torch
 from distributed import Client, Scheduler, SpecCluster, Worker
 
+import embgeom_dask as eg
 from embgeom_dask import devices
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import memory
+from embgeom_dask.execution.plan import ScanPlan
 from embgeom_dask.pairwise import blocks
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.rows import DistinctRows
@@ -113,6 +115,27 @@ def test_a_dry_run_says_the_plan_and_computes_nothing(tmp_path: Path) -> None:
         6,
     )
     assert 0 < plan["memory_projected"] < plan["memory_allowed"] == 8 << 30
+
+
+def test_a_plan_prints_as_the_notes_of_its_scan_and_has_their_numbers(
+    tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    plan = eg.plan_scan(store, nearest=1, client=client, memory_limit="8GiB", out=tmp_path / "r.zarr", progress=True)
+    assert isinstance(plan, ScanPlan)
+    assert (plan.rows, plan.values, plan.tiles, plan.memory_allowed) == ([50], 8, 1, 8 << 30)
+    assert repr(plan).splitlines()[0] == "50 distinct rows of 8 values, euclidean"
+    noted = capsys.readouterr().err
+    assert all(line in noted for line in repr(plan).splitlines()[:2])
+    assert not (tmp_path / "r.zarr").exists()
+    array = eg.plan_scan(rows, histogram=4, client=client)
+    assert isinstance(array, ScanPlan)
+    assert repr(array).endswith("written of arrays")
+    other = make_store(tmp_path / "n.zarr", output=rows[:1], model="test/other")
+    both = eg.plan_scan([store, other], nearest=1, client=client)
+    assert isinstance(both, dict)
+    assert [each.rows for each in both.values()] == [[50], [1]]
 
 
 def test_a_device_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
