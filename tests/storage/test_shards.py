@@ -187,11 +187,13 @@ def test_the_command_shards_on_request(tmp_path: Path, capsys: pytest.CaptureFix
     checkpoint = make_checkpoint(tmp_path / "org/m", {"model.embed_tokens.weight": rows}, {"model_type": "llama"})
     stores = str(tmp_path / "stores")
     command = ["convert", checkpoint, "--stores", stores, "--role", "input", "--input-key", "model.embed_tokens.weight"]
-    for wrong in ("much", "1kB", "-1GiB", ""):
+    for wrong in ("much", "1kB", "-1GiB"):
         for sources in ([], [str(tmp_path / "another")]):
             assert app.main([*command, *sources, "--shard", wrong]) == 2
             assert capsys.readouterr().err.startswith(f"error: --shard {wrong}: give a size like 1GiB, of at least ")
         assert not (tmp_path / "stores").exists()
+    assert app.main([*command, "--shard", ""]) == 2
+    assert capsys.readouterr().err.startswith("error: --shard is empty: give a value")
     assert app.main([*command, "--shard", "1GiB"]) == 0
     (store,) = capsys.readouterr().out.split()
     found = zarr.open_group(store)["input_embedding"]
