@@ -123,9 +123,7 @@ def test_a_digest_is_of_all_bits(dtype: str) -> None:
     stored = np.asfortranarray(planted(DTYPES[dtype], 50, 1500))
     stored[0, :5] = -0.0, np.nan, np.inf, 0.0, -1.0
     bits = [row.tobytes() for row in np.where(stored == 0, np.abs(stored), stored)]
-    assert [name.tobytes() for name in rows.digest(stored)] == [
-        hashlib.blake2b(row, digest_size=16).digest() for row in bits
-    ]
+    assert [name.tobytes() for name in rows.digest(stored)] == [hashlib.sha256(row).digest()[:16] for row in bits]
 
 
 def test_rows_with_nan_and_infinity_are_rows_like_others(tmp_path: Path) -> None:
