@@ -91,8 +91,8 @@ def test_the_tiles_of_a_scan_take_the_same_memory(
         return product
 
     wanted: dict[str, Any] = {"farthest": 3, "nearest": 3, "neighbors": 3, "within": 2.0, "tile": 32}
-    scan(store, **wanted, client=client)  # the first one of a process tries products
     monkeypatch.setattr("embgeom_dask.execution.point_format._cost", lambda *_: 0.0)  # planning multiplies samples
+    scan(store, **wanted, client=client)  # the first one of a process tries products of the type that is chosen
     monkeypatch.setattr(Workspace, "empty", watched)
     scan(store, **wanted, client=client)
     assert taken[:2] == [8 * 32, 32 * 32]  # of a tile on the diagonal, and of one that is not
