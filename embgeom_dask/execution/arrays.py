@@ -162,6 +162,7 @@ def given_rows(
     ...     print(given.matrix.read(0, 1), given.rows, given.token_id)
     [[1. 0. 0.]] [0 1 2] None
     """
+    model_stores.check_role(role)
     if isinstance(data, Given):
         yield data
         return

@@ -20,8 +20,9 @@ from embgeom_dask.reporting import (
 from embgeom_dask.reporting.charts import bokeh
 from embgeom_dask.reporting.markup import text
 from embgeom_dask.reporting.parts import Parts, Section
-from embgeom_dask.reporting.report_contents import Gathered, Given, gather
+from embgeom_dask.reporting.report_contents import Gathered, Given, gather, whose
 from embgeom_dask.storage import replacement
+from embgeom_dask.units import noun
 
 _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (
     model_sections.survey,
@@ -42,7 +43,7 @@ _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (
     about_sections.missing,
 )
 _NAMED = 4
-"""The most models that the title names."""
+"""The most models, or pairs and steps of models, that the title names."""
 
 
 def report(results: Given | Iterable[Given], path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -93,8 +94,9 @@ def html_of(found: Gathered) -> str:
     """The page, whole."""
     parts = Parts()
     sections = [section for make in _SECTIONS if (section := make(found, parts)) is not None]
-    models = [*dict.fromkeys(text(each.label) for each in found.items)]
-    title = ", ".join(models) if len(models) <= _NAMED else f"{len(models)} models"
+    labels = [*dict.fromkeys(text(each.label) for each in found.items)]
+    models = {whose(each.result).model for each in found.items}
+    title = ", ".join(labels) if len(labels) <= _NAMED else f"{len(models)} {noun(len(models), 'model')}"
     own = resources.files(__package__)
     style = own.joinpath("page.css").read_text("utf-8")
     scripts = [*_bokeh(), own.joinpath("page.js").read_text("utf-8")]

@@ -304,6 +304,12 @@ def split_role(store: PathLike) -> tuple[str, Role | None]:
     return (path, cast(Role, named)) if whose else (os.fspath(store), None)
 
 
+def check_role(role: Role | None) -> None:
+    """Refuse what is no role."""
+    if role not in (None, *ROLES):
+        raise InputError(f"no role {role!r}: choose input or output")
+
+
 def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:
     """Find a stored matrix: `input` or `output`; by default the output matrix, or the input matrix where it is alone.
 
@@ -314,8 +320,7 @@ def find_matrix(store: PathLike, role: Role | None = None) -> Matrix:
     InputError
         where there is no such store or matrix, or where the store is damaged.
     """
-    if role not in (None, "input", "output"):
-        raise InputError(f"no role {role!r}: choose input or output")
+    check_role(role)
     path, named = split_role(store)
     return matrix_of(read_metadata(path), named or role)
 

@@ -245,6 +245,11 @@ def test_arrays_that_cannot_be_compared_are_refused(array: Any, words: str, fold
     assert "\n" not in str(refused.value)
 
 
+def test_what_is_no_role_is_refused_for_arrays_too(folder: Path) -> None:
+    with pytest.raises(InputError, match="no role 'out': choose input or output"):
+        eg.scan(np.eye(3), role="out", nearest=1)
+
+
 def test_lists_of_numbers_are_no_stores(folder: Path) -> None:
     with pytest.raises(InputError, match="give numbers in a numpy array"):
         eg.survey([1.0, 2.0])  # type: ignore[list-item]

@@ -330,6 +330,11 @@ def test_models_are_named_as_shortly_as_tells_them_apart() -> None:
     assert named(("org/a", "", "output_embedding"), against="org/a") == ["a"]
 
 
+def test_the_title_counts_models_not_results() -> None:
+    items = [xr.Dataset({"norm_mean": 1.0}, {"model": f"m{k % 2}"}, {"command": "survey"}) for k in range(6)]
+    assert "<title>embgeom: 2 models</title>" in page.html_of(report_contents.gather(items))
+
+
 def test_one_model_is_steelblue_and_several_are_of_inferno() -> None:
     def colors(count: int) -> list[str]:
         one = [xr.Dataset({"norm_mean": 1.0}, {"model": f"m{place}"}) for place in range(count)]
