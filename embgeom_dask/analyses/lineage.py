@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from hashlib import sha256
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.map_rows import in_order
 from embgeom_dask.execution.plan import ITEMSIZE
-from embgeom_dask.pairwise.rows import digest
+from embgeom_dask.pairwise.rows import digest, half_sha256
 from embgeom_dask.progress import bar
 from embgeom_dask.storage import results
 from embgeom_dask.storage.model_stores import Matrix, Role
@@ -110,7 +109,7 @@ def _look(matrix: Matrix, part: Part) -> tuple[Array, list[Array]]:
 
 def _joined(pieces: Array) -> Array:
     """One digest (16,) of those of the pieces of each column (d, pieces, 16)."""
-    found = b"".join(sha256(each.tobytes()).digest()[:16] for each in pieces)
+    found = b"".join(half_sha256(each.tobytes()) for each in pieces)
     return np.frombuffer(found, np.uint8).reshape(-1, 16)
 
 

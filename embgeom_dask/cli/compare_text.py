@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.cli.text_tables import align, more_text, whose
 from embgeom_dask.reporting.display_names import display_names
-from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,7 +54,7 @@ def _shared(dataset: xr.Dataset) -> str:
         header += ["nearest" if place == 0 else "then", "distance"]
     table = align(header, zip(*columns, strict=True))
     more = dataset.sizes["unmatched"] - _TOKEN_LINES
-    return table if more <= 0 else f"{table}\n{more} more {noun(more, 'token')}: --json prints all, --out saves them"
+    return table if more <= 0 else f"{table}\n{more_text(more, 'token')}"
 
 
 def _directions(dataset: xr.Dataset) -> str:
@@ -119,7 +118,7 @@ def _pairs_text(dataset: xr.Dataset) -> str:
     header = ["model", "against", "same bytes", "rows of one id", "rows", "columns of one place", "columns", "tokens"]
     parts.append(align(header, rows[:_PAIR_LINES], keys=2))
     if (more := len(rows) - _PAIR_LINES) > 0:
-        parts.append(f"{more} more {noun(more, 'pair')}: --json prints all, --out saves them")
+        parts.append(more_text(more, "pair"))
     return "\n\n".join(parts)
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.cli.text_tables import align, more_text, whose
 from embgeom_dask.reporting.display_names import display_names
-from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,7 +42,7 @@ def components_text(dataset: xr.Dataset) -> str:
         if listed.size:
             parts.append(f"within {radius:.9g}\n{_components(dataset, place, listed[:_LINES])}")
     if more:
-        parts.append(f"{more} more {noun(more, 'component')}: --json prints all, --out saves them")
+        parts.append(more_text(more, "component"))
     return "\n\n".join(parts)
 
 

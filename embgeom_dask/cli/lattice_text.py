@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.cli.text_tables import align, more_text, whose
 from embgeom_dask.reporting.display_names import display_names
 from embgeom_dask.units import noun
 
@@ -81,6 +81,4 @@ def _pairs(dataset: xr.Dataset) -> str:
             for place, row in enumerate(list(zip(*columns, strict=True))[:_PAIR_LINES])]  # fmt: skip
     pairs = align(["chebyshev", "cityblock", "id", "token", "id", "token"], rows)
     more = dataset.sizes["pair"] - _PAIR_LINES
-    return "\n\n".join(
-        [said, table, pairs] + [f"{more} more {noun(more, 'pair')}: --json prints all, --out saves them"] * (more > 0)
-    )
+    return "\n\n".join([said, table, pairs] + [more_text(more, "pair")] * (more > 0))

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.cli.text_tables import align, more_text, whose
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting.display_names import display_names
-from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -102,7 +101,7 @@ def spectrum_text(dataset: xr.Dataset) -> str:
         rows = zip(outliers[:_EIGENVALUES], variance, variance / dataset["column_variance"].mean().item(), strict=False)
         parts.append(align(["outlier dimension", "variance", "of the mean"], rows))
         if (more := outliers.size - _EIGENVALUES) > 0:
-            parts.append(f"{more} more outlier {noun(more, 'dimension')}: --json prints all, --out saves them")
+            parts.append(more_text(more, "outlier dimension"))
     return "\n\n".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.cli.text_tables import ALL, align, whose
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting.display_names import with_display_names
 from embgeom_dask.units import noun
@@ -27,7 +27,7 @@ def readout_text(dataset: xr.Dataset) -> str:
         if left > 0:
             more.append(f"{left:,} more {noun(left, what)}{of}")
     if more:
-        parts.append(f"{', '.join(more)}: --json prints all, --out saves them")
+        parts.append(f"{', '.join(more)}: {ALL}")
     return "\n\n".join(parts)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embgeom_dask.cli.text_tables import align, align_variables, cell, models_of, side_labels, whose
+from embgeom_dask.cli.text_tables import align, align_variables, cell, models_of, more_text, side_labels, whose
 from embgeom_dask.reporting.display_names import display_names, with_display_names
 from embgeom_dask.units import noun
 
@@ -173,7 +173,7 @@ def _pairs_within(dataset: xr.Dataset, sides: Sequence[str]) -> str:
     if count:
         lines.append(_pairs(dataset.isel(pair=slice(_PAIR_LINES)), "pair", sides))
     if (more := count - _PAIR_LINES) > 0:
-        lines.append(f"{more} more {noun(more, 'pair')}: --json prints all, --out saves them")
+        lines.append(more_text(more, "pair"))
     return "\n".join(lines)
 
 

@@ -14,10 +14,10 @@ from embgeom_dask.cli.one_pass_text import spectrum_text, tokens_text
 from embgeom_dask.cli.readout_text import readout_text
 from embgeom_dask.cli.scan_text import neighbors_text, scan_text, scans_text
 from embgeom_dask.cli.series_text import series_text
-from embgeom_dask.cli.text_tables import align, align_variables, cell, models_of, whose
+from embgeom_dask.cli.text_tables import align, align_variables, cell, models_of, more_text, whose
 from embgeom_dask.cli.unused_text import undertrained_text
 from embgeom_dask.reporting.display_names import display_names, with_display_names
-from embgeom_dask.units import bytes_text, noun
+from embgeom_dask.units import bytes_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,7 +82,7 @@ def duplicates_text(dataset: xr.Dataset) -> str:
         parts.append(_groups(dataset))
     if groups > _GROUP_LINES:
         more = groups - _GROUP_LINES
-        parts.append(f"{more} more {noun(more, 'group')}: --json prints all, --out saves them")
+        parts.append(more_text(more, "group"))
     return "\n\n".join(parts)
 
 

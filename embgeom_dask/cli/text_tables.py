@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embgeom_dask.escaping import shown
+from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 _GAP = 2
 _ENDLESS = 1 << 20
 """Columns of what is no terminal: a file or a pipe gets every table whole."""
+
+
+ALL = "--json prints all, --out saves them"
+"""Where the lines are that a table leaves out."""
+
+
+def more_text(more: int, one: str) -> str:
+    """Say how many more there are than a table shows, of what one is called `one`, and where they are."""
+    return f"{more} more {noun(more, one)}: {ALL}"
 
 
 def align(header: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None, keys: int = 1) -> str:

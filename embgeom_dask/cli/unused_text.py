@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.cli.text_tables import align, whose
+from embgeom_dask.cli.text_tables import align, more_text, whose
 from embgeom_dask.reporting.display_names import display_names
-from embgeom_dask.units import noun
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,7 +49,7 @@ def undertrained_text(dataset: xr.Dataset) -> str:
     parts = [whose(dataset), align(["undertrained", ""], facts)]
     parts.append(_table(dataset, others[:_LINES], "ordinary candidates that are not among the unused", chosen))
     if (more := others.size - _LINES) > 0:
-        parts.append(f"{more} more {noun(more, 'candidate')}: --json prints all, --out saves them")
+        parts.append(more_text(more, "candidate"))
     for what, of_kind in kinds.items():
         below = order[of_kind[order] & (values[order] <= threshold) & ~unused[order]]
         if below.size:

@@ -194,9 +194,8 @@ def ask(client: Client, question: Callable[..., T], *args: Any) -> dict[str, T]:
         where none does.
     """
     if not (answers := known_workers.ask_all(client, question, *args)):
-        gather(
-            client, pow, [(1, 1)], TaskTitle("look")
-        )  # an adaptive cluster has let its workers go: there is one then
+        # an adaptive cluster has let its workers go: there is one again for a task
+        gather(client, pow, [(1, 1)], TaskTitle("look"))
         answers = known_workers.ask_all(client, question, *args)
     if not answers:
         raise EmbgeomError("no worker answers: run the same command again")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.numba_bfloat16 import bits_of, value
@@ -137,32 +137,21 @@ def two_sum(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (com
     return s, (a - (s - t)) + (b - t)
 
 
-def _multiply_add(a: float, b: float, c: float) -> float:
-    """Return a b + c, rounded once; only within numba."""
-    raise TypeError(f"{a!r} {b!r} + {c!r} is computed outside numba")
-
-
 @intrinsic
-def _fused(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+def _multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+    """Return a b + c, rounded once; only within numba."""
+
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         return builder.fma(*arguments)  # an instruction of every CPU since 2013; else a call of the C library's
 
     return numba.float64(numba.float64, numba.float64, numba.float64), build
 
 
-@overload(_multiply_add)
-def _multiply_add_of(a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
-    def fused(a: Any, b: Any, c: Any) -> Any:
-        return _fused(a, b, c)  # type: ignore[call-arg]
-
-    return fused
-
-
 @numba.njit(nogil=True, cache=True, forceinline=True)
 def two_product(a: float, b: float) -> tuple[float, float]:  # pragma: no cover (compiled)
     """Return the rounded product of two numbers and its rounding error, which is exact (by a fused multiply-add)."""
     q = a * b
-    return q, _multiply_add(a, b, -q)
+    return q, _multiply_add(a, b, -q)  # type: ignore[call-arg]
 
 
 @numba.njit(nogil=True, cache=True)

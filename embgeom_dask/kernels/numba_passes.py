@@ -82,12 +82,19 @@ def may_hit(
 
 
 @numba.njit(nogil=True, cache=True)
+def is_known(least: Array, start: int) -> bool:  # pragma: no cover (compiled)
+    """Whether `least_of_strips` has the strip of columns from `start` on."""
+    return bool(start // STRIP < least.shape[1])
+
+
+@numba.njit(nogil=True, cache=True)
 def rules_out(least: Array, limits: Limits, largest: Array, i: int, start: int) -> bool:  # pragma: no cover (compiled)
     """Whether all bounds of row i in the strip of columns from `start` on are known to be above the limits."""
-    if len(least) == 0 or start // STRIP >= least.shape[1]:
-        return False
-    end = least[i, start // STRIP]
-    return bool(end > limits.row[i] and end > largest[start // STRIP])
+    return bool(
+        is_known(least, start)
+        and least[i, start // STRIP] > limits.row[i]
+        and least[i, start // STRIP] > largest[start // STRIP]
+    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -165,9 +172,9 @@ def _count_within(
     least, most, sure = np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype), np.empty(STRIP, inside.dtype)
     for i in range(start, stop):
         for strip in range(i + 1 if diagonal else 0, columns, STRIP):
-            end, place = min(strip + STRIP, columns), strip // STRIP
-            if len(known) and place < known.shape[1] and known[i, place] > outside[-1]:
+            if is_known(known, strip) and known[i, strip // STRIP] > outside[-1]:
                 continue
+            end = min(strip + STRIP, columns)
             part, size = product[i, strip:end], end - strip
             least[size:] = most[size:] = np.nan
             _bounds(part, low.row[i], low.column[strip:end], low.factor, low.abs_factor, least)

@@ -98,11 +98,15 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: 
         return RowSummary(names, METRICS[metric].distance_from_centre(l1, l2_squared, linf), unfit(rows), zero)
 
 
+def half_sha256(data: Any) -> bytes:
+    """The first 16 bytes of the SHA-256 of some bytes, which processors have instructions for."""
+    return sha256(data).digest()[:16]
+
+
 def digest(rows: Array) -> Array:
     """Return a digest of the bits of each row (n, d), with -0 taken as 0: (n, 16) uint8.
 
-    It is the first half of SHA-256, which processors have instructions for. Nobody can find two rows of one digest, so
-    rows of one digest are identical.
+    Nobody can find two rows of one digest, so rows of one digest are identical.
     """
     words, zero = rows.view(f"u{rows.dtype.itemsize}"), 1 << (8 * rows.dtype.itemsize - 1)
     step = max(1, _PIECE // (rows.shape[1] * rows.dtype.itemsize))
@@ -110,7 +114,7 @@ def digest(rows: Array) -> Array:
     def named(start: int, stop: int) -> bytes:
         pieces = (words[first : min(first + step, stop)] for first in range(start, stop, step))
         alike = (np.multiply(piece, piece != zero, order="C") for piece in pieces)
-        return b"".join(sha256(row).digest()[:16] for piece in alike for row in piece)
+        return b"".join(half_sha256(row) for piece in alike for row in piece)
 
     found = share_out(named, len(words))
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
