@@ -24,9 +24,10 @@ from embgeom_dask.execution.arrays import Data, Given, given_rows, temporary_sto
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.execution.planning import Resources
+from embgeom_dask.execution.resume import result_or_journal
 from embgeom_dask.execution.spec import ScanSpec, parse_count
 from embgeom_dask.progress import showing
-from embgeom_dask.storage import fill, model_writing
+from embgeom_dask.storage import fill, model_writing, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike
 
@@ -131,6 +132,12 @@ def readout(
         factors = None if gain is None else _gain(gain, rows.matrix.hidden_size)
         settings = {"k": count, "moments": moments, "gain": _digest(factors), "labels": _digest(names)}
         settings |= {"tokens": rows.selection, "against": vocabulary.selection}
+        made_of = [rows.matrix, vocabulary.matrix]
+        if factors is not None:  # what is there already needs no store of products
+            attrs = results.provenance("readout", made_of, [], 0.0, settings)
+            with result_or_journal(out, attrs, dry_run=True) as (done, _):
+                if done is not None:
+                    return done
         with _multiplied(rows, factors) as multiplied:
             return compare_pairs(
                 "readout",
@@ -141,7 +148,7 @@ def readout(
                 started=started,
                 out=out,
                 settings=settings,
-                made_of=[rows.matrix, vocabulary.matrix],
+                made_of=made_of,
                 resume_command=resume_command,
                 reshape=partial(_by_direction, names),
             )
