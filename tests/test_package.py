@@ -68,7 +68,8 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that is built of the source distribution alone."""
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as packed:
-        packed.extractall(folder, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        packed.extractall(folder)
     return build("wheel", folder / f"embgeom_dask-{VERSION}", folder)
 
 
