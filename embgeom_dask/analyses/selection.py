@@ -25,7 +25,8 @@ Labels = Callable[[], xr.Dataset]
 
 _FORMS = "use ids, ranges and tokens (0:1000,5000,king), @FILE, FILE.safetensors or FILE.safetensors:KEY"
 _GROUPS = "token_to_black_hole"
-_CLUSTER_KEYS = ("cluster_token_ids", "cluster_mask", _GROUPS)
+_IDS, _MASK = "cluster_token_ids", "cluster_mask"
+_CLUSTER_KEYS = (_IDS, _MASK, _GROUPS)
 _ID = re.compile(r"-?[0-9]{1,19}")
 _PARTS = re.compile(r'\s*"[^"]*"\s*(?=,|$)|[^,]+|(?<=,)(?=,|$)|^$')
 _LINE = re.compile(r'\s*("[^"]*"|.*?)\s*(?:(?<!\S)#(?:\s.*)?)?', re.DOTALL)
@@ -55,7 +56,8 @@ def parse_tokens(selection: Selection, vocab_size: int, labels: Labels | None = 
       follows a ``#`` that stands alone: ``#ing`` and ``##ing`` are tokens, and ``"#"`` is in quotes;
     - ``FILE.safetensors``: its `cluster_token_ids`, or where it has none its `cluster_mask`, or the tokens that
       `token_to_black_hole` has in groups of identical rows; ``FILE.safetensors:KEY``: the vector KEY. A vector of bool
-      or uint8 is a mask over the vocabulary, one of another integer type holds ids;
+      or uint8 is a mask over the vocabulary, one of another integer type holds ids. Ids beside a `cluster_mask` of
+      another length than the vocabulary are taken only where they are the KEY;
     - integers and tokens, or a boolean array that is a mask over the vocabulary.
 
     `labels` are needed, and read, where tokens are named.
@@ -209,6 +211,8 @@ def _read_safetensors(path: str, key: str | None, vocab_size: int) -> Cluster:
             found = next((name for name in wanted if name in keys), None)
             if found is None:
                 raise InputError(f"{path!r} has no {' or '.join(wanted)}: name one with FILE:KEY of {', '.join(keys)}")
+            if key is None and found == _IDS and _MASK in keys:  # ids do not tell of which vocabulary they are
+                _check_size(tuple(file.get_slice(_MASK).get_shape()), path, vocab_size)
             vector = _read_vector(file, path, found, _MASK_DTYPES + _ID_DTYPES)
             centroid = _read_vector(file, path, "centroid", _FLOAT_DTYPES) if "centroid" in keys else None
     except (OSError, SafetensorError) as error:
@@ -216,13 +220,22 @@ def _read_safetensors(path: str, key: str | None, vocab_size: int) -> Cluster:
     if centroid is not None and not torch.isfinite(centroid).all():
         raise InputError(f"the centroid of {path!r} holds NaN or infinity")
     name = f"{found} of {path!r}"
-    if found == _GROUPS and vector.shape == (vocab_size,):  # -1 for a unique row
+    if found == _GROUPS:  # -1 for a unique row
         vector = vector >= 0
     if vector.dtype in (torch.bool, torch.uint8):
         token_ids = _from_mask(vector.numpy(), name, vocab_size)
     else:
         token_ids = _sorted_ids(vector.numpy(), name, vocab_size)
     return Cluster(token_ids, None if centroid is None else centroid.double().numpy())
+
+
+def _check_size(shape: tuple[int, ...], path: str, vocab_size: int) -> None:
+    """Refuse the ids of a file whose mask is of another vocabulary."""
+    if shape != (vocab_size,):
+        raise InputError(
+            f"{_MASK} of {path!r} has shape {shape}, the vocabulary has {vocab_size} tokens: use its own mask, or "
+            f"{path}:{_IDS} to take the ids all the same"
+        )
 
 
 def _read_vector(file: Any, path: str, key: str, dtypes: tuple[str, ...]) -> torch.Tensor:

@@ -200,9 +200,18 @@ def test_bad_key(cluster_file: Path, key: str, message: str) -> None:
         parse_tokens(f"{cluster_file}{key}", VOCAB)
 
 
-def test_another_vocabulary(cluster_file: Path) -> None:
-    with pytest.raises(InputError, match="token id 31 is past the vocabulary of 30 tokens"):
-        parse_tokens(cluster_file, 30)
+@pytest.mark.parametrize("size", [30, 50])
+def test_a_file_of_another_vocabulary_is_refused_even_where_its_ids_exist(cluster_file: Path, size: int) -> None:
+    said = rf"cluster_mask of .* has shape \(40,\), the vocabulary has {size} tokens: .*:cluster_token_ids to take"
+    with pytest.raises(InputError, match=said):
+        parse_tokens(cluster_file, size)
+    with pytest.raises(InputError, match=rf"token_to_black_hole of .* \(40,\), the vocabulary has {size} tokens"):
+        parse_tokens(f"{cluster_file}:token_to_black_hole", size)
+    if size == 50:
+        assert parse_tokens(f"{cluster_file}:cluster_token_ids", size).tolist() == [2, 3, 31]
+    else:
+        with pytest.raises(InputError, match="token id 31 is past the vocabulary of 30 tokens"):
+            parse_tokens(f"{cluster_file}:cluster_token_ids", size)
 
 
 @pytest.mark.parametrize(
