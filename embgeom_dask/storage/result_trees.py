@@ -1,4 +1,4 @@
-"""Results of several models as a tree, and trees of several questions as one."""
+"""Results of several models as a tree."""
 
 from __future__ import annotations
 
@@ -21,19 +21,6 @@ def folders_in(folder: paths.PathLike) -> list[str]:
         found = fs.ls(path, detail=True) if fs.isdir(path) else []
         names = sorted(each["name"].rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory")
         return [paths.join(os.fspath(folder), name) for name in names if name[:1] != "." and ".zarr" not in name]
-
-
-def together(found: Mapping[str, xr.Dataset | xr.DataTree]) -> xr.DataTree:
-    """A tree of tables and trees by their names: of a tree the node has its table, and a node for each result."""
-    nodes: dict[str, xr.Dataset] = {}
-    for name, each in found.items():
-        if isinstance(each, xr.Dataset):
-            nodes[f"/{name}"] = each
-            continue
-        if each.data_vars:
-            nodes[f"/{name}"] = each.to_dataset()
-        nodes |= {f"/{name}/{one}": node.to_dataset() for one, node in each.children.items()}
-    return xr.DataTree.from_dict(nodes)
 
 
 def tree_of(table: xr.Dataset | None, found: Mapping[str, xr.Dataset | xr.DataTree]) -> xr.DataTree:

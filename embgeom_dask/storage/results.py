@@ -233,9 +233,9 @@ def open_result(path: PathLike) -> Any:
     -------
     xarray.Dataset or xarray.DataTree
         What the command returned. Arrays of up to 64 MiB are loaded, larger ones are read when they are used. A folder
-        of surveys or duplicates of several stores gives their table; a folder of other results gives a DataTree, with
-        their table in the root; a folder of such folders, as `describe` makes of several stores, a node for each. So
-        does a DataTree of results that xarray has written.
+        of surveys or duplicates of several stores gives their table; a folder of other results that have a table gives
+        a DataTree with the table in the root. Any other folder gives a node for each result in it and for each folder
+        of results, as `describe` makes of several stores. So does a DataTree of results that xarray has written.
 
     Raises
     ------
@@ -255,17 +255,25 @@ def open_result(path: PathLike) -> Any:
     """
     folder = paths.locate(path)
     if not paths.exists(paths.join(folder, "zarr.json")):
-        if groups := _groups_in(folder):
-            found = {_stem(each): open_result(each) for each in groups}
-            table = found.pop(_stem(TABLE), None)
-            if table is not None and table.attrs["command"] in _ONE_TABLE:
-                return table
-            return result_trees.tree_of(table, found if table is None else result_trees.in_order(table, found))
-        if folders := [each for each in result_trees.folders_in(folder) if _groups_in(each)]:
-            return result_trees.together({_stem(each): open_result(each) for each in folders})
+        groups = _groups_in(folder)
+        if any(_stem(each) == _stem(TABLE) for each in groups):
+            return _of_one_command(groups)
+        folders = {_stem(each): each for each in result_trees.folders_in(folder) if _groups_in(each)}
+        apart = {f"{_stem(each)}{'.zarr' if _stem(each) in folders else ''}": each for each in groups}
+        if found := {name: open_result(each) for name, each in (apart | folders).items()}:
+            return result_trees.tree_of(None, found)
     group = _group(path)
     written = None if _ORDER in group.attrs else _node(path, group)
     return _opened(path, _checked(path, group)) if written is None else written
+
+
+def _of_one_command(groups: Sequence[str]) -> xr.Dataset | xr.DataTree:
+    """The results that one command made of several models, one of which is their table."""
+    found = {_stem(each): open_result(each) for each in groups}
+    table = found.pop(_stem(TABLE))
+    if table.attrs["command"] in _ONE_TABLE:
+        return cast(xr.Dataset, table)
+    return result_trees.tree_of(table, result_trees.in_order(table, found))
 
 
 def _node(path: PathLike, group: zarr.Group) -> xr.Dataset | xr.DataTree | None:

@@ -154,3 +154,23 @@ def test_a_result_of_another_format_is_refused_by_whoever_opens_it(
         assert str(raised.value) == said
     assert app.main(["show", str(out)]) == 2
     assert capfd.readouterr().err == f"error: {said}\n"
+
+
+def test_a_folder_gives_the_results_in_it_and_in_its_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = dataset(make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32)))
+    folder = tmp_path / "folder"
+    for path in ("one.zarr", "both.zarr", "both/deep.zarr", "journals/one.zarr.journal/x.zarr", "table/table.zarr"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        results.save(one, folder / path)
+    results.save(one, folder / "table" / "model.zarr")
+    tree = results.open_result(folder)
+    assert {node.path for node in tree.subtree if node.data_vars} == {
+        *("/one", "/both.zarr", "/both/deep", "/table", "/table/model"),  # two of one name are told apart
+    }
+    for path in ("one", "both.zarr", "both/deep", "table/model"):
+        xr.testing.assert_identical(tree[path].to_dataset(), one)
+    assert app.main(["show", str(folder)]) == 0
+    said = capsys.readouterr().out.splitlines()[1:]
+    assert sorted(line.split()[0] for line in said) == ["both.zarr", "both/deep", "one", "table/model"]
