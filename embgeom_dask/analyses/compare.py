@@ -145,9 +145,9 @@ def compare(
         - With `neighbors`: `neighbors_kept (token_id)`, how many neighbors are the same in both, and
           `neighbors_kept_share` of all. With `csls`: `csls (token_id)`, 2 cos - r - r', and the means r and r',
           `near_cosine_mean` and `against_near_cosine_mean`; over `token_id` and `near`, `near_csls`, within 1e-12, and
-          `near_token_id` of the other side; and `csls_first_share`, for how many the row that they are matched with is
-          the first of these. With `shared`: `shared_distance` and `shared_token_id`,
-          over `unmatched` and `shared`; NaN and -1 of rows of zeros, and where there are fewer.
+          `near_token_id` of the other side; and `csls_first_share`, for which share of the pairs without a row of zeros
+          the matched row is the first of these. With `shared`: `shared_distance` and `shared_token_id`, over
+          `unmatched` and `shared`; NaN and -1 of rows of zeros, and where there are fewer.
         - With `columns`: `column_match (hidden)`, the column of the other side that each is (-1 for none), so that the
           sum of sizes of cosines is the largest there is (AWM, arXiv 2510.06738), `column_cosine` of the two, negative
           where the sign was turned; `column_cosine_mean` of their sizes, `column_moved_count` and

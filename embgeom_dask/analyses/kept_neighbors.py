@@ -104,12 +104,12 @@ def _nearest_by_csls(
     values[known[0]] = 2 * found["top_product"].to_numpy() - means[0][known[0], None]
     places = known[1][found["top_token_id"].to_numpy()]
     rows[known[0]] = sides[1][1][places]
-    first = np.full(size, -1)
-    first[known[0]] = places[:, 0]
+    has = np.isin(known[0], known[1])  # a pair with a row of zeros has no CSLS that could be first or not
+    first = places[has, 0] == known[0][has]
     return {
         "near_csls": (("token_id", "near"), values),
         **_named("near", ("token_id", "near"), second, rows),
-        "csls_first_share": float(np.mean(first == np.arange(size))),
+        "csls_first_share": float(np.mean(first)) if first.size else np.nan,
     }
 
 

@@ -364,9 +364,15 @@ def test_a_row_of_zeros_has_no_cosine_with_any(tmp_path: Path, client: Client) -
     assert np.flatnonzero(np.isnan(found["csls"])).tolist() == [1]
     assert found["near_token_id"].values[1].tolist() == [-1, -1]
     assert found["near_token_id"].values[[0, 2, 3, 4, 5], 0].tolist() == [0, 2, 3, 4, 5]
+    assert found["csls_first_share"].item() == 1
     assert found["neighbors_kept"].values.tolist() == [2, 0, 2, 2, 2, 2]
     assert found["neighbors_kept_share"].item() == 1
     assert found["shared_token_id"].values[2].tolist() == [-1, -1]
+    other = rows[:6].copy()
+    other[[0, 3, 4]] = other[[3, 0, 4]] * [[1], [1], [0]]
+    swapped = eg.compare(a, make_store(tmp_path / "c.zarr", other), csls=2, client=client)
+    assert np.flatnonzero(np.isnan(swapped["csls"])).tolist() == [1, 4]
+    assert swapped["csls_first_share"].item() == 0.5  # of 0, 2, 3 and 5
 
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
