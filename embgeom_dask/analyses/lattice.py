@@ -290,7 +290,8 @@ def _pairs(client: Client, chosen: Given, asked: dict[str, Any]) -> xr.Dataset:
     stored = matrix.rows()[chosen.rows]
     steps = stored.data.map_blocks(_as_floats, dtype=np.float32)
     named = {name: ("row", labels[name].to_numpy()) for name in ("token", "text", "has_token")}
-    found = scan(xr.DataArray(steps, dims=("row", "hidden"), coords=named, name=matrix.model), client=client, **asked)
+    name = f"{matrix.model} in steps"
+    found = scan(xr.DataArray(steps, dims=("row", "hidden"), coords=named, name=name), client=client, **asked)
     numbered = {"token_id": chosen.ids[found["token_id"].to_numpy()]} if "token_id" in found.dims else {}
     if "pair_token_id" not in found:
         return cast(xr.Dataset, found.assign_coords(numbered))

@@ -32,6 +32,7 @@ from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.units import bytes_text
 
+_UNNAMED = "array"
 _LARGEST_INTEGER = 2**53
 """Float64 holds every integer up to this one."""
 
@@ -195,7 +196,8 @@ def given_rows(
         with cast(AbstractContextManager[Any], nullcontext()) if by is None else by.as_current():
             return _write(array, folder)
 
-    with temporary_store(write, "the array given") as given:
+    name = _named(array)[0]
+    with temporary_store(write, "the array given" if name == _UNNAMED else name) as given:
         yield replace(given, token_id=_token_id(array))
 
 
@@ -257,7 +259,7 @@ def name_of(data: Data, role: Role | None = None) -> Identity:
 def _named(array: xr.DataArray) -> tuple[str, str]:
     model, revision = (array.attrs.get(name) for name in ("model", "revision"))
     name = model if isinstance(model, str) else array.name
-    return f"{name} (array)" if name else "array", revision if isinstance(revision, str) else ""
+    return f"{name} (array)" if name else _UNNAMED, revision if isinstance(revision, str) else ""
 
 
 def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:

@@ -17,6 +17,7 @@ import embgeom_dask as eg
 from embgeom_dask import tuning
 from embgeom_dask.analyses.lattice import exponents_of, steps_of
 from embgeom_dask.errors import InputError
+from embgeom_dask.progress import showing
 from embgeom_dask.testing import make_store
 
 Array = np.ndarray
@@ -137,6 +138,17 @@ def test_a_selection_keeps_its_ids(tmp_path: Path, client: Client) -> None:
     part = xr.DataArray(values[:4], dims=("token_id", "hidden"), coords={"token_id": [9, 3, 5, 7]})
     again = eg.lattice(part, pairs_within=4, client=client)
     assert set(again["pair_token_id"].values.ravel().tolist()) == {3, 5, 7, 9}
+
+
+def test_the_note_of_what_is_written_names_the_matrix(
+    tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "m.zarr", output=np.eye(9, 3).astype(BFLOAT16), model="org/m")
+    with showing(True):
+        eg.lattice(store, within=1, client=client)
+        assert "org/m in steps (array) is in " in capsys.readouterr().err
+        eg.lattice(np.eye(9, 3).astype(BFLOAT16), client=client)
+        assert "the array given is in " in capsys.readouterr().err
 
 
 def test_what_is_refused(tmp_path: Path, client: Client) -> None:
