@@ -125,8 +125,8 @@ class Report:
         """Write a parquet file with a row for each token, which Embedding Atlas can read.
 
         Its columns are `token_id`, `token`, `text`, and each variable along `token_id`; for each radius R
-        `within_degree_R`, `token_to_component_R` and `degree_R`; for each component C `score_C`; and `neighbors`, a
-        struct of the lists `ids` and `distances`.
+        `within_degree_R`, `token_to_component_R` and `degree_R`; for each component C `score_C`; `neighbors`, a struct
+        of the lists `ids` and `distances`; and `top` and `bottom`, structs of the lists `ids` and `products`.
 
         Parameters
         ----------

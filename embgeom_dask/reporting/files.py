@@ -14,8 +14,17 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.reporting import tables
 from embgeom_dask.reporting.optional_libraries import load
 from embgeom_dask.storage import replacement
+from embgeom_dask.storage.result_names import measured
 
 PathLike = str | os.PathLike[str]
+
+_NOT_OF_TOKENS = (
+    "this result has no line for each token of one model: take one of tokens, spectrum, cluster, components, "
+    "undertrained, compare or neighbors, a scan with `neighbors`, `within`, `top`, `bottom` or `moments_per_row`, or a "
+    "lattice with `origin` or `within`"
+)
+_LISTS = {"neighbor": "neighbors", "top": "top", "bottom": "bottom"}
+"""The columns that hold lists of tokens, by what the names of their variables begin with."""
 
 
 def csv(result: xr.Dataset, path: PathLike, name: str, *, overwrite: bool = False) -> None:
@@ -40,7 +49,7 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
         raise InputError("this result is of several steps: choose one in Python, result.isel(step=0), or take to-csv")
     of_tokens = any("token_id" in each for each in dims)
     if not of_tokens or "model" in result.dims:
-        raise InputError("this result has no line for each token of one model: scan with `neighbors` or `within`")
+        raise InputError(_NOT_OF_TOKENS)
     columns = {name: result[name].to_numpy() for name in ("token_id", "token", "text") if name in result.variables}
     for name, variable in result.data_vars.items():
         if variable.dims == ("token_id",):
@@ -53,18 +62,18 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
     if "score" in result:
         scores = result["score"].transpose("component", "token_id").to_numpy()
         columns |= {f"score_{rank}": each for rank, each in zip(result["component"].to_numpy(), scores, strict=True)}
-    if "neighbor_distance" in result:
-        columns["neighbors"] = _neighbors(result, pyarrow)
+    lists = {name: stem for stem, name in _LISTS.items() if f"{stem}_{measured(result, stem)}" in result}
+    columns |= {name: _lists(result, stem, pyarrow) for name, stem in lists.items()}
     table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
     with replacement.new_file(Path(path), overwrite=overwrite) as file:
         writer.write_table(table, file)
 
 
-def _neighbors(result: xr.Dataset, pyarrow: Any) -> Any:
-    ids, distances = (
-        result[name].transpose("token_id", "neighbor").to_numpy() for name in ("neighbor_token_id", "neighbor_distance")
-    )
+def _lists(result: xr.Dataset, stem: str, pyarrow: Any) -> Any:
+    """The tokens listed for each token, with their distances or products."""
+    what = measured(result, stem)
+    ids, values = (result[f"{stem}_{each}"].transpose("token_id", stem).to_numpy() for each in ("token_id", what))
     filled = ids >= 0
     ends = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
-    lists = [pyarrow.LargeListArray.from_arrays(ends, values[filled]) for values in (ids, distances)]
-    return pyarrow.StructArray.from_arrays(lists, ["ids", "distances"])
+    lists = [pyarrow.LargeListArray.from_arrays(ends, each[filled]) for each in (ids, values)]
+    return pyarrow.StructArray.from_arrays(lists, ["ids", f"{what}s"])

@@ -285,11 +285,22 @@ def test_parquet_holds_a_row_a_token(made: Made, tmp_path: Path) -> None:
     assert (tmp_path / "m.parquet").read_bytes().startswith(b'"rank"')
     (tmp_path / "link").unlink()
     pairs = made.scan[["pair_distance", "pair_token_id"]]
-    with pytest.raises(eg.InputError, match="no line for each token"):
+    with pytest.raises(eg.InputError, match=r"no line for each token .*: take one of tokens, .* `bottom` or"):
         pairs.embgeom.to_parquet(tmp_path / "p.parquet")
     with pytest.raises(eg.InputError, match="no line for each token"):
         eg.survey(made.store).embgeom.to_parquet(tmp_path / "s.parquet")
     assert [each.name for each in tmp_path.iterdir()] == ["m.parquet"]
+
+
+def test_parquet_holds_the_tokens_of_extreme_products(made: Made, client: Client, tmp_path: Path) -> None:
+    scan = eg.scan(made.store, metric="dot", top=2, bottom=3, client=client)
+    scan.embgeom.to_parquet(tmp_path / "m.parquet")
+    table = pq.read_table(tmp_path / "m.parquet")
+    assert table.column_names == ["token_id", "token", "text", "top", "bottom"]
+    for name in ("top", "bottom"):
+        listed = table[name].to_pylist()
+        assert [each["ids"] for each in listed] == scan[f"{name}_token_id"].values.tolist()
+        assert [each["products"] for each in listed] == scan[f"{name}_product"].values.tolist()
 
 
 def test_csv_has_texts_beside_the_pieces_of_tokens(made: Made, tmp_path: Path) -> None:
