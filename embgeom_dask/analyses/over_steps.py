@@ -23,6 +23,7 @@ from embgeom_dask.analyses.steps import Steps, attributes, matrices_of
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.analyses.tokens import tokens
 from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.execution.arrays import Given
 from embgeom_dask.progress import bar, note, showing
 from embgeom_dask.storage import paths, results
 from embgeom_dask.storage.model_stores import Matrix
@@ -154,9 +155,10 @@ def _each(
     """What is found at each of some steps, in their order; those of no store are read here, one after the other."""
 
     def ask(matrix: Matrix, place: int) -> xr.Dataset:
+        rows = matrix if steps.token_id is None else Given(matrix, np.arange(matrix.vocab_size), steps.token_id)
         try:
             with showing(False):
-                return ANALYSES[name](matrix, client=client, **settings)
+                return ANALYSES[name](rows, client=client, **settings)
         except NoCluster:
             return without_cluster(matrix.hidden_size)
         except EmbgeomError as error:

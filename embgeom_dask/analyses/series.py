@@ -17,8 +17,8 @@ from embgeom_dask.analyses import step_records
 from embgeom_dask.analyses.over_steps import ask_each, check_each
 from embgeom_dask.analyses.series_state import NUMBERS, SavedState, SeriesState
 from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps
-from embgeom_dask.execution.arrays import Data
-from embgeom_dask.execution.cluster import ClientLike, connect, in_threads
+from embgeom_dask.execution.arrays import Data, is_array
+from embgeom_dask.execution.cluster import ClientLike, check_usable, connect, in_threads
 from embgeom_dask.progress import bar, showing
 from embgeom_dask.storage import paths, result_trees, results
 from embgeom_dask.storage.model_stores import Role
@@ -48,9 +48,10 @@ def series(
         The steps, as one of: a tensor (steps, rows, columns) of a file, `FILE.safetensors`, `FILE.h5` or `FILE.hdf5`,
         with `:KEY` if it has several, of floats or of bfloat16 bits as 16-bit unsigned integers; a folder with a
         checkpoint for each step, named `checkpoint-100`, `step_200` or the like; an array of that shape, also one of
-        dask; a series store; or a list of stores of one shape, in the order of their steps. The numbers of the steps
-        are those of a series store, those in the names of checkpoints and stores, or those of a list `step` or `steps`
-        of ascending integers beside the tensor; else they count from 0.
+        dask, or a DataArray, whose dimension `step` may lie anywhere; a series store; or a list of stores of one shape,
+        in the order of their steps. The numbers of the steps are those of a series store, the integers along `step`,
+        those in the names of checkpoints and stores, or those of a list `step` or `steps` of ascending integers beside
+        the tensor; else they count from 0. Token ids and tokens of a DataArray are found as `scan` finds them.
     role : {"input", "output"}, optional
         The matrix of stores and checkpoints; by default output, or input if there is no output matrix.
     each : str, list of str, or dict, optional
@@ -105,6 +106,8 @@ def series(
     (array([4, 3, 2]), array([ 1,  2,  2, -1]))
     """
     started, asked = perf_counter(), check_each(each)
+    if is_array(data):
+        check_usable(client)  # steps of a dask array are computed by the client that is active
     with showing(progress), open_steps(data, role, identified=out is not None) as steps:
         at = None if out is None else os.fspath(out)
         if not asked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from embgeom_dask.checkpoints.step_files import as_floats, check_kind, checked, 
 from embgeom_dask.checkpoints.step_folders import Step, ascending, find_steps, labels_of, number_of, open_checkpoint
 from embgeom_dask.checkpoints.torch_files import from_torch
 from embgeom_dask.errors import InputError
+from embgeom_dask.execution import arrays
 from embgeom_dask.execution.arrays import Data, given_rows, is_array, temporary_folder
 from embgeom_dask.pairwise.rows import digest
 from embgeom_dask.storage import fill, labels, model_stores, results
@@ -38,7 +39,8 @@ class Steps(NamedTuple):
     `shape` is (steps, V, d), `read(i)` gives the rows of the i-th as floats, `step` (steps,) int64, ascending, is the
     number of each; `name` what they are called; `labels`, where rows have tokens, is as `make_labels` gives; `matrices`
     are the stored ones of a list, and `settings` what tells other steps from others; `matrix` what each is in a store.
-    `stored(i)` gives the i-th as a matrix that is read where it is; None where the steps are in no store.
+    `stored(i)` gives the i-th as a matrix that is read where it is; None where the steps are in no store. `token_id`
+    (V,) are the ids of the rows; None where these are their numbers.
     """
 
     shape: tuple[int, int, int]
@@ -50,6 +52,7 @@ class Steps(NamedTuple):
     matrices: Sequence[Matrix] = ()
     matrix: str = "output_embedding"
     stored: Callable[[int], Matrix] | None = None
+    token_id: NDArray[np.int64] | None = None
 
 
 @contextmanager
@@ -66,7 +69,8 @@ def open_steps(
     if not many.is_one(data):
         yield _of_list(many.each_of(data, "series"), role)
     elif is_array(data):
-        yield _of_array(data, identified=identified)
+        array = arrays.matrix_of(data, role)
+        yield (_of_labelled if isinstance(array, xr.DataArray) else _of_array)(array, identified=identified)
     elif (file := find_stack_file(path := os.fspath(cast(PathLike, data)))) is not None:
         with open_stack(*file) as stack:
             yield Steps(stack.shape, stack.read, stack.name, stack.step, stack.identity)
@@ -94,6 +98,36 @@ def _of_array(data: Any, *, identified: bool) -> Steps:
     for step in range(shape[0] if identified else 0):
         told.update(digest(read(step)).tobytes())
     return Steps(shape, read, "array", np.arange(shape[0]), {"array": [*shape, dtype, told.hexdigest()]})
+
+
+def _of_labelled(array: xr.DataArray, *, identified: bool) -> Steps:
+    """The steps of a DataArray, along `step` if it has that dimension, with the labels that the array has."""
+    checked(array.shape, "the array given")
+    along = "step" if "step" in array.dims else array.dims[0]
+    first = arrays.as_data_array(array.isel({along: 0}), None)
+    steps = _of_array(array.transpose(along, *first.dims), identified=identified)
+    step, ids, named = _numbers_along(array, along), arrays.token_id_of(first), arrays.labels_of(first)
+    facts = {**steps.settings, "steps": step.tolist(), "labels": labels.digest_labels(named, steps.shape[1])}
+    facts |= {} if ids is None else {"tokens": fill.sha256(ids)}
+    numbered = ids is None or np.array_equal(ids, np.arange(ids.size))
+    return steps._replace(
+        name=arrays.named(array)[0],
+        step=step,
+        settings=facts,
+        labels=named if named["has_token"].any() else None,
+        matrix="input_embedding" if array.attrs.get("matrix", array.name) == "input_embedding" else steps.matrix,
+        token_id=None if numbered else ids,
+    )
+
+
+def _numbers_along(array: xr.DataArray, along: Hashable) -> NDArray[np.int64]:
+    """The numbers of the steps: the integers along their dimension; where there are none, they count from 0."""
+    if along not in array.coords or array[along].dtype.kind not in "iu":
+        return np.arange(array.sizes[along])
+    step = array[along].to_numpy().astype(np.int64)
+    if step[0] < 0 or (np.diff(step) <= 0).any():
+        raise InputError(f"the steps of the array given do not ascend from 0 or more: give array.sortby({along!r})")
+    return step
 
 
 def _of_stored(series: StoredSeries) -> Steps:
@@ -188,7 +222,8 @@ def attributes(steps: Steps, settings: Mapping[str, Any] | None = None) -> dict[
 
 def coordinates(steps: Steps) -> dict[str, Any]:
     """The coordinates of a result over steps: their numbers, the tokens of rows, and whose stores they are."""
-    found: dict[str, Any] = {"step": steps.step, "token_id": np.arange(steps.shape[1])}
+    ids = np.arange(steps.shape[1]) if steps.token_id is None else steps.token_id
+    found: dict[str, Any] = {"step": steps.step, "token_id": ids}
     if steps.labels is not None:
         found |= {name: ("token_id", steps.labels[name].to_numpy()) for name in ("token", "text")}
     if steps.matrices:

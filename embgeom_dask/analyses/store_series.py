@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from embgeom_dask.analyses.steps import Steps, open_steps
 from embgeom_dask.checkpoints.name_and_tokenizer import check_name
-from embgeom_dask.errors import EmbgeomWarning
+from embgeom_dask.errors import EmbgeomWarning, InputError
 from embgeom_dask.execution.arrays import Data, is_array
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores, paths
@@ -61,7 +61,8 @@ def store_series(
     Raises
     ------
     InputError
-        If the steps cannot be read, as `series` says, or if something else is at the path of the store.
+        If the steps cannot be read, as `series` says, if an array has token ids that are not 0, 1, 2, ..., or if
+        something else is at the path of the store.
     EmbgeomError
         If the store cannot be written.
 
@@ -72,7 +73,12 @@ def store_series(
     'stores/org--run.zarr'
     """
     with showing(progress), open_steps(data, role, identified=False, tokenizer=tokenizer) as steps:
-        called = check_name(name or steps.name.replace(":", "-"))
+        if steps.token_id is not None:
+            raise InputError(
+                f"the rows of the array given have the ids {steps.token_id[0]} to {steps.token_id[-1]}, and a series "
+                "store numbers them from 0: give all rows, or array.drop_vars('token_id')"
+            )
+        called = check_name(name or steps.name.removesuffix(" (array)").replace(":", "-"))
         if steps.labels is None:
             warnings.warn(f"{called}: no row has a token", EmbgeomWarning, stacklevel=2)
         target = paths.join(os.fspath(stores), model_stores.file_name(called))

@@ -183,12 +183,12 @@ def given_rows(
         matrix = model_stores.find_matrix(cast(PathLike, data), role)
         yield Given(matrix, np.arange(matrix.vocab_size))
         return
-    array = _as_data_array(data, role)
+    array = as_data_array(data, role)
+    check_usable(client)  # rows of a dask array are compared by the client that is active
     stored = find_rows(array)
     if stored is not None and not (whole and stored[1].size < stored[0].vocab_size):
         yield Given(*stored)
         return
-    check_usable(client)
 
     def write(folder: str) -> str:
         # only where dask computes: entering a client sets dask's scheduler for all threads, and two get in their way
@@ -196,9 +196,9 @@ def given_rows(
         with cast(AbstractContextManager[Any], nullcontext()) if by is None else by.as_current():
             return _write(array, folder)
 
-    name = _named(array)[0]
+    name = named(array)[0]
     with temporary_store(write, "the array given" if name == _UNNAMED else name) as given:
-        yield replace(given, token_id=_token_id(array))
+        yield replace(given, token_id=token_id_of(array))
 
 
 def temporary_folder() -> AbstractContextManager[str]:
@@ -247,7 +247,7 @@ def name_of(data: Data, role: Role | None = None) -> Identity:
     if isinstance(data, Matrix):
         return Identity(data.model, data.revision, data.name, data.tied)
     if is_array(data):
-        return Identity(*_named(_as_data_array(data, role)))
+        return Identity(*named(as_data_array(data, role)))
     if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
         return Identity(_model_of(file), "")
     if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
@@ -256,20 +256,27 @@ def name_of(data: Data, role: Role | None = None) -> Identity:
     return Identity(matrix.model, matrix.revision, matrix.name, matrix.tied)
 
 
-def _named(array: xr.DataArray) -> tuple[str, str]:
+def named(array: xr.DataArray) -> tuple[str, str]:
+    """The model and revision that results of an array bear."""
     model, revision = (array.attrs.get(name) for name in ("model", "revision"))
     name = model if isinstance(model, str) else array.name
     return f"{name} (array)" if name else _UNNAMED, revision if isinstance(revision, str) else ""
 
 
-def _as_data_array(data: Any, role: Role | None) -> xr.DataArray:
-    """Any array as a DataArray of two dimensions, rows first."""
-    if isinstance(data, xr.Dataset):
-        names = [f"{each}_embedding" for each in ((role,) if role else ("output", "input"))]
-        found = next((name for name in names if name in data), None)
-        if found is None:
-            raise InputError(f"the dataset given has no {' or '.join(names)}: give one of its arrays")
-        data = data[found]
+def matrix_of(data: Any, role: Role | None) -> Any:
+    """Of a Dataset the matrix of `role`, and any other array as it is. Raises InputError where there is none."""
+    if not isinstance(data, xr.Dataset):
+        return data
+    names = [f"{each}_embedding" for each in ((role,) if role else ("output", "input"))]
+    found = next((name for name in names if name in data), None)
+    if found is None:
+        raise InputError(f"the dataset given has no {' or '.join(names)}: give one of its arrays")
+    return data[found]
+
+
+def as_data_array(data: Any, role: Role | None) -> xr.DataArray:
+    """Any array as a DataArray of two dimensions, rows first. Raises InputError where it is none."""
+    data = matrix_of(data, role)
     if isinstance(data, torch.Tensor):
         try:
             data = from_torch(data)
@@ -296,7 +303,7 @@ def _labelled(array: xr.DataArray) -> list[Hashable]:
     return [dim for dim in array.dims if any(coord.dims == (dim,) for coord in named)]
 
 
-def _token_id(array: xr.DataArray) -> NDArray[np.int64] | None:
+def token_id_of(array: xr.DataArray) -> NDArray[np.int64] | None:
     """The ids of the rows (n,) int64, where they have any: integers along them, those called token ids first."""
     dim = array.dims[0]
     names = [*(name for name in array.coords if str(name).startswith("token_id")), dim]
@@ -309,7 +316,7 @@ def _token_id(array: xr.DataArray) -> NDArray[np.int64] | None:
     return ids.astype(np.int64)
 
 
-def _labels(array: xr.DataArray) -> xr.Dataset:
+def labels_of(array: xr.DataArray) -> xr.Dataset:
     """The token strings of the rows: their coordinates, or labels that are no integers; empty where there are none."""
     dim = str(array.dims[0])
     suffix = dim.removeprefix("token_id") if dim.startswith("token_id") else ""
@@ -330,11 +337,11 @@ def _write(array: xr.DataArray, folder: str) -> str:
         rows = _computed(rows, f"{folder}/computed")
     elif not isinstance(rows, np.ndarray):
         rows = array.to_numpy()
-    model, revision = _named(array)
+    model, revision = named(array)
     role = "input" if array.attrs.get("matrix", array.name) == "input_embedding" else "output"
     matrices = {f"{role}_embedding": _Rows(rows)}
     attrs = {"model": model, "revision": revision}
-    return model_writing.write_model(f"{folder}/array.zarr", matrices, attrs=attrs, labels=_labels(array))
+    return model_writing.write_model(f"{folder}/array.zarr", matrices, attrs=attrs, labels=labels_of(array))
 
 
 def _computed(rows: Any, path: str) -> zarr.Array[Any]:

@@ -207,6 +207,32 @@ def test_a_series_store_is_read_whole_and_step_by_step(tmp_path: Path, capsys: p
         eg.series(store)
 
 
+def test_an_array_keeps_its_steps_ids_and_tokens(tmp_path: Path) -> None:
+    steps = planted()
+    given = [make_store(tmp_path / f"step-{10 * i}.zarr", output=each, model="org/run") for i, each in enumerate(steps)]
+    store = eg.store_series(given, tmp_path / "stores", name="org/series")
+    opened = eg.open_series(store)
+    some = opened["output_embedding"].sel(token_id=slice(5, 20), step=slice(60, None))
+    tree = eg.series(some, each="tokens", out=tmp_path / "out")
+    others = [some.compute(), some.transpose("hidden", "token_id", "step"), some.rename(token_id="row")]
+    for found in (tree, tree["tokens"], *map(eg.series, others)):
+        assert found["step"].values.tolist() == [60, 70]
+        assert found["token_id"].values.tolist() == list(range(5, 21))
+        assert found["token"].values.tolist() == [f"t{i}" for i in range(5, 21)]
+        assert found.attrs["model"] == ["org/series (array)"]
+    assert tree["first_change_step"].values[:3].tolist() == [-1, 70, 70]
+    norms = np.sqrt((steps[6:, 5:21].astype(float) ** 2).sum(axis=2))
+    np.testing.assert_allclose(tree["tokens"]["norm_l2"], norms, rtol=1e-15)
+    xr.testing.assert_equal(eg.series(opened), eg.series(store))
+    with pytest.raises(InputError, match=r"do not ascend from 0 or more: give array.sortby\('step'\)"):
+        eg.series(some[::-1])
+    with pytest.raises(InputError, match="have the ids 5 to 20, and a series store numbers them from 0"):
+        eg.store_series(some, tmp_path / "stores", name="org/some")
+    again = eg.store_series(opened["output_embedding"].sel(step=slice(20, None)), tmp_path / "again")
+    assert again == str(tmp_path / "again/org--series.zarr")
+    xr.testing.assert_equal(eg.open_series(again).load(), opened.sel(step=slice(20, None)).load())
+
+
 EACH: dict[str, Any] = {
     **{"survey": {}, "tokens": {}, "duplicates": {}},
     **{"outliers": {"tokens": "3,7,8,9"}, "spectrum": {"components": 2}},

@@ -355,14 +355,14 @@ def test_in_a_dask_task_the_client_of_its_worker_is_used(running: LocalCluster, 
     assert (found[0], float(found[1]["nearest_distance"][0])) == (running.scheduler_address, np.sqrt(2))
 
 
-def test_a_client_that_cannot_be_used_is_refused_before_an_array_is_written(
-    running: LocalCluster,
-) -> None:
+def test_a_client_that_cannot_be_used_is_refused_before_an_array_is_read(running: LocalCluster, tmp_path: Path) -> None:
     def read() -> None:
         raise AssertionError("the array is read")
 
     rows = da.from_delayed(delayed(read)(), (4, 4), np.float64)
     said = r"^the dask client is asynchronous: "
+    of_a_store = eg.open_model(make_store(tmp_path / "m.zarr", output=np.eye(4)))["output_embedding"][1:]
+    steps = da.stack([rows, rows])
 
     async def asynchronous() -> None:
         async with Client(running.scheduler_address, asynchronous=True, set_as_default=False) as given:
@@ -370,8 +370,9 @@ def test_a_client_that_cannot_be_used_is_refused_before_an_array_is_written(
                 with pytest.raises(InputError, match=said):
                     call(rows, client=given)
         async with Client(running.scheduler_address, asynchronous=True):  # the active one
-            with pytest.raises(InputError, match=said):
-                eg.scan(rows, nearest=1)
+            for call in (partial(eg.scan, rows, nearest=1), partial(eg.survey, of_a_store), partial(eg.series, steps)):
+                with pytest.raises(InputError, match=said):
+                    call()
 
     asyncio.run(asynchronous())
     closed = Client(running, set_as_default=False)
