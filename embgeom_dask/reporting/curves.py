@@ -35,7 +35,7 @@ def spectrum(result: Result, ax: Axes | None, *, of: str) -> Axes:
     drawing.draw_lines(ax, lines)
     ax.set_xscale("log")
     if of == "eigenvalues":
-        ax.set_yscale("log", nonpositive="mask")
+        drawing.log_scale(ax, "y", [line.y for line in lines])
     else:
         ax.set_ylim(0, 1.02)
     ax.set_xlabel("rank of the eigenvalue")

@@ -95,16 +95,34 @@ def histogram(result: Result, ax: Axes | None, *, log: bool, density: bool | Non
     density = len(found) > 1 if density is None else density
     ax = new_axes(ax)
     for (label, each), color in zip(found, colors(len(found)), strict=True):
-        count, edges = each["histogram_count"].to_numpy(), each["bin_edge"].to_numpy()
+        bins = _filled_bins(each)
+        count, edges = each["histogram_count"].to_numpy()[bins], _edges_of(each, bins)
         height = count / float(each["pair_count"]) / np.diff(edges) if density else count
         ax.stairs(height, edges, fill=len(found) == 1, color=color, label=shown(label))
     ax.set_ylabel("share of pairs per unit of distance" if density else "pairs")
     _finish_distances(ax, found)
     if log:
-        ax.set_yscale("log")
+        log_scale(ax, "y", [each["histogram_count"].to_numpy() for _, each in found], nonpositive="clip")
     elif ax.get_yscale() == "linear":
         ax.set_ylim(bottom=0)
     return ax
+
+
+def log_scale(ax: Axes, axis: str, drawn: Sequence[NDArray[Any]], nonpositive: str = "mask") -> None:
+    """Make an axis logarithmic, unless nothing that is drawn is positive: then it has no logarithm to show."""
+    if any((values > 0).any() for values in drawn):
+        getattr(ax, f"set_{axis}scale")("log", nonpositive=nonpositive)
+
+
+def _filled_bins(result: xr.Dataset) -> slice:
+    """The bins from the first to the last that hold pairs: beyond the farthest pair there is nothing to see."""
+    filled = np.flatnonzero(result["histogram_count"].to_numpy())
+    return slice(filled[0], filled[-1] + 1) if filled.size else slice(0, result.sizes["bin"])
+
+
+def _edges_of(result: xr.Dataset, bins: slice) -> NDArray[np.float64]:
+    """The edges of some bins, one more than these."""
+    return result["bin_edge"].to_numpy()[bins.start : bins.stop + 1]
 
 
 def cdf(result: Result, ax: Axes | None) -> Axes:
@@ -113,9 +131,10 @@ def cdf(result: Result, ax: Axes | None) -> Axes:
     found = model_results.of_models(result, "histogram_cdf", _NO_HISTOGRAM)
     ax = new_axes(ax)
     for (label, each), color in zip(found, colors(len(found)), strict=True):
+        bins = _filled_bins(each)
         below = float(each["histogram_below"] / each["pair_count"])
         share = np.concatenate([[below], each["histogram_cdf"].to_numpy()])
-        ax.plot(each["bin_edge"].to_numpy(), share, color=color, label=shown(label))
+        ax.plot(_edges_of(each, bins), share[bins.start : bins.stop + 1], color=color, label=shown(label))
         if "quantile_lower" in each:
             _mark_quantiles(ax, each, color)
     ax.set_ylabel("share of pairs up to the distance")
@@ -206,8 +225,8 @@ def ranks(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
             ax.fill_between(each["neighbor"].to_numpy(), low, high, color=color, alpha=0.2, linewidth=0)
         values = f"{values}: median, smallest to largest"
     if kind.log:
-        ax.set_xscale("log")
-        ax.set_yscale("log", nonpositive="mask")
+        for axis in "xy":
+            log_scale(ax, axis, [line.y for line in lines])
     else:
         ax.xaxis.set_major_locator(load("matplotlib.ticker", "plot").MaxNLocator(integer=True))
     ax.set_xlabel(kind.ranks)
@@ -262,6 +281,8 @@ def heatmap(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
         down, across, values = _neighbor_cells(one)
     else:
         down, across, values = _pair_cells(one)
+    if not values.size:
+        raise InputError(f"there is nothing to draw: the result has 0 {of}")
     ax = new_axes(ax)
     colors = load("matplotlib", "plot").colormaps[COLORS].with_extremes(bad="lightgrey")
     smooth = "antialiased" if max(values.shape) > _PIXELS else "nearest"

@@ -55,12 +55,19 @@ def distances(made: Results, name: str = "org/a") -> np.ndarray:
     return pdist(made.rows[name].astype(np.float64))
 
 
+def edges_of_pairs(made: Results) -> np.ndarray:
+    """The edges of bins, from the one below the nearest pair to the one above the farthest."""
+    edges, true = made.one["bin_edge"].to_numpy(), distances(made)
+    assert edges[-2] > true.max()  # there are bins that hold no pair
+    return edges[np.searchsorted(edges, true.min(), "right") - 1 : np.searchsorted(edges, true.max()) + 1]
+
+
 def test_a_histogram_shows_the_pairs_of_each_bin(made: Results) -> None:
     ax = made.one.embgeom.plot.histogram()
     (bars,) = ax.patches
     values, edges, baseline = bars.get_data()
     assert baseline == 0
-    np.testing.assert_array_equal(edges, made.one["bin_edge"])
+    np.testing.assert_array_equal(edges, edges_of_pairs(made))
     np.testing.assert_array_equal(values, np.histogram(distances(made), edges)[0])
     assert bars.get_fill()
     assert bars.get_facecolor() == STEELBLUE
@@ -116,7 +123,7 @@ def test_bins_of_the_logarithm_have_an_axis_of_it_and_pairs_outside_are_counted(
 def test_a_cdf_goes_through_the_shares_of_pairs_and_marks_quantiles(made: Results) -> None:
     ax = made.one.embgeom.plot.cdf()
     curve, points = ax.lines
-    true, edges = np.sort(distances(made)), made.one["bin_edge"].to_numpy()
+    true, edges = np.sort(distances(made)), edges_of_pairs(made)
     np.testing.assert_array_equal(curve.get_xdata(), edges)
     np.testing.assert_allclose(curve.get_ydata(), np.searchsorted(true, edges) / true.size, rtol=1e-12)
     expected = np.quantile(true, [0.1, 0.5, 0.9], method="inverted_cdf")
@@ -373,6 +380,22 @@ def test_pairs_of_too_many_tokens_are_refused(made: Results, monkeypatch: pytest
     monkeypatch.setattr(drawing, "_MATRIX_TOKENS", 10)
     with pytest.raises(eg.InputError, match=r"a heat map shows up to 10 tokens, the pairs are of 1.*: scan `tokens`"):
         made.one.embgeom.plot.heatmap(of="pairs")
+
+
+def test_a_result_with_nothing_in_it_is_drawn_or_refused(client: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(3).normal(size=(30, 4)).astype(np.float32)
+    empty = eg.scan(rows, within=[1e-6], pairs_within=1e-6, histogram_edges=[90, 91, 92], client=client)
+    drawn = [
+        eg.duplicates(rows, client=client).embgeom.plot.ranks(),
+        empty.embgeom.plot.ranks(of="degrees"),
+        empty.embgeom.plot.histogram(log=True),
+        eg.spectrum(np.ones((5, 4), np.float32), client=client).embgeom.plot.spectrum(),
+    ]
+    for ax in drawn:
+        ax.figure.savefig(tmp_path / "drawn.png")  # a logarithm of nothing fails here
+        assert ax.get_yscale() == "linear"
+    with pytest.raises(eg.InputError, match="there is nothing to draw: the result has 0 pairs"):
+        empty.embgeom.plot.heatmap()
 
 
 @pytest.mark.parametrize("name", FIGURES)
