@@ -51,6 +51,8 @@ class Given:
         The id by which the caller knows each row of the matrix; None where that is its number.
     nbytes : int
         Bytes of the temporary store that the rows were written to; 0 where they are stored already.
+    copied : Matrix, optional
+        The stored matrix that these rows are some of, where they were written to a temporary store all the same.
     read : dict
         The labels of the matrix once they were read; selections of the rows share it.
     """
@@ -59,6 +61,7 @@ class Given:
     rows: NDArray[np.int64]
     token_id: NDArray[np.int64] | None = None
     nbytes: int = 0
+    copied: Matrix | None = None
     read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -198,7 +201,7 @@ def given_rows(
 
     name = named(array)[0]
     with temporary_store(write, "the array given" if name == _UNNAMED else name) as given:
-        yield replace(given, token_id=token_id_of(array))
+        yield replace(given, token_id=token_id_of(array), copied=stored[0] if stored else None)
 
 
 def temporary_folder() -> AbstractContextManager[str]:

@@ -33,7 +33,7 @@ class ResultEngine(BackendEntrypoint):
         **decoding: Any,  # noqa: ARG002 - nothing in a result is encoded
     ) -> Dataset:
         """Open a result; see `open_result`. Of a tree it is the table, or with `group` another node."""
-        from embgeom_dask.storage.results import open_result
+        from embgeom_dask import open_result  # of the package, whose results have the accessor `embgeom`
 
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
         where = filename_or_obj if group is None else Path(filename_or_obj, group.strip("/"))

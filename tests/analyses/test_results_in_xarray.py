@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -60,6 +62,12 @@ def test_reopened_is_what_was_computed(made: Made) -> None:
             xr.testing.assert_identical(again, scan)
             assert [*again.variables] == [*scan.variables]
             assert all(isinstance(each.data, np.ndarray) for each in again.variables.values())
+
+
+def test_what_xarray_opens_has_the_accessor(made: Made) -> None:
+    code = f"import xarray\nprint(xarray.open_dataset({str(made.outs[0])!r}).embgeom.tables)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "neighbors" in done.stdout
 
 
 def test_what_xarray_writes_of_a_result_is_opened_but_not_taken_for_the_result(made: Made, tmp_path: Path) -> None:
