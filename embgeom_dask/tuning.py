@@ -32,6 +32,9 @@ PANEL_TILES = 8
 LONG_PANEL_TILES = 64
 """Tiles of a panel, where these have more rows: each takes a GPU about 3 ms by that cost model."""
 
+MOST_PANELS = 5_000_000
+"""Panels of a pass: dealing them to workers takes 0.3 KB of each in the memory of the client (tracemalloc), 1.5 GB."""
+
 LEAST_TILE = 32
 """Rows of a tile that is not halved any more where memory runs out."""
 

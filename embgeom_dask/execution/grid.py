@@ -39,6 +39,13 @@ class Grid:
         height, width = self._blocks(self.rows), self._blocks(self.columns)
         return height * (height + 1) // 2 if self.symmetric else height * width
 
+    @property
+    def panel_count(self) -> int:
+        """The number of panels."""
+        first = self.first()
+        lengths = (end - begin for panel in first for begin, end in self._beside(panel))
+        return len(first) + sum(-(-length // self.panel_tiles) for length in lengths)
+
     def first(self) -> list[Panel]:
         """One tile for each row block, on the diagonal: with what these find as hints, the other tiles keep less."""
         width = self._blocks(self.columns)
@@ -46,10 +53,8 @@ class Grid:
 
     def rest(self) -> Iterator[Panel]:
         """All other tiles, in panels of at most `panel_tiles`."""
-        width = self._blocks(self.columns)
         for panel in self.first():
-            parts = [(panel.stop, width)] if self.symmetric else [(0, panel.start), (panel.stop, width)]
-            for begin, end in parts:
+            for begin, end in self._beside(panel):
                 for start in range(begin, end, self.panel_tiles):
                     yield Panel(panel.row, start, min(start + self.panel_tiles, end))
 
@@ -60,10 +65,10 @@ class Grid:
             start = max(panel.start * parts, row) if self.symmetric else panel.start * parts
             yield Panel(row, start, min(panel.stop * parts, width))
 
-    def panels(self) -> Iterator[Panel]:
-        """All panels."""
-        yield from self.first()
-        yield from self.rest()
+    def _beside(self, panel: Panel) -> list[tuple[int, int]]:
+        """The column blocks that a row block has tiles with beside its first one, from and to."""
+        width = self._blocks(self.columns)
+        return [(panel.stop, width)] if self.symmetric else [(0, panel.start), (panel.stop, width)]
 
     def _blocks(self, rows: int) -> int:
         return -(-rows // self.tile)

@@ -176,7 +176,7 @@ class Journal:
             if not paths.is_url(self.url):
                 with paths.explained(f"write {self.url}/{name}"):
                     transactions.make_folder(Path(self.url, name))
-            self._write_json(f"{name}/pass.json", {"panels": sum(1 for _ in plan.grid.panels())})
+            self._write_json(f"{name}/pass.json", {"panels": plan.grid.panel_count})
         state_types = {each: reduction.state_type for each, reduction in plan.reductions.items()}
         return Pass(f"{self.url}/{name}", state_types)
 

@@ -50,7 +50,7 @@ from embgeom_dask.reductions import (
 from embgeom_dask.reductions.histogram import bin_edges
 from embgeom_dask.reductions.order_statistics import state_bytes
 from embgeom_dask.storage.model_stores import Matrix
-from embgeom_dask.units import bytes_text
+from embgeom_dask.units import bytes_text, noun
 
 Selected = tuple[Matrix, NDArray[np.int64]]
 """A matrix and the token ids, int64 (n,) ascending, of the rows to compare."""
@@ -111,8 +111,8 @@ def make_plan(
     Raises
     ------
     InputError
-        where a row has no distance to any other (NaN, infinity, out of range), none is left to compare, or the scan
-        would take more memory than is allowed.
+        where a row has no distance to any other (NaN, infinity, out of range), none is left to compare, the scan would
+        take more memory than is allowed, or its tiles are so small that there are more panels than can be dealt.
     """
     inspected = inspect_rows(client, sides, spec, ids)
     point_format = choose_points(client, inspected, spec, resources)
@@ -142,7 +142,13 @@ def make_plan(
         )
     ]
     instead = point_formats_instead(point_format, inspected.dtypes, inspected.distance_from_centre)
-    return Plan((sources[0], sources[-1]), reductions, resources.device, needed, instead)
+    plan = Plan((sources[0], sources[-1]), reductions, resources.device, needed, instead)
+    if (panels := plan.grid.panel_count) > tuning.MOST_PANELS:
+        raise InputError(
+            f"tiles of {tile:,} {noun(tile, 'row')} make {panels:,} panels and this process deals out at most "
+            f"{tuning.MOST_PANELS:,}: give a larger `tile`"
+        )
+    return plan
 
 
 def inspect_rows(

@@ -250,7 +250,7 @@ class _PanelsOfPass:
                 self._journal.fail(panel, _cause(error))
         said = "; ".join(f"{_some(names)}: {cause}" for cause, names in list(causes.items())[:3])
         kept = " (what is done is kept: the same command goes on)" if self._journal is not None else ""
-        total = sum(1 for _ in self._plan.grid.panels())
+        total = self._plan.grid.panel_count
         raise EmbgeomError(f"{len(self._failed)} of {total} panels failed{kept}: {said}") from error
 
     def _computed(self, panels: Iterable[Panel]) -> Iterator[tuple[Panel, PanelResult]]:

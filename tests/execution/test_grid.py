@@ -18,6 +18,7 @@ def test_panels_cover_every_tile_once(rows: int, columns: int | None, tile: int,
     height, width = -(-rows // tile), -(-(columns or rows) // tile)
     assert seen == {(i, j): 1 for i in range(height) for j in range(width) if columns or j >= i}
     assert sum(panel.stop - panel.start for panel in panels) == grid.tiles
+    assert len(panels) == grid.panel_count
     assert max(panel.stop - panel.start for panel in panels) <= run
     assert [panel.row for panel in grid.first()] == list(range(height))
 

@@ -7,7 +7,9 @@ import pytest
 from distributed import Client
 from scipy.spatial.distance import pdist
 
+from embgeom_dask import tuning
 from embgeom_dask.analyses.scan import scan
+from embgeom_dask.errors import InputError
 from embgeom_dask.testing import make_store
 
 
@@ -40,3 +42,23 @@ def test_the_farthest_in_chebyshev_distance_are_sought_among_few_rows(client: Cl
     ]
     assert plans[0]["rows"][0] < 300
     assert plans[1]["rows"] == [3000]
+
+
+@pytest.mark.parametrize("one_matrix", [True, False])
+def test_tiles_that_make_more_panels_than_can_be_dealt_are_refused(
+    one_matrix: bool, client: Client, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(2).normal(size=(100, 4))
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    against = None if one_matrix else make_store(tmp_path / "other.zarr", output=rows[::-1])
+    beside = [
+        (0, 99 - row) if one_matrix else (row, 99 - row) for row in range(100)
+    ]  # tiles on either side of the first
+    panels = 100 + sum(-(-tiles // 8) for each in beside for tiles in each)
+    with tuning.override(MOST_PANELS=panels):
+        scan(store, against=against, nearest=1, tile=1, dry_run=True, client=client)
+    with (
+        tuning.override(MOST_PANELS=panels - 1),
+        pytest.raises(InputError, match=rf"tiles of 1 row make {panels:,} panels .* at most {panels - 1:,}: .*`tile`"),
+    ):
+        scan(store, against=against, nearest=1, tile=1, dry_run=True, client=client)
