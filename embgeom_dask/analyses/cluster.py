@@ -15,7 +15,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses.edges import Distances, Edge, edge
+from embgeom_dask.analyses.gaps import Distances, UpToGap, up_to_gap
 from embgeom_dask.analyses.means import mean_of
 from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.scan import scan
@@ -60,8 +60,8 @@ _SAMPLE = 512
 _STARTS = 4
 """Dense places that a cluster is looked for from."""
 
-Step = tuple[str, Edge, float]
-"""What kind it is, the edge as seen from its centre, and how far the next centre is."""
+Step = tuple[str, UpToGap, float]
+"""What kind it is, the tokens up to the gap as seen from its centre, and how far the next centre is."""
 
 
 def cluster(
@@ -281,40 +281,40 @@ def _sought(rows: _Rows, least: int, origin: int | None) -> xr.Dataset:
     centre = rows.mean_of_all()
     if origin is not None:
         centre = rows.point(origin)
-        return _refined(rows, centre, edge(rows.near(centre), least), least, [])
+        return _refined(rows, centre, up_to_gap(rows.near(centre), least), least, [])
     steps: list[Step] = []
     near, size = rows.near(centre), matrix.vocab_size
     while size > least:
         size = max(least, size // 2)
-        taken = edge(near, least, size)
+        taken = up_to_gap(near, least, size)
         centre, shift = _moved(rows, centre, taken)
         steps.append(("narrow", taken, shift))
         near = rows.near(centre)
-    found = _refined(rows, centre, edge(near, least), least, steps)
+    found = _refined(rows, centre, up_to_gap(near, least), least, steps)
     if not found["stands_apart"]:
         other = _refined(rows, *_dense_point(rows, least), least, [], begin="dense")
         found = other if other["contrast"] >= _APART_WHERE_DENSE else found
     return found
 
 
-def _dense_point(rows: _Rows, least: int) -> tuple[Rationals, Edge]:
-    """The row that a cluster is seen best from, of few in dense places, and the edge as seen from it."""
+def _dense_point(rows: _Rows, least: int) -> tuple[Rationals, UpToGap]:
+    """The row that a cluster is seen best from, of few in dense places, and the tokens up to the gap seen from it."""
     matrix = rows.given.matrix
     some = np.unique(np.linspace(0, matrix.vocab_size - 1, _SAMPLE).astype(np.int64))
     how: dict[str, Any] = {"neighbors": least, "distinct": True, "device": "cpu", "client": rows.client}
     near = scan(matrix, tokens=some, against=matrix, **how)["neighbor_distance"].to_numpy()
     reach = near[:, -1] if near.shape[1] == least else np.zeros(some.size)  # where fewer rows differ, any will do
     points = [rows.point(int(row)) for row in some[np.argsort(reach, kind="stable")[:_STARTS]]]
-    seen = [(point, edge(rows.near(point), least)) for point in points]
+    seen = [(point, up_to_gap(rows.near(point), least)) for point in points]
     return max(seen, key=lambda each: each[1].contrast)  # the first of equal ones
 
 
 def _refined(
-    rows: _Rows, centre: Rationals, taken: Edge, least: int, steps: list[Step], begin: str = "refine"
+    rows: _Rows, centre: Rationals, taken: UpToGap, least: int, steps: list[Step], begin: str = "refine"
 ) -> xr.Dataset:
     """The variables of the cluster about a centre, after `steps`; `begin` is the kind of the first step here.
 
-    `taken` is the edge as seen from the centre.
+    `taken` are the tokens up to the gap as seen from the centre.
     """
     seen: list[bytes] = []
     candidates, steps = taken.rows, [*steps]
@@ -322,14 +322,14 @@ def _refined(
         seen.append(now)
         centre, shift = _moved(rows, centre, taken)
         steps.append((begin if len(seen) == 1 else "refine", taken, shift))
-        last, taken = taken, edge(rows.near(centre), least)
+        last, taken = taken, up_to_gap(rows.near(centre), least)
     distance = rows.distances(centre, np.arange(rows.given.matrix.vocab_size))
     found = _dataset(distance, centre, last.rows, candidates, steps)
     contrast = {"contrast": taken.contrast, "stands_apart": taken.contrast >= APART, "is_stable": now == seen[-1]}
     return found.assign(contrast)
 
 
-def _moved(rows: _Rows, centre: Rationals, taken: Edge) -> tuple[Rationals, float]:
+def _moved(rows: _Rows, centre: Rationals, taken: UpToGap) -> tuple[Rationals, float]:
     """The mean of the rows taken, and how far it is from the centre that they were seen from."""
     mean = rows.mean(taken.rows)
     return mean, mean.minus(centre).l2
@@ -349,7 +349,7 @@ def _dataset(
     near = distance[order]
     width = np.diff(near)
     gaps = np.argsort(-width, kind="stable")[:_GAPS]
-    kinds, edges, shifts = zip(*steps, strict=True)
+    kinds, taken, shifts = zip(*steps, strict=True)
     return xr.Dataset(
         {
             "in_cluster": ("token_id", inside),
@@ -362,10 +362,10 @@ def _dataset(
             "next_distance": float(distance[~inside].min()),
             "vocab_size": distance.size,
             "iteration_kind": ("iteration", np.array(kinds)),
-            "iteration_count": ("iteration", np.array([each.inside for each in edges])),
-            "iteration_radius": ("iteration", np.array([each.radius for each in edges])),
-            "iteration_next_distance": ("iteration", np.array([each.following for each in edges])),
-            "iteration_contrast": ("iteration", np.array([each.contrast for each in edges])),
+            "iteration_count": ("iteration", np.array([each.inside for each in taken])),
+            "iteration_radius": ("iteration", np.array([each.radius for each in taken])),
+            "iteration_next_distance": ("iteration", np.array([each.following for each in taken])),
+            "iteration_contrast": ("iteration", np.array([each.contrast for each in taken])),
             "iteration_shift": ("iteration", np.array(shifts)),
             "gap_width": ("gap", width[gaps]),
             "gap_start": ("gap", near[gaps]),

@@ -62,7 +62,7 @@ def _components(dataset: xr.Dataset, place: int, listed: np.ndarray) -> str:
 
 
 def cluster_text(dataset: xr.Dataset) -> str:
-    """The cluster with the tokens at its edge, and how it was found."""
+    """The cluster with the tokens on either side of its gap, and how it was found."""
     facts = [[name, _number(dataset[name].item())] for name in _OF_CLUSTER]
     facts += [[name, "yes" if dataset[name].item() else "no"] for name in ("stands_apart", "is_stable")]
     parts = [whose(dataset), align(["cluster", ""], facts)]

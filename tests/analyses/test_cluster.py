@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 import embgeom_dask as eg
 from embgeom_dask import tuning
 from embgeom_dask.analyses.cluster import cluster
-from embgeom_dask.analyses.edges import Distances, edge
+from embgeom_dask.analyses.gaps import Distances, up_to_gap
 from embgeom_dask.errors import InputError, SomeFailed
 from embgeom_dask.testing import make_store
 
@@ -195,9 +195,9 @@ def test_identical_rows_are_a_cluster(share: float, client: Client) -> None:
     distances=st.lists(st.just(0.0) | st.floats(1e-100, 1e6), min_size=8, max_size=60),
     least=st.integers(1, 2),
 )
-def test_an_edge_lies_between_least_and_half_of_all(distances: list[float], least: int) -> None:
+def test_a_gap_lies_between_least_and_half_of_all(distances: list[float], least: int) -> None:
     distance = np.array(distances)
-    found = edge(Distances.of(distance), least)
+    found = up_to_gap(Distances.of(distance), least)
     assert least <= found.inside < max(2, distance.size // 2 + 1)
     assert found.contrast >= 1
     near = np.sort(distance)
@@ -212,27 +212,27 @@ def test_an_edge_lies_between_least_and_half_of_all(distances: list[float], leas
     count=st.sampled_from([None, 4]),
     seed=st.integers(0, 99),
 )
-def test_an_edge_of_rough_distances_is_that_of_exact_ones(
+def test_a_gap_in_rough_distances_is_that_in_exact_ones(
     distances: list[float], off: float, count: int | None, seed: int
 ) -> None:
     distance = np.array(distances)
     moved = distance + off * np.random.default_rng(seed).uniform(-1, 1, distance.size)
     rough = Distances(moved, np.full(distance.size, 1.01 * off), lambda rows: distance[rows])
-    expected, found = edge(Distances.of(distance), 2, count), edge(rough, 2, count)
+    expected, found = up_to_gap(Distances.of(distance), 2, count), up_to_gap(rough, 2, count)
     assert found.rows.tolist() == expected.rows.tolist()
     assert found[1:] == expected[1:]
 
 
-def test_an_edge_is_the_gap_where_the_distance_to_twice_as_many_is_longest() -> None:
-    found = edge(Distances.of(np.arange(1.0, 101)), 5)
+def test_the_gap_is_where_the_distance_to_twice_as_many_is_longest() -> None:
+    found = up_to_gap(Distances.of(np.arange(1.0, 101)), 5)
     assert (found.contrast, found.inside) == (2, 5)
     distance = np.concatenate([np.linspace(1, 1.1, 30), np.linspace(5, 6, 100), np.linspace(30, 31, 3)])
-    found = edge(Distances.of(distance[::-1].copy()), 5)
+    found = up_to_gap(Distances.of(distance[::-1].copy()), 5)
     assert (found.inside, found.radius, found.following) == (30, 1.1, 5)
     assert found.rows.tolist() == list(range(103, 133))
     # rows that all but coincide are one place: a group within a cluster is no cluster of its own
     nested = np.concatenate([np.zeros(20), np.full(30, 1e-6), np.linspace(1, 1.1, 200)])
-    assert edge(Distances.of(nested), 5).inside == 50
+    assert up_to_gap(Distances.of(nested), 5).inside == 50
 
 
 def test_from_a_token_files_and_names(tmp_path: Path, client: Client) -> None:

@@ -18,8 +18,8 @@ _ROUNDED = 1 + 2.0**-50
 """More than what the quotients of bounds are rounded by."""
 
 
-class Edge(NamedTuple):
-    """Where the tokens about a centre end: how many are `inside`, and the `contrast` there.
+class UpToGap(NamedTuple):
+    """The tokens about a centre, up to the gap in their distances: how many are `inside`, and the `contrast`.
 
     `order` (n,) are the rows, those inside first; `radius` is the largest distance inside, `following` the next one.
     """
@@ -82,8 +82,8 @@ class Distances:
         return self.value - self.off, self.value + self.off
 
 
-def edge(distances: Distances, least: int, count: int | None = None) -> Edge:
-    """The edge of the tokens about a centre, from the distances of all n; with `count` that many are inside."""
+def up_to_gap(distances: Distances, least: int, count: int | None = None) -> UpToGap:
+    """The tokens about a centre up to the gap, from the distances of all n; with `count` that many are inside."""
     size = distances.value.size
     distances.settle(np.array([size // 2, size - 1]))
     near = np.sort(distances.value)
@@ -97,4 +97,4 @@ def edge(distances: Distances, least: int, count: int | None = None) -> Edge:
     distances.settle(np.array([count - 1, count]))
     order = np.argsort(distances.value, kind="stable")
     radius, following = distances.value[order[[count - 1, count]]].tolist()
-    return Edge(order, count, radius, following, contrast)
+    return UpToGap(order, count, radius, following, contrast)
