@@ -35,7 +35,7 @@ _SUMMED = 2.0**-46
 """What sums of up to 2^32 squares, made in pairs, lose of themselves."""
 
 
-class Part(NamedTuple):
+class PairsAndStripes(NamedTuple):
     """What one task multiplies: columns of the rows `rows` (n,) beside those of the rows `others` (n,) of `against`,
     for a group of stripes of columns.
     """
@@ -129,7 +129,7 @@ def _products(client: Client, matrix: Matrix, against: Matrix, matched: Matched)
     groups = list(column_groups(width))
     step = max(8 * BLOCK_ROWS, 1 << (4 * width - 1).bit_length())
     parts = [
-        Part(matched.first[start : start + step], matched.second[start : start + step], against, group)
+        PairsAndStripes(matched.first[start : start + step], matched.second[start : start + step], against, group)
         for start in range(0, count, step)
         for group in groups
     ]
@@ -140,7 +140,7 @@ def _products(client: Client, matrix: Matrix, against: Matrix, matched: Matched)
     return list(found.values())
 
 
-def _look(matrix: Matrix, part: Part) -> ColumnProducts:
+def _look(matrix: Matrix, part: PairsAndStripes) -> ColumnProducts:
     """The products of the columns of a part; runs on a worker."""
     with devices.session(torch.device("cpu")):
         width = matrix.hidden_size + part.against.hidden_size

@@ -39,15 +39,15 @@ from embgeom_dask.storage.paths import PathLike
 Array = NDArray[Any]
 
 
-class Part(NamedTuple):
-    """What one task compares: the rows `rows` (n,) of a matrix with the rows `others` (n,) of the matrix `against`."""
+class RowPairs(NamedTuple):
+    """Pairs that one task compares: the rows `rows` (n,) of a matrix with the rows `others` (n,) of `against`."""
 
     rows: Array
     others: Array
     against: Matrix
 
 
-class Found(NamedTuple):
+class PairsSummary(NamedTuple):
     """What is kept of some pairs of rows: the summary of either side; how many values differ in each pair, and its
     distances by each metric, (n,) each: none where widths differ, or where a row is unfit.
     """
@@ -329,26 +329,28 @@ def _centroids(mine: Rationals, theirs: Rationals) -> dict[str, Any]:
     return found | ({"centroid_shift": mine.minus(theirs).l2} if same else {})
 
 
-def _parts(matrix: Matrix, against: Matrix, matched: Matched) -> list[Part]:
+def _parts(matrix: Matrix, against: Matrix, matched: Matched) -> list[RowPairs]:
     """The pairs of rows in parts that one task reads."""
     row_bytes = sum(each.hidden_size * ITEMSIZE[each.dtype] for each in (matrix, against))
     step = max(matrix.chunk_rows, 2 * tuning.PART_BYTES // row_bytes)
     return [
-        Part(matched.first[start : start + step], matched.second[start : start + step], against)
+        RowPairs(matched.first[start : start + step], matched.second[start : start + step], against)
         for start in range(0, matched.first.size, step)
     ]
 
 
-def _look(matrix: Matrix, part: Part) -> Found:
+def _look(matrix: Matrix, part: RowPairs) -> PairsSummary:
     """What is kept of the pairs of a part; runs on a worker."""
     with devices.session(torch.device("cpu")):
         x, y = matrix.take(part.rows), part.against.take(part.others)
         first, second = summarize(x), summarize(y)
         if x.shape != y.shape or first.unfit.any() or second.unfit.any():  # refused when all are known
-            return Found(first, second, None, {})
+            return PairsSummary(first, second, None, {})
         changed = changed_values(x, y)
         directed = (first.norms > 0) & (second.norms > 0)
-        return Found(first, second, changed, {name: _distances(name, x, y, changed, directed) for name in DISTANCES})
+        return PairsSummary(
+            first, second, changed, {name: _distances(name, x, y, changed, directed) for name in DISTANCES}
+        )
 
 
 def _distances(name: str, x: Array, y: Array, changed: Array, directed: Array) -> Array:

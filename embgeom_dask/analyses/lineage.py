@@ -34,7 +34,7 @@ _PIECE_ROWS = 1024
 _COUNTS = ("identical_row_count", "shared_row_count", "identical_column_count", "shared_column_count")
 
 
-class Part(NamedTuple):
+class Cuts(NamedTuple):
     """What one task looks at: the rows between each two of `cuts` (k + 1,), as values of type `dtype`."""
 
     cuts: Array
@@ -85,7 +85,7 @@ def _digests(client: Client, given: Given, sizes: Sequence[int], dtype: str) -> 
     ends = [size for size in sizes if size <= matrix.vocab_size]
     cuts = np.unique([*range(0, matrix.vocab_size, _PIECE_ROWS), *ends])
     starts = range(0, matrix.vocab_size, step)
-    parts = [Part(cuts[(cuts >= start) & (cuts <= min(start + step, matrix.vocab_size))], dtype) for start in starts]
+    parts = [Cuts(cuts[(cuts >= start) & (cuts <= min(start + step, matrix.vocab_size))], dtype) for start in starts]
     counts = [int(np.ptp(part.cuts)) for part in parts]
     rows, pieces = [], []
     for names_of_rows, names_of_pieces in in_order(client, "digests", matrix, parts, counts, _look):
@@ -97,7 +97,7 @@ def _digests(client: Client, given: Given, sizes: Sequence[int], dtype: str) -> 
     return Digests(np.concatenate(rows), columns, set(names(given)) - {""})
 
 
-def _look(matrix: Matrix, part: Part) -> tuple[Array, list[Array]]:
+def _look(matrix: Matrix, part: Cuts) -> tuple[Array, list[Array]]:
     """The digests of rows, and of the columns of every piece of them; runs on a worker."""
     with devices.session(torch.device("cpu")):
         start = int(part.cuts[0])

@@ -67,7 +67,7 @@ class Moments(NamedTuple):
     products: list[ColumnProducts]
 
 
-class Part(NamedTuple):
+class RowsAndStripes(NamedTuple):
     """What one task looks at: rows start..stop-1, in pieces of so many rows, and a group of stripes of columns."""
 
     start: int
@@ -312,7 +312,7 @@ def _moments(client: Client, given: Given) -> Moments:
     groups = list(column_groups(width))
     piece, step = _piece(width), rows_of_part(matrix)
     parts = [
-        Part(start, min(start + step, matrix.vocab_size), piece, group)
+        RowsAndStripes(start, min(start + step, matrix.vocab_size), piece, group)
         for start in range(0, matrix.vocab_size, step)
         for group in groups
     ]
@@ -355,7 +355,7 @@ def column_groups(width: int) -> Iterator[list[int]]:
     yield group
 
 
-def _look(matrix: Matrix, part: Part) -> Moments:
+def _look(matrix: Matrix, part: RowsAndStripes) -> Moments:
     """What is kept of the rows of a part; runs on a worker."""
     with devices.session(torch.device("cpu")):
         rows = matrix.read(part.start, part.stop)
