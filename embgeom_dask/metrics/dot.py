@@ -6,19 +6,15 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.bounds import LinearBound
 from embgeom_dask.kernels.correct_rounding import are_settled, dots
-from embgeom_dask.kernels.double_double import UNIT, Keys, dot_keys, integers, products
+from embgeom_dask.kernels.double_double import Keys, dot_keys, integers, products
 from embgeom_dask.kernels.double_double_sums import sum_slack
 from embgeom_dask.kernels.row_norms import lengths_of_used
-from embgeom_dask.metrics import matrix_product
-from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
-from embgeom_dask.metrics.euclidean import squared_norm
-from embgeom_dask.metrics.matrix_product import product_error
-from embgeom_dask.metrics.workspace import Workspace
+from embgeom_dask.metrics.base import Norms, Precision
+from embgeom_dask.metrics.matrix_product import ProductOfRows, product_error
 
 Array = NDArray[Any]
 
@@ -26,32 +22,13 @@ _MOST = 2.0**64
 """The most that one side's norms may count as much as the other's: no square times it overflows or underflows."""
 
 
-class Dot(Metric):
+class Dot(ProductOfRows):
     """The inner product. Values and distances are -x.y: the nearest pairs are those of the largest products."""
 
     name = "dot"
     is_product = True
-    as_stored = True
     rounds = True
-    quantizes = True
     prunes_by_norm = False
-
-    def unit(self, scale: float) -> float:
-        """Return scale^2."""
-        return scale**2
-
-    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
-        """Return the L2 norm: the centre is the origin."""
-        return np.asarray(np.sqrt(l2_squared))
-
-    def points(self, values: Array, dtype: Any) -> Points:
-        """Return the rows as they are, with their squared norms."""
-        points = values.astype(dtype, copy=False)
-        return Points(points, Norms(squared_norm(points)))
-
-    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-        """Return the matrix product."""
-        return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """Bound -p.q, which errs by at most c |p| |q|, c = `product_error`; p, q are off the rows x, y by at most e, f.
@@ -85,10 +62,6 @@ class Dot(Metric):
         values: Array = -products(x, y, i, j)
         return values
 
-    def direct_slack(self, values: Array, width: int) -> Array:
-        """Return (d + 8) u |x| |y|, of `values` |x| |y|: a sum of d products errs by d u of these in any order."""
-        return (width + 8) * UNIT * values
-
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
         """Return -x.y and whether it is settled.
 
@@ -109,10 +82,6 @@ class Dot(Metric):
         """Return -sum_k x_k y_k in double-double."""
         high, low, exact = dot_keys(x, y, i, j)
         return Keys(0.0 - high, 0.0 - low, exact)
-
-    def key_slack(self, values: Array, width: int) -> Array:
-        """Return 4 (d + 1)^2 u^2 |x| |y|, of `values` |x| |y|: each of d terms loses at most 3 d u^2 of these."""
-        return 4.0 * (width + 1) ** 2 * UNIT**2 * values
 
     def order(self, x: Array, y: Array) -> Fraction:
         """Return -x.y in units of 2^-2148, exactly."""

@@ -7,47 +7,24 @@ from math import isqrt
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels import correct_rounding, integer_distances
 from embgeom_dask.kernels.bounds import LinearBound
-from embgeom_dask.kernels.double_double import UNIT, Keys, integers, squared_difference_keys, squared_differences
-from embgeom_dask.kernels.row_norms import norms
-from embgeom_dask.metrics import matrix_product
-from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
-from embgeom_dask.metrics.matrix_product import product_error
-from embgeom_dask.metrics.workspace import Workspace
+from embgeom_dask.kernels.double_double import Keys, integers, squared_difference_keys, squared_differences
+from embgeom_dask.metrics.base import Norms, Precision
+from embgeom_dask.metrics.matrix_product import ProductOfRows, product_error
 
 Array = NDArray[Any]
 
 
-class Euclidean(Metric):
+class Euclidean(ProductOfRows):
     """The L2 distance. The value is its square: |x|^2 + |y|^2 - 2 x.y in tiles, sum_k (x_k - y_k)^2 elsewhere."""
 
     name = "euclidean"
     root = True
     shifts = True
-    as_stored = True
-    quantizes = True
     has_digits = True
-
-    def unit(self, scale: float) -> float:
-        """Return scale^2."""
-        return scale**2
-
-    def distance_from_centre(self, l1: Array, l2_squared: Array, linf: Array) -> Array:  # noqa: ARG002
-        """Return the L2 norm."""
-        return np.asarray(np.sqrt(l2_squared))
-
-    def points(self, values: Array, dtype: Any) -> Points:
-        """Return the rows as they are, with their squared norms."""
-        points = values.astype(dtype, copy=False)
-        return Points(points, Norms(squared_norm(points)))
-
-    def product(self, rows: torch.Tensor, columns: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-        """Return the matrix product."""
-        return matrix_product.multiply(rows, columns, workspace)
 
     def terms(self, rows: Norms, columns: Norms, width: int, precision: Precision) -> tuple[LinearBound, LinearBound]:
         """Bound |x|^2 + |y|^2 - 2 p.q, where p.q errs by at most c |x| |y|, c = `product_error`.
@@ -74,10 +51,6 @@ class Euclidean(Metric):
         """Return sum_k (x_k - y_k)^2, in float64."""
         return squared_differences(x, y, i, j, np.ones(len(x)), np.ones(len(y)))
 
-    def direct_slack(self, values: Array, width: int) -> Array:
-        """Return (d + 8) u v: the sum errs by d u in any order (Jeannerod and Rump), differences and squares by 3 u."""
-        return (width + 8) * UNIT * values
-
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
         """Return what `kernels.correct_rounding.euclidean` computes: of most rows of bfloat16 by integers."""
         if x.dtype != np.uint16 or y.dtype != np.uint16:
@@ -91,10 +64,6 @@ class Euclidean(Metric):
     def keys(self, x: Array, y: Array, i: Array, j: Array) -> Keys:
         """Return sum_k (x_k - y_k)^2 in double-double."""
         return squared_difference_keys(x, y, i, j)
-
-    def key_slack(self, values: Array, width: int) -> Array:
-        """Return 4 (d + 1)^2 u^2 v: each of d terms loses at most 3 d u^2 of the sum."""
-        return 4.0 * (width + 1) ** 2 * UNIT**2 * values
 
     def order(self, x: Array, y: Array) -> Fraction:
         """Return the squared distance in units of 2^-2148, exactly."""
@@ -147,9 +116,3 @@ def _moved(rows: Norms, columns: Norms) -> tuple[Array | float, Array | float]:
     row = p * f + np.maximum(rows.error - e, 0) * y.max()
     column = y * e + np.maximum(columns.error - f, 0) * p.max()
     return 2 * (1 + 2.0**-20) * row, 2 * (1 + 2.0**-20) * column
-
-
-def squared_norm(values: Array) -> Array:
-    """Return the squared L2 norm (b,) float64 of rows (b, d), summed in float64."""
-    out: Array = norms(values)[:, 1]
-    return out
