@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import embgeom_dask
@@ -34,3 +35,12 @@ def test_every_other_name_is_there() -> None:
     words = set(re.findall(r"\w+", source)) | set().union(*(modules(folder) for folder in PACKAGE.iterdir()))
     for name in set(QUOTED.findall(PAGE)):
         assert name.rpartition(".")[2] in words or (PACKAGE / name).exists() or (ROOT / name).exists(), name
+
+
+def test_no_two_classes_but_private_ones_have_one_name() -> None:
+    counts = Counter(
+        name
+        for path in PACKAGE.rglob("*.py")
+        for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(), re.MULTILINE)
+    )
+    assert [name for name, count in counts.items() if count > 1] == []

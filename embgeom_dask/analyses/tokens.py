@@ -41,7 +41,7 @@ Array = NDArray[Any]
 _RANKED = ("norm_l1", "norm_l2", "norm_linf", "centroid_distance", "origin_distance")
 
 
-class Rows(NamedTuple):
+class NormsAndDigests(NamedTuple):
     """What the first pass keeps of some rows: a survey's `summary`, `l1` and `linf` (n,), and `digest` (n, 16)."""
 
     summary: Summary
@@ -239,10 +239,10 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def _look(matrix: Matrix, part: tuple[int, int]) -> Rows:
+def _look(matrix: Matrix, part: tuple[int, int]) -> NormsAndDigests:
     with devices.session(torch.device("cpu")):
         rows = matrix.read(*part)
-        return Rows(summarize(rows), *nearest_l1_and_linf(rows), digest(rows))
+        return NormsAndDigests(summarize(rows), *nearest_l1_and_linf(rows), digest(rows))
 
 
 def _distances(matrix: Matrix, part: tuple[int, int], points: list[Rationals]) -> list[Array]:

@@ -37,7 +37,7 @@ _BLOCK_ROWS = 256
 """Rows that are multiplied together, whatever the chunks."""
 
 
-class Asked(NamedTuple):
+class Transform(NamedTuple):
     """How rows are transformed: what is added to the eigenvalues, what sums are divided by, and how many components
     are removed.
     """
@@ -141,7 +141,7 @@ def whiten(
         raise InputError(f"`ridge` {ridge}: give a number, 0 or more")
     if components is not None and (how != "remove" or isinstance(components, bool) or components < 1):
         raise InputError(f"`components` {components}: give 1 or more, and only to remove them")
-    asked = Asked(how, float(ridge), divisor, components, dtype)
+    asked = Transform(how, float(ridge), divisor, components, dtype)
     with showing(progress):
         if many.is_one(store):
             return _write(cast(PathLike, store), role, asked, stores, overwrite, client)
@@ -150,7 +150,7 @@ def whiten(
 
 
 def _write(
-    store: PathLike, role: Role | None, asked: Asked, stores: PathLike, overwrite: bool, client: ClientLike | None
+    store: PathLike, role: Role | None, asked: Transform, stores: PathLike, overwrite: bool, client: ClientLike | None
 ) -> str:
     """Write the transformed rows of one store."""
     if not isinstance(store, str | os.PathLike):
@@ -170,7 +170,7 @@ def _write(
     return write_derived(target, named, rows, matrix, {"whitening": made}, overwrite=overwrite)
 
 
-def _transformed(client: Client, matrix: Matrix, asked: Asked) -> Transformed:
+def _transformed(client: Client, matrix: Matrix, asked: Transform) -> Transformed:
     """The rows to write: with the matrix of the transform, of the covariance of all rows."""
     size = matrix.vocab_size
     covariance, high, low, off = covariance_of(client, Given(matrix, np.arange(size)))
@@ -202,7 +202,7 @@ class Transformed:
     transform: Array
     high: Array
     low: Array
-    asked: Asked
+    asked: Transform
 
     @property
     def shape(self) -> tuple[int, ...]:

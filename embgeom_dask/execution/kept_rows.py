@@ -47,12 +47,12 @@ class RowsOnWorkers:
         """Wrap `work` so that it reads rows through the kept ones; it returns its result and the bytes read."""
         return partial(_through, self.keeping, work)
 
-    def dealt(self, parts: Sequence[Any]) -> Dealt:
+    def dealt(self, parts: Sequence[Any]) -> PartsOfPass:
         """Assign the parts of a pass to the workers that keep their rows."""
-        return Dealt(self, parts)
+        return PartsOfPass(self, parts)
 
 
-class Dealt:
+class PartsOfPass:
     """Assigns the parts of a pass over rows, by their index, to the workers of a cluster.
 
     A stretch of rows that no worker keeps goes to the next idle worker. It stays with that worker as long as the worker

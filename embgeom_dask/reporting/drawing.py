@@ -40,7 +40,7 @@ _NO_NORMS = "has no norms: take the result of tokens or of survey"
 _NORM_BINS = 256
 
 
-class Ranked(NamedTuple):
+class RankPlot(NamedTuple):
     """A rank plot: the variable that it shows, along a dimension, and the names of the axes; None for a distance."""
 
     variable: str
@@ -51,21 +51,21 @@ class Ranked(NamedTuple):
 
 
 _RANKED = {
-    "groups": Ranked("group_population", "group", "rank of the group", "tokens in the group", log=True),
-    "farthest": Ranked("farthest_distance", "farthest", "rank of the pair"),
-    "nearest": Ranked("nearest_distance", "nearest", "rank of the pair"),
-    "neighbors": Ranked("neighbor_distance", "neighbor", "rank of the neighbor"),
-    "degrees": Ranked("within_degree", "token_id", "rank of the token", "tokens within the radius", log=True),
-    "norms": Ranked("norm_l2", "token_id", "rank of the token", "L2 norm"),
-    "centroid": Ranked("centroid_distance", "token_id", "rank of the token", "distance from the centroid"),
+    "groups": RankPlot("group_population", "group", "rank of the group", "tokens in the group", log=True),
+    "farthest": RankPlot("farthest_distance", "farthest", "rank of the pair"),
+    "nearest": RankPlot("nearest_distance", "nearest", "rank of the pair"),
+    "neighbors": RankPlot("neighbor_distance", "neighbor", "rank of the neighbor"),
+    "degrees": RankPlot("within_degree", "token_id", "rank of the token", "tokens within the radius", log=True),
+    "norms": RankPlot("norm_l2", "token_id", "rank of the token", "L2 norm"),
+    "centroid": RankPlot("centroid_distance", "token_id", "rank of the token", "distance from the centroid"),
 }
 _NO_RANKS = (
     "has nothing that is ranked: give scan `farthest`, `nearest`, `neighbors` or `within`, "
     "or take the result of duplicates or tokens"
 )
 _MAPPED = {
-    "neighbors": Ranked("neighbor_distance", "neighbor", "rank of the neighbor"),
-    "pairs": Ranked("pair_distance", "pair", "token"),
+    "neighbors": RankPlot("neighbor_distance", "neighbor", "rank of the neighbor"),
+    "pairs": RankPlot("pair_distance", "pair", "token"),
 }
 _NO_MAP = "has nothing for a heat map: give scan `neighbors` or `pairs_within`"
 
@@ -354,7 +354,7 @@ def _ticks(ids: NDArray[np.int64], names: dict[int, str]) -> Ticks:
     return Ticks(ids, [shown(names.get(int(each), each)) for each in ids])
 
 
-def _chosen(result: Result, of: str | None, known: dict[str, Ranked], none: str) -> str:
+def _chosen(result: Result, of: str | None, known: dict[str, RankPlot], none: str) -> str:
     """What to draw: what is asked for, or the first that there is."""
     there = [name for name, kind in known.items() if model_results.has(result, kind.variable, kind.dimension)]
     if of is not None and of not in known:

@@ -12,7 +12,7 @@ from embgeom_dask.reporting.parts import Parts
 from embgeom_dask.reporting.report_contents import Gathered, Item, by_metric
 
 
-class Kind(NamedTuple):
+class RankChart(NamedTuple):
     """A rank plot: its title, the variable that it shows along a dimension, and its axes; no `values` for distances."""
 
     title: str
@@ -24,17 +24,23 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("Groups of identical rows", "group_population", "group", "rank of the group", "tokens in the group", "log"),
-    Kind("Farthest pairs", "farthest_distance", "farthest", "rank of the pair"),
-    Kind("Nearest pairs", "nearest_distance", "nearest", "rank of the pair"),
-    Kind("Neighbors: median of all tokens, least to greatest", "neighbor_distance", "neighbor", "rank of the neighbor"),
-    Kind("Tokens within radii", "within_degree", "token_id", "rank of the token", "tokens within the radius", "log"),
-    Kind("Row norms", "norm_l2", "token_id", "rank of the token", "L2 norm"),
-    Kind("Distances from the centroid", "centroid_distance", "token_id", "rank of the token", "distance"),
+    RankChart(
+        "Groups of identical rows", "group_population", "group", "rank of the group", "tokens in the group", "log"
+    ),
+    RankChart("Farthest pairs", "farthest_distance", "farthest", "rank of the pair"),
+    RankChart("Nearest pairs", "nearest_distance", "nearest", "rank of the pair"),
+    RankChart(
+        "Neighbors: median of all tokens, least to greatest", "neighbor_distance", "neighbor", "rank of the neighbor"
+    ),
+    RankChart(
+        "Tokens within radii", "within_degree", "token_id", "rank of the token", "tokens within the radius", "log"
+    ),
+    RankChart("Row norms", "norm_l2", "token_id", "rank of the token", "L2 norm"),
+    RankChart("Distances from the centroid", "centroid_distance", "token_id", "rank of the token", "distance"),
 )
 
 
-class Ranked(NamedTuple):
+class RankLine(NamedTuple):
     """A line of a rank plot, with what is below and above it where it stands for many."""
 
     label: str
@@ -57,7 +63,7 @@ def figures(found: Gathered, parts: Parts) -> list[str]:
     return drawn
 
 
-def of_kind(found: Gathered, kind: Kind) -> list[Item]:
+def of_kind(found: Gathered, kind: RankChart) -> list[Item]:
     """What has such a rank plot; not the neighbors of a few tokens, of `neighbors`, which are no ranks of all."""
     items = found.having(kind.variable, kind.dimension)
     return [
@@ -65,7 +71,7 @@ def of_kind(found: Gathered, kind: Kind) -> list[Item]:
     ]
 
 
-def _figure(kind: Kind, items: list[Item], metric: str) -> Any:
+def _figure(kind: RankChart, items: list[Item], metric: str) -> Any:
     lines = [line for each in items for line in _lines(kind, each)]
     of_tokens = kind.dimension == "token_id"
     name = kind.values or metric
@@ -86,7 +92,7 @@ def _figure(kind: Kind, items: list[Item], metric: str) -> Any:
     return plot
 
 
-def _lines(kind: Kind, item: Item) -> list[Ranked]:
+def _lines(kind: RankChart, item: Item) -> list[RankLine]:
     result, label, color = item.result, item.label, item.color
     if kind.variable == "within_degree":
         degree = result["within_degree"].transpose("radius", "token_id").to_numpy()
@@ -100,11 +106,11 @@ def _lines(kind: Kind, item: Item) -> list[Ranked]:
         low, middle, high = (
             np.ma.filled(getattr(np.ma, how)(there, axis=0), np.nan) for how in ("min", "median", "max")
         )
-        return [Ranked(label, color, result["neighbor"].to_numpy(), middle, low, high)]
+        return [RankLine(label, color, result["neighbor"].to_numpy(), middle, low, high)]
     if kind.dimension in ("farthest", "nearest"):
-        return [Ranked(label, color, result[kind.dimension].to_numpy(), result[kind.variable].to_numpy())]
+        return [RankLine(label, color, result[kind.dimension].to_numpy(), result[kind.variable].to_numpy())]
     return [_descending(label, color, result[kind.variable].to_numpy())]
 
 
-def _descending(label: str, color: str, values: Array) -> Ranked:
-    return Ranked(label, color, np.arange(1, values.size + 1), np.sort(values)[::-1])
+def _descending(label: str, color: str, values: Array) -> RankLine:
+    return RankLine(label, color, np.arange(1, values.size + 1), np.sort(values)[::-1])

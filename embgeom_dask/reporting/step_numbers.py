@@ -15,7 +15,7 @@ Array = NDArray[Any]
 _NOT_OF_STEPS = "this result has no steps: take the result of series"
 
 
-class Kind(NamedTuple):
+class StepPicture(NamedTuple):
     """A picture of a training: its axis and its lines by name; `band` are the names of what a line lies between."""
 
     axis: str
@@ -25,10 +25,10 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "norms": Kind("L2 norm of rows", {"mean": "norm_mean"}, ("norm_min", "norm_max")),
-    "centroid": Kind("L2 norm of the centroid", {"centroid": "centroid_l2"}),
-    "groups": Kind("identical rows", {"groups": "group_count", "tokens in groups": "member_count"}, counts=True),
-    "changes": Kind(
+    "norms": StepPicture("L2 norm of rows", {"mean": "norm_mean"}, ("norm_min", "norm_max")),
+    "centroid": StepPicture("L2 norm of the centroid", {"centroid": "centroid_l2"}),
+    "groups": StepPicture("identical rows", {"groups": "group_count", "tokens in groups": "member_count"}, counts=True),
+    "changes": StepPicture(
         "rows",
         {
             "change": "changed_count",

@@ -12,7 +12,7 @@ from embgeom_dask.reporting.display_names import display_names
 from embgeom_dask.reporting.markup import Column, table, text
 from embgeom_dask.reporting.parts import Parts, Section, note, side_by_side
 from embgeom_dask.reporting.report_contents import Gathered, Item
-from embgeom_dask.reporting.step_numbers import KINDS, Kind
+from embgeom_dask.reporting.step_numbers import KINDS, StepPicture
 
 _ENDS = 10
 """How many tokens are named of an order."""
@@ -61,7 +61,7 @@ def _of_training(item: Item, parts: Parts, *, named: bool) -> str:
     return heading + side_by_side(figures) + facts + tables
 
 
-def _figure(one: xr.Dataset, kind: Kind, color: str) -> object:
+def _figure(one: xr.Dataset, kind: StepPicture, color: str) -> object:
     """The lines of a picture against the step; counts on a logarithmic axis, at whose foot is 0."""
     steps = one["step"].to_numpy()
     drawn = []
