@@ -37,7 +37,7 @@ def show(
 ) -> None:
     """Print a saved result again, or what is in a folder.
 
-    Of a folder it is the table of all models, or where there is none a line for each result.
+    Of a folder it is the table of all models, or where there is none a line for each result in it and in its folders.
     """
     from embgeom_dask.cli import folder_text, text
 
