@@ -34,9 +34,13 @@ class ResultEngine(BackendEntrypoint):
     ) -> Dataset:
         """Open a result; see `open_result`. Of a tree it is the table, or with `group` another node."""
         from embgeom_dask import open_result  # of the package, whose results have the accessor `embgeom`
+        from embgeom_dask.storage import paths
 
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or [])
-        where = filename_or_obj if group is None else Path(filename_or_obj, group.strip("/"))
+        where = os.fspath(filename_or_obj)
+        if group is not None and (name := group.strip("/")):
+            node = paths.join(where, name)  # of a folder, nodes are called without their .zarr
+            where = next((each for each in (node, f"{node}.zarr") if paths.exists(paths.locate(each))), node)
         found = open_result(where)
         if not isinstance(found, Dataset):
             table = found.to_dataset()

@@ -98,6 +98,11 @@ def test_reopened_is_what_was_computed_of_several_stores(made: Made, tmp_path: P
     tree = eg.scan(made.stores[::-1], nearest=1, within=1, out=tmp_path / "scan")
     again = eg.open_result(tmp_path / "scan")
     assert again.groups == tree.groups == ("/", "/org--m34", "/org--m30")
+    for folder, group in ((tmp_path / "scan", "org--m30"), (tmp_path, "/scan/org--m30")):
+        node = xr.open_dataset(folder, engine="embgeom", group=group)
+        xr.testing.assert_equal(node, again["org--m30"].to_dataset())
+    with pytest.raises(eg.InputError, match=r"no result at .*org--m31: name"):
+        xr.open_dataset(tmp_path / "scan", engine="embgeom", group="org--m31")
     xr.testing.assert_identical(again.to_dataset(), tree.to_dataset())
     for name, node in tree.children.items():
         xr.testing.assert_identical(again[name].to_dataset(), node.to_dataset())
