@@ -258,7 +258,8 @@ def open_result(path: PathLike) -> Any:
         groups = _groups_in(folder)
         if any(_stem(each) == _stem(TABLE) for each in groups):
             return _of_one_command(groups)
-        folders = {_stem(each): each for each in result_trees.folders_in(folder) if _groups_in(each)}
+        others = result_trees.folders_in(folder)
+        folders = {_stem(each): each for each in others if _is_result(each) or _groups_in(each)}
         apart = {f"{_stem(each)}{'.zarr' if _stem(each) in folders else ''}": each for each in groups}
         if found := {name: open_result(each) for name, each in (apart | folders).items()}:
             return result_trees.tree_of(None, found)

@@ -161,16 +161,23 @@ def test_a_folder_gives_the_results_in_it_and_in_its_folders(
 ) -> None:
     one = dataset(make_store(tmp_path / "m.zarr", output=np.eye(3, dtype=np.float32)))
     folder = tmp_path / "folder"
-    for path in ("one.zarr", "both.zarr", "both/deep.zarr", "journals/one.zarr.journal/x.zarr", "table/table.zarr"):
+    for path in (
+        "one.zarr",
+        "plain",
+        "both.zarr",
+        "both/deep.zarr",
+        "journals/one.zarr.journal/x.zarr",
+        "table/table.zarr",
+    ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         results.save(one, folder / path)
     results.save(one, folder / "table" / "model.zarr")
     tree = results.open_result(folder)
     assert {node.path for node in tree.subtree if node.data_vars} == {
-        *("/one", "/both.zarr", "/both/deep", "/table", "/table/model"),  # two of one name are told apart
+        *("/one", "/plain", "/both.zarr", "/both/deep", "/table", "/table/model"),  # two of one name are told apart
     }
-    for path in ("one", "both.zarr", "both/deep", "table/model"):
+    for path in ("one", "plain", "both.zarr", "both/deep", "table/model"):
         xr.testing.assert_identical(tree[path].to_dataset(), one)
     assert app.main(["show", str(folder)]) == 0
     said = capsys.readouterr().out.splitlines()[1:]
-    assert sorted(line.split()[0] for line in said) == ["both.zarr", "both/deep", "one", "table/model"]
+    assert sorted(line.split()[0] for line in said) == ["both.zarr", "both/deep", "one", "plain", "table/model"]
