@@ -271,7 +271,7 @@ def _more(
     second: Given,
     matched: Matched,
     asked: Asked,
-    found: dict[str, Any],
+    measured: dict[str, Any],
     means: list[Rationals],
     device: str,
 ) -> tuple[dict[str, Any], list[str]]:
@@ -281,7 +281,7 @@ def _more(
     if asked.neighbors:
         variables |= kept_neighbors.neighbors_kept(scans, first, second, matched, asked.neighbors, asked.metric)
     if asked.csls:
-        cosine = found["cosine_distance"][1]
+        cosine = measured["cosine_distance"][1]
         variables |= kept_neighbors.csls(scans, first, second, matched, cosine, asked.csls)
     if asked.shared:
         variables |= kept_neighbors.nearest_shared(scans, first, matched, asked.shared)
@@ -300,13 +300,13 @@ def _measured(client: Client, first: Given, second: Given, matched: Matched) -> 
     parts = _parts(matrix, against, matched)
     sizes = [part.rows.size for part in parts]
     begin = 0
-    for found in in_order(client, "compare", matrix, parts, sizes, _look):
-        here = slice(begin, begin + found.first.norms.size)
-        for side, summary in enumerate((found.first, found.second)):
+    for pairs in in_order(client, "compare", matrix, parts, sizes, _look):
+        here = slice(begin, begin + pairs.first.norms.size)
+        for side, summary in enumerate((pairs.first, pairs.second)):
             sums[side].add(summary.sums)
             norms[side, here], unfit[side, here] = summary.norms, summary.unfit
-        columns = {f"{name}_distance": values for name, values in found.distances.items()}
-        columns |= {} if found.changed is None else {"changed_value_count": found.changed}
+        columns = {f"{name}_distance": values for name, values in pairs.distances.items()}
+        columns |= {} if pairs.changed is None else {"changed_value_count": pairs.changed}
         for name, values in columns.items():
             kept.setdefault(name, np.zeros(size, values.dtype))[here] = values
         begin = here.stop

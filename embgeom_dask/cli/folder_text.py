@@ -30,16 +30,16 @@ _SIZES = ("step", "direction", "token_id")
 
 def folder_text(tree: xr.DataTree) -> str:
     """The results of a tree, a line each: what it is called, the command, the model, and one figure."""
-    lines = ([each["result"], each["command"], each["model"], each["figure"], each["value"]] for each in _told(tree))
+    lines = ([each["result"], each["command"], each["model"], each["figure"], each["value"]] for each in _lines(tree))
     return align(["result", "command", "model", "figure", "value"], lines)
 
 
 def as_json(tree: xr.DataTree) -> dict[str, Any]:
     """The same as a JSON document."""
-    return {"results": _told(tree)}
+    return {"results": _lines(tree)}
 
 
-def _told(tree: xr.DataTree) -> list[dict[str, Any]]:
+def _lines(tree: xr.DataTree) -> list[dict[str, Any]]:
     nodes = [node for node in tree.subtree if node.data_vars and not node.children]
     return [{"result": node.path.strip("/"), **_of(node.to_dataset())} for node in nodes]
 

@@ -23,12 +23,12 @@ def open_table(result: str) -> xr.Dataset:
     InputError
         as `open_result`, and where the folder has no table.
     """
-    found = eg.open_result(result)
-    if not hasattr(found, "children"):
-        return cast("xr.Dataset", found)
-    if not found.data_vars:
+    opened = eg.open_result(result)
+    if not hasattr(opened, "children"):
+        return cast("xr.Dataset", opened)
+    if not opened.data_vars:
         raise InputError(f"{result} has no table: embgeom show lists its results, name one of them")
-    return cast("xr.Dataset", found.to_dataset())
+    return cast("xr.Dataset", opened.to_dataset())
 
 
 def show(
@@ -41,11 +41,11 @@ def show(
     """
     from embgeom_dask.cli import folder_text, text
 
-    found = eg.open_result(result)
-    if hasattr(found, "children") and not found.data_vars:
-        print_answer(folder_text.as_json(found) if as_json else folder_text.folder_text(found))
+    opened = eg.open_result(result)
+    if hasattr(opened, "children") and not opened.data_vars:
+        print_answer(folder_text.as_json(opened) if as_json else folder_text.folder_text(opened))
     else:
-        print_result((found.to_dataset() if hasattr(found, "children") else found).load(), text.result_text, as_json)
+        print_result((opened.to_dataset() if hasattr(opened, "children") else opened).load(), text.result_text, as_json)
 
 
 def status(
@@ -57,5 +57,5 @@ def status(
     """Say how far a scan is, or many, and what goes on with it."""
     from embgeom_dask.cli.status_text import status_text
 
-    found = eg.status(result)
-    print_answer(found if as_json else status_text(found))
+    known = eg.status(result)
+    print_answer(known if as_json else status_text(known))

@@ -29,9 +29,9 @@ _LEAST, _MOST = -120, 100
 
 @numba.njit(nogil=True, cache=True)
 def distances(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array, Array]:  # pragma: no cover (compiled)
-    """Return the L2 distances (p,) of pairs of bfloat16 rows, whether each is settled, and whether it is told, bool.
+    """Return the L2 distances (p,) of pairs of bfloat16 rows, and whether each is settled, and was computed, bool.
 
-    A distance that is not told is 0. The unit of a pair is the last place of the smallest of its values but 0.
+    A distance that was not computed is 0. The unit of a pair is the last place of the smallest of its values but 0.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def distances(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array, Arr
     i, j : numpy.ndarray of int64, (p,)
         Pairs with the same i one after the other are faster.
     """
-    out, settled, told = np.zeros(i.size), np.zeros(i.size, np.bool_), np.zeros(i.size, np.bool_)
+    out, settled, computed = np.zeros(i.size), np.zeros(i.size, np.bool_), np.zeros(i.size, np.bool_)
     exponents, known = np.empty((y.shape[0], 2), np.int64), np.zeros(y.shape[0], np.bool_)
     width, last, unit, least, most = x.shape[1], -1, 0, 0, 0
     a, terms = np.empty(width, np.int32), math.frexp(np.float64(width))[1]
@@ -63,7 +63,7 @@ def distances(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array, Arr
         total, seen = _sum_of_squares(a, y[j[p]], scale)
         if 2 * math.frexp(np.float64(seen))[1] + terms > _SUM_BITS:
             continue
-        told[p] = True
+        computed[p] = True
         if total == 0:
             settled[p] = True
             continue
@@ -72,7 +72,7 @@ def distances(x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array, Arr
         nearest, rest = two_sum(root, step)
         settled[p] = is_settled(nearest, rest, 32.0 * UNIT * UNIT * root)
         out[p] = math.ldexp(nearest, unit)
-    return out, settled, told
+    return out, settled, computed
 
 
 @numba.njit(nogil=True, cache=True)

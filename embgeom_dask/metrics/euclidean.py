@@ -56,8 +56,8 @@ class Euclidean(ProductOfRows):
         if x.dtype != np.uint16 or y.dtype != np.uint16:
             found: tuple[Array, Array] = correct_rounding.euclidean(x, y, i, j)
             return found
-        distance, settled, told = integer_distances.distances(x, y, i, j)
-        (left,) = np.nonzero(~told)
+        distance, settled, computed = integer_distances.distances(x, y, i, j)
+        (left,) = np.nonzero(~computed)
         distance[left], settled[left] = correct_rounding.euclidean(x, y, i[left], j[left])
         return distance, settled
 

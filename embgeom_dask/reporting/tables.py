@@ -190,11 +190,11 @@ def frame_with_texts(result: xr.Dataset, name: str) -> pd.DataFrame:
         piece, text = str(each), result.variables.get(f"{str(each).removesuffix('token')}text")
         if (piece == "token" or piece.endswith("_token")) and text is not None and text.dims == variable.dims:
             texts[piece] = text
-    told = frame(result.assign(texts), name)
+    of_texts = frame(result.assign(texts), name)
     for column in ("token", "token_a", "token_b", *texts):
         beside = column.replace("token", "text")
         if texts and column in table and beside not in table:
-            table.insert([*table].index(column) + 1, beside, told[column])
+            table.insert([*table].index(column) + 1, beside, of_texts[column])
     return table
 
 
