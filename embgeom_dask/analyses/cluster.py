@@ -362,7 +362,7 @@ def _dataset(
             "next_distance": float(distance[~inside].min()),
             "vocab_size": distance.size,
             "iteration_kind": ("iteration", np.array(kinds)),
-            "iteration_count": ("iteration", np.array([each.inside for each in taken])),
+            "iteration_count": ("iteration", np.array([each.rows.size for each in taken])),
             "iteration_radius": ("iteration", np.array([each.radius for each in taken])),
             "iteration_next_distance": ("iteration", np.array([each.following for each in taken])),
             "iteration_contrast": ("iteration", np.array([each.contrast for each in taken])),

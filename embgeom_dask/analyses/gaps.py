@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,21 +20,15 @@ _ROUNDED = 1 + 2.0**-50
 
 
 class UpToGap(NamedTuple):
-    """The tokens about a centre, up to the gap in their distances: how many are `inside`, and the `contrast`.
+    """The tokens about a centre, up to the gap in their distances: the `rows` inside, ascending, and the `contrast`.
 
-    `order` (n,) are the rows, those inside first; `radius` is the largest distance inside, `following` the next one.
+    `radius` is the largest distance inside, `following` the next one.
     """
 
-    order: Array
-    inside: int
+    rows: Array
     radius: float
     following: float
     contrast: float
-
-    @property
-    def rows(self) -> Array:
-        """The rows inside, ascending."""
-        return np.sort(self.order[: self.inside])
 
 
 @dataclass
@@ -57,7 +52,7 @@ class Distances:
         (k,) from 0. So it has the r-th distance, and tells which rows are before it.
         """
         ranks = np.unique(ranks)
-        (least, most), (low, high) = self._bounds(), (np.sort(each) for each in self._bounds())
+        (least, most), (low, high) = self._bounds(), map(self.ascending, self._bounds())
         first, last = low[ranks], high[ranks]  # the r-th distance is between these; both ascend
         place = np.searchsorted(last, least)
         beyond = place == ranks.size
@@ -70,13 +65,22 @@ class Distances:
         """The first k for which the quotient of the distances of rank `upper[k]` and `lower[k]` is largest, and that
         quotient, where a distance is taken as `floor` at least; the ranks are settled that may have it.
         """
-        low, high = (np.maximum(np.sort(each), floor) for each in self._bounds())
+        low, high = (np.maximum(self.ascending(each), floor) for each in self._bounds())
         may = high[upper] / low[lower] * _ROUNDED >= (low[upper] / high[lower]).max()
         self.settle(np.concatenate([upper[may], lower[may]]))
-        near = np.maximum(np.sort(self.value), floor)
+        near = np.maximum(self.ascending(self.value), floor)
         ratio = near[upper] / near[lower]
         best = int(ratio.argmax())
         return best, float(ratio[best])
+
+    def ascending(self, values: Array) -> Array:
+        """Sort values (n,) that are all but in the order of the distances, which is found once."""
+        return np.sort(values[self._order], kind="stable")
+
+    @cached_property
+    def _order(self) -> Array:
+        """The rows in the order of their distances as first known; settling them moves few."""
+        return np.argsort(self.value)
 
     def _bounds(self) -> tuple[Array, Array]:
         return self.value - self.off, self.value + self.off
@@ -86,7 +90,7 @@ def up_to_gap(distances: Distances, least: int, count: int | None = None) -> UpT
     """The tokens about a centre up to the gap, from the distances of all n; with `count` that many are inside."""
     size = distances.value.size
     distances.settle(np.array([size // 2, size - 1]))
-    near = np.sort(distances.value)
+    near = distances.ascending(distances.value)
     floor = float(_FLOOR * (near[size // 2] or near[-1] or 1.0))
     first = np.arange(least, size // 4 + 1)
     best, contrast = distances.widest(2 * first - 1, first - 1, floor)
@@ -95,6 +99,7 @@ def up_to_gap(distances: Distances, least: int, count: int | None = None) -> UpT
         after = np.arange(k, 2 * k)
         count = k + distances.widest(after, after - 1, floor)[0]
     distances.settle(np.array([count - 1, count]))
-    order = np.argsort(distances.value, kind="stable")
-    radius, following = distances.value[order[[count - 1, count]]].tolist()
-    return UpToGap(order, count, radius, following, contrast)
+    radius, following = distances.ascending(distances.value)[[count - 1, count]].tolist()
+    inside = distances.value < radius
+    inside[np.flatnonzero(distances.value == radius)[: count - np.count_nonzero(inside)]] = True  # ties by token id
+    return UpToGap(np.flatnonzero(inside), radius, following, contrast)

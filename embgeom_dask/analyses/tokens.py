@@ -41,13 +41,12 @@ Array = NDArray[Any]
 _RANKED = ("norm_l1", "norm_l2", "norm_linf", "centroid_distance", "origin_distance")
 
 
-class NormsAndDigests(NamedTuple):
-    """What the first pass keeps of some rows: a survey's `summary`, `l1` and `linf` (n,), and `digest` (n, 16)."""
+class RowNorms(NamedTuple):
+    """What the first pass keeps of some rows: a survey's `summary`, `l1` and `linf` (n,)."""
 
     summary: Summary
     l1: Array
     linf: Array
-    digest: Array
 
 
 def tokens(
@@ -182,9 +181,12 @@ def _tokens(
 
 
 def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset:
-    """The numbers of every row, by two passes: distances are from the mean that the first finds."""
+    """The numbers of every row, by two passes.
+
+    Distances are from the mean that the first finds, and only rows of one norm are looked at for identical ones.
+    """
     matrix, size = given.matrix, given.matrix.vocab_size
-    sums, digests, unfit = ColumnSums.none(matrix.hidden_size), np.empty((size, 16), np.uint8), np.empty(size, np.uint8)
+    sums, unfit = ColumnSums.none(matrix.hidden_size), np.empty(size, np.uint8)
     columns = {name: np.empty(size) for name in _RANKED[: 4 if origin is None else 5]}
     rows = rows_of_pass(client, matrix)
     for start, found in by_chunk("norms", matrix, _look, client=client, rows=rows):
@@ -192,7 +194,7 @@ def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset
         sums.add(found.summary.sums)
         columns["norm_l1"][part], columns["norm_linf"][part] = found.l1, found.linf
         columns["norm_l2"][part] = found.summary.norms
-        digests[part], unfit[part] = found.digest, found.summary.unfit
+        unfit[part] = found.summary.unfit
     check_fit(matrix, given.ids, unfit)
     points = [sums.mean(size)]
     told: dict[str, Any] = {}
@@ -201,10 +203,13 @@ def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset
         points.append(point)
     for each in points:
         each.in_two_words()  # once, and not in every task
-    for start, distances in by_chunk("distances", matrix, _distances, points, client=client, rows=rows):
+    alike, digests = _of_one_norm(columns["norm_l2"]), np.zeros((size, 16), np.uint8)
+    for start, (distances, names) in by_chunk("distances", matrix, _distances, points, alike, client=client, rows=rows):
+        part = slice(start, start + distances[0].size)
         for name, each in zip(_RANKED[3:], distances, strict=False):
-            columns[name][start : start + each.size] = each
-    distinct = group(given.rows, digests)
+            columns[name][part] = each
+        digests[part][alike[part]] = names
+    distinct = group(given.rows[alike], digests[alike])
     variables: dict[str, Any] = {}
     for name, values in columns.items():
         variables |= {name: ("token_id", values), f"{name}_rank": ("token_id", _ranks(values))}
@@ -213,6 +218,13 @@ def _measured(client: Client, given: Given, origin: Chosen | None) -> xr.Dataset
     variables["member_count"] = int(distinct.weights[distinct.weights > 1].sum())
     variables["vocab_size"] = size
     return xr.Dataset(variables | told)
+
+
+def _of_one_norm(norms: Array) -> Array:
+    """Whether another row has the norm (n,) of each, (n,) bool: identical rows do, since norms are the nearest."""
+    _, number, count = np.unique(norms, return_inverse=True, return_counts=True)
+    shared: Array = count[number] > 1
+    return shared
 
 
 def _ranks(values: Array) -> Array:
@@ -239,13 +251,16 @@ def _labels(given: Given, dataset: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def _look(matrix: Matrix, part: tuple[int, int]) -> NormsAndDigests:
+def _look(matrix: Matrix, part: tuple[int, int]) -> RowNorms:
     with devices.session(torch.device("cpu")):
         rows = matrix.read(*part)
-        return NormsAndDigests(summarize(rows), *nearest_l1_and_linf(rows), digest(rows))
+        return RowNorms(summarize(rows), *nearest_l1_and_linf(rows))
 
 
-def _distances(matrix: Matrix, part: tuple[int, int], points: list[Rationals]) -> list[Array]:
+def _distances(
+    matrix: Matrix, part: tuple[int, int], points: list[Rationals], alike: Array
+) -> tuple[list[Array], Array]:
+    """The distances of rows from each point, and the digests of those that are `alike`, of all rows (n,) bool."""
     with devices.session(torch.device("cpu")):
         rows = matrix.read(*part)
-        return [nearest_distances(rows, point) for point in points]
+        return [nearest_distances(rows, point) for point in points], digest(rows[alike[slice(*part)]])

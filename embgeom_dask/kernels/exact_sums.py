@@ -46,7 +46,10 @@ class ColumnSums(NamedTuple):
 
     def mean(self, count: int) -> Rationals:
         """Return the mean row, exactly; these are the sums of `count` rows."""
-        return Rationals(list(map(_whole, self.limbs.tolist())), count, 32 * self.first - 1074)
+        whole = np.zeros(len(self.limbs), np.object_)  # Python's integers, of the limbs that are not all 0
+        for place in np.flatnonzero(self.limbs.any(axis=0)).tolist():
+            whole += self.limbs[:, place].astype(np.object_) << (32 * place)
+        return Rationals(whole.tolist(), count, 32 * self.first - 1074)
 
 
 def column_sums(stored: Array, keep: Array) -> ColumnSums:
@@ -66,10 +69,6 @@ def column_sums(stored: Array, keep: Array) -> ColumnSums:
     if not used.size:
         return ColumnSums(limbs[:, :0])
     return ColumnSums(limbs[:, used[0] : used[-1] + 1].copy(), _FIRST + int(used[0]))
-
-
-def _whole(limbs: list[int]) -> int:
-    return sum(limb << (32 * place) for place, limb in enumerate(limbs))
 
 
 @numba.njit(nogil=True, cache=True)
