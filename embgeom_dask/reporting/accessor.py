@@ -126,7 +126,8 @@ class Report:
 
         Its columns are `token_id`, `token`, `text`, and each variable along `token_id`; for each radius R
         `within_degree_R`, `token_to_component_R` and `degree_R`; for each component C `score_C`; `neighbors`, a struct
-        of the lists `ids` and `distances`; and `top` and `bottom`, structs of the lists `ids` and `products`.
+        of the lists `ids` and `distances`; `top` and `bottom`, structs of the lists `ids` and `products`; and `near`, a
+        struct of the lists `ids` and `csls`.
 
         Parameters
         ----------

@@ -14,7 +14,6 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.reporting import tables
 from embgeom_dask.reporting.optional_libraries import load
 from embgeom_dask.storage import replacement
-from embgeom_dask.storage.result_names import measured
 
 PathLike = str | os.PathLike[str]
 
@@ -23,8 +22,13 @@ _NOT_OF_TOKENS = (
     "undertrained, compare or neighbors, a scan with `neighbors`, `within`, `top`, `bottom` or `moments_per_row`, or a "
     "lattice with `origin` or `within`"
 )
-_LISTS = {"neighbor": "neighbors", "top": "top", "bottom": "bottom"}
-"""The columns that hold lists of tokens, by what the names of their variables begin with."""
+_LISTS = {
+    "neighbors": ("neighbor", "distance"),
+    "top": ("top", "product"),
+    "bottom": ("bottom", "product"),
+    "near": ("near", "csls"),
+}
+"""The columns that hold lists of tokens: what the names of their variables begin with, and what is told of each."""
 
 
 def csv(result: xr.Dataset, path: PathLike, name: str, *, overwrite: bool = False) -> None:
@@ -62,18 +66,18 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
     if "score" in result:
         scores = result["score"].transpose("component", "token_id").to_numpy()
         columns |= {f"score_{rank}": each for rank, each in zip(result["component"].to_numpy(), scores, strict=True)}
-    lists = {name: stem for stem, name in _LISTS.items() if f"{stem}_{measured(result, stem)}" in result}
-    columns |= {name: _lists(result, stem, pyarrow) for name, stem in lists.items()}
+    for name, (stem, what) in _LISTS.items():
+        if f"{stem}_{what}" in result:
+            columns[name] = _lists(result, stem, what, pyarrow)
     table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
     with replacement.new_file(Path(path), overwrite=overwrite) as file:
         writer.write_table(table, file)
 
 
-def _lists(result: xr.Dataset, stem: str, pyarrow: Any) -> Any:
-    """The tokens listed for each token, with their distances or products."""
-    what = measured(result, stem)
+def _lists(result: xr.Dataset, stem: str, what: str, pyarrow: Any) -> Any:
+    """The tokens listed for each token, with their distances, products or CSLS."""
     ids, values = (result[f"{stem}_{each}"].transpose("token_id", stem).to_numpy() for each in ("token_id", what))
     filled = ids >= 0
     ends = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
     lists = [pyarrow.LargeListArray.from_arrays(ends, each[filled]) for each in (ids, values)]
-    return pyarrow.StructArray.from_arrays(lists, ["ids", f"{what}s"])
+    return pyarrow.StructArray.from_arrays(lists, ["ids", what if what.endswith("s") else f"{what}s"])

@@ -292,7 +292,7 @@ def test_parquet_holds_a_row_a_token(made: Made, tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["m.parquet"]
 
 
-def test_parquet_holds_the_tokens_of_extreme_products(made: Made, client: Client, tmp_path: Path) -> None:
+def test_parquet_holds_the_tokens_of_extreme_products_and_of_csls(made: Made, client: Client, tmp_path: Path) -> None:
     scan = eg.scan(made.store, metric="dot", top=2, bottom=3, client=client)
     scan.embgeom.to_parquet(tmp_path / "m.parquet")
     table = pq.read_table(tmp_path / "m.parquet")
@@ -301,6 +301,11 @@ def test_parquet_holds_the_tokens_of_extreme_products(made: Made, client: Client
         listed = table[name].to_pylist()
         assert [each["ids"] for each in listed] == scan[f"{name}_token_id"].values.tolist()
         assert [each["products"] for each in listed] == scan[f"{name}_product"].values.tolist()
+    compared = eg.compare(made.store, made.store, csls=2, client=client)
+    compared.embgeom.to_parquet(tmp_path / "near.parquet")
+    near = pq.read_table(tmp_path / "near.parquet")["near"].to_pylist()
+    assert [each["ids"] for each in near] == compared["near_token_id"].values.tolist()
+    assert [each["csls"] for each in near] == compared["near_csls"].values.tolist()
 
 
 def test_csv_has_texts_beside_the_pieces_of_tokens(made: Made, tmp_path: Path) -> None:
