@@ -56,15 +56,15 @@ def is_one(data: object, part: str | None = None) -> bool:
 
 def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
     """The stores or arrays given, one or many."""
-    if not is_one(data) and not isinstance(data, Iterable):
-        raise InputError(f"{what} takes stores and arrays, and was given {data!r:.50}: give the path of a store")
+    if not is_one(data) and (not isinstance(data, Iterable) or isinstance(data, Mapping)):
+        raise InputError(f"{what} takes stores and arrays, and was given a {type(data).__name__}: give a list of these")
     found = [cast(Data, data)] if is_one(data) else list(cast(Iterable[Data], data))
     if not found:
         raise InputError(f"{what} needs at least one store: embgeom list shows them")
     for each in found:
         if not is_one(each):
             raise InputError(
-                f"{what} takes stores and arrays, and was given {each!r:.50}: give numbers in a numpy array"
+                f"{what} takes stores and arrays, and was given a {type(each).__name__}: give numbers in a numpy array"
             )
     return found
 

@@ -14,6 +14,7 @@ from embgeom_dask.analyses.radii import parse_radii
 from embgeom_dask.analyses.scan_many import for_each
 from embgeom_dask.analyses.selection import Selection
 from embgeom_dask.analyses.sides import sides_of
+from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.memory import parse_limit
@@ -87,7 +88,8 @@ def scan(
     tokens : str, list of int and str, or mask, optional
         Which rows of `data` to compare; by default all. Ids, ranges and names may be given as text,
         `"0:1000,5000,king"`, as a list, or in a file, `"@FILE"` or `"FILE.safetensors"`. `king` is the token with that
-        piece or text, with or without the mark of a leading space; a name of several tokens is refused.
+        piece or text, with or without the mark of a leading space; a name of several tokens is refused. A mask is a
+        boolean array over all ids; of a DataArray with token ids over these, in any order.
     metric : {"euclidean", "cosine", "chebyshev", "cityblock", "dot"}
         What is computed of two rows: a distance, or with `dot` their inner product. Rows of zeros have no cosine and
         are left out.
@@ -239,6 +241,8 @@ def scan(
     started = perf_counter()
     find_metric(metric)
     tile, most = parse_count("tile", tile), parse_limit(memory_limit)
+    if not 0 < memory_share <= 1:
+        raise InputError(f"`memory_share` {memory_share}: give a number above 0, and 1 at most")
     spec = ScanSpec(
         metric,
         farthest=farthest,

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from embgeom_dask.analyses.token_names import find_tokens
 from embgeom_dask.errors import InputError
+from embgeom_dask.execution.arrays import token_id_of
 
 Selection = str | os.PathLike[str] | Iterable[int | str] | None
 Labels = Callable[[], xr.Dataset]
@@ -58,7 +59,8 @@ def parse_tokens(selection: Selection, vocab_size: int, labels: Labels | None = 
       `token_to_black_hole` has in groups of identical rows; ``FILE.safetensors:KEY``: the vector KEY. A vector of bool
       or uint8 is a mask over the vocabulary, one of another integer type holds ids. Ids beside a `cluster_mask` of
       another length than the vocabulary are taken only where they are the KEY;
-    - integers and tokens, or a boolean array that is a mask over the vocabulary.
+    - integers and tokens, or a boolean array that is a mask over the vocabulary; of a DataArray with token
+      ids, over these.
 
     `labels` are needed, and read, where tokens are named.
 
@@ -98,6 +100,10 @@ def _select(selection: str | Iterable[int | str] | None, vocab_size: int, labels
         if selection.startswith("@"):
             return _from_lines(selection[1:], vocab_size, labels)
         return _sorted_ids(_listed(selection, vocab_size, labels), f"the token selection {selection!r}", vocab_size)
+    if isinstance(selection, xr.DataArray) and selection.dtype == bool and selection.ndim == 1:
+        ids = token_id_of(selection)
+        if ids is not None:
+            return _sorted_ids(ids[selection.to_numpy()], "the mask", vocab_size)
     if hasattr(selection, "__array__"):
         array = np.asarray(selection)
         if array.dtype == bool:
@@ -121,6 +127,8 @@ def in_order(selection: str | Iterable[int | str], vocab_size: int, labels: Labe
 
 
 def _each(values: Iterable[int | str], vocab_size: int, labels: Labels | None) -> list[int]:
+    if not isinstance(values, Iterable):
+        raise InputError(f"the token selection {values!r:.40} is no list: {_FORMS}")
     try:
         parts = [_part(value, vocab_size) if isinstance(value, str) else [operator.index(value)] for value in values]
     except TypeError as error:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 import zarr
+from dask.delayed import Delayed
 from distributed import Client
 from numpy.typing import NDArray
 
@@ -174,6 +175,8 @@ def given_rows(
         yield Given(data, np.arange(data.vocab_size))
         return
     if not is_array(data):
+        if not isinstance(data, str | os.PathLike):
+            raise InputError(f"one store or array is needed, and a {type(data).__name__} is given: name a store")
         if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
             matrix_of_file = read_matrix(*file)
             with temporary_store(lambda folder: _copy(matrix_of_file, file, role, folder), file[0].name) as given:
@@ -287,6 +290,8 @@ def as_data_array(data: Any, role: Role | None) -> xr.DataArray:
             raise InputError(f"the tensor given is {data.dtype}: give it as float32, `tensor.float()`") from error
     if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
         raise InputError("the array given has masked values: select the rows to compare")
+    if isinstance(data, Delayed):
+        raise InputError("the array given is a Delayed: give its compute(), or dask.array.from_delayed of it")
     if hasattr(data, "toarray"):
         raise InputError(f"the array given is a sparse {type(data).__name__}: give its toarray()")
     if np.isnan(data.shape).any():

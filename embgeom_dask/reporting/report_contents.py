@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import xarray as xr
 
@@ -79,7 +79,8 @@ def gather(given: Given | Iterable[Given]) -> Gathered:
     InputError
         where nothing is given, or a path holds no result.
     """
-    several = [given] if isinstance(given, str | os.PathLike | xr.Dataset | xr.DataTree) else [*given]
+    one = isinstance(given, str | os.PathLike | xr.Dataset | xr.DataTree) or not isinstance(given, Iterable)
+    several = [cast(Given, given)] if one else [*cast(Iterable[Given], given)]
     sources = [source for place, each in enumerate(several, start=1) for source in _sources(each, place)]
     if not sources:
         raise InputError("no results: name what commands were given as `out`")
@@ -98,8 +99,10 @@ def _sources(given: Given, place: int) -> Iterator[Source]:
     if isinstance(given, str | os.PathLike):
         name = os.fspath(given).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
         found = results.open_result(given)
-    else:
+    elif isinstance(given, xr.Dataset | xr.DataTree):
         name, found = f"result {place}", given
+    else:
+        raise InputError(f"result {place} is a {type(given).__name__}: give a result, or its path")
     if isinstance(found, xr.Dataset):
         yield Source(name, found)
         return

@@ -58,8 +58,10 @@ def locate(path: PathLike) -> str:
     ------
     InputError
         where a URL holds credentials, which would be kept in results, or needs a package that is not installed,
-        where no file can have a path like that, and where it is empty, which would be the folder at hand.
+        where no file can have a path like that, and where it is empty, which would be the folder at hand, or no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a {type(path).__name__} is no path: name a file or a folder")
     if not is_url(path):
         if (text := os.fspath(path)).startswith("file://"):
             refuse_credentials(text)

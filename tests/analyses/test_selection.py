@@ -104,7 +104,7 @@ def test_integers(ids: Any) -> None:
         ([3, -2], "token id -2 is negative"),
         ([1.0], "token ids are integers"),
         ([None], "token ids are integers"),
-        (7, "token ids are integers"),
+        (7, "the token selection 7 is no list"),
         (np.ones(VOCAB + 1, dtype=bool), r"shape \(41,\), the vocabulary has 40"),
         (np.zeros(VOCAB, dtype=bool), "selects no token"),
     ],

@@ -16,6 +16,7 @@ import pytest
 import scipy.sparse
 import torch
 import xarray as xr
+from dask.delayed import delayed
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -236,6 +237,8 @@ def test_a_saved_result_of_an_array_is_opened_again_for_the_same_array_alone(
         (xr.Dataset({"other": ("x", [1.0])}), "has no output_embedding or input_embedding"),
         (torch.ones(3, 2, dtype=torch.float8_e4m3fn), "give it as float32"),
         (scipy.sparse.csr_array(np.eye(2)), r"is a sparse csr_array: give its toarray\(\)"),
+        (delayed(np.eye)(2), r"is a Delayed: give its compute\(\)"),
+        (xr.DataTree.from_dict({"/a": xr.Dataset()}), "was given a DataTree: give a list of these"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -251,8 +254,18 @@ def test_what_is_no_role_is_refused_for_arrays_too(folder: Path) -> None:
 
 
 def test_lists_of_numbers_are_no_stores(folder: Path) -> None:
-    with pytest.raises(InputError, match="give numbers in a numpy array"):
+    with pytest.raises(InputError, match="was given a float: give numbers in a numpy array"):
         eg.survey([1.0, 2.0])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="one store or array is needed, and a list is given: name a store"):
+        eg.outliers([np.eye(3), np.eye(3)])
+
+
+def test_a_mask_with_token_ids_selects_by_these(store: str, client: Client) -> None:
+    rows = eg.open_model(store)["output_embedding"]
+    chosen = rows.token_id.isin([3, 7, 20])
+    for mask in (chosen, chosen[::-1], chosen[2:30], chosen[::-1].rename(token_id="t"), chosen.to_numpy()):
+        found = eg.scan(store, tokens=mask, neighbors=1, client=client)
+        assert found["token_id"].values.tolist() == [3, 7, 20]
 
 
 def test_the_plan_counts_what_is_written(folder: Path, client: Client) -> None:

@@ -435,6 +435,8 @@ def test_a_report_takes_results_as_they_are(made: Made, tmp_path: Path) -> None:
     assert page.html_of(report_contents.gather(made.scan)).count("<table") == again.read_text().count("<table")
     with pytest.raises(eg.InputError, match="exists"):
         made.survey.embgeom.report(again)
+    with pytest.raises(eg.InputError, match="result 1 is a DataArray: give a result, or its path"):
+        eg.report(xr.DataArray([1.0]), tmp_path / "s.html")
     with pytest.raises(eg.InputError, match="no results"):
         eg.report([], tmp_path / "s.html")
     assert not (tmp_path / "s.html").exists()
