@@ -20,7 +20,7 @@ from embgeom_dask.analyses.selection import Selection
 from embgeom_dask.analyses.spectrum import rows_of_part, spectrum
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.analyses.trees import one_or_tree
-from embgeom_dask.analyses.unused import categories, find_unused, stored_labels
+from embgeom_dask.analyses.unused import categories, find_unused, read_unused, stored_labels
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -195,8 +195,9 @@ def _undertrained(
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         given.stored_labels()
+        chosen = read_unused(unused, given)  # what is wrong is refused before rows are read
         with connect(client, out=out) as active, reading_once(active, matrix, rows_of_part(matrix)):
-            dataset = _measured(active, given, inputs, unused)
+            dataset = _measured(active, given, inputs, chosen)
         dataset = _ranked(dataset, given, indicator)
     own = {name: value for name, value in attrs.items() if name in ("model", "revision", "matrix")}
     return results.finish(
@@ -222,7 +223,7 @@ def _inputs(data: Data, given: Given) -> Matrix | None:
     return model_stores.find_matrix(store, "input") if "input_embedding" in names else None
 
 
-def _measured(client: Client, given: Given, inputs: Matrix | None, unused: Selection) -> xr.Dataset:
+def _measured(client: Client, given: Given, inputs: Matrix | None, unused: str | Array | None) -> xr.Dataset:
     """The indicators of all rows, by four passes over rows that workers keep: sums and digests, the spectrum's two, and
     distances.
     """

@@ -93,15 +93,35 @@ RULES: dict[str, Callable[[Strings, NDArray[np.int64], Mask], Mask]] = {
 """What may tell that tokens were never trained, in the order in which they are tried; then the dense cluster is."""
 
 
+def read_unused(unused: Selection, given: Given) -> str | Mask | None:
+    """A selection of rows as a mask of them, (n,) bool; one of RULES, "cluster" and None as they are.
+
+    Raises
+    ------
+    InputError
+        where a selection is wrong, or the labels do not say what a rule asks.
+    """
+    if unused is None or (isinstance(unused, str) and unused in (*RULES, CLUSTER)):
+        if unused == "unreachable" and REACHABILITY not in given.stored_labels():
+            raise InputError(
+                f"`unused` {unused}: {given.matrix.label} does not say which tokens can be reached: convert it again, "
+                "with its tokenizer, and overwrite its store"
+            )
+        return unused
+    ids = parse_tokens(unused, given.vocab_size, given.labels)
+    return np.isin(given.ids, given.select(ids).ids)
+
+
 def find_unused(
-    client: Client, unused: Selection, given: Given, of: Strings, groups: NDArray[np.int64], zero: Mask
+    client: Client, unused: str | Mask | None, given: Given, of: Strings, groups: NDArray[np.int64], zero: Mask
 ) -> tuple[Mask, str]:
     """Which rows are unused tokens, (n,) bool, and what told so: a rule, or `given`.
 
     Parameters
     ----------
-    unused : a selection, one of RULES, "cluster", or None
-        None takes the first rule that finds some, or else the dense cluster, if it stands apart.
+    unused : (n,) bool, one of RULES, "cluster", or None
+        What `read_unused` gave. None takes the first rule that finds some, or else the dense cluster, if it stands
+        apart.
     groups : (n,) int64
         The group of identical rows of each; -1 for a unique one.
     zero : (n,) bool
@@ -110,23 +130,17 @@ def find_unused(
     Raises
     ------
     InputError
-        where none are found, or a selection is wrong.
+        where none are found.
     """
-    if isinstance(unused, str) and unused == CLUSTER:
+    if isinstance(unused, np.ndarray):
+        return unused, "given"
+    if unused == CLUSTER:
         return _cluster(client, given, zero), CLUSTER
-    if isinstance(unused, str) and unused in RULES:
-        if unused == "unreachable" and REACHABILITY not in of:
-            raise InputError(
-                f"`unused` {unused}: {given.matrix.label} does not say which tokens can be reached: convert it again, "
-                "with its tokenizer, and overwrite its store"
-            )
+    if unused is not None:
         found = RULES[unused](of, groups, zero)
         if not found.any():
             raise InputError(f"`unused` {unused}: {given.matrix.label} has no such rows: give their ids")
         return found, unused
-    if unused is not None:
-        ids = parse_tokens(unused, given.vocab_size, given.labels)
-        return np.isin(given.ids, given.select(ids).ids), "given"
     for name, rule in RULES.items():
         found = rule(of, groups, zero)
         if found.any():

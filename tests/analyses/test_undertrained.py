@@ -188,6 +188,10 @@ def test_many_models_arrays_and_what_is_refused(tmp_path: Path, client: Client) 
         undertrained(make_store(tmp_path / "p.zarr", output=model(80)[1][40:], model="test/plain"), client=client)
     with pytest.raises(InputError, match="`unused` padding: org/0 has no such rows: give their ids"):
         undertrained(stores[0], unused="padding", client=client)
+    unfit = make_store(tmp_path / "nan.zarr", output=np.full((40, 3), np.nan, np.float32))
+    for unused, said in (("20:90", "token id 89 is past the vocabulary"), ("unreachable", "convert it again")):
+        with pytest.raises(InputError, match=said):  # before rows are read
+            undertrained(unfit, unused=unused, client=client)
     with pytest.raises(InputError, match="`indicator` entropy: choose one of input_norm, cosine"):
         undertrained(stores[0], indicator="entropy", client=client)
     with pytest.raises(InputError, match="org/0 has no input matrix of its own: choose another `indicator`"):
