@@ -87,9 +87,7 @@ def locate(path: PathLike) -> str:
             remedy = f": pip install 'embgeom-dask[{extra}]'" if extra else f" ({explain(error)})"
             raise InputError(f"{url} needs a package that is not installed{remedy}") from error
         except ValueError as error:
-            raise InputError(
-                f"{url}: no {protocol}:// is known here, only those of fsspec, like s3:// or gs://"
-            ) from error
+            raise InputError(f"{url}: no {protocol}:// is known here, only those of fsspec, like s3://") from error
     return url
 
 
