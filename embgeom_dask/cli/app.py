@@ -37,7 +37,7 @@ from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.redaction import redact
 
 _INTERRUPTED = 130
-_KEPT_WITH_OUT = ("scan", "components", "series")
+_KEPT_WITH_OUT = ("scan", "components", "readout", "series")
 """The commands whose --out keeps what is done, from which they go on; the others save each result that is whole."""
 
 app = typer.Typer(

@@ -495,6 +495,7 @@ def test_an_interrupted_run_exits_130_with_one_line(run, monkeypatch):
     [
         (("scan", A, "--nearest", "1", "--out=r.zarr"), "goes on"),
         (("scan", A, "--nearest", "1"), "begins again (--out keeps what is done)"),
+        (("readout", A, "--against", A, "--out", "r.zarr"), "goes on"),
         (("spectrum", A, "--out", "r.zarr"), "does what has no result yet"),
         (("spectrum", A), "begins again"),
     ],
