@@ -14,10 +14,13 @@ def bytes_text(count: int) -> str:
     --------
     >>> bytes_text(3 << 29), bytes_text(220 << 20), bytes_text(24 << 10)
     ('1.50 GiB', '220 MiB', '24 KiB')
+    >>> bytes_text((1 << 30) - 1), bytes_text((1 << 20) - 1)
+    ('1.00 GiB', '1 MiB')
     """
-    if count >= 1 << 30:
+    kib, mib = round(count / (1 << 10)), round(count / (1 << 20))
+    if mib >= 1 << 10:
         return f"{count / (1 << 30):.2f} GiB"
-    return f"{count / (1 << 20):.0f} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.0f} KiB"
+    return f"{mib} MiB" if kib >= 1 << 10 else f"{kib} KiB"
 
 
 def noun(count: int, one: str, more: str = "") -> str:
