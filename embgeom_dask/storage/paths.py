@@ -57,8 +57,7 @@ def locate(path: PathLike) -> str:
     Raises
     ------
     InputError
-        where a URL holds credentials, which would be kept in results, or needs a package that is not installed,
-        where no file can have a path like that, and where it is empty, which would be the folder at hand, or no path.
+        where it is no path or empty, where no file can be called so, where a URL holds credentials or lacks a package.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"a {type(path).__name__} is no path: name a file or a folder")
@@ -66,7 +65,7 @@ def locate(path: PathLike) -> str:
         if (text := os.fspath(path)).startswith("file://"):
             refuse_credentials(text)
             text = unquote(urlsplit(text).path)
-        if not text:
+        if not text:  # it would be the folder at hand
             raise InputError("a path is empty: name a file or a folder")
         try:
             os.lstat(text)
