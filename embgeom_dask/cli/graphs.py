@@ -35,7 +35,7 @@ def components(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find what hangs together within a radius.
+    """Find the connected components of pairs within a radius.
 
     Identical rows are one node of the graph; its edges are the pairs of distinct rows within the radius.
     """

@@ -1,4 +1,4 @@
-"""The section of a report about what hangs together: connected components, against the radius."""
+"""The section of a report about connected components, against the radius."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def components(found: Gathered, parts: Parts) -> Section | None:
         radii = "<h3>At each radius</h3>" + for_each(of_metric, _radii)
         listed = f"<h3>The {_LISTED} largest components at each radius</h3>" + for_each(of_metric, _largest)
         body += headed(several, metric) + legend(of_metric) + side_by_side(figures) + radii + listed
-    return Section("components", "What hangs together within a radius", body)
+    return Section("components", "Connected components", body)
 
 
 def _figure(items: list[Item], radius: str, log: bool) -> Any:

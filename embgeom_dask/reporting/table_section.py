@@ -17,6 +17,9 @@ _LINES = 20
 _OF_SCANS = {"pairs", "within"}
 """The tables of a scan that no other section shows."""
 
+_RANK = "indicator_rank"
+"""What a table is sorted by if it has it: what `undertrained` finds has the lowest ranks, not the lowest ids."""
+
 
 def others(found: Gathered, parts: Parts) -> Section | None:
     """Tables of results that other sections do not show."""
@@ -43,7 +46,12 @@ def _first_lines(source: Source, name: str) -> str:
     frame = tables.frame(with_display_names(source.result), name)
     if "hidden" in frame:  # a vector is no table to read
         return ""
-    said = f"The first {_LINES} of {len(frame):,} lines. {code(f'embgeom to-csv RESULT.zarr {name} -o {name}.csv')}"
+    order = ""
+    if _RANK in frame:
+        frame, order = frame.sort_values(_RANK), f" by {_RANK}"
+    said = (
+        f"The first {_LINES} of {len(frame):,} lines{order}. {code(f'embgeom to-csv RESULT.zarr {name} -o {name}.csv')}"
+    )
     columns = [_column(str(column), frame) for column in frame.columns]
     lines = frame.head(_LINES).itertuples(index=False, name=None)
     return table(columns, lines) + (note(f"{said} writes all.") if len(frame) > _LINES else "")

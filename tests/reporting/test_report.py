@@ -224,6 +224,17 @@ def test_what_has_no_section_has_its_tables(made: Made, tmp_path: Path, client: 
     assert "<h3>result 1: compare</h3>" in found
 
 
+def test_the_table_of_undertrained_tokens_begins_with_what_the_indicator_finds(tmp_path: Path, client: Client) -> None:
+    rows = np.random.default_rng(4).normal(size=(len(TOKENS), 6)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows, tokens=TOKENS, model="m")
+    result = eg.undertrained(store, unused="3,5", client=client)
+    found = Texts(page.html_of(report_contents.gather(result)))
+    heading = next(at for at, row in enumerate(found.cells) if "indicator_rank" in row)
+    ranks = result["indicator_rank"].to_series().sort_values()
+    ids = [row[0] for row in found.cells[heading + 1 : heading + 21]]
+    assert ids == [str(each) for each in ranks.index[:20]]
+
+
 def test_a_training_has_a_section_with_the_tokens_that_change(tmp_path: Path) -> None:
     rows = np.cumsum(np.ones((3, len(TOKENS), 2), np.float32), axis=0)
     rows[1:, 30:] = rows[0, 30:]
