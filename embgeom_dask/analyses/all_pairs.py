@@ -139,7 +139,8 @@ def _forgotten(cluster: Client, plan: Plan) -> Iterator[None]:
         yield
     finally:
         if cluster.status == "running" and not isinstance(sys.exception(), KeyboardInterrupt):
-            known_workers.run_where_used(cluster, forget, {side.key for side in plan.sides})
+            sides = (*plan.sides, *(plan.before.sides if plan.before is not None else ()))
+            known_workers.run_where_used(cluster, forget, {side.key for side in sides})
 
 
 def _labelled(

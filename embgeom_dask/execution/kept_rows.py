@@ -157,9 +157,9 @@ def _through(keeping: Keeping, work: Work, matrix: Matrix, *args: Any) -> tuple[
         nbytes += rows.nbytes
         return rows
 
-    def read(start: int, stop: int) -> Array:
+    def stretch(start: int, stop: int) -> tuple[Array, int]:
         if not 0 <= start < stop <= matrix.vocab_size:
-            return matrix.read(start, stop)
+            return matrix.stretch(start, stop)
         pieces = []
         for number in range(start // keeping.rows, -(-stop // keeping.rows)):
             first = number * keeping.rows
@@ -169,9 +169,9 @@ def _through(keeping: Keeping, work: Work, matrix: Matrix, *args: Any) -> tuple[
             pieces.append(
                 load(here.start, here.stop) if found is None else found[here.start - first : here.stop - first]
             )
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)), start
 
     through = copy(matrix)
-    vars(through)["read"] = read  # its `take`, of whatever kind of matrix it is, reads through it too
+    vars(through)["stretch"] = stretch  # its `read` and `take`, of whatever kind of matrix it is, read through it
     found = work(through, *args)
     return found, nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from distributed import Client
@@ -13,8 +14,8 @@ from embgeom_dask.execution.journal import Journal
 from embgeom_dask.execution.monitor import Monitor, interruptible
 from embgeom_dask.execution.panel_result import PassResult
 from embgeom_dask.execution.plan import Plan
-from embgeom_dask.execution.runner import execute
-from embgeom_dask.pairwise.blocks import BlockCache
+from embgeom_dask.execution.runner import Hints, execute, hints_of
+from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 
 
 def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal: Journal | None) -> PassResult:
@@ -24,16 +25,24 @@ def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal:
     those in flight finish.
     """
     with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.label} {what}", "tiles") as advance:
+        hints = None if plan.before is None else _first_hints(plan.before, client, blocks, what)
+        plan = replace(plan, before=None)
         if journal is None:
-            return execute(plan, client, blocks, Monitor(client, advance), None, what)
+            return execute(plan, client, blocks, Monitor(client, advance), None, what, hints)
         kept = journal.open_pass(plan, what)
         monitor = Monitor(client, advance, partial(journal.note, what))
         try:
             with interruptible():
-                found = execute(plan, client, blocks, monitor, kept, what)
+                found = execute(plan, client, blocks, monitor, kept, what, hints)
         except BaseException:
             with suppress(AbortRun):
                 journal.write_history()
             raise
         journal.write_history()
         return found
+
+
+def _first_hints(before: Plan, client: Client, blocks: BlockCache, what: str) -> Hints:
+    """What the short pass `before` another gives that as its first hints."""
+    found = execute(before, client, blocks, Monitor(client, lambda *_, **__: None), None, what)
+    return hints_of(before, found.states, before.exact(BlockReader(blocks)))

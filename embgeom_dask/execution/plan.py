@@ -93,7 +93,8 @@ class Plan:
     """All that a worker needs to compute any panel.
 
     `point_formats_instead` are for workers whose products of the first format are wrong. `temporary` is the size in
-    bytes of the temporary stores that given arrays were written to.
+    bytes of the temporary stores that given arrays were written to. `before` is the plan of a short pass that gives
+    this one its first hints.
     """
 
     sides: tuple[BlockSource, BlockSource]
@@ -102,6 +103,7 @@ class Plan:
     memory: Memory
     point_formats_instead: tuple[PointFormat, ...] = ()
     temporary: int = 0
+    before: Plan | None = None
 
     @property
     def summary(self) -> ScanPlan:

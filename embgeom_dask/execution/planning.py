@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from uuid import uuid4
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution import known_workers, memory, product_checks, workers
+from embgeom_dask.execution import first_limits, known_workers, memory, product_checks, workers
 from embgeom_dask.execution.chebyshev_extremes import narrow
+from embgeom_dask.execution.first_limits import LongRows
 from embgeom_dask.execution.map_rows import map_rows, parts_of
 from embgeom_dask.execution.memory import Memory
 from embgeom_dask.execution.plan import ITEMSIZE, Plan
@@ -80,7 +81,7 @@ class InspectedRows:
     `distance_from_centre_of_rows` (rows,) float64 has upper bounds for the distinct rows; with `dot` these are L2
     norms. Where L2 may rule pairs out, centre and distances are those of euclidean. `duplicate_of` (n,) int64 is given
     where pairs of identical rows are left out: for each distinct row of the first side, the identical one of the second
-    (-1: none).
+    (-1: none). `long_rows` are given where they may give products their first limits.
     """
 
     matrices: list[Matrix]
@@ -90,6 +91,7 @@ class InspectedRows:
     samples: list[NDArray[np.generic]]
     distance_from_centre_of_rows: list[NDArray[np.float64]]
     duplicate_of: NDArray[np.int64] | None
+    long_rows: LongRows | None
 
     @property
     def dtypes(self) -> set[str]:
@@ -148,7 +150,8 @@ def make_plan(
             f"tiles of {tile:,} {noun(tile, 'row')} make {panels:,} panels and this process deals out at most "
             f"{tuning.MOST_PANELS:,}: give a larger `tile`"
         )
-    return plan
+    long_rows = inspected.long_rows
+    return plan if long_rows is None else replace(plan, before=first_limits.plan_before(plan, long_rows))
 
 
 def inspect_rows(
@@ -166,9 +169,12 @@ def inspect_rows(
     centre = centre_of(some) if metric.shifts else np.zeros(matrix.hidden_size)
     dtypes = {matrix.dtype for matrix, _ in sides}
     alike = "float64" if len(dtypes) > 1 and spec.distinct else None  # only then are rows of either side compared
+    shares = [0.0, first_limits.share(spec, *sides[1])] if len(sides) == 2 else [0.0]
     summaries = [
-        join(map_rows(client, "rows", found, parts_of(found, ids), inspect, centre, metric.name, alike or found.dtype))
-        for found, ids in sides
+        join(
+            map_rows(client, "rows", each, parts_of(each, ids), inspect, centre, metric.name, alike or each.dtype, far)
+        )
+        for (each, ids), far in zip(sides, shares, strict=True)
     ]
     for (matrix, _), found, names in zip(sides, summaries, ids, strict=True):
         check_fit(matrix, names, found.unfit)
@@ -180,6 +186,7 @@ def inspect_rows(
             raise InputError(
                 f"{matrix.model}: no row of {matrix.name} selected has a {metric.name} distance: all are 0"
             )
+    lengths = _of_rows(sides, summaries, rows)
     return InspectedRows(
         matrices=[matrix for matrix, _ in sides],
         rows=rows,
@@ -193,8 +200,9 @@ def inspect_rows(
                 if spec.neighbors or spec.radii or products
             ),
         ],
-        distance_from_centre_of_rows=_of_rows(sides, summaries, rows),
+        distance_from_centre_of_rows=lengths,
         duplicate_of=_identical_rows(sides, summaries, rows) if spec.distinct else None,
+        long_rows=LongRows.of(summaries[-1], rows[-1], lengths[-1]) if shares[-1] else None,
     )
 
 
@@ -203,7 +211,8 @@ def choose_points(client: Client, inspected: InspectedRows, spec: ScanSpec, reso
     metric = "euclidean" if spec.is_by_l2 else spec.metric
     (fastest,) = workers.gather(client, product_checks.fastest, [(metric, resources.device)], TaskTitle("products"))
     dtypes, away, samples = inspected.dtypes, inspected.distance_from_centre, inspected.samples
-    chosen = choose_point_format(spec, dtypes, inspected.centre, away, samples, fastest, resources.element)
+    long = None if inspected.long_rows is None else inspected.long_rows.rows
+    chosen = choose_point_format(spec, dtypes, inspected.centre, away, samples, fastest, resources.element, long)
     if not chosen.by_l2:
         return chosen
     kinds = {has.kind for has in memory.of_workers(client, resources.device).values()}
@@ -273,6 +282,7 @@ def fit_memory(
     unrounded = point_format.unrounded
     states = sum(reduction.nbytes for reduction in reductions.values())
     states += spec.exact_quantiles * state_bytes()
+    states += 0 if inspected.long_rows is None else inspected.long_rows.rows.nbytes
     usual = tuning.CUDA_TILES if all(has.kind == "cuda" for has in of_workers) else tuning.TILES
     for tile in (resources.tile,) if resources.tile else usual:
         projected = partial(

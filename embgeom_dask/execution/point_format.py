@@ -34,10 +34,12 @@ def choose_point_format(
     samples: list[Array],
     fastest: list[str],
     element: str | None,
+    long_rows: Array | None = None,
 ) -> PointFormat:
     """The form of the points of a scan; `distance_from_centre` (all,) is that of the rows of each side.
 
-    `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought.
+    `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought;
+    `long_rows` (n, d) those of the second that the first limits of products are taken from.
 
     Products are of `element` where it is given. Where all distances are summed they are in three digits, or float64
     where the metric has none. Else they are integers where these are multiplied fastest and farthest pairs are sought,
@@ -84,8 +86,9 @@ def choose_point_format(
     if asked:
         return rounded
     nearest = [(settings.neighbors, False), (settings.top, False), (settings.bottom, True)]
-    more = sum(_more_undecided(rounded, samples, k, count, turned) for k, turned in nearest if k)
-    if more > tuning.UNDECIDED.get(plain.element, tuning.UNDECIDED["float64"]):  # digits give that
+    more = sum(_more_undecided(rounded, samples, k, count, turned, long_rows) for k, turned in nearest if k)
+    most = tuning.UNDECIDED.get(plain.element, tuning.UNDECIDED["float64"])  # digits give float64
+    if more > (most if long_rows is None else tuning.BY_FIRST_LIMITS * most):
         return plain
     if settings.radii and _cost(rounded, settings, samples) > cost:
         return plain
@@ -239,11 +242,19 @@ def _filling(length: float, share: float, some: Array, centre: Array) -> float:
     return float(127 / (length * np.quantile(shape, share))) if shape.size else 127 / length
 
 
-def _more_undecided(point_format: PointFormat, samples: list[Array], neighbors: int, count: int, turned: bool) -> float:
+def _more_undecided(
+    point_format: PointFormat,
+    samples: list[Array],
+    neighbors: int,
+    count: int,
+    turned: bool,
+    long_rows: Array | None = None,
+) -> float:
     """The share of pairs that integers, the points of `point_format`, leave undecided and its unrounded points do not.
 
     The pairs are those that may be among the `neighbors` nearest of a row of the first of `samples` (n, d), of `count`
-    rows of which the last is a sample; where `turned`, those of the smallest products.
+    rows of which the last is a sample; where `turned`, those of the smallest products. What may be is judged by the
+    nearest of the sample or, where they are given, by the `neighbors` nearest of `long_rows` (n, d).
     """
     formats = point_format, point_format.of_second if len(samples) == 2 else point_format
     blocks = [_block(each, rows) for each, rows in zip(formats, (_few(samples[0]), samples[-1]), strict=True)]
@@ -252,6 +263,9 @@ def _more_undecided(point_format: PointFormat, samples: list[Array], neighbors: 
     least, most = (bounds(plain.product, terms).numpy() for terms in plain.terms)
     symmetric, size = len(samples) == 1, len(samples[-1])
     place = min(ceil(neighbors * size / count) - 1 + symmetric, size - 1)  # a row is the nearest to itself
+    if long_rows is not None and len(long_rows) >= neighbors:
+        long = rounded.like(blocks[0], _block(formats[1], long_rows)).unrounded()
+        most, place = bounds(long.product, long.terms[1]).numpy(), neighbors - 1
     limit = np.partition(most, place, axis=1)[:, place, None]
     more = np.mean(bounds(rounded.product, rounded.terms[0]).numpy() <= limit) - np.mean(least <= limit)
     return float(more) * (1 + symmetric)  # a pair may be among the nearest of either of its rows

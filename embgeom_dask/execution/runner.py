@@ -10,6 +10,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
+import dask
+import numpy as np
 import torch
 from distributed import Client, Future, KilledWorker, get_worker
 
@@ -144,12 +146,19 @@ def _points(plan: Plan) -> tuple[PointFormat, torch.device]:
 
 
 def execute(
-    plan: Plan, client: Client, blocks: BlockCache, watch: Monitor, journal: Pass | None = None, what: str = "panels"
+    plan: Plan,
+    client: Client,
+    blocks: BlockCache,
+    watch: Monitor,
+    journal: Pass | None = None,
+    what: str = "panels",
+    first_hints: Hints | None = None,
 ) -> PassResult:
     """Run every panel of `plan` that `journal` does not have, and merge what they find.
 
-    One tile of every row block is computed first. What these find becomes the hints of the others, which then keep
-    less. This process reads rows through `blocks`. `watch` is told of every finished panel, and `what` names the pass.
+    One tile of every row block is computed first, with `first_hints`, where there are any. What these tiles find
+    becomes the hints of the others, which then keep less. This process reads rows through `blocks`. `watch` is told of
+    every finished panel, and `what` names the pass.
     If this ends early for any reason, the submitted panels are cancelled.
 
     Raises
@@ -162,7 +171,8 @@ def execute(
     """
     exact = plan.exact(BlockReader(blocks))
     total = PassResult({}, set(), exact.counts, set())
-    panels_of_pass = _PanelsOfPass(client, plan, watch, journal, TaskTitle(what, plan.sides[0].matrix.label))
+    title = TaskTitle(what, plan.sides[0].matrix.label)
+    panels_of_pass = _PanelsOfPass(client, plan, watch, journal, title, first_hints or {})
     for panels in (plan.grid.first, plan.grid.rest):
         panels_of_pass.renew(total.states, exact)
         collected, size = list[dict[str, NamedArrays]](), 0
@@ -179,6 +189,11 @@ def execute(
         total.states = _merge(plan, total.states, collected, exact)
     panels_of_pass.check()
     return total
+
+
+def hints_of(plan: Plan, merged: dict[str, MergedState], exact: Exact) -> Hints:
+    """What panels need not keep, as merged states show."""
+    return {name: plan.reductions[name].hint(state, exact) for name, state in merged.items()}
 
 
 def _size(states: Mapping[str, NamedArrays | MergedState]) -> int:
@@ -202,20 +217,30 @@ class _PanelsOfPass:
     innocent.
     """
 
-    def __init__(self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None, title: TaskTitle) -> None:
+    def __init__(
+        self, client: Client, plan: Plan, watch: Monitor, journal: Pass | None, title: TaskTitle, first_hints: Hints
+    ) -> None:
         self._client, self._plan, self._watch, self._journal, self._title = client, plan, watch, journal, title
+        self._first_hints = first_hints
         self._committed = journal.names() if journal is not None else set()
-        self._shared = client.submit(bytes, pickle.dumps(plan), key=title._replace(step="plan").key(), pure=False)
+        self._shared = self._one_copy(pickle.dumps(plan), "plan")
         self._hints: Future[bytes] | None = None
         self._told = b""
         self._failed: dict[Panel, BaseException] = {}
 
     def renew(self, merged: dict[str, MergedState], exact: Exact) -> None:
         """Give the panels that are submitted from now on new hints; the cluster holds one copy of them."""
-        hints: Hints = {name: self._plan.reductions[name].hint(state, exact) for name, state in merged.items()}
+        hints = hints_of(self._plan, merged, exact)
+        for name, first in self._first_hints.items():
+            later = hints.get(name)
+            hints[name] = first if first is None or later is None else np.fmin(first, later)
         if (told := pickle.dumps(hints)) != self._told:
-            key = self._title._replace(step="hints").key()
-            self._hints, self._told = self._client.submit(bytes, told, key=key, pure=False), told
+            self._hints, self._told = self._one_copy(told, "hints"), told
+
+    def _one_copy(self, data: bytes, step: str) -> Future[bytes]:
+        """Bytes that each worker fetches once; dask warns of tasks with that many in them, as of a mistake."""
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": len(data) + (1 << 20)}):
+            return self._client.submit(bytes, data, key=self._title._replace(step=step).key(), pure=False)
 
     def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[PanelResult]:
         """Yield the result of each panel, in any order."""

@@ -31,13 +31,16 @@ class RowSummary:
     """What `inspect` finds in some rows.
 
     `digest` (rows, 16) uint8 of the bits; `distance_from_centre` (rows,) float64, by the metric; `unfit`
-    (rows,) uint8, what keeps a row from being compared; and `zero` (rows,) bool, where all values are 0.
+    (rows,) uint8, what keeps a row from being compared; and `zero` (rows,) bool, where all values are 0. `far_id`
+    (n,) int64 are the tokens of the rows that are farthest from the centre, and `far` (n, d) these rows as stored.
     """
 
     digest: Array
     distance_from_centre: Array
     unfit: Array
     zero: Array
+    far_id: Array
+    far: Array
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,11 @@ def centre_of(rows: Array) -> Array:
     return values.mean(axis=0) if len(values) else np.zeros(rows.shape[1])
 
 
-def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: str) -> RowSummary:
+def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: str, far: float = 0.0) -> RowSummary:
     """Read the rows of `token_id` and return what a scan must know of them; runs on a worker.
 
-    Digests are of the rows as `dtype`, which holds all their values.
+    Digests are of the rows as `dtype`, which holds all their values. `far` is the share of rows, the farthest from the
+    centre, that are returned themselves.
     """
     with devices.session(torch.device("cpu")):
         rows = matrix.take(token_id)
@@ -95,7 +99,9 @@ def inspect(matrix: Matrix, token_id: Array, centre: Array, metric: str, dtype: 
         alike = rows if matrix.dtype == dtype else rows.astype(dtype)
         names = digest(alike)
         zero = (names == digest(np.zeros_like(alike[:1]))).all(axis=1)
-        return RowSummary(names, METRICS[metric].distance_from_centre(l1, l2_squared, linf), unfit(rows), zero)
+        away = METRICS[metric].distance_from_centre(l1, l2_squared, linf)
+        farthest = np.sort(np.argsort(-away)[: ceil(far * away.size)])
+        return RowSummary(names, away, unfit(rows), zero, token_id[farthest], rows[farthest])
 
 
 def half_sha256(data: Any) -> bytes:
@@ -182,7 +188,7 @@ def join(parts: list[RowSummary]) -> RowSummary:
     return RowSummary(
         *(
             np.concatenate([getattr(part, field) for part in parts])
-            for field in ("digest", "distance_from_centre", "unfit", "zero")
+            for field in ("digest", "distance_from_centre", "unfit", "zero", "far_id", "far")
         )
     )
 

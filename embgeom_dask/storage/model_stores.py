@@ -84,6 +84,11 @@ class Matrix:
 
         Raises IndexError for rows outside the matrix, and EmbgeomError where the store was replaced or is damaged.
         """
+        rows, first = self.stretch(start, stop)
+        return rows if len(rows) == stop - start else rows[start - first : stop - first].copy()
+
+    def stretch(self, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Return rows that hold start..stop-1, those of whole chunks, and the number of the first; raises as `read`."""
         if not 0 <= start <= stop <= self.vocab_size:
             raise IndexError(f"rows {start}:{stop} of {self.vocab_size} in {self.where}")
         array, digests = self._stored()
@@ -98,20 +103,21 @@ class Matrix:
                     f"cannot read rows {start}:{stop} of {where}: chunk {first + chunk} holds other bytes than were "
                     "converted: convert the model again, and overwrite the store"
                 )
-        return rows if len(rows) == stop - start else rows[start - begin : stop - begin].copy()
+        return rows, begin
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows of token ids `ids` (n integers, any order) as (n, hidden_size); each chunk is read once."""
         ids = np.asarray(ids, dtype=np.int64)
         if ids.size and np.ptp(ids) < tuning.READ_WHOLE * ids.size:
-            span = self.read(int(ids.min()), int(ids.max()) + 1)
-            return span if len(span) == ids.size and (np.diff(ids) == 1).all() else span[ids - ids.min()]
+            rows, start = self.stretch(int(ids.min()), int(ids.max()) + 1)
+            return rows if len(rows) == ids.size and (np.diff(ids) == 1).all() else rows[ids - start]
         rows = np.empty((ids.size, self.hidden_size), dtype=np.dtype(self.dtype))
         order = np.argsort(ids, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(ids[order] // self.chunk_rows)) + 1):
             if group.size:
                 first, last = int(ids[group[0]]), int(ids[group[-1]])
-                rows[group] = self.read(first, last + 1)[ids[group] - first]
+                read, start = self.stretch(first, last + 1)
+                rows[group] = read[ids[group] - start]
         return rows
 
     def labels(self) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def check(result: xr.Dataset, expected: Truth, rows: int) -> None:
     cut=st.none() | st.integers(0, 40),
     wanted=st.sets(st.sampled_from(["largest", "smallest", "top", "bottom"]), min_size=1),
     repeat=st.sampled_from([1, 16]),
+    long=st.sampled_from([1 / 16, 1.0]),
 )
 def test_products_equal_rational_brute_force(
     rows: np.ndarray,
@@ -61,6 +62,7 @@ def test_products_equal_rational_brute_force(
     cut: int | None,
     wanted: set[str],
     repeat: int,
+    long: float,
     client: Client,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -70,7 +72,7 @@ def test_products_equal_rational_brute_force(
     other = None if cut is None else rows[cut if cut < len(rows) else 0 :][::-1].copy()
     against = None if other is None else make_store(folder / "n.zarr", output=other)
     asked: dict[str, Any] = dict.fromkeys(wanted, k)
-    integers = tuning.override(UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9))
+    integers = tuning.override(UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9), LONG_ROWS_SHARE=long)
     with pytest.MonkeyPatch.context() as patch, integers:
         patch.setattr(devices, "fastest", lambda _: INT8_FIRST)
         result = scan(store, against=against, metric="dot", tile=max(tile, len(rows) // 8), client=client, **asked)
@@ -172,6 +174,30 @@ def test_products_of_every_element_equal_those_of_numpy(
         np.testing.assert_allclose(found[f"{name}_product"], np.take_along_axis(products, ids, 1), rtol=1e-9)
     if more:
         np.testing.assert_allclose(found["largest_product"], np.sort(products.ravel())[::-1][:20], rtol=1e-9)
+
+
+@tuning.override(UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9))
+def test_long_rows_give_limits_that_leave_fewer_pairs_and_change_no_result(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "fastest", lambda *_: INT8_FIRST)
+    rng = np.random.default_rng(3)
+    rows, other = rng.normal(size=(300, 64)), rng.normal(size=(4000, 64))
+    other *= rng.uniform(0.2, 2, (4000, 1))
+    other[3990:] = other[np.argsort(-np.linalg.norm(other, axis=1))[:10]]  # the longest are there twice
+    store = make_store(tmp_path / "n.zarr", output=other.astype(np.float32))
+    found, looked_up = [], []
+    for most in (0, 1 / 16):
+        with tuning.override(LONG_ROWS_SHARE=most):
+            found.append(
+                scan(rows.astype(np.float32), against=store, metric="dot", top=5, bottom=5, tile=256, client=client)
+            )
+        certificate = json.loads(found[-1].attrs.pop("certificate"))
+        assert certificate["products"] == "int8"
+        looked_up.append(certificate["float64_pairs"])
+        del found[-1].attrs["seconds"]
+    assert looked_up[1] < 0.7 * looked_up[0]
+    xr.testing.assert_identical(*(each.drop_attrs(deep=False) for each in found))
 
 
 def test_what_a_metric_does_not_have_is_refused_in_one_line(client: Client, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def blind(monkeypatch: pytest.MonkeyPatch, bad: list[str]) -> str:
         return tried
 
     monkeypatch.setattr(model_stores.Matrix, "take", unless_bad(model_stores.Matrix.take))
-    monkeypatch.setattr(model_stores.Matrix, "read", unless_bad(model_stores.Matrix.read))
+    monkeypatch.setattr(model_stores.Matrix, "stretch", unless_bad(model_stores.Matrix.stretch))
     unchanged = model_stores.Matrix.check_unchanged
     monkeypatch.setattr(model_stores.Matrix, "check_unchanged", unless_bad(unchanged))
     return r"cannot open m.zarr: No such file or directory"

@@ -108,10 +108,10 @@ def _assigned(matrix: xr.DataArray) -> xr.DataArray:
 
 
 def test_a_whole_matrix_is_recognised_without_reading_it(matrix: xr.DataArray, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(self: Matrix, start: int, stop: int) -> np.ndarray:
+    def read(self: Matrix, start: int, stop: int) -> tuple[np.ndarray, int]:
         raise AssertionError("read")
 
-    monkeypatch.setattr(Matrix, "read", read)
+    monkeypatch.setattr(Matrix, "stretch", read)
     stored = find_rows(matrix)
     assert stored is not None
     assert stored[1].tolist() == list(range(40))

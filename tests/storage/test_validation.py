@@ -244,7 +244,7 @@ def test_labels_are_verified_before_anything_is_computed(
 ) -> None:
     damage(store)
     monkeypatch.setattr(runner, "run_panel", None)
-    monkeypatch.setattr(model_stores.Matrix, "read", None)
+    monkeypatch.setattr(model_stores.Matrix, "stretch", None)
     for use in (
         model_stores.labels,
         model_stores.open_model,
