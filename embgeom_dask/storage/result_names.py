@@ -11,26 +11,9 @@ import xarray as xr
 from embgeom_dask.private_apis import variable_of
 
 _RANKED = (
-    "farthest",
-    "nearest",
-    "neighbor",
-    "largest",
-    "smallest",
-    "top",
-    "bottom",
-    "pair",
-    "left_out",
-    "against_left_out",
-    "eigenvalue_rank",
-    "component",
-    "outlier",
-    "unmatched",
-    "cluster",
-    "iteration",
-    "gap",
-    "against_unmatched",
-    "shared",
-    "against_component",
+    *("farthest", "nearest", "neighbor", "largest", "smallest", "top", "bottom", "pair", "left_out"),
+    *("against_left_out", "eigenvalue_rank", "component", "outlier", "unmatched", "cluster", "iteration", "gap"),
+    *("against_unmatched", "shared", "against_component"),
 )
 _NUMBERED = ("hidden", "against_hidden", "edge", "group", "member", "connected_component")
 
@@ -66,6 +49,9 @@ LONG_NAMES = {
     "bin_left": "distance at the bin's left edge",
     "bin_right": "distance at the bin's right edge",
     "bin_center": "distance at the bin's centre",
+    "edge": "number of the edge",
+    "side": "side of the pair",
+    "pair": "number of the pair, in order of the ids",
     "pair_count": "pairs",
     "pair_distance": "distance of the pair",
     "pair_token_id": "token ids of the pair",
@@ -133,6 +119,8 @@ LONG_NAMES = {
     "removed_count": "rows less different rows",
     "group_count": "groups of identical rows",
     "member_count": "tokens in groups",
+    "group": "group of identical rows",
+    "member": "number of the token in groups",
     "group_population": "tokens in the group",
     "group_model": "number of the group's model",
     "member_token_id": "ids of the tokens in groups",
