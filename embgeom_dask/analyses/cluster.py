@@ -259,6 +259,7 @@ class _Rows:
     def distances(self, point: Rationals, rows: Array) -> Array:
         """The float64 nearest to the distance of each of some rows (k,) from a point, (k,)."""
         matrix = self.given.matrix
+        point.in_two_words()  # once, and not in every task
         found = map_rows(self.client, "distances", matrix, parts_of_kept(self.client, matrix, rows), _distances, point)
         return np.concatenate(found)
 
