@@ -96,6 +96,8 @@ def _wrong(name: str, found: np.ndarray, token_id: np.ndarray, tokens: np.ndarra
     if found.size:
         listed = _listed(found, token_id, tokens)
         return f"token {shown(name)!r} could be {listed}: give the id, or the piece in double quotes"
+    if not np.any(tokens != ""):
+        return f"no token is called {shown(name)!r}: no row has a token, give ids"
     alike = _alike(name.strip('"'), texts)
     called = np.array([readable(*each) for each in zip(tokens[alike], texts[alike], strict=True)], np.object_)
     listed = _listed(np.arange(alike.size), token_id[alike], called)

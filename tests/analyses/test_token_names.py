@@ -68,6 +68,11 @@ def test_a_name_that_is_none_or_several_is_refused_with_candidates(name: str, wo
     assert "\x1b" not in str(refused.value)
 
 
+def test_without_tokens_a_name_is_refused_and_ids_are_asked_for() -> None:
+    with pytest.raises(InputError, match="no token is called 'king': no row has a token, give ids"):
+        find_token("king", make_labels(["", ""], ["", ""], [False, False]))
+
+
 @pytest.mark.parametrize(
     ("piece", "text", "said"),
     [
