@@ -94,7 +94,8 @@ def whiten(
     divisor : {"n-1", "n"}
         What the sums of the covariance are divided by.
     components : int, optional
-        How many leading components `remove` takes away: by default a hundredth of the columns, rounded, one at least.
+        How many leading components `remove` takes away: fewer than columns; by default a hundredth of
+        them, rounded, one at least.
     dtype : {"float32", "float64"}
         The type of the new rows.
     stores : path or URL
@@ -158,8 +159,9 @@ def _write(
     matrix = model_stores.find_matrix(store, role)
     if asked.how == "remove":
         asked = asked._replace(components=asked.components or max(1, round(matrix.hidden_size / 100)), ridge=0.0)
-        if cast(int, asked.components) > matrix.hidden_size:
-            raise InputError(f"`components` {asked.components}: {matrix.label} has {matrix.hidden_size} columns")
+        if cast(int, asked.components) >= matrix.hidden_size:
+            width = matrix.hidden_size
+            raise InputError(f"`components` {asked.components}: {matrix.label} has {width} columns, give fewer")
     named = f"{model_stores.label(matrix.model, matrix.revision)}-{asked.how}"
     target = free_target(stores, named, overwrite=overwrite)
     matrix.labels()  # before the pass over the rows
