@@ -104,8 +104,8 @@ def scan(
         With metric `dot`, how many other rows to keep for every row: those with which its product is largest, and
         smallest.
     moments_per_row : bool
-        Whether to give, for every row, statistics of its distances or products: mean, standard deviation (n - 1; NaN
-        for one number), skewness, kurtosis (3 for normal numbers), smallest and largest.
+        Whether to give, for every row, statistics of its distances or products: mean, standard deviation (of the
+        population: divided by n), skewness, kurtosis (3 for normal numbers), smallest and largest.
     histogram : int, optional
         How many equal bins to count pairs in, from 0 to a bound of the largest distance (see Notes). Bins are
         half-open, [edge, next edge), and the last is closed. The result also has the mean, the standard deviation
@@ -217,9 +217,9 @@ def scan(
     The smallest and the largest distance of a row are exact. Its other moments are those of its reported distances,
     each rounded to a multiple of `row_step`. This is a power of two, 2^-28 to 2^-27 of a bound of the row's distances
     (for products, of |x| times the largest norm). The sums are sums of integers, so that their bits depend on nothing
-    else. The mean is within half a step of the true one, the standard deviation s within a step; skewness and kurtosis
-    are off by a few times step / s at most. scipy's `skew` and `kurtosis(fisher=False)` define these two in the same
-    way.
+    else. Mean and standard deviation are within half a step of the true ones; skewness and kurtosis are off by a few
+    times step / s at most, with s the standard deviation. scipy's `skew` and `kurtosis(fisher=False)` define them in
+    the same way.
 
     Examples
     --------

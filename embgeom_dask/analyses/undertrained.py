@@ -133,7 +133,7 @@ def undertrained(
           gives it, where a store has it.
         - `unused`, whether the token is one of the unused; `unused_mean (hidden)`, u, rounded.
         - `indicator ()`, `unused_rule ()`, what told the unused ones or `given`; `unused_count`, `candidate_count`,
-          `indicator_mean`, `indicator_std` of all rows that are tokens (n - 1), `component_error`,
+          `indicator_mean`, `indicator_std` of all rows that are tokens (n, as numpy's), `component_error`,
           `vocab_size`.
 
         Asking the model itself whether it can repeat a token, which magikarp calls verification, needs the model.
@@ -286,10 +286,7 @@ def _ranked(dataset: xr.Dataset, given: Given, indicator: str) -> xr.Dataset:
     found: dict[str, Any] = {name: ("token_id", named[name].to_numpy()) for name in ("token_id", "token", "text")}
     found |= {"indicator_rank": ("token_id", ranks), "candidate": ("token_id", candidate)}
     found |= {"indicator": indicator, "threshold": threshold, "candidate_count": np.count_nonzero(candidate)}
-    found |= {
-        "indicator_mean": float(known.mean()),
-        "indicator_std": float(known.std(ddof=1)) if known.size > 1 else np.nan,
-    }
+    found |= {"indicator_mean": float(known.mean()), "indicator_std": float(known.std())}
     return dataset.assign(found).set_coords(["token_id", "token", "text"])
 
 

@@ -146,15 +146,14 @@ class RowEnd(TurnedNeighbors):
 def _moments(count: int, one: int, two: int, three: int, four: int) -> tuple[float, float, float, float]:
     """Mean, standard deviation, skewness and kurtosis of `count` integers, from the sums of their powers.
 
-    The standard deviation is that of the sample, like all others here; skewness and kurtosis are over n. Integers are
-    divided with one rounding each: nothing cancels.
+    Integers are divided with one rounding each: nothing cancels.
     """
     if count == 0:
         return (np.nan,) * 4
     spread = count * two - one**2
     if spread == 0:
-        return one / count, 0.0 if count > 1 else np.nan, np.nan, np.nan
+        return one / count, 0.0, np.nan, np.nan
     variance = spread / count**2
     third = (count**2 * three - 3 * count * one * two + 2 * one**3) / count**3
     fourth = (count**3 * four - 4 * count**2 * one * three + 6 * count * one**2 * two - 3 * one**4) / count**4
-    return one / count, (spread / (count * (count - 1))) ** 0.5, third / variance**1.5, fourth / variance**2
+    return one / count, variance**0.5, third / variance**1.5, fourth / variance**2
