@@ -151,6 +151,9 @@ READING_BYTES = 192 << 20
 
 # The run
 
+SENT_BYTES = 4 << 20
+"""Bytes of a plan that one task holds at most; dask warns of 10 MB."""
+
 PANELS_AHEAD = 2
 """Panels submitted for each thread of the cluster: one running, one waiting. With two, 64 threads did 181 panels a
 second, as many as two cores for client, scheduler and workers allow (docs/scaling.md)."""

@@ -10,7 +10,6 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
-import dask
 import numpy as np
 import torch
 from distributed import Client, Future, KilledWorker, get_worker
@@ -238,9 +237,11 @@ class _PanelsOfPass:
             self._hints, self._told = self._one_copy(told, "hints"), told
 
     def _one_copy(self, data: bytes, step: str) -> Future[bytes]:
-        """Bytes that each worker fetches once; dask warns of tasks with that many in them, as of a mistake."""
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": len(data) + (1 << 20)}):
-            return self._client.submit(bytes, data, key=self._title._replace(step=step).key(), pure=False)
+        """Bytes that each worker fetches once. They go there in pieces: dask warns of a task that holds more."""
+        title = self._title._replace(step=step)
+        pieces = [data[start : start + tuning.SENT_BYTES] for start in range(0, len(data), tuning.SENT_BYTES)]
+        sent = [self._client.submit(bytes, piece, key=title.key(), pure=False) for piece in pieces]
+        return sent[0] if len(sent) == 1 else self._client.submit(_joined, *sent, key=title.key(), pure=False)
 
     def found(self, panels: Callable[[], Iterable[Panel]]) -> Iterator[PanelResult]:
         """Yield the result of each panel, in any order."""
@@ -314,6 +315,10 @@ class _PanelsOfPass:
         several = dealt and len(self._watch.threads()) > 1 and not self._plan.skips_near
         regions = Regions(panels, self._watch.threads) if several else None
         return workers.completed(self._client, run_panel, panels, arguments, window, self._title, regions)
+
+
+def _joined(*pieces: bytes) -> bytes:
+    return b"".join(pieces)
 
 
 def _cause(error: BaseException) -> str:

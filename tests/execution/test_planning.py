@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
 from embgeom_dask import tuning
 from embgeom_dask.analyses.scan import scan
@@ -62,3 +63,13 @@ def test_tiles_that_make_more_panels_than_can_be_dealt_are_refused(
         pytest.raises(InputError, match=rf"tiles of 1 row make {panels:,} panels .* at most {panels - 1:,}: .*`tile`"),
     ):
         scan(store, against=against, nearest=1, tile=1, dry_run=True, client=client)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_task_of_a_large_plan_makes_dask_warn(client: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(2).normal(size=(30_000, 4))
+    store = make_store(tmp_path / "m.zarr", output=rows)
+    warned = {"distributed.admin.large-graph-warning-threshold": 500_000}
+    with dask.config.set(warned), tuning.override(SENT_BYTES=200_000):
+        found = scan(store, against=rows[:50], farthest=1, client=client)
+    assert found["farthest_distance"].item() == pytest.approx(cdist(rows, rows[:50]).max())
