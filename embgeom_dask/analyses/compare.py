@@ -135,8 +135,8 @@ def compare(
         - `euclidean_distance`, `cosine_distance` (NaN where a row is zero), `chebyshev_distance` and
           `cityblock_distance` from the row that it is matched with, and `changed_value_count`, how many of its values
           are others (-0 is 0); these are there only if both have the same width. `norm_l2` and `against_norm_l2`.
-        - `against_token_id`, and the coordinates `token`, `text`, `against_token` and `against_text`; by id also
-          `token_changed`, whether the two are called differently.
+        - `against_token_id`, and the coordinates `token`, `text`, `against_token` and `against_text`; by id, where
+          both have tokens, also `token_changed`, whether the two are called differently.
         - `centroid (hidden)` and `against_centroid` of the rows that are matched (`against_hidden` where the widths
           differ), and `centroid_shift`, the distance between them.
         - `matched_count`, `identical_count`, `token_changed_count`; `vocab_size`, `hidden_size`, `unmatched_count`, and

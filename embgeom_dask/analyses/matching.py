@@ -106,8 +106,9 @@ def labels_of(first: Given, second: Given, matched: Matched, match: str) -> dict
     mine, theirs = first.labels().isel(token_id=matched.first), second.labels().isel(token_id=matched.second)
     found: dict[str, Any] = {name: ("token_id", mine[name].to_numpy()) for name in ("token_id", "token", "text")}
     found |= {f"against_{name}": ("token_id", theirs[name].to_numpy()) for name in ("token_id", "token", "text")}
-    if match == "id":
-        changed = mine["token"].to_numpy() != theirs["token"].to_numpy()
+    tokens, their_tokens = mine["token"].to_numpy(), theirs["token"].to_numpy()
+    if match == "id" and (tokens != "").any() and (their_tokens != "").any():  # a side without any tells no change
+        changed = tokens != their_tokens
         found |= {"token_changed": ("token_id", changed), "token_changed_count": np.count_nonzero(changed)}
     return found
 

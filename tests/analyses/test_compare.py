@@ -235,6 +235,8 @@ def test_results_are_saved_and_told_apart(tmp_path: Path) -> None:
     xr.testing.assert_identical(eg.compare(a, b, out=tmp_path / "r.zarr"), found)
     assert found["token_changed"].values.nonzero()[0].tolist() == [0]
     assert (found["model"].item(), found["against"].item()) == ("org/a", "org/b")
+    untold = make_store(tmp_path / "c.zarr", tuned, model="org/c", tokens=[""] * 60)
+    assert not {"token_changed", "token_changed_count"} & set(eg.compare(a, untold).variables)
     with pytest.raises(InputError, match="match is 'id' there and 'token' here"):
         eg.compare(a, b, match="token", out=tmp_path / "r.zarr")
     frame = found.embgeom.to_frame("rows")
