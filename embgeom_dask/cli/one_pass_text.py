@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +86,11 @@ def _by_name(dataset: xr.Dataset, label: str) -> str:
 
 def spectrum_text(dataset: xr.Dataset) -> str:
     """The numbers of a spectrum, its first eigenvalues, and the tokens at the ends of each component."""
-    facts = [[name, _number(dataset[name].item())] for name in _NUMBERS if name in dataset]
+    facts = [
+        [name, (_bound if name.endswith("_error") else _number)(dataset[name].item())]
+        for name in _NUMBERS
+        if name in dataset
+    ]
     up_to = dataset["cumulative_share"].to_numpy()
     for share in _SHARES:
         facts.append([f"eigenvalues for {share:.0%}", str(np.searchsorted(up_to, share) + 1)])
@@ -109,6 +114,14 @@ def _number(value: float) -> str:
     return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
+def _bound(value: float) -> str:
+    """A bound of an error, rounded up to one digit: the others hang on the machine, and say nothing."""
+    if not 1e-300 < value < np.inf:
+        return _number(value)
+    exponent = floor(log10(value))
+    return f"{ceil(value / 10.0**exponent) * 10.0**exponent:.0e}"
+
+
 def _components(dataset: xr.Dataset) -> str:
     """The tokens of the lowest and the highest scores of each component: by name, or by id where they have none."""
     ids = dataset["token_id"].to_numpy()
@@ -125,5 +138,5 @@ def _components(dataset: xr.Dataset) -> str:
             " ".join(np.where(display_names(dataset, at=end), display_names(dataset, at=end), ids[end].astype(str)))
             for end in ends
         ]
-        rows.append([component, f"{error:.1e}", *named])
+        rows.append([component, _bound(error), *named])
     return align(["component", "error", "lowest scores", "highest scores"], rows)
