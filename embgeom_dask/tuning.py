@@ -55,19 +55,6 @@ SAMPLE_ROWS = 2048
 UNCLIPPED = 0.99
 """Of rows rounded to integers, all made as long as the longest, the share of which no value is cut off."""
 
-LONG_ROWS_BYTES = 16 << 20
-"""Rows of the second side, its longest, that the first limits of products are taken from. With 3,000 of 151,936 rows
-integers leave 1/80 of the pairs to be looked at alone, with 800 1/37, with 400 1/26 (measured as the readouts of
-UNDECIDED)."""
-
-LONG_ROWS_SHARE = 1 / 16
-"""The most of all rows that are taken for that."""
-
-BY_FIRST_LIMITS = 1.5
-"""How many times as many pairs as UNDECIDED may be left where first limits are known: they hold from the first tile on,
-and later ones leave fewer pairs than the sample says. Of the readout above it says 1/60 with first limits, and 1/80
-are left: 22.2 s of cpu time with integers, 26.1 s with bfloat16 (AMD EPYC, two cores, beside other work)."""
-
 USUAL = 0.95
 """Where the nearest of all rows are sought, the share of rows that are to be rounded well, not the longest."""
 
@@ -85,6 +72,19 @@ UNDECIDED = {"bfloat16": 1 / 64, "float32": 1 / 50, "float64": 1 / 25}
 2,560 values a pair alone takes a core of a Xeon with AVX512 about 1 us (0.7 us of it its sum), in a product of float32
 0.03 us, of integers 0.008 us. The 10 products at either end of 4,096 directions with 151,936 rows, of which the sample
 said 1/45, take 39.7 s of cpu time with float32 and 43.4 s with integers (Xeon, two cores, beside other work)."""
+
+LONG_ROWS_BYTES = 16 << 20
+"""Rows of the second side, its longest, that the first limits of products are taken from. With 3,000 of 151,936 rows
+integers leave 1/80 of the pairs to be looked at alone, with 800 1/37, with 400 1/26 (measured as the readouts of
+UNDECIDED)."""
+
+LONG_ROWS_SHARE = 1 / 16
+"""The most of all rows that are taken for that."""
+
+BY_FIRST_LIMITS = 1.5
+"""How many times as many pairs as UNDECIDED may be left where first limits are known: they hold from the first tile on,
+and later ones leave fewer pairs than the sample says. Of the readout above it says 1/60 with first limits, and 1/80
+are left: 22.2 s of cpu time with integers, 26.1 s with bfloat16 (AMD EPYC, two cores, beside other work)."""
 
 PRODUCT_COSTS = {"int8": 1 / 8, "bfloat16": 1 / 4, "int8x2": 3 / 8, "float32": 1.0, "float64": 2.0}
 """What a product costs, in float32 products: on CPUs with AVX512-VNNI and -BF16, of 2,560 values a row. Two digits are

@@ -1,8 +1,9 @@
-"""Numbers of bytes and of things as text."""
+"""Numbers of bytes and of things as text, and numbers rounded up."""
 
 from __future__ import annotations
 
 import re
+from math import ceil, floor, log10
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*")
 
@@ -21,6 +22,18 @@ def bytes_text(count: int) -> str:
     if mib >= 1 << 10:
         return f"{count / (1 << 30):.2f} GiB"
     return f"{mib} MiB" if kib >= 1 << 10 else f"{kib} KiB"
+
+
+def rounded_up(value: float, digits: int) -> float:
+    """Return a positive number rounded up to so many decimal digits.
+
+    Examples
+    --------
+    >>> rounded_up(2.7123, 3), rounded_up(3.0, 1), rounded_up(9.1e-5, 1)
+    (2.72, 3.0, 0.0001)
+    """
+    exponent = floor(log10(value)) - digits + 1
+    return float(f"{ceil(value / 10.0**exponent)}e{exponent}")
 
 
 def noun(count: int, one: str, more: str = "") -> str:

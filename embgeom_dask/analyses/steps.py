@@ -115,7 +115,7 @@ def _of_labelled(array: xr.DataArray, *, identified: bool) -> Steps:
         step=step,
         settings=facts,
         labels=named if named["has_token"].any() else None,
-        matrix="input_embedding" if array.attrs.get("matrix", array.name) == "input_embedding" else steps.matrix,
+        matrix=arrays.matrix_name(array),
         token_id=None if numbered else ids,
     )
 

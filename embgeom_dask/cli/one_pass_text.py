@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil, floor, log10
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from embgeom_dask.cli.text_tables import align, more_text, whose
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting.display_names import display_names
+from embgeom_dask.units import rounded_up
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -118,8 +118,7 @@ def _bound(value: float) -> str:
     """A bound of an error, rounded up to one digit: the others hang on the machine, and say nothing."""
     if not 1e-300 < value < np.inf:
         return _number(value)
-    exponent = floor(log10(value))
-    return f"{ceil(value / 10.0**exponent) * 10.0**exponent:.0e}"
+    return f"{rounded_up(value, 1):.0e}"
 
 
 def _components(dataset: xr.Dataset) -> str:

@@ -269,6 +269,11 @@ def named(array: xr.DataArray) -> tuple[str, str]:
     return f"{name} (array)" if name else _UNNAMED, revision if isinstance(revision, str) else ""
 
 
+def matrix_name(array: xr.DataArray) -> str:
+    """What the matrix of an array is called in a store: output_embedding unless it says that it is the input's."""
+    return "input_embedding" if array.attrs.get("matrix", array.name) == "input_embedding" else "output_embedding"
+
+
 def matrix_of(data: Any, role: Role | None) -> Any:
     """Of a Dataset the matrix of `role`, and any other array as it is. Raises InputError where there is none."""
     if not isinstance(data, xr.Dataset):
@@ -346,8 +351,7 @@ def _write(array: xr.DataArray, folder: str) -> str:
     elif not isinstance(rows, np.ndarray):
         rows = array.to_numpy()
     model, revision = named(array)
-    role = "input" if array.attrs.get("matrix", array.name) == "input_embedding" else "output"
-    matrices = {f"{role}_embedding": _Rows(rows)}
+    matrices = {matrix_name(array): _Rows(rows)}
     attrs = {"model": model, "revision": revision}
     return model_writing.write_model(f"{folder}/array.zarr", matrices, attrs=attrs, labels=labels_of(array))
 

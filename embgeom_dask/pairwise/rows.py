@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from math import ceil, floor, log10
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from embgeom_dask.kernels.row_checks import FAR, LARGEST, NOT_FINITE, SMALLEST, 
 from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import METRICS, Metric
 from embgeom_dask.storage.model_stores import Matrix
+from embgeom_dask.units import rounded_up
 
 Array = NDArray[Any]
 
@@ -199,7 +200,4 @@ def distance_bound(metric: Metric, largest: list[float]) -> float:
     `largest` are the two largest distances from the centre.
     """
     bound = metric.bound(sum(largest) * (1 + 1e-9))
-    if not bound > 0:
-        return 1.0
-    exponent = floor(log10(bound)) - 2
-    return float(f"{ceil(bound / 10.0**exponent)}e{exponent}")
+    return rounded_up(bound, 3) if bound > 0 else 1.0
