@@ -19,7 +19,7 @@ from distributed import Client
 from embgeom_dask import tuning
 from embgeom_dask.analyses import batch
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
-from embgeom_dask.execution.arrays import Data, Given, Identity, is_array, name_of, names_role
+from embgeom_dask.execution.arrays import Data, Given, Identity, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.journal import Journal
 from embgeom_dask.execution.monitor import Batch
@@ -120,17 +120,14 @@ def on_each(
     Raises
     ------
     InputError
-        where two stores are of one model and `out` is given, `out` is a result, matrices are of different roles and
-        `role` is not given, or `part` is none.
+        where two stores are of one model and `out` is given, `out` is a result, or `part` is none.
     SomeFailed
         where stores failed, once all others are done; an error that all share is raised itself.
     """
     mine = batch.Part.parse(part)
     saved = saved if out is None else [batch.Saved(what, out, together, asked or {})]
-    if known is None and (role is None or saved):
+    if known is None and saved:
         known = identify(stores, role)
-    if role is None:
-        _check_roles(stores, known or ())
     names = node_names(stores, known or ()) if saved else [None] * len(stores)
     outs, called = _outs(names, out), [_called(each) for each in stores]
     records = [
@@ -270,20 +267,6 @@ def identify(stores: Sequence[Data], role: Role | None) -> Known:
         return list(pool.map(look, stores))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _check_roles(stores: Sequence[Data], known: Known) -> None:
-    """Refuse to put the input matrix of one model and the output matrix of another together; a tied one is both."""
-    named: dict[str, Data] = {}
-    for store, each in zip(stores, known, strict=True):
-        if each is not None and each.matrix and not each.tied and not names_role(store):
-            named.setdefault(each.matrix, store)
-    if len(named) > 1:
-        (first, one), (second, other) = sorted(named.items())
-        raise InputError(
-            f"by default {one} gives its {first.removesuffix('_embedding')} matrix and {other} its "
-            f"{second.removesuffix('_embedding')} matrix: choose one `role` for all"
-        )
 
 
 def node_names(stores: Sequence[Data], known: Known) -> list[str | None]:

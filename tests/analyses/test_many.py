@@ -317,18 +317,23 @@ def test_models_side_by_side_say_what_they_do_where_the_caller_shows_it(
     assert "working on b" in said
 
 
-def test_models_of_different_roles_do_not_meet_unasked(tmp_path: Path, client: Client) -> None:
+def test_each_model_gives_its_own_default_matrix_and_says_which(
+    tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, other = np.eye(4, 3, dtype=np.float32), np.eye(4, 3, 1, dtype=np.float32)
     untied = make_store(tmp_path / "untied.zarr", one, other, model="org/untied")
     alone = make_store(tmp_path / "alone.zarr", input=other, model="org/alone")
-    for use in (eg.survey, eg.duplicates, partial(eg.scan, nearest=1)):
-        with pytest.raises(eg.InputError, match=r"its input matrix and .*untied.zarr its output matrix: choose one"):
-            use([untied, alone], client=client)
-        use([untied, alone], role="input", client=client)
-    assert app.main(["survey", untied, alone]) == 2
-    tied = make_store(tmp_path / "tied.zarr", input=one, model="org/tied", tied=True)  # its one matrix is both
-    for with_it, name in ((untied, "output_embedding"), (alone, "input_embedding")):
-        assert eg.duplicates([tied, with_it], client=client)["matrix"].values.tolist() == ["input_embedding", name]
+    given, names = [untied, alone], ["output_embedding", "input_embedding"]
+    asked: list[Any] = [eg.survey, eg.duplicates, eg.tokens, eg.spectrum, partial(eg.scan, nearest=1)]
+    for use in [*asked, partial(eg.components, radius=1)]:
+        assert use(given, client=client)["matrix"].values.tolist() == names
+        assert use(given, role="input", client=client)["matrix"].values.tolist() == ["input_embedding"] * 2
+    described = eg.describe(given, ["survey", "tokens"], client=client)
+    assert [described[f"{each}/matrix"].values.tolist() for each in ("survey", "tokens")] == [names] * 2
+    for command in (["survey"], ["duplicates"], ["tokens"], ["scan", "--nearest", "1"]):
+        assert app.main([command[0], untied, alone, *command[1:], "--out", str(tmp_path / command[0])]) == 0
+        said = capsys.readouterr().out
+        assert all(name in said for name in names)
 
 
 def test_models_are_counted_in_the_same_bins_where_asked(tmp_path: Path, client: Client) -> None:
