@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embgeom_dask.analyses.batch import status as status
     from embgeom_dask.analyses.cluster import cluster as cluster
     from embgeom_dask.analyses.compare import compare as compare
     from embgeom_dask.analyses.components import components as components
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from embgeom_dask.analyses.tokens import tokens as tokens
     from embgeom_dask.analyses.undertrained import undertrained as undertrained
     from embgeom_dask.analyses.whiten import whiten as whiten
+    from embgeom_dask.batches.batch import status as status
     from embgeom_dask.checkpoints.convert import convert as convert
     from embgeom_dask.errors import EmbgeomError as EmbgeomError
     from embgeom_dask.errors import InputError as InputError
@@ -65,7 +65,7 @@ _HOME = {
     "scan": "analyses.scan",
     "series": "analyses.series",
     "spectrum": "analyses.spectrum",
-    "status": "analyses.batch",
+    "status": "batches.batch",
     "survey": "analyses.survey",
     "tokens": "analyses.tokens",
     "undertrained": "analyses.undertrained",

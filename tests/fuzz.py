@@ -137,7 +137,8 @@ def load() -> None:
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    from embgeom_dask.analyses import duplicates, many, outliers, scan, survey  # noqa: F401
+    from embgeom_dask.analyses import duplicates, outliers, scan, survey  # noqa: F401
+    from embgeom_dask.batches import many  # noqa: F401
     from embgeom_dask.cli import app, text  # noqa: F401
     from embgeom_dask.storage import export  # noqa: F401
 

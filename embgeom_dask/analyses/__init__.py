@@ -1,1 +1,1 @@
-"""One question, one module, one public function; `many` asks it of many stores."""
+"""One question, one module, one public function, and the steps that several of them share."""

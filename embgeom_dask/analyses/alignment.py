@@ -12,7 +12,6 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices, tuning
-from embgeom_dask.analyses.matching import Matched
 from embgeom_dask.analyses.spectrum import column_groups
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.map_rows import in_order
@@ -20,6 +19,7 @@ from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.kernels.column_products import BLOCK_ROWS, ColumnProducts, error_of, sample_covariance
 from embgeom_dask.kernels.eigenvalues import eigen
 from embgeom_dask.kernels.rationals import Rationals
+from embgeom_dask.selections.matching import Matched
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.units import bytes_text
 

@@ -15,7 +15,6 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask.analyses.quantiles import find as find_quantiles
 from embgeom_dask.execution import known_workers, square_sums, workers
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -30,6 +29,7 @@ from embgeom_dask.pairwise.blocks import BlockCache, BlockReader
 from embgeom_dask.pairwise.left_out import AllValues
 from embgeom_dask.progress import note
 from embgeom_dask.reductions import Histogram
+from embgeom_dask.statistics.quantiles import find as find_quantiles
 from embgeom_dask.storage import paths, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike

@@ -15,11 +15,8 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses.gaps import Distances, UpToGap, up_to_gap
-from embgeom_dask.analyses.means import mean_of
-from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.batches.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -32,6 +29,9 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances, rough_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.origins import row_of
+from embgeom_dask.statistics.gaps import Distances, UpToGap, up_to_gap
+from embgeom_dask.statistics.means import mean_of
 from embgeom_dask.storage import result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

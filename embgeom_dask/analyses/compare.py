@@ -14,11 +14,11 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices, tuning
-from embgeom_dask.analyses import alignment, kept_neighbors, many
+from embgeom_dask.analyses import alignment, kept_neighbors
 from embgeom_dask.analyses.kept_neighbors import Scans
 from embgeom_dask.analyses.lineage import lineage
-from embgeom_dask.analyses.matching import Matched, labels_of, match_rows, unmatched
 from embgeom_dask.analyses.survey import Summary, summarize
+from embgeom_dask.batches import many
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array, names_role
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -32,6 +32,7 @@ from embgeom_dask.metrics import DISTANCES, METRICS, find_distance
 from embgeom_dask.pairwise.exact import Exact, Rows
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.matching import Matched, labels_of, match_rows, unmatched
 from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

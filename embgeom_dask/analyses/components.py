@@ -11,13 +11,10 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask.analyses import many
 from embgeom_dask.analyses.all_pairs import compare_pairs
-from embgeom_dask.analyses.batch import Part
 from embgeom_dask.analyses.diameters import diameters
-from embgeom_dask.analyses.radii import check_one_store, parse_radii
-from embgeom_dask.analyses.selection import Selection
-from embgeom_dask.analyses.sides import sides_of
+from embgeom_dask.batches import many
+from embgeom_dask.batches.batch import Part
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike
@@ -28,6 +25,9 @@ from embgeom_dask.execution.planning import Resources
 from embgeom_dask.execution.spec import Numbers, ScanSpec
 from embgeom_dask.metrics import find_distance
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.radii import check_one_store, parse_radii
+from embgeom_dask.selections.selection import Selection
+from embgeom_dask.selections.sides import sides_of
 from embgeom_dask.storage import result_trees
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses import many
 from embgeom_dask.analyses.derived_stores import free_target, write_derived
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.analyses.tokens import tokens
+from embgeom_dask.batches import many
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.progress import showing

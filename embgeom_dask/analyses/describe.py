@@ -10,9 +10,10 @@ from typing import Any, cast
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask.analyses import batch, duplicates, many, survey, trees
+from embgeom_dask.analyses import duplicates, survey
 from embgeom_dask.analyses.over_steps import ANALYSES, check_each
 from embgeom_dask.analyses.spectrum import rows_of_part
+from embgeom_dask.batches import batch, many, trees
 from embgeom_dask.errors import InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses import many
+from embgeom_dask.batches import many
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.map_rows import by_chunk, rows_of_task

@@ -11,10 +11,10 @@ import xarray as xr
 from distributed import Client
 from numpy.typing import NDArray
 
-from embgeom_dask.analyses.matching import Matched, pieces
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.execution.arrays import Given, temporary_store
 from embgeom_dask.kernels.row_checks import SMALLEST
+from embgeom_dask.selections.matching import Matched, pieces
 from embgeom_dask.storage import model_writing
 from embgeom_dask.storage.model_stores import Matrix
 

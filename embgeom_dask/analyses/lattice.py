@@ -13,10 +13,8 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.analyses.selection import Selection, parse_tokens
-from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.batches.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -25,6 +23,8 @@ from embgeom_dask.execution.spec import Numbers, counts_ulps
 from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.origins import row_of
+from embgeom_dask.selections.selection import Selection, parse_tokens
 from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

@@ -14,7 +14,6 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses.matching import names
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -22,6 +21,7 @@ from embgeom_dask.execution.map_rows import in_order
 from embgeom_dask.execution.plan import ITEMSIZE
 from embgeom_dask.pairwise.rows import digest, half_sha256
 from embgeom_dask.progress import bar
+from embgeom_dask.selections.matching import names
 from embgeom_dask.storage import results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.analyses.selection import in_order
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.spec import parse_count
 from embgeom_dask.metrics import find_distance
+from embgeom_dask.selections.selection import in_order
 from embgeom_dask.storage import fill, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.analyses.cluster import CLUSTER, members_of
 from embgeom_dask.analyses.scan import scan
-from embgeom_dask.analyses.selection import Cluster, Selection, read_cluster
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
@@ -28,6 +27,7 @@ from embgeom_dask.kernels.row_checks import unfit
 from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.selection import Cluster, Selection, read_cluster
 from embgeom_dask.storage import fill, result_names, result_tokens, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

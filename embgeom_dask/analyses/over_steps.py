@@ -18,10 +18,10 @@ from embgeom_dask.analyses.cluster import NoCluster
 from embgeom_dask.analyses.duplicates import duplicates
 from embgeom_dask.analyses.outliers import outliers, without_cluster
 from embgeom_dask.analyses.spectrum import spectrum
-from embgeom_dask.analyses.step_records import Record, parts_of, remove_parts
 from embgeom_dask.analyses.steps import Steps, attributes, matrices_of
 from embgeom_dask.analyses.survey import survey
 from embgeom_dask.analyses.tokens import tokens
+from embgeom_dask.batches.step_records import Record, parts_of, remove_parts
 from embgeom_dask.errors import EmbgeomError, InputError
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.progress import bar, note, showing

@@ -16,7 +16,6 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from embgeom_dask.analyses.all_pairs import compare_pairs
-from embgeom_dask.analyses.sides import check_widths
 from embgeom_dask.checkpoints.bare_files import read_vector
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import InputError
@@ -27,6 +26,7 @@ from embgeom_dask.execution.planning import Resources
 from embgeom_dask.execution.resume import result_or_journal
 from embgeom_dask.execution.spec import ScanSpec, parse_count
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.sides import check_widths
 from embgeom_dask.storage import fill, model_writing, results
 from embgeom_dask.storage.model_stores import Role
 from embgeom_dask.storage.paths import PathLike

@@ -10,10 +10,7 @@ from typing import Any
 import xarray as xr
 
 from embgeom_dask.analyses.all_pairs import compare_pairs
-from embgeom_dask.analyses.radii import parse_radii
-from embgeom_dask.analyses.scan_many import for_each
-from embgeom_dask.analyses.selection import Selection
-from embgeom_dask.analyses.sides import sides_of
+from embgeom_dask.batches.scan_many import for_each
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike
@@ -22,6 +19,9 @@ from embgeom_dask.execution.planning import Resources
 from embgeom_dask.execution.spec import MAX_PAIRS, Numbers, ScanSpec, parse_count, parse_numbers
 from embgeom_dask.metrics import find_metric
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.radii import parse_radii
+from embgeom_dask.selections.selection import Selection
+from embgeom_dask.selections.sides import sides_of
 from embgeom_dask.storage.model_stores import Role
 
 

@@ -13,10 +13,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses import step_records
 from embgeom_dask.analyses.over_steps import ask_each, check_each
 from embgeom_dask.analyses.series_state import NUMBERS, SavedState, SeriesState
 from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps
+from embgeom_dask.batches import step_records
 from embgeom_dask.execution.arrays import Data, is_array
 from embgeom_dask.execution.cluster import ClientLike, check_usable, connect, in_threads
 from embgeom_dask.progress import bar, showing

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask import tuning
-from embgeom_dask.analyses.step_records import Record
 from embgeom_dask.analyses.survey import summarize
+from embgeom_dask.batches.step_records import Record
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import journal
 from embgeom_dask.kernels.rationals import Rationals

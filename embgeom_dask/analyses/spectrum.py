@@ -15,10 +15,8 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices, tuning
-from embgeom_dask.analyses.isotropy import mean_cosine, partition_isotropy
-from embgeom_dask.analyses.sky import read_axes, sky_of
 from embgeom_dask.analyses.survey import summarize
-from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.batches.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -39,6 +37,8 @@ from embgeom_dask.kernels.projections import projections
 from embgeom_dask.kernels.row_checks import SMALLEST
 from embgeom_dask.pairwise.rows import check_fit
 from embgeom_dask.progress import showing
+from embgeom_dask.statistics.isotropy import mean_cosine, partition_isotropy
+from embgeom_dask.statistics.sky import read_axes, sky_of
 from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from embgeom_dask.analyses import many
+from embgeom_dask.batches import many
 from embgeom_dask.checkpoints.matrix_files import find_stack_file
 from embgeom_dask.checkpoints.name_and_tokenizer import find_name
 from embgeom_dask.checkpoints.step_files import as_floats, check_kind, checked, open_stack

@@ -11,14 +11,14 @@ from distributed import Client
 from numpy.typing import ArrayLike, NDArray
 
 from embgeom_dask.analyses.cluster import CLUSTER, members_of
-from embgeom_dask.analyses.means import mean_of
-from embgeom_dask.analyses.origins import row_of
 from embgeom_dask.checkpoints.bare_files import read_vector
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given, is_array
 from embgeom_dask.kernels.rationals import Rationals
 from embgeom_dask.kernels.row_checks import unfit
+from embgeom_dask.selections.origins import row_of
+from embgeom_dask.statistics.means import mean_of
 from embgeom_dask.storage import fill
 
 Origin = int | str | os.PathLike[str] | ArrayLike | None

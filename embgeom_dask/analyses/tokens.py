@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses.duplicates import tokens_to_groups
-from embgeom_dask.analyses.hubs import of_neighbors, open_neighbors
-from embgeom_dask.analyses.many import is_one
-from embgeom_dask.analyses.scripts import scripts
 from embgeom_dask.analyses.survey import Summary, summarize
 from embgeom_dask.analyses.token_origins import Chosen, Origin, choose_origin
-from embgeom_dask.analyses.trees import one_or_tree
+from embgeom_dask.batches.many import is_one
+from embgeom_dask.batches.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -31,6 +29,8 @@ from embgeom_dask.kernels.row_norms import nearest_distances
 from embgeom_dask.kernels.row_sums import nearest_l1_and_linf
 from embgeom_dask.pairwise.rows import check_fit, digest, group
 from embgeom_dask.progress import showing
+from embgeom_dask.statistics.hubs import of_neighbors, open_neighbors
+from embgeom_dask.statistics.scripts import scripts
 from embgeom_dask.storage import result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

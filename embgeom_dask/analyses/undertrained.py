@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.analyses.duplicates import tokens_to_groups
-from embgeom_dask.analyses.means import mean_of
-from embgeom_dask.analyses.selection import Selection
 from embgeom_dask.analyses.spectrum import rows_of_part, spectrum
 from embgeom_dask.analyses.survey import Summary, summarize
-from embgeom_dask.analyses.trees import one_or_tree
 from embgeom_dask.analyses.unused import categories, find_unused, read_unused, stored_labels
+from embgeom_dask.batches.trees import one_or_tree
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows, is_array
 from embgeom_dask.execution.cluster import ClientLike, connect
@@ -34,6 +32,8 @@ from embgeom_dask.kernels.row_checks import SMALLEST
 from embgeom_dask.kernels.row_norms import nearest_distances, nearest_norms
 from embgeom_dask.pairwise.rows import check_fit, digest, group
 from embgeom_dask.progress import showing
+from embgeom_dask.selections.selection import Selection
+from embgeom_dask.statistics.means import mean_of
 from embgeom_dask.storage import fill, model_stores, result_names, results
 from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike

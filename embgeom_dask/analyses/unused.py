@@ -11,9 +11,9 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask.analyses.cluster import CLUSTER, members_of
-from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
+from embgeom_dask.selections.selection import Selection, parse_tokens
 from embgeom_dask.storage.validation import REACHABILITY
 
 Mask = NDArray[np.bool_]

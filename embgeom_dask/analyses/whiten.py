@@ -13,9 +13,9 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from embgeom_dask import devices
-from embgeom_dask.analyses import many
 from embgeom_dask.analyses.derived_stores import free_target, write_derived
 from embgeom_dask.analyses.spectrum import covariance_of
+from embgeom_dask.batches import many
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.execution.cluster import ClientLike, connect

@@ -156,7 +156,7 @@ def scan(
     """
     stores = find_stores(stores, from_file)
     other = None if against is None else find_store(against)
-    from embgeom_dask.analyses import many
+    from embgeom_dask.batches import many
     from embgeom_dask.cli.scan_text import scan_text
 
     how: dict[str, Any] = {

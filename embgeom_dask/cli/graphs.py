@@ -77,7 +77,7 @@ def cluster(
 ) -> None:
     """Find the dense cluster of tokens that were never trained."""
     stores = find_stores(stores, from_file)
-    from embgeom_dask.analyses import trees
+    from embgeom_dask.batches import trees
     from embgeom_dask.cli import graphs_text
     from embgeom_dask.errors import InputError
     from embgeom_dask.reporting import masks

@@ -57,7 +57,7 @@ def convert(
     if len(wanted) == 1 and scheduler is None and part is None:
         paths = {wanted[0]: eg.convert(wanted[0], stores, **options)}
     else:
-        from embgeom_dask.analyses.convert_many import convert_each
+        from embgeom_dask.batches.convert_many import convert_each
 
         options |= {"client": scheduler, "connections": connections, "part": part}
         options |= {"resume_command": context.find_root().obj}

@@ -163,7 +163,7 @@ def ask(
     if len(stores) == 1 and how["part"] is None:
         print_result(getattr(eg, command)(stores[0], **how), as_text, as_json)
         return
-    from embgeom_dask.analyses import trees
+    from embgeom_dask.batches import trees
 
     def show(found: Sequence[xr.Dataset]) -> None:
         print_many(trees.table(command, found), found, as_json)

@@ -288,7 +288,7 @@ def _remove_pass(fs: AbstractFileSystem, folder: str) -> None:
 
 
 def status(out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Report the progress of one scan, as `analyses.batch.status` says. Raises InputError where none has begun."""
+    """Report the progress of one scan, as `batches.batch.status` says. Raises InputError where none has begun."""
     journal = Journal(out)
     if journal.record is None:
         raise InputError(f"no journal beside {out}: name what was given as `out` to embgeom scan")

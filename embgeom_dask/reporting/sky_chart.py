@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from embgeom_dask.analyses.sky import directions
 from embgeom_dask.reporting.charts import bokeh, source_of
+from embgeom_dask.statistics.sky import directions
 
 Array = NDArray[np.float64]
 

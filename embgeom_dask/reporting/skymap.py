@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embgeom_dask.analyses.sky import directions
 from embgeom_dask.errors import InputError
 from embgeom_dask.reporting import model_results
 from embgeom_dask.reporting.drawing import COLORS, DPI, set_title
 from embgeom_dask.reporting.model_results import Result
 from embgeom_dask.reporting.optional_libraries import load
+from embgeom_dask.statistics.sky import directions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 import embgeom_dask as eg
 from embgeom_dask import tuning
 from embgeom_dask.analyses.cluster import cluster
-from embgeom_dask.analyses.gaps import Distances, up_to_gap
 from embgeom_dask.errors import InputError, SomeFailed
+from embgeom_dask.statistics.gaps import Distances, up_to_gap
 from embgeom_dask.testing import make_store
 
 Array = np.ndarray

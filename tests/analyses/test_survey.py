@@ -339,7 +339,7 @@ def test_progress_counts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield lambda n, *_: own.__setitem__(1, own[1] + n)
 
     monkeypatch.setattr(progress, "bar", bar)
-    monkeypatch.setattr("embgeom_dask.analyses.many.bar", bar)
+    monkeypatch.setattr("embgeom_dask.batches.many.bar", bar)
     survey(paths)
     assert named == [("survey", "models"), ("test/model survey", "rows"), ("test/model survey", "rows")]
     assert bars[0] == [2, 2]

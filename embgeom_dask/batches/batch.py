@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import xarray as xr
 
-from embgeom_dask.analyses import step_records
+from embgeom_dask.batches import step_records
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import journal
 from embgeom_dask.redaction import redact

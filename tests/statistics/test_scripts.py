@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embgeom_dask.analyses.scripts import script
+from embgeom_dask.statistics.scripts import script
 
 KNOWN = {
     "queen": "latin",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from embgeom_dask.analyses import batch, many
+from embgeom_dask.batches import batch, many
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.storage import result_names, result_trees

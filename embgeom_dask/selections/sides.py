@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from embgeom_dask.analyses.selection import Selection, parse_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike
+from embgeom_dask.selections.selection import Selection, parse_tokens
 from embgeom_dask.storage.model_stores import Matrix, Role
 
 

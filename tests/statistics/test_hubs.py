@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import embgeom_dask as eg
-from embgeom_dask.analyses.hubs import density, local_dimension, skewness, two_nn
 from embgeom_dask.errors import InputError
+from embgeom_dask.statistics.hubs import density, local_dimension, skewness, two_nn
 from embgeom_dask.testing import make_store
 
 Array = np.ndarray

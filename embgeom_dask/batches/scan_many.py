@@ -11,15 +11,15 @@ from typing import Any
 import xarray as xr
 from distributed import Client
 
-from embgeom_dask.analyses.batch import Part
-from embgeom_dask.analyses.many import Work, each_of, identify, is_one, node_names, on_each, table
-from embgeom_dask.analyses.radii import check_one_store
+from embgeom_dask.batches.batch import Part
+from embgeom_dask.batches.many import Work, each_of, identify, is_one, node_names, on_each, table
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Data
 from embgeom_dask.execution.cluster import connect
 from embgeom_dask.execution.monitor import interruptible
 from embgeom_dask.progress import showing
 from embgeom_dask.reductions.histogram import bin_edges
+from embgeom_dask.selections.radii import check_one_store
 from embgeom_dask.storage import result_trees
 from embgeom_dask.storage.paths import PathLike
 

@@ -17,7 +17,7 @@ import xarray as xr
 from distributed import Client
 
 from embgeom_dask import tuning
-from embgeom_dask.analyses import batch
+from embgeom_dask.batches import batch
 from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
 from embgeom_dask.execution.arrays import Data, Given, Identity, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from embgeom_dask.analyses.selection import parse_tokens, read_cluster
 from embgeom_dask.errors import InputError
+from embgeom_dask.selections.selection import parse_tokens, read_cluster
 
 VOCAB = 40
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from embgeom_dask.analyses.selection import in_order
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import Given
+from embgeom_dask.selections.selection import in_order
 
 
 def row_of(origin: int | str, given: Given) -> int:

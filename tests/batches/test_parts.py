@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
-from embgeom_dask.analyses import many
-from embgeom_dask.analyses.batch import Part
-from embgeom_dask.analyses.convert_many import convert_each
+from embgeom_dask.batches import many
+from embgeom_dask.batches.batch import Part
+from embgeom_dask.batches.convert_many import convert_each
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError, SomeFailed
 from embgeom_dask.execution.callbacks import PanelCallback

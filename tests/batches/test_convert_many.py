@@ -17,8 +17,8 @@ from distributed import Client, LocalCluster
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
-from embgeom_dask.analyses import convert_many
-from embgeom_dask.analyses.convert_many import convert_each
+from embgeom_dask.batches import convert_many
+from embgeom_dask.batches.convert_many import convert_each
 from embgeom_dask.checkpoints.convert import convert_telling
 from embgeom_dask.cli import app
 from embgeom_dask.errors import EmbgeomError, InputError

@@ -18,7 +18,7 @@ from scipy.spatial.distance import pdist
 
 import embgeom_dask as eg
 from embgeom_dask import progress, tuning
-from embgeom_dask.analyses import many
+from embgeom_dask.batches import many
 from embgeom_dask.cli import app, text
 from embgeom_dask.cli.scan_text import scan_text, scans_text
 from embgeom_dask.errors import SomeFailed

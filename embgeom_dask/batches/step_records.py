@@ -66,7 +66,7 @@ def _put(folder: str, content: Mapping[str, Any]) -> None:
 
 
 def status(out: PathLike) -> dict[str, Any] | None:
-    """How far a command over steps is, as `analyses.batch.status` says; None where `out` is of none."""
+    """How far a command over steps is, as `batches.batch.status` says; None where `out` is of none."""
     path = os.fspath(out)
     whole = _read(path)
     if whole is not None and isinstance(whole.get("results"), list):

@@ -16,9 +16,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from embgeom_dask.analyses.token_names import find_tokens
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution.arrays import token_id_of
+from embgeom_dask.selections.token_names import find_tokens
 
 Selection = str | os.PathLike[str] | Iterable[int | str] | None
 Labels = Callable[[], xr.Dataset]

@@ -13,11 +13,11 @@ from distributed import Client
 from scipy.spatial.distance import cdist
 
 import embgeom_dask as eg
-from embgeom_dask.analyses.selection import in_order, parse_tokens
-from embgeom_dask.analyses.token_names import find_token
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import ALPHABET, readable
+from embgeom_dask.selections.selection import in_order, parse_tokens
+from embgeom_dask.selections.token_names import find_token
 from embgeom_dask.storage import labels, model_writing
 from embgeom_dask.storage.model_stores import make_labels
 from embgeom_dask.storage.validation import Metadata

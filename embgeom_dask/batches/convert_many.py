@@ -12,7 +12,7 @@ from typing import Any
 from distributed import Client
 
 from embgeom_dask import tuning
-from embgeom_dask.analyses import batch
+from embgeom_dask.batches import batch
 from embgeom_dask.checkpoints.convert import parse_shard
 from embgeom_dask.errors import EmbgeomError, EmbgeomWarning, InputError
 from embgeom_dask.execution.cluster import ClientLike, connect

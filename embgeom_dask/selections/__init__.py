@@ -1,0 +1,1 @@
+"""Which rows, points and radii a question is about, and which rows of two vocabularies correspond."""

@@ -1,0 +1,1 @@
+"""Numbers that several questions tell of rows, lists of neighbors or distances."""
