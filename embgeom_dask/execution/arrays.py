@@ -28,6 +28,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.cluster import ClientLike, check_usable
 from embgeom_dask.storage import fill, model_stores, model_writing, series_stores
 from embgeom_dask.storage.fill import RowSource
+from embgeom_dask.storage.labels import TOKEN_IDS
 from embgeom_dask.storage.model_stores import DTYPES, Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.storage.row_selection import find_rows
@@ -306,20 +307,21 @@ def as_data_array(data: Any, role: Role | None) -> xr.DataArray:
     array = data if isinstance(data, xr.DataArray) else xr.DataArray(data).rename(None)
     if array.dtype.name not in DTYPES and array.dtype.kind not in "biu":
         raise InputError(f"the array given is {array.dtype.name}: give float64, float32, float16, bfloat16 or integers")
-    along = [dim for dim in array.dims if str(dim).startswith("token_id")] or _labelled(array)
+    along = [dim for dim in array.dims if dim in TOKEN_IDS] or _labelled(array)
     return array.transpose(along[0], ...) if len(along) == 1 else array
 
 
 def _labelled(array: xr.DataArray) -> list[Hashable]:
     """The dimensions along which token ids or tokens lie: rows keep them where their dimension is renamed."""
-    named = [coord for name, coord in array.coords.items() if str(name).startswith("token")]
+    names = [*TOKEN_IDS, *(name.replace("_id", "") for name in TOKEN_IDS)]
+    named = [array.coords[name] for name in names if name in array.coords]
     return [dim for dim in array.dims if any(coord.dims == (dim,) for coord in named)]
 
 
 def token_id_of(array: xr.DataArray) -> NDArray[np.int64] | None:
     """The ids of the rows (n,) int64, where they have any: integers along them, those called token ids first."""
     dim = array.dims[0]
-    names = [*(name for name in array.coords if str(name).startswith("token_id")), dim]
+    names = [*TOKEN_IDS, dim]
     along = [array[name] for name in names if name in array.coords and array[name].dims == (dim,)]
     ids = next((labels.to_numpy() for labels in along if labels.dtype.kind in "iu"), None)
     if ids is None:
@@ -332,7 +334,7 @@ def token_id_of(array: xr.DataArray) -> NDArray[np.int64] | None:
 def labels_of(array: xr.DataArray) -> xr.Dataset:
     """The token strings of the rows: their coordinates, or labels that are no integers; empty where there are none."""
     dim = str(array.dims[0])
-    suffix = dim.removeprefix("token_id") if dim.startswith("token_id") else ""
+    suffix = dim.removeprefix("token_id") if dim in TOKEN_IDS else ""
     named = {name: array.coords.get(name + suffix) for name in ("token", "text", "has_token")}
     along = {name: coord.to_numpy() for name, coord in named.items() if coord is not None and coord.dims == (dim,)}
     if "token" not in along and dim in array.coords and array[dim].dtype.kind not in "iu":

@@ -15,6 +15,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from embgeom_dask.storage import paths
 from embgeom_dask.storage.validation import LABELS, MATRICES, REACHABILITY, Metadata, damaged, label_names
 
+TOKEN_IDS = ("token_id", "token_id_input", "token_id_output")
+"""What the dimension of rows is called: the last two of a matrix with labels or a number of rows of its own."""
+
 _UNREADABLE = ValueError, RuntimeError, IndexError, TypeError
 """What zarr raises for bytes that are not what they should be."""
 

@@ -11,6 +11,7 @@ import xarray as xr
 from embgeom_dask import tuning
 from embgeom_dask.errors import InputError
 from embgeom_dask.storage import model_stores
+from embgeom_dask.storage.labels import TOKEN_IDS
 from embgeom_dask.storage.lazy_rows import computing_dtype, matrix_of_rows
 from embgeom_dask.storage.model_stores import MATRICES, Matrix, Role
 
@@ -48,7 +49,7 @@ def find_rows(array: xr.DataArray) -> tuple[Matrix, np.ndarray] | None:
 def _token_id(array: xr.DataArray, matrix: Matrix) -> np.ndarray | None:
     """The labels of the rows, where they are token ids of the matrix that ascend."""
     dim = str(array.dims[0])
-    if not dim.startswith("token_id") or dim not in array.coords or array[dim].dtype.kind not in "iu":
+    if dim not in TOKEN_IDS or dim not in array.coords or array[dim].dtype.kind not in "iu":
         return None
     ids = array[dim].to_numpy().astype(np.int64)
     within = ids.size and ids[0] >= 0 and ids[-1] < matrix.vocab_size and (np.diff(ids) > 0).all()

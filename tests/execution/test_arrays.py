@@ -183,6 +183,25 @@ def test_rows_keep_their_ids_along_a_dimension_of_another_name(
         assert found["token"].values.tolist() == ["w9", "w4", "w17"]
 
 
+@pytest.mark.parametrize("name", ["token_id_2", "token_ids", "tokens_seen"])
+def test_only_a_dimension_of_token_ids_is_taken_for_rows(folder: Path, client: Client, name: str) -> None:
+    rows = ROWS[:6, :4]
+    given = xr.DataArray(rows, dims=("row", name), coords={name: [7, 8, 9, 5]})
+    found = eg.scan(given, neighbors=1, client=client)
+    np.testing.assert_array_equal(
+        found["neighbor_distance"], eg.scan(rows, neighbors=1, client=client)["neighbor_distance"]
+    )
+    counts = xr.DataArray(rows, dims=("row", "hidden"), coords={name: ("hidden", [7, 8, 9, 5])})
+    assert eg.survey(counts, client=client)["vocab_size"].item() == 6
+
+
+def test_rows_keep_their_tokens_where_their_dimension_is_renamed(store: str, folder: Path, client: Client) -> None:
+    some = eg.open_model(store).output_embedding.rename(token_id="token_id_2")[[4, 9, 17]] * 2
+    found = eg.scan(some, neighbors=1, client=client)
+    assert found["token_id"].values.tolist() == [4, 9, 17]
+    assert found["token"].values.tolist() == ["w4", "w9", "w17"]
+
+
 def test_survey_duplicates_and_outliers_take_arrays(store: str, folder: Path, client: Client) -> None:
     matrix = eg.open_model(store).output_embedding
     some = xr.concat([matrix[4:9], matrix[6:7]], "token_id").assign_coords(token_id=[40, 41, 42, 43, 44, 99])
