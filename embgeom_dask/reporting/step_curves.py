@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
 from embgeom_dask.errors import InputError
@@ -22,6 +23,12 @@ HEIGHT = 8.0
 
 _GAP = 0.04
 """The part of the height that is left free between two of them."""
+
+_STROKES = (("o", "-"), ("^", "-"), ("v", "-"), ("s", "--"), ("D", ":"))
+"""Markers and strokes of the lines of a picture: what lies on a line of the same numbers leaves that to be seen."""
+
+_MARKED = 100
+"""The most steps that have markers: those of more would run together."""
 
 
 def series(result: Result, ax: Axes | None, *, of: str | None) -> Axes:
@@ -49,6 +56,7 @@ def _draw_all(ax: Axes, found: xr.Dataset) -> None:
     for place, kind in enumerate(reversed(KINDS)):
         inner = ax.inset_axes((0, place * (height + _GAP), 1, height), sharex=below)
         _draw(inner, found, kind)
+        inner.set_ylabel(KINDS[kind].axis.replace(" of ", "\nof "))  # in two lines: there is little height
         if below is None:
             inner.set_xlabel("step")
             below = inner
@@ -59,7 +67,10 @@ def _draw_all(ax: Axes, found: xr.Dataset) -> None:
 def _draw(ax: Axes, found: xr.Dataset, of: str) -> None:
     kind, step = KINDS[of], found["step"].to_numpy()
     lines = [Line(label, step, step_numbers.values(found, name)) for label, name in kind.lines.items()]
-    drawing.draw_lines(ax, lines)
+    few = step.size <= _MARKED
+    for line, color, (marker, stroke) in zip(lines, step_numbers.COLORS, _STROKES, strict=False):
+        marked = few & (line.y > 0) if kind.counts else np.full(step.size, few)  # markers of 0 would hide each other
+        ax.plot(line.x, line.y, stroke, color=color, label=line.label, marker=marker, markersize=3.5, markevery=marked)
     if kind.band is not None:
         low, high = (step_numbers.values(found, name) for name in kind.band)
         label = "least to greatest"

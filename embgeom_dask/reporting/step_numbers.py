@@ -42,6 +42,9 @@ KINDS = {
 }
 """What is drawn, by name."""
 
+COLORS = ("#4682b4", "#009e73", "#d55e00", "#cc79a7", "#e69f00")
+"""Of the lines of a picture, in order: steelblue and four of Okabe and Ito's, which the colour blind tell apart."""
+
 
 def of_series(result: xr.Dataset | xr.DataTree) -> xr.Dataset:
     """The result of `series`, or the root of its tree; InputError where it is none."""

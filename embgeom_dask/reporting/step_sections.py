@@ -73,8 +73,8 @@ def _figure(one: xr.Dataset, kind: StepPicture, color: str) -> object:
     if kind.band is not None:
         low, high = (step_numbers.values(one, name) for name in kind.band)
         charts.band(plot, kind.axis, color, steps, low, high)
-    colors = charts.line_colors(len(kind.lines), color)
-    for (label, name), each in zip(kind.lines.items(), colors, strict=True):
+    colors = [color] if len(kind.lines) == 1 else step_numbers.COLORS
+    for (label, name), each in zip(kind.lines.items(), colors, strict=False):
         value = step_numbers.values(one, name).astype(np.float64)
         columns = {"x": steps, "y": np.maximum(value, _FOOT) if kind.counts else value, "value": value}
         drawn.append(charts.line(plot, shown(label), each, columns, marked=steps.size <= 100))

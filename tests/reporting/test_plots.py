@@ -245,14 +245,17 @@ def test_components_are_those_of_the_graph_at_each_radius(made: Results) -> None
 
 
 def test_a_training_is_drawn_over_its_steps(made: Results) -> None:
-    lines = {line.get_label(): line.get_ydata() for line in made.series.embgeom.plot.series(of="changes").lines}
+    drawn = made.series.embgeom.plot.series(of="changes").lines
+    lines = {line.get_label(): line.get_ydata() for line in drawn}
     assert lines["change"].tolist() == made.series["changed_count"].values.tolist()
     assert lines["first change (born)"].tolist() == [0, 40, *[0] * 10, 20, *[0] * 17]
     assert lines["last change (die)"].tolist()[:-1] == [*[0] * 20, 4, *[0] * 8]
     assert np.isnan(lines["last change (die)"][-1])
     assert lines["join a group (merge)"][8] == lines["leave one (part)"][25] == 4
+    assert len({to_rgba(line.get_color()) for line in drawn}) == len({line.get_marker() for line in drawn}) == 5
+    assert np.flatnonzero(drawn[3].get_markevery()).tolist() == [8]  # where it is not 0
     every = made.series.embgeom.plot.series()
-    assert [each.get_ylabel() for each in every.child_axes][-1] == "L2 norm of rows"
+    assert [each.get_ylabel() for each in every.child_axes][-1] == "L2 norm\nof rows"
     assert every.child_axes[-1].lines[0].get_ydata().tolist() == made.series["norm_mean"].values.tolist()
 
 
