@@ -17,7 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import progress, tuning, versions
 from embgeom_dask.errors import EmbgeomError, InputError
-from embgeom_dask.storage import paths, replacement, result_names, result_trees
+from embgeom_dask.storage import other_formats, paths, replacement, result_names, result_trees
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.versions import version
@@ -37,7 +37,6 @@ _ONE_TABLE = ("survey", "duplicates")
 RESULT_FORMAT = 1
 """The version of what a result is made of, its attribute `result_format`: one more when names or meanings change."""
 
-_FOREIGN = "{} is not a result of embgeom: name another path, or move it away"
 _SAME = ("command", "model", "revision", "matrix", "sha256", "labels_sha256")
 _IDENTITY = (*_SAME, "settings", "versions", "fingerprint")
 _STRING = 64  # about the bytes of a string in memory
@@ -321,7 +320,8 @@ def _opened(path: PathLike, group: zarr.Group, *, loaded: bool = True) -> xr.Dat
         names = [name for name in order if name in stored.variables] if isinstance(order, list) else []
         names += [name for name in stored.variables if name not in names]
         variables = {name: _in_memory(stored.variables[name]) if loaded else stored.variables[name] for name in names}
-    return result_names.with_strings(xr.Dataset(variables, attrs=stored.attrs).set_coords(list(stored.coords)))
+    attrs = other_formats.with_lists(stored.attrs)
+    return result_names.with_strings(xr.Dataset(variables, attrs=attrs).set_coords(list(stored.coords)))
 
 
 def _in_memory(variable: xr.Variable) -> xr.Variable:
@@ -348,7 +348,7 @@ def _group(path: PathLike, there: paths.Contents | None = None, *, whole: bool =
     except (FileNotFoundError, ValueError) as error:
         nothing = isinstance(error, FileNotFoundError) and not paths.exists(place)
         missing = f"no result at {path}: name the folder that `out` wrote"
-        raise InputError(missing if nothing else _FOREIGN.format(path)) from None
+        raise InputError(missing if nothing else other_formats.why_no_result(path)) from None
     return group
 
 
@@ -356,7 +356,7 @@ def _checked(path: PathLike, group: zarr.Group) -> zarr.Group:
     """The same group; InputError where it is no result of this version."""
     check_format(f"{path} is a result", group.attrs, "result_format", RESULT_FORMAT)
     if not is_provenance(group.attrs):
-        raise InputError(_FOREIGN.format(path))
+        raise InputError(other_formats.why_no_result(path))
     return group
 
 

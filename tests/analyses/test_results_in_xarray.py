@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from scipy.spatial.distance import pdist
 
 import embgeom_dask as eg
 from embgeom_dask import tuning
+from embgeom_dask.cli import app
 from embgeom_dask.testing import make_store
 
 mpl.use("Agg")
@@ -219,6 +221,31 @@ def test_results_go_to_netcdf_and_back(made: Made, tmp_path: Path, client: Clien
         with xr.open_dataset(tmp_path / "r.nc") as back:
             xr.testing.assert_equal(back.load(), result.load())
         (tmp_path / "r.nc").unlink()
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")  # of what netCDF has as numpy's strings
+def test_a_result_in_another_format_is_refused_with_what_to_do(
+    made: Made, tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, file, again = tmp_path / "old.zarr", tmp_path / "r.nc", tmp_path / "r.zarr"
+    made.scans[0].to_zarr(old, zarr_format=2)
+    with pytest.raises(eg.InputError, match=r"old.zarr is zarr v2: name another path, or write it again in zarr v3"):
+        eg.open_result(old)
+    tokens = eg.tokens(made.stores, client=client)
+    others = [eg.survey(made.stores[0], client=client), eg.outliers(made.stores[0], "0:9", client=client)]
+    for result in (made.scans[0], *others, tokens, eg.neighbors(made.stores[0], "3,4", client=client)):
+        result.to_netcdf(file)
+        with pytest.raises(eg.InputError, match=r"r.nc is netCDF or HDF5: .* `xarray.open_datatree\(PATH\).to_zarr"):
+            eg.open_result(file)
+        with xr.open_datatree(file) as opened:
+            opened.to_zarr(again, consolidated=False)
+        found = eg.open_result(again)
+        xr.testing.assert_equal(found, result)
+        assert found.attrs == result.attrs
+        assert app.main(["show", str(again)]) == 0
+        assert made.scans[0].attrs["model"][0] in capsys.readouterr().out
+        file.unlink()
+        shutil.rmtree(again)
 
 
 def test_results_become_frames(made: Made) -> None:
