@@ -67,9 +67,10 @@ def plot(
 
     found = eg.open_result(result)
     from embgeom_dask.reporting.plots import write
+    from embgeom_dask.reporting.skymap import HEIGHT as skymap_height
     from embgeom_dask.reporting.skymap import PROJECTION
-    from embgeom_dask.reporting.step_curves import HEIGHT
+    from embgeom_dask.reporting.step_curves import HEIGHT as series_height
 
-    height = HEIGHT if series and of is None else None
+    height = skymap_height if skymap else series_height if series and of is None else None
     write(found, draw, output, overwrite=overwrite, projection=PROJECTION if skymap else None, height=height)
     print_answer(output)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PROJECTION = "mollweide"
+HEIGHT = 4.3
+"""The inches of a figure of the map, which is half as high as wide, with its title and colours."""
+
 _CELLS = 180, 90
 """Of the map, along longitude and latitude. All have the same part of the sky."""
 
@@ -31,7 +34,8 @@ def skymap(result: Result, ax: Axes | None, *, components: Sequence[int]) -> Axe
         raise InputError(f"`components`: give three of those that the result has, 1 to {max(known, default=0)}")
     x, y, z = (one["score"].sel(component=each).to_numpy() for each in components)
     if ax is None:
-        figure = load("matplotlib.pyplot", "plot").figure(dpi=DPI, layout="constrained")
+        pyplot = load("matplotlib.pyplot", "plot")
+        figure = pyplot.figure(figsize=(pyplot.rcParams["figure.figsize"][0], HEIGHT), dpi=DPI, layout="constrained")
         ax = figure.add_subplot(projection=PROJECTION)
     if ax.name != PROJECTION:
         raise InputError("a sky map is drawn on axes that were made with projection='mollweide'")

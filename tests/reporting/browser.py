@@ -78,6 +78,11 @@ class Browser:
         how = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._ask("Emulation.setDeviceMetricsOverride", how)
 
+    def theme(self, name: str) -> None:
+        """Be a browser whose user prefers pages that are "light" or "dark"; with "", says nothing of it."""
+        how = {"features": [{"name": "prefers-color-scheme", "value": name}]}
+        self._ask("Emulation.setEmulatedMedia", how)
+
     def move(self, x: float, y: float) -> None:
         """Move the pointer to a place of the window."""
         self._ask("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})

@@ -213,6 +213,28 @@ def test_it_looks_as_it_should(opened: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_page_and_figures_have_the_theme_of_the_browser(theme: str, opened: Browser, tmp_path: Path) -> None:
+    opened.run(DRAW)
+    opened.theme(theme)
+    try:
+        opened.middle("#norms .drawing")
+        x, y = opened.run(
+            "(b => [b.right - 5, b.bottom - 5])(document.querySelector('#norms').getBoundingClientRect())"
+        )
+        opened.screenshot(tmp_path / "page.png")
+    finally:
+        opened.theme("")
+    seen = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
+    figure = opened.run(
+        "(b => [b.x, b.y, b.right, b.bottom])(document.querySelector('#norms .drawing').getBoundingClientRect())"
+    )
+    left, top, right, bottom = map(int, figure)
+    ground = np.bincount(seen[top:bottom, left:right].ravel()).argmax()
+    assert seen[int(y), int(x)] == ground == (255 if theme == "light" else 26)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [700, 1000, 2200])
 def test_nothing_is_cut_in_a_window_of_any_width(width: int, chromium: Browser, written: Path) -> None:
     chromium.size(width, 800)
