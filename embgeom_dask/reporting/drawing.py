@@ -13,7 +13,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting import model_results
 from embgeom_dask.reporting.display_names import display_names
-from embgeom_dask.reporting.model_results import ModelResult, Result
+from embgeom_dask.reporting.model_results import Bins, ModelResult, Result
 from embgeom_dask.reporting.optional_libraries import load
 from embgeom_dask.units import noun
 
@@ -91,12 +91,11 @@ def new_axes(ax: Axes | None, least: float = 0) -> Axes:
 def histogram(result: Result, ax: Axes | None, *, log: bool, density: bool | None) -> Axes:
     """Pairs in each bin; see the accessor."""
     load("matplotlib", "plot")
-    found = model_results.of_models(result, "histogram_count", _NO_HISTOGRAM)
+    found = model_results.of_models(result, "histogram_count", _NO_HISTOGRAM, "bin")
     density = len(found) > 1 if density is None else density
     ax = new_axes(ax)
     for (label, each), color in zip(found, colors(len(found)), strict=True):
-        bins = _filled_bins(each)
-        count, edges = each["histogram_count"].to_numpy()[bins], _edges_of(each, bins)
+        edges, count, _ = _filled_bins(each)
         height = count / float(each["pair_count"]) / np.diff(edges) if density else count
         ax.stairs(height, edges, fill=len(found) == 1, color=color, label=shown(label))
     ax.set_ylabel("share of pairs per unit of distance" if density else "pairs")
@@ -114,27 +113,22 @@ def log_scale(ax: Axes, axis: str, drawn: Sequence[NDArray[Any]], nonpositive: s
         getattr(ax, f"set_{axis}scale")("log", nonpositive=nonpositive)
 
 
-def _filled_bins(result: xr.Dataset) -> slice:
+def _filled_bins(result: xr.Dataset) -> Bins:
     """The bins from the first to the last that hold pairs: beyond the farthest pair there is nothing to see."""
-    filled = np.flatnonzero(result["histogram_count"].to_numpy())
-    return slice(filled[0], filled[-1] + 1) if filled.size else slice(0, result.sizes["bin"])
-
-
-def _edges_of(result: xr.Dataset, bins: slice) -> NDArray[np.float64]:
-    """The edges of some bins, one more than these."""
-    return result["bin_edge"].to_numpy()[bins.start : bins.stop + 1]
+    edges, count, share = model_results.bins_of(result)
+    filled = np.flatnonzero(count)
+    first, end = (filled[0], filled[-1] + 1) if filled.size else (0, count.size)
+    return Bins(edges[first : end + 1], count[first:end], share[first : end + 1])
 
 
 def cdf(result: Result, ax: Axes | None) -> Axes:
     """The share of pairs up to each distance; see the accessor."""
     load("matplotlib", "plot")
-    found = model_results.of_models(result, "histogram_cdf", _NO_HISTOGRAM)
+    found = model_results.of_models(result, "histogram_cdf", _NO_HISTOGRAM, "bin")
     ax = new_axes(ax)
     for (label, each), color in zip(found, colors(len(found)), strict=True):
-        bins = _filled_bins(each)
-        below = float(each["histogram_below"] / each["pair_count"])
-        share = np.concatenate([[below], each["histogram_cdf"].to_numpy()])
-        ax.plot(_edges_of(each, bins), share[bins.start : bins.stop + 1], color=color, label=shown(label))
+        edges, _, share = _filled_bins(each)
+        ax.plot(edges, share, color=color, label=shown(label))
         if "quantile_lower" in each:
             _mark_quantiles(ax, each, color)
     ax.set_ylabel("share of pairs up to the distance")
@@ -247,8 +241,8 @@ def _ranked(each: ModelResult, of: str) -> list[Line]:
     if of in ("groups", "norms", "centroid"):
         return [_descending(label, result[_RANKED[of].variable].to_numpy())]
     if of == "degrees":
-        radii = result["radius"].to_numpy().tolist()
-        degree = result["within_degree"].transpose("radius", "token_id").to_numpy()
+        radii = np.atleast_1d(result["radius"].to_numpy()).tolist()
+        degree = np.atleast_2d(result["within_degree"].transpose(..., "token_id").to_numpy())
         named = [f"{label}, radius {radius:g}" if label else f"radius {radius:g}" for radius in radii]
         return [_descending(name, values) for name, values in zip(named, degree, strict=True)]
     if of == "neighbors":
@@ -257,8 +251,8 @@ def _ranked(each: ModelResult, of: str) -> list[Line]:
 
 
 def _neighbor_distances(result: xr.Dataset) -> NDArray[np.float64]:
-    """Distances of neighbors, (tokens, ranks)."""
-    return cast(NDArray[np.float64], result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy())
+    """Distances of neighbors, (tokens, ranks); of one token, too, or of those along a dimension of another name."""
+    return np.atleast_2d(result["neighbor_distance"].transpose(..., "neighbor").to_numpy())
 
 
 def _over_tokens(distance: NDArray[np.float64], how: str) -> NDArray[np.float64]:
@@ -320,8 +314,8 @@ class Ticks(NamedTuple):
 
 def _neighbor_cells(result: xr.Dataset) -> tuple[Ticks, Ticks, NDArray[Any]]:
     """Tokens down, ranks across."""
-    ids = result["token_id"].to_numpy()
-    names = dict(zip(ids.tolist(), display_names(result).tolist(), strict=True)) if "token" in result else {}
+    ids = np.atleast_1d(result["token_id"].to_numpy())
+    names = dict(zip(ids.tolist(), display_names(result).ravel().tolist(), strict=True)) if "token" in result else {}
     return _ticks(ids, names), Ticks(result["neighbor"].to_numpy(), None), _neighbor_distances(result)
 
 

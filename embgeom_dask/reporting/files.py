@@ -63,15 +63,21 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
             values = result[name].transpose("radius", "token_id").to_numpy()
             names = [f"{name}_{radius!r}" for radius in result["radius"].to_numpy().tolist()]
             columns |= dict(zip(names, values, strict=True))
-    if "score" in result:
+    if {*result.get("score", xr.DataArray()).dims} == {"component", "token_id"}:
         scores = result["score"].transpose("component", "token_id").to_numpy()
         columns |= {f"score_{rank}": each for rank, each in zip(result["component"].to_numpy(), scores, strict=True)}
     for name, (stem, what) in _LISTS.items():
-        if f"{stem}_{what}" in result:
+        if {*result.get(f"{stem}_{what}", xr.DataArray()).dims} == {"token_id", stem}:
             columns[name] = _lists(result, stem, what, pyarrow)
-    table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
+    table = pyarrow.table({name: _column(each, pyarrow) for name, each in columns.items()})
     with replacement.new_file(Path(path), overwrite=overwrite) as file:
         writer.write_table(table, file)
+
+
+def _column(values: Any, pyarrow: Any) -> Any:
+    """Values as pyarrow takes them; strings may be missing, where `xarray.concat` put tokens of others in between."""
+    strings = isinstance(values, np.ndarray) and values.dtype.kind == "O"
+    return pyarrow.array(values, from_pandas=True) if strings else values
 
 
 def _lists(result: xr.Dataset, stem: str, what: str, pyarrow: Any) -> Any:

@@ -63,11 +63,11 @@ def _radii(item: Item) -> str:
 def _largest(item: Item) -> str:
     """The components of most tokens at each radius, each named by its lowest token."""
     one = item.result
-    radius, tokens = one["component_radius"].to_numpy(), one["component_token_count"].to_numpy()
-    places = _first_of_each(radius)
-    names = ("component_edge_count", "component_density", "component_token_id")
-    columns = [radius, tokens, *(one[name].to_numpy() for name in names)]
-    columns.append(strings(one, "component_token", radius.shape))
+    names = ("radius", "token_count", "edge_count", "density", "token_id")
+    columns = [np.atleast_1d(one[f"component_{name}"].to_numpy()) for name in names]
+    columns.append(np.atleast_1d(strings(one, "component_token", columns[0].shape)))
+    order = np.lexsort((columns[4], -columns[1], columns[0]))  # a selection may have them in another order
+    places = order[_first_of_each(columns[0][order])]
     rows = zip(*(each[places] for each in columns), strict=True)
     of = [Column("radius"), Column("tokens", "count"), Column("pairs within", "count"), Column("density")]
     return table([*of, Column("lowest id", "id"), Column("its token", "token")], rows)

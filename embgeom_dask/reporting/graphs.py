@@ -22,17 +22,18 @@ def csr(result: xr.Dataset, name: Literal["neighbors", "pairs"]) -> csr_array:
     sparse = load("scipy.sparse")
     if name not in ("neighbors", "pairs"):
         raise InputError(f"a graph is of neighbors or of pairs, not of {name!r}")
-    _check(result, "neighbor_distance" if name == "neighbors" else "pair_distance")
+    _check(result, name)
     size = result.sizes["token_id"]
     if name == "neighbors":
         column, distance = _neighbors(result)
         line, filled = np.indices(column.shape)[0], column >= 0
         line, column, distance = line[filled], column[filled], distance[filled]
     else:
-        pair = result["pair_token_id"].to_numpy()
-        first, second = (_positions(result, pair[:, side]) for side in (0, 1))
+        pair, distance = (result[f"pair_{each}"].transpose("pair", ...).to_numpy() for each in ("token_id", "distance"))
+        there = np.isfinite(distance)  # `xarray.concat` fills lists that are short
+        first, second = (_positions(result, pair[there, side]) for side in (0, 1))
         line, column = np.concatenate([first, second]), np.concatenate([second, first])
-        distance = np.tile(result["pair_distance"].to_numpy(), 2)
+        distance = np.tile(distance[there], 2)
     order = np.lexsort((column, distance, line))
     ends = np.concatenate([[0], np.cumsum(np.bincount(line, minlength=size))])
     return sparse.csr_array((distance[order], column[order], ends), shape=(size, size))
@@ -40,21 +41,27 @@ def csr(result: xr.Dataset, name: Literal["neighbors", "pairs"]) -> csr_array:
 
 def umap(result: xr.Dataset) -> tuple[Array, Array]:
     """Positions and distances (V, k + 1) of every token and its k neighbors, nearest first. See the accessor."""
-    _check(result, "neighbor_distance")
+    _check(result, "neighbors")
     column, distance = _neighbors(result)
     itself = np.arange(len(column))[:, None]
     distance = np.where(column < 0, np.inf, distance)
     return np.hstack([itself, column]), np.hstack([np.zeros(itself.shape), distance])
 
 
-def _check(result: xr.Dataset, name: str) -> None:
+def _check(result: xr.Dataset, graph: Literal["neighbors", "pairs"]) -> None:
+    name, asked = {"neighbors": ("neighbor_distance", "neighbors=K"), "pairs": ("pair_distance", "pairs_within=R")}[
+        graph
+    ]
     if name not in result:
-        asked = {"neighbor_distance": "neighbors=K", "pair_distance": "pairs_within=R"}[name]
         raise InputError(f"this result has no {name}: scan with {asked}")
     if "against" in result.coords or "model" in result[name].dims:
         raise InputError("a graph joins the tokens of one matrix: this result compares two, or is of several models")
-    if "token_id" not in result.coords:
-        raise InputError("this result has lost its `token_id`, the rows compared: take the whole result, not a part")
+    dims = {"token_id", "neighbor"} if graph == "neighbors" else {"token_id", "pair", "side"}
+    whole = [each for each in sorted(dims) if each in result.dims and (each != "side" or result.sizes[each] == 2)]
+    if "token_id" not in result.coords or len(whole) < len(dims):
+        lost = next((each for each in sorted(dims) if each not in whole), "token_id")
+        of = ", the rows compared" if lost == "token_id" else ""
+        raise InputError(f"this result has lost its `{lost}`{of}: take the whole result, not a part")
 
 
 def _neighbors(result: xr.Dataset) -> tuple[Array, Array]:

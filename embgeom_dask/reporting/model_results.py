@@ -62,13 +62,41 @@ def has(result: Result, name: str, dimension: str | None = None) -> bool:
     return any(_is_there(node, name, dimension) for node in nodes)
 
 
+class Bins(NamedTuple):
+    """The bins of a histogram, from the least distance: n + 1 edges, the pairs in each bin, and their share up to each
+    edge."""
+
+    edges: NDArray[np.float64]
+    pairs: NDArray[Any]
+    share: NDArray[np.float64]
+
+
+def bins_of(result: xr.Dataset) -> Bins:
+    """The bins that a result of one model has: all of them, or those between two distances.
+
+    Raises
+    ------
+    InputError
+        where some are missing between others.
+    """
+    ordered = result.sortby("bin")
+    left, right = (ordered[f"bin_{side}"].to_numpy() for side in ("left", "right"))
+    if (left[1:] != right[:-1]).any():
+        raise InputError("bins between others are missing in this result: take all of them, or those of a slice")
+    count, share = ordered["histogram_count"].to_numpy(), ordered["histogram_cdf"].to_numpy()
+    pairs = int(result["pair_count"])
+    below = [(np.rint(share[:1] * pairs) - count[:1]) / pairs if pairs else share[:1]]
+    return Bins(np.concatenate([left[:1], right]), count, np.concatenate([*below, share]))
+
+
 def largest_component(result: xr.Dataset) -> NDArray[np.int64]:
     """At each radius, (radius,), the tokens of the component of most; one where every token is alone."""
     radius = result["radius"].to_numpy()
     found = np.full(radius.size, min(1, int(result["token_count"])))
     order = np.argsort(radius, kind="stable")
-    place = order[np.searchsorted(radius, result["component_radius"].to_numpy(), sorter=order)]
-    np.maximum.at(found, place, result["component_token_count"].to_numpy())
+    there = np.isin(result["component_radius"], radius)  # a selection of radii keeps the components of all
+    place = order[np.searchsorted(radius, result["component_radius"].to_numpy()[there], sorter=order)]
+    np.maximum.at(found, place, result["component_token_count"].to_numpy()[there])
     return found
 
 
@@ -112,16 +140,46 @@ def _check(result: Any, name: str, where: str, missing: str, dimension: str | No
 
 
 def split(result: xr.Dataset) -> list[xr.Dataset]:
-    """A result of each model of a table of several; groups of identical rows are those of a model each."""
-    if "model" not in result.dims:
-        return [result]
+    """A result of each model of a table of several, with its own groups of identical rows and bins."""
+    several = "model" in result.dims
+    grouped = "group_model" in result and {"group", "member"} <= set(result.dims)
+    owner = group_models(result) if grouped else None
     found = []
-    for place in range(result.sizes["model"]):
-        chosen: dict[str, Any] = {"model": place}
-        if "group_model" in result:
-            of_group = result["group_model"].to_numpy() == place
-            chosen |= {"group": of_group, "member": of_group[result["member_group"].to_numpy()]}
-        found.append(result.isel(chosen))
+    for place in range(result.sizes["model"] if several else 1):
+        chosen: dict[str, Any] = {"model": place} if several else {}
+        if owner is not None:
+            groups = result["group"].to_numpy()[owner == place]
+            chosen |= {"group": owner == place, "member": np.isin(result["member_group"], groups)}
+        part = result.isel(chosen)
+        if several and "histogram_count" in part and part["histogram_count"].dims == ("bin",):
+            part = part.dropna("bin", subset=["histogram_count"])  # `xarray.concat` gives each model the bins of all
+        found.append(part)
+    return found
+
+
+def group_models(result: xr.Dataset) -> NDArray[np.int64]:
+    """The place along `model` of the model of each group of identical rows, (group,); -1 where it is not there.
+
+    `group_model` counts the models that the command was given, which the attributes list, and not those selected.
+
+    Raises
+    ------
+    InputError
+        where it cannot be told.
+    """
+    number = np.atleast_1d(result["group_model"].to_numpy())
+    names = ("model", "revision", "matrix")
+    there = list(zip(*(np.atleast_1d(result[name].to_numpy()).tolist() for name in names), strict=True))
+    given = list(zip(*(np.atleast_1d(result.attrs.get(name, [])).tolist() for name in names), strict=True))
+    alone = len(given) <= 1 == len(there) and not number.any()
+    if number.ndim == 1 and (there == given or alone):
+        return number
+    places = {whose: place for place, whose in enumerate(there)}
+    if number.ndim > 1 or len({*given}) < len(given) or not {*there} <= {*given}:
+        raise InputError(
+            "this result does not tell which model each of its groups is of: take it as duplicates gave it"
+        )
+    found: NDArray[np.int64] = np.array([places.get(whose, -1) for whose in given])[number]
     return found
 
 

@@ -32,12 +32,18 @@ def survey(found: Gathered, parts: Parts) -> Section | None:
     of = [each.result for each in items]
     size = [Column("matrix", "text"), Column("rows", "count"), Column("columns", "count"), Column("type", "text")]
     sizes = [
-        [each.label, str(one["matrix"].item()), one["vocab_size"], one["hidden_size"], one["dtype"].item()]
+        [
+            each.label,
+            str(one["matrix"].values.item()),
+            one["vocab_size"],
+            one["hidden_size"],
+            one["dtype"].values.item(),
+        ]
         for each, one in zip(items, of, strict=True)
     ]
-    norms = [[*row, *(one[f"norm_{name}"].item() for name in _NORM)] for row, one in zip(sizes, of, strict=True)]
+    norms = [[*row, *(one[f"norm_{name}"].values.item() for name in _NORM)] for row, one in zip(sizes, of, strict=True)]
     centroids = [
-        [each.label, *(one[f"centroid_{name}"].item() for name in (*_CENTROID, "ratio"))]
+        [each.label, *(one[f"centroid_{name}"].values.item() for name in (*_CENTROID, "ratio"))]
         for each, one in zip(items, of, strict=True)
     ]
     model = Column("model", "text")
@@ -185,7 +191,7 @@ def sky(found: Gathered, parts: Parts) -> Section | None:
 
 def spectrum(found: Gathered, parts: Parts) -> Section | None:
     """Eigenvalues of the covariance, their sum, and the numbers that come of them."""
-    items = found.having("eigenvalue")
+    items = found.having("eigenvalue", "eigenvalue_rank")
     if not items:
         return None
     figures = []
@@ -223,15 +229,17 @@ def spectrum(found: Gathered, parts: Parts) -> Section | None:
 def _of_spectrum(result: xr.Dataset) -> list[float]:
     """What a spectrum comes down to, and how many eigenvalues have 50, 90 and 99 % of the variance."""
     names = ("participation_ratio", "isoscore", "mean_cosine", "mean_square_distance", "eigenvalue_error")
-    cumulative = result["cumulative_share"].to_numpy()
-    counts = [int(np.searchsorted(cumulative, share)) + 1 for share in (0.5, 0.9, 0.99)]
-    return [*(result[name].item() for name in names), *counts]
+    cumulative, rank = result["cumulative_share"].to_numpy(), result["eigenvalue_rank"].to_numpy()
+    up_to = [rank[cumulative >= share] for share in (0.5, 0.9, 0.99)]  # none where the rest of them is not there
+    return [*(result[name].values.item() for name in names), *(min(each, default=np.nan) for each in up_to)]
 
 
 def outliers(found: Gathered, parts: Parts) -> Section | None:
     """What `outliers` says of selections."""
     del parts
-    items = found.of_command("outliers")
+    items = [
+        each for each in found.of_command("outliers") if {"side": 2, "vertex": 3}.items() <= each.result.sizes.items()
+    ]
     if not items:
         return None
     rows = []
@@ -241,7 +249,7 @@ def outliers(found: Gathered, parts: Parts) -> Section | None:
         far, norm = one["centroid_distance"].to_numpy(), one["norm"].to_numpy()
         angle = one["angle_dot_product"].to_numpy()
         for at, side in enumerate("AB"):
-            pair = [each.label, one["token_count"].item(), one["farthest_distance"].item()]
+            pair = [each.label, one["token_count"].values.item(), one["farthest_distance"].values.item()]
             rows.append([*pair, side, ids[at], names[at], norm[at], far[at], angle[at]])
     columns = [
         Column("model", "text"),

@@ -33,7 +33,8 @@ def distances(found: Gathered, parts: Parts) -> Section | None:
     several = by_metric(items)
     body = ""
     for metric, of_metric in several.items():
-        binned = [each for each in of_metric if "histogram_count" in each.result and each.result["pair_count"] > 0]
+        binned = [each for each in of_metric if model_results.has(each.result, "histogram_count", "bin")]
+        binned = [each for each in binned if each.result["pair_count"] > 0]
         body += headed(several, metric)
         if binned:
             figures = [parts.figure(_histogram(binned, metric, scale), title) for scale, title in _SCALES]
@@ -53,15 +54,14 @@ _SCALES: tuple[tuple[Scale, str], ...] = (("linear", "Linear"), ("log", "Logarit
 def _histogram(items: Sequence[Item], metric: str, scale: Scale) -> Any:
     """Pairs in each bin; of several models shares, since their bins and vocabularies differ."""
     filled = len(items) == 1
-    counts = [each.result["histogram_count"].to_numpy() for each in items]
-    largest = max(int(count.max(initial=1)) for count in counts)
+    several = [model_results.bins_of(each.result) for each in items]
+    largest = max(int(bins.pairs.max(initial=1)) for bins in several)
     counted = charts.number_unit("pairs", largest) if filled and scale == "linear" else charts.Counted(1, "pairs")
     name = counted.name if filled else "share of pairs per unit of distance"
     x, start = _distance_axis(items, metric), 0 if scale == "linear" else None
     plot = charts.new_figure(x, Axis(name, scale, start))
     drawn = []
-    for each, count in zip(items, counts, strict=True):
-        edges = each.result["bin_edge"].to_numpy()
+    for each, (edges, count, _) in zip(items, several, strict=True):
         heights = count / counted.unit if filled else count / float(each.result["pair_count"]) / np.diff(edges)
         drawn.append(charts.stairs(plot, each.label, each.color, edges, heights, {"count": count}, filled=filled))
     rows = [("model", "$name"), ("from", "@left{%.6g}"), ("to", "@right{%.6g}"), ("pairs", "@count{0,0}")]
@@ -85,9 +85,8 @@ def _cdf(items: Sequence[Item], metric: str) -> Any:
     drawn, marked = [], []
     for each in items:
         one = each.result
-        below = float(one["histogram_below"] / one["pair_count"])
-        share = np.concatenate([[below], one["histogram_cdf"].to_numpy()])
-        drawn.append(charts.line(plot, each.label, each.color, {"x": one["bin_edge"].to_numpy(), "y": share}))
+        edges, _, share = model_results.bins_of(one)
+        drawn.append(charts.line(plot, each.label, each.color, {"x": edges, "y": share}))
         if "quantile_lower" in one:
             marked += _mark_quantiles(plot, each)
     several = len(items) > 1
@@ -112,7 +111,9 @@ def _mark_quantiles(plot: Any, item: Item) -> list[Any]:
 
 def _moments(items: Sequence[Item]) -> str:
     names = ("distance_mean", "distance_std", "distance_min", "distance_max")
-    rows = [[each.label, each.result["pair_count"], *(each.result[name].item() for name in names)] for each in items]
+    rows = [
+        [each.label, each.result["pair_count"], *(each.result[name].values.item() for name in names)] for each in items
+    ]
     columns = [_MODEL, Column("pairs", "count"), *map(Column, ("mean", "std", "min", "max"))]
     return "<h4>All pairs</h4>" + table(columns, rows)
 
@@ -144,7 +145,7 @@ def extremes(found: Gathered, parts: Parts) -> Section | None:
     del parts
     body = ""
     for name, variable in _EXTREMES.items():
-        items = found.having(variable, name)
+        items = [each for each in found.having(variable, name) if each.result.sizes.get("side") == 2]
         several = by_metric(items)
         for metric, of_metric in several.items():
             metric_said = f", {metric}" if len(several) > 1 else ""
@@ -154,8 +155,8 @@ def extremes(found: Gathered, parts: Parts) -> Section | None:
 
 
 def _pairs(item: Item, name: str, variable: str) -> str:
-    one = item.result
-    ids = one[f"{name}_token_id"].transpose(name, "side").to_numpy()
+    one = item.result.transpose(name, "side", ...)
+    ids = one[f"{name}_token_id"].to_numpy()
     tokens = model_results.strings(one, f"{name}_token", ids.shape)
     rows = [
         [rank, value, first, token, second, other]
@@ -182,9 +183,9 @@ def duplicates(found: Gathered, parts: Parts) -> Section | None:
         return None
     counts = ("vocab_size", "unique_count", "removed_count", "group_count", "member_count")
     names = ("rows", "different rows", "rows less different rows", "groups", "tokens in groups")
-    rows = [[each.label, *(each.result[name].item() for name in counts)] for each in items]
+    rows = [[each.label, *(each.result[name].values.item() for name in counts)] for each in items]
     body = table([_MODEL, *(Column(name, "count") for name in names)], rows)
-    groups = [row for each in items for row in _groups(each)]
+    groups = [row for each in items if {"group", "member"} <= set(each.result.dims) for row in _groups(each)]
     if groups:
         columns = [
             *(_MODEL, Column("group", "id"), Column("tokens in it", "count")),
@@ -205,9 +206,10 @@ def _groups(item: Item) -> list[list[Any]]:
     of, ids = one["member_group"].to_numpy(), one["member_token_id"].to_numpy()
     tokens = model_results.strings(one, "member_token", ids.shape)
     numbers = one["group"].to_numpy()
-    first, rows = np.searchsorted(of, numbers), []
+    order, rows = np.argsort(of, kind="stable"), []
+    first, end = (np.searchsorted(of, numbers, side, order) for side in ("left", "right"))
     for place in np.argsort(-population, kind="stable").tolist():
-        members = slice(first[place], first[place] + min(int(population[place]), _MEMBERS))
+        members = order[first[place] : min(end[place], first[place] + _MEMBERS)]
         more = "" if population[place] <= _MEMBERS else ", …"
         listed = ", ".join(map(str, ids[members].tolist())) + more
         rows.append([item.label, numbers[place], population[place], listed, tokens[members].tolist()])
@@ -216,7 +218,7 @@ def _groups(item: Item) -> list[list[Any]]:
 
 def neighbors(found: Gathered, parts: Parts) -> Section | None:
     """A field to type a token in, which shows its neighbors."""
-    items = found.having("neighbor_distance", "neighbor")
+    items = [each for each in found.having("neighbor_distance", "neighbor") if "token_id" in each.result.dims]
     if not items:
         return None
     options = []
@@ -235,8 +237,8 @@ def neighbors(found: Gathered, parts: Parts) -> Section | None:
 
 def _of_neighbors(result: xr.Dataset) -> dict[str, Any]:
     """What the search looks in: tokens, their neighbors, and the distances with six digits, which float32 keeps."""
-    ids = result["neighbor_token_id"].transpose("token_id", "neighbor").to_numpy()
-    distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
+    result = result.transpose("token_id", "neighbor", ...)
+    ids, distance = result["neighbor_token_id"].to_numpy(), result["neighbor_distance"].to_numpy()
     own = result["token_id"].to_numpy()
     names = model_results.strings(result, "token", own.shape)
     texts = result["text"].to_numpy() if "text" in result.variables else np.full(own.shape, "")

@@ -95,13 +95,13 @@ def _figure(kind: RankChart, items: list[Item], metric: str) -> Any:
 def _lines(kind: RankChart, item: Item) -> list[RankLine]:
     result, label, color = item.result, item.label, item.color
     if kind.variable == "within_degree":
-        degree = result["within_degree"].transpose("radius", "token_id").to_numpy()
-        radii = result["radius"].to_numpy().tolist()
+        degree = np.atleast_2d(result["within_degree"].transpose(..., "token_id").to_numpy())
+        radii = np.atleast_1d(result["radius"].to_numpy()).tolist()
         several = len(radii) > 1
         names = [f"{label}, radius {radius:g}" if several else label for radius in radii]
         return [_descending(name, color, values) for name, values in zip(names, degree, strict=True)]
     if kind.dimension == "neighbor":
-        distance = result["neighbor_distance"].transpose("token_id", "neighbor").to_numpy()
+        distance = np.atleast_2d(result["neighbor_distance"].transpose(..., "neighbor").to_numpy())
         there = np.ma.masked_invalid(distance)
         low, middle, high = (
             np.ma.filled(getattr(np.ma, how)(there, axis=0), np.nan) for how in ("min", "median", "max")

@@ -24,10 +24,10 @@ _BLACK, _LIGHT = "#000000", "#c8c8c8"
 
 
 def has_sky(result: xr.Dataset) -> bool:
-    """Whether there are latitudes and longitudes, or scores in three components, of one step."""
-    if "step" in result.dims:
+    """Whether there are latitudes and longitudes, or scores in three components, of the tokens of one step."""
+    if "step" in result.dims or "token_id" not in result.dims:
         return False
-    return "sky_latitude" in result or ("score" in result and result.sizes["component"] >= 3)
+    return "sky_latitude" in result or ("score" in result and result.sizes.get("component", 0) >= 3)
 
 
 def projected(longitude: Array, sine: Array) -> tuple[Array, Array]:

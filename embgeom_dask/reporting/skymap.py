@@ -32,7 +32,7 @@ def skymap(result: Result, ax: Axes | None, *, components: Sequence[int]) -> Axe
     known = one["component"].to_numpy().tolist()
     if len(components) != 3 or len({*components}) != 3 or not {*components} <= {*known}:
         raise InputError(f"`components`: give three of those that the result has, 1 to {max(known, default=0)}")
-    x, y, z = (one["score"].sel(component=each).to_numpy() for each in components)
+    x, y, z = (np.atleast_1d(one["score"].sel(component=each).to_numpy()) for each in components)
     if ax is None:
         pyplot = load("matplotlib.pyplot", "plot")
         figure = pyplot.figure(figsize=(pyplot.rcParams["figure.figsize"][0], HEIGHT), dpi=DPI, layout="constrained")

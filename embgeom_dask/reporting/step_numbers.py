@@ -69,7 +69,6 @@ def values(result: xr.Dataset, name: str) -> Array:
         return result[name].to_numpy()
     steps = result["step"].to_numpy()
     changes = result["first_change_step" if name == "born" else "last_change_step"].to_numpy()
-    counts = np.bincount(np.searchsorted(steps, changes[changes >= 0]), minlength=steps.size)
-    if name == "born":
-        return counts
-    return np.append(counts[:-1].astype(np.float64), np.nan)
+    known = dict(zip(*(each.tolist() for each in np.unique(changes, return_counts=True)), strict=True))
+    counts = np.array([known.get(step, 0) for step in steps.tolist()])  # of these steps, which may be some of all
+    return counts if name == "born" else np.where(steps == steps.max(initial=0), np.nan, counts)

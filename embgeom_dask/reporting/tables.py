@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
 from embgeom_dask.errors import InputError
+from embgeom_dask.reporting.model_results import group_models
 from embgeom_dask.storage.result_names import measured
 
 if TYPE_CHECKING:
@@ -213,7 +215,7 @@ def frame_of_all(results: Sequence[xr.Dataset], name: str) -> pd.DataFrame:
         if name in names(result):
             table = frame(result, name)
             if "model" not in table:
-                table.insert(0, "model", str(result["model"].item()))
+                table.insert(0, "model", str(result["model"].values.item()))
             found.append(table)
     if not found:
         there = ", ".join(sorted({each for result in results for each in names(result)})) or "none"
@@ -242,6 +244,8 @@ def _without_missing(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(result: xr.Dataset, stem: str) -> pd.DataFrame:
+    if result.sizes.get("side") != 2:
+        raise InputError("this result has one side of its pairs: take both")
     what = measured(result, stem)
     distance = result[f"{stem}_{what}"]
     columns = {"rank": result[stem]} if stem in distance.dims and stem != "pair" else {}
@@ -272,14 +276,16 @@ def _numbers(result: xr.Dataset) -> list[str]:
 
 def _of_groups(result: xr.Dataset, name: str) -> pd.DataFrame:
     """A line for each group of identical rows, or for each token in one."""
-    group = result["member_group"] if name == "members" else result["group"]
-    of_group = result["group_model"].isel(group=group)
-    columns = {
-        "model": result["model"].isel(model=of_group) if result["model"].dims else result["model"],
-        "group": group,
-        "group_population": result["group_population"].isel(group=group),
-    }
+    import pandas as pd
+
+    models, groups, population = (
+        np.atleast_1d(result[each].to_numpy()) for each in ("model", "group", "group_population")
+    )
+    owner = group_models(result)
+    found = pd.DataFrame({"model": models[owner], "group": groups, "group_population": population})[owner >= 0]
     if name == "members":
-        members = {"token_id": "member_token_id", "token": "member_token"}
-        columns |= {column: result[each] for column, each in members.items() if each in result.variables}
-    return _tidy(group, columns)
+        columns = {"group": "member_group", "token_id": "member_token_id", "token": "member_token"}
+        there = {column: each for column, each in columns.items() if each in result.variables}
+        members = pd.DataFrame({column: np.atleast_1d(result[each].to_numpy()) for column, each in there.items()})
+        found = members.merge(found, on="group")[[*found.columns, *members.columns.drop("group")]]
+    return found.reset_index(drop=True)
