@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,13 @@ def refuse_credentials(url: str) -> None:
             f"{solid} is given with a password, parameters or a query: "
             "credentials belong in the environment or in a profile"
         )
+
+
+def parse_path(name: str, path: object) -> str:
+    """The text of the path that is given as the parameter `name`. Raises InputError where it is none."""
+    if isinstance(path, str | os.PathLike) and isinstance(text := os.fspath(path), str):
+        return text
+    raise InputError(f"`{name}` {shorten(repr(path), 40)} is no path: name a file or a folder")
 
 
 class AbortRun(EmbgeomError):

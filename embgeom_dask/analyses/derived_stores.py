@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
+from embgeom_dask.errors import parse_path
 from embgeom_dask.storage import model_stores, model_writing, paths
 from embgeom_dask.storage.fill import RowSource
 from embgeom_dask.storage.model_stores import Matrix
@@ -20,7 +20,7 @@ def free_target(stores: PathLike, named: str, *, overwrite: bool) -> str:
     InputError
         where a store is there and `overwrite` is not given, or something else is.
     """
-    target = paths.join(os.fspath(stores), model_stores.file_name(named))
+    target = paths.join(parse_path("stores", stores), model_stores.file_name(named))
     model_writing.check_writable(target, overwrite=overwrite)
     return target
 

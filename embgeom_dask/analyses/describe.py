@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -14,7 +13,7 @@ from embgeom_dask.analyses import duplicates, survey
 from embgeom_dask.analyses.over_steps import ANALYSES, check_each
 from embgeom_dask.analyses.spectrum import rows_of_part
 from embgeom_dask.batches import batch, many, trees
-from embgeom_dask.errors import InputError, SomeFailed
+from embgeom_dask.errors import InputError, SomeFailed, parse_path
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.kept_rows import keeping
@@ -106,7 +105,7 @@ def describe(
     asked, limit = check_each(each), parse_limit(memory_limit)
     if not asked:
         raise InputError(f"`each` names nothing: choose of {', '.join(ANALYSES)}")
-    folder = None if out is None else os.fspath(out)
+    folder = None if out is None else parse_path("out", out)
     if folder is not None and paths.exists(paths.locate(paths.join(folder, "zarr.json"))):
         raise InputError(f"{folder} is a result: `out` names a folder for several")
     with showing(progress):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from time import perf_counter
@@ -67,6 +67,8 @@ _FILL: dict[str, Any] = {"f": np.nan, "i": -1, "b": False}
 
 def check_each(each: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     """What is to be asked of every step, with the settings of each. Raises InputError where that is none of these."""
+    if each is not None and not isinstance(each, Iterable):
+        raise InputError(f"`each` {each!r:.40}: choose of {', '.join(ANALYSES)}")
     given = {} if each is None else dict.fromkeys([each] if isinstance(each, str) else each, cast(Any, {}))
     for name in given:
         if name not in ANALYSES:

@@ -199,8 +199,10 @@ def _labels(labels: PathLike | Iterable[str] | None, rows: Given) -> list[str]:
         except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or "it is no text"
             raise InputError(f"cannot read the labels {os.fspath(labels)}: {said}") from error
-    else:
+    elif isinstance(labels, Iterable):
         found = list(map(str, labels))
+    else:
+        raise InputError(f"`labels` {labels!r:.40}: give a list of text, or a file with a line for each")
     if len(found) != rows.rows.size:
         raise InputError(f"`labels` are {len(found)}, and directions {rows.rows.size}: give one for each")
     return found

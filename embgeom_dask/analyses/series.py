@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -17,6 +16,7 @@ from embgeom_dask.analyses.over_steps import ask_each, check_each
 from embgeom_dask.analyses.series_state import NUMBERS, SavedState, SeriesState
 from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps
 from embgeom_dask.batches import step_records
+from embgeom_dask.errors import parse_path
 from embgeom_dask.execution.arrays import Data, is_array
 from embgeom_dask.execution.cluster import ClientLike, check_usable, connect, in_threads
 from embgeom_dask.progress import bar, showing
@@ -109,7 +109,7 @@ def series(
     if is_array(data):
         check_usable(client)  # steps of a dask array are computed by the client that is active
     with showing(progress), open_steps(data, role, identified=out is not None) as steps:
-        at = None if out is None else os.fspath(out)
+        at = None if out is None else parse_path("out", out)
         if not asked:
             return _series(steps, started, at, resume_command)
         if at is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from embgeom_dask.analyses.steps import Steps, open_steps
 from embgeom_dask.checkpoints.name_and_tokenizer import check_name
-from embgeom_dask.errors import EmbgeomWarning, InputError
+from embgeom_dask.errors import EmbgeomWarning, InputError, parse_path
 from embgeom_dask.execution.arrays import Data, is_array
 from embgeom_dask.progress import showing
 from embgeom_dask.storage import model_stores, paths
@@ -81,7 +80,7 @@ def store_series(
         called = check_name(name or steps.name.removesuffix(" (array)").replace(":", "-"))
         if steps.labels is None:
             warnings.warn(f"{called}: no row has a token", EmbgeomWarning, stacklevel=2)
-        target = paths.join(os.fspath(stores), model_stores.file_name(called))
+        target = paths.join(parse_path("stores", stores), model_stores.file_name(called))
         attrs = {"model": called, "source": steps.name}
         return write_series(
             target,

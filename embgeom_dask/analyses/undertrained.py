@@ -162,7 +162,8 @@ def undertrained(
     """
     if indicator is not None and indicator not in INDICATORS:
         raise InputError(f"`indicator` {indicator}: choose one of {', '.join(INDICATORS)}")
-
+    if unused is not None and not (is_array(unused) or isinstance(unused, os.PathLike | Iterable)):
+        raise InputError(f"`unused` {unused!r:.40}: give token ids, names or a file of them")
     asked = unused if unused is None or isinstance(unused, str | os.PathLike) or is_array(unused) else list(unused)
 
     def one(each: Data, target: PathLike | None, active: ClientLike | None, _: int) -> xr.Dataset:

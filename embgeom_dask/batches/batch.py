@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import xarray as xr
 
 from embgeom_dask.batches import step_records
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, parse_path
 from embgeom_dask.execution import journal
 from embgeom_dask.redaction import redact
 from embgeom_dask.storage import paths, records, result_trees, results
@@ -195,7 +195,7 @@ def status(out: PathLike) -> dict[str, Any]:
     >>> status("scan.zarr")["state"]
     'finished'
     """
-    parts = _last_batch(out)
+    parts = _last_batch(parse_path("out", out))
     if not parts:
         of_steps = step_records.status(out) if journal.Journal(out).record is None else None
         return of_steps or _of_folders(out) or journal.status(out)

@@ -18,7 +18,7 @@ from distributed import Client
 
 from embgeom_dask import tuning
 from embgeom_dask.batches import batch
-from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed
+from embgeom_dask.errors import EmbgeomError, InputError, SomeFailed, parse_path
 from embgeom_dask.execution.arrays import Data, Given, Identity, is_array, name_of
 from embgeom_dask.execution.cluster import ClientLike, connect
 from embgeom_dask.execution.journal import Journal
@@ -302,7 +302,7 @@ def _outs(names: Sequence[str | None], out: PathLike | None) -> list[PathLike | 
     """Where the result of each store goes; nowhere for a store that is broken."""
     if out is None:
         return [None] * len(names)
-    if paths.exists(paths.locate(paths.join(os.fspath(out), "zarr.json"))):
+    if paths.exists(paths.locate(paths.join(parse_path("out", out), "zarr.json"))):
         raise InputError(f"{out} is a result: with several stores `out` names a folder")
     return [None if name is None else paths.join(os.fspath(out), f"{name}.zarr") for name in names]
 

@@ -22,7 +22,7 @@ from embgeom_dask.checkpoints.name_and_tokenizer import check_name, find_name, f
 from embgeom_dask.checkpoints.safetensors import Listing, list_folder
 from embgeom_dask.checkpoints.small_files import class_name, read_config, read_license
 from embgeom_dask.checkpoints.torch_files import list_local
-from embgeom_dask.errors import EmbgeomWarning, InputError, refuse_credentials, shorten
+from embgeom_dask.errors import EmbgeomWarning, InputError, parse_path, refuse_credentials, shorten
 from embgeom_dask.storage import model_stores, model_writing, paths
 from embgeom_dask.storage.fill import RowSource
 
@@ -116,10 +116,13 @@ def convert_telling(
 ) -> str:
     """Convert a checkpoint as `convert` does, and tell `warn` what it warns of: others may do so in other threads."""
     shard_bytes = parse_shard(shard)
+    for each, key in keys.items():
+        if key is not None and not isinstance(key, str):
+            raise InputError(f"`{each}_key` {key!r:.40}: name a tensor")
     folder = _folder(source)
     vocabulary = find_tokenizer(folder.path, tokenizer)
     named = folder if name is None else replace(folder, model=check_name(name))
-    target = existing.target_of(named, os.fspath(stores))
+    target = existing.target_of(named, parse_path("stores", stores))
     same = not overwrite and existing.has_commit(target, named, role, keys)
     if same and tokenizer is None and existing.has_tokens(target):
         return target
@@ -157,7 +160,7 @@ def read_decision(store: str) -> Any:
 
 
 def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
-    refuse_credentials(os.fspath(source))
+    refuse_credentials(parse_path("source", source))
     path = Path(source)
     shown = shorten(path, 300)
     if model_stores.is_store(source):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from embgeom_dask.checkpoints.tokenizer_labels import has_vocabulary
-from embgeom_dask.errors import InputError, shorten
+from embgeom_dask.errors import InputError, parse_path, shorten
 
 _OWNER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]+(-[A-Za-z0-9]+)*")  # an organisation, as the hub allows it
 _PLACES = re.compile(  # names of folders that are neither an organisation nor a model
@@ -52,7 +52,7 @@ def find_tokenizer(path: Path, given: str | os.PathLike[str] | None = None) -> P
         If there is no tokenizer in `given`.
     """
     if given is not None:
-        folder = Path(given)
+        folder = Path(parse_path("tokenizer", given))
         folder = folder.parent if folder.is_file() else folder
         if not _has_tokenizer(folder) and not has_vocabulary(folder):
             raise InputError(f"no tokenizer in {shorten(given)}: give a folder that has tokenizer.json")
@@ -101,7 +101,7 @@ def find_name(path: Path) -> tuple[str, str]:
 
 def check_name(name: str) -> str:
     """Return the name that a user gives a model. Raises InputError if it is not `organisation/name` or `name`."""
-    if not _GIVEN.fullmatch(name):
+    if not isinstance(name, str) or not _GIVEN.fullmatch(name):
         raise InputError(
             f"{shorten(name)} names no model: give `name` as ORGANISATION/NAME, of letters, digits, -, _ and ."
         )

@@ -30,7 +30,7 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from embgeom_dask.errors import AbortRun, EmbgeomError, InputError
+from embgeom_dask.errors import AbortRun, EmbgeomError, InputError, parse_path
 from embgeom_dask.execution import claims
 from embgeom_dask.execution.grid import Panel
 from embgeom_dask.execution.monitor import is_interrupted
@@ -102,7 +102,7 @@ class Journal:
     """The journal of the result `out`, in the process that runs the scan; `record` is what `run.json` holds."""
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
-        self.out = os.fspath(out)
+        self.out = parse_path("out", out)
         self.url = paths.locate(out) + ".journal"
         self._lines: list[tuple[Any, ...]] = []
         self.record: dict[str, Any] | None = self._read_run()

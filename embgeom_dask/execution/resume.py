@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from embgeom_dask.errors import EmbgeomError
+from embgeom_dask.errors import EmbgeomError, parse_path
 from embgeom_dask.execution.journal import Journal
 from embgeom_dask.storage import paths, results
 from embgeom_dask.storage.paths import PathLike
@@ -30,7 +30,7 @@ def result_or_journal(
     if out is None:
         yield None, None
         return
-    paths.check_writable(paths.locate(out))
+    paths.check_writable(paths.locate(parse_path("out", out)))
     journal = Journal(out)
     done = results.existing(journal.out, attrs)
     if done is not None:

@@ -39,7 +39,7 @@ DISTANCES = tuple(name for name, metric in METRICS.items() if not metric.is_prod
 
 def find_metric(name: str) -> Metric:
     """Return the metric of that name. Raises InputError, which lists the metrics, if there is none."""
-    if name not in METRICS:
+    if not isinstance(name, str) or name not in METRICS:
         raise InputError(f"no metric {name!r}: choose one of {', '.join(METRICS)}")
     return METRICS[name]
 

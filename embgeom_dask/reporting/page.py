@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
+from embgeom_dask.errors import parse_path
 from embgeom_dask.reporting import (
     about_sections,
     graph_section,
@@ -82,7 +83,7 @@ def report(results: Given | Iterable[Given], path: str | os.PathLike[str], *, ov
     >>> str(report(found, "tiny.html"))
     'tiny.html'
     """
-    written = Path(path)
+    written = Path(parse_path("path", path))
     replacement.check_new(written, overwrite=overwrite)
     page = html_of(gather(results))
     with replacement.new_file(written, overwrite=overwrite) as file:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, parse_path
 from embgeom_dask.execution.arrays import Given
 from embgeom_dask.storage.model_stores import label
 from embgeom_dask.storage.paths import PathLike
@@ -30,8 +30,11 @@ def open_neighbors(neighbors_of: PathLike | xr.Dataset, given: Given) -> xr.Data
     InputError
         where it is none.
     """
-    found = neighbors_of if isinstance(neighbors_of, xr.Dataset) else cast(xr.Dataset, open_result(neighbors_of))
-    named = "the result" if isinstance(neighbors_of, xr.Dataset) else str(neighbors_of)
+    if isinstance(neighbors_of, xr.Dataset):
+        found, named = neighbors_of, "the result"
+    else:
+        named = parse_path("neighbors_of", neighbors_of)
+        found = cast(xr.Dataset, open_result(named))
     if found.attrs.get("command") != "scan" or "neighbor_distance" not in found:
         raise InputError(f"`neighbors_of`: {named} has no neighbors: give the result of scan with `neighbors`")
     of = (given.matrix, given.copied or given.matrix)  # a scan compares some rows of a store where they are

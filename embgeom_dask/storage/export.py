@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from embgeom_dask import progress, tuning
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, parse_path
 from embgeom_dask.storage import model_stores, replacement
 from embgeom_dask.storage.model_stores import Matrix, Role
 
@@ -60,7 +60,7 @@ def export(
     >>> export(make_store("tiny.zarr", output=np.eye(4, 2, dtype=np.float32)), "tiny.safetensors")
     'tiny.safetensors'
     """
-    found, path = model_stores.find_matrix(store, role), Path(output)
+    found, path = model_stores.find_matrix(store, role), Path(parse_path("output", output))
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors")
     with replacement.new_file(path, overwrite=overwrite) as file:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, parse_path
 from embgeom_dask.storage import paths
 from embgeom_dask.storage.model_stores import MATRICES, matrix_of
 from embgeom_dask.storage.paths import PathLike
@@ -62,7 +62,7 @@ def list_models(stores: PathLike = "stores") -> xr.Dataset:
     """
     import xarray as xr
 
-    rows, broken = describe(stores)
+    rows, broken = describe(parse_path("stores", stores))
     columns = {
         name: ("model", np.array([row[place] for row in rows], dtype=kind))
         for place, (name, kind) in enumerate(COLUMNS.items())

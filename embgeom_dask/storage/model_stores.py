@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -20,7 +19,7 @@ import zarr
 
 from embgeom_dask import tuning
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, parse_path
 from embgeom_dask.storage import fill, paths, records
 from embgeom_dask.storage.labels import digest_labels as digest_labels
 from embgeom_dask.storage.labels import empty_label, kinds_of, read_labels
@@ -221,7 +220,7 @@ def open_model(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     """
     import xarray as xr
 
-    metadata = read_metadata(store)
+    metadata = read_metadata(parse_path("store", store))
     dataset = xr.open_zarr(cast(Any, paths.reader(metadata.path)), consolidated=True, chunks={})
     dataset.attrs = {name: _plain(value) for name, value in dataset.attrs.items()}
     for name, values in read_labels(metadata).items():
@@ -305,9 +304,10 @@ def split_role(store: PathLike) -> tuple[str, Role | None]:
     >>> split_role("stores/a.zarr:input"), split_role("stores/a.zarr")
     (('stores/a.zarr', 'input'), ('stores/a.zarr', None))
     """
-    path, _, named = os.fspath(store).rpartition(":")
+    text = parse_path("store", store)
+    path, _, named = text.rpartition(":")
     whose = path and named in ROLES and not path.endswith(".safetensors")  # where that is the name of a tensor
-    return (path, cast(Role, named)) if whose else (os.fspath(store), None)
+    return (path, cast(Role, named)) if whose else (text, None)
 
 
 def check_role(role: Role | None) -> None:

@@ -60,7 +60,7 @@ def locate(path: PathLike) -> str:
         where it is no path or empty, where no file can be called so, where a URL holds credentials or lacks a package.
     """
     if not isinstance(path, str | os.PathLike):
-        raise InputError(f"a {type(path).__name__} is no path: name a file or a folder")
+        raise InputError(f"{shorten(repr(path), 40)} is no path: name a file or a folder")
     if not is_url(path):
         if (text := os.fspath(path)).startswith("file://"):
             refuse_credentials(text)

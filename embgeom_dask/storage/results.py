@@ -16,7 +16,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from embgeom_dask import progress, tuning, versions
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, parse_path
 from embgeom_dask.storage import other_formats, paths, replacement, result_names, result_trees
 from embgeom_dask.storage.model_stores import Matrix
 from embgeom_dask.storage.paths import PathLike
@@ -96,7 +96,7 @@ def existing(path: PathLike, attrs: Mapping[str, Any]) -> xr.Dataset | None:
     InputError
         where something else is at `path`; it names what differs, with both values.
     """
-    place = paths.locate(path)
+    place = paths.locate(parse_path("out", path))
     paths.check_writable(place)
     there = paths.look(place)
     if there.free:
@@ -252,7 +252,7 @@ def open_result(path: PathLike) -> Any:
     >>> open_result("scan.zarr")["farthest_distance"].values
     array([1.41421356])
     """
-    folder = paths.locate(path)
+    folder = paths.locate(parse_path("path", path))
     if not paths.exists(paths.join(folder, "zarr.json")):
         groups = _groups_in(folder)
         if any(_stem(each) == _stem(TABLE) for each in groups):

@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from embgeom_dask import progress
-from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.errors import EmbgeomError, InputError, parse_path
 from embgeom_dask.storage import fill, model_stores, paths, replacement, results
 from embgeom_dask.storage.labels import digest_labels, strings, write_label
 from embgeom_dask.storage.lazy_rows import computing_dtype
@@ -289,7 +289,7 @@ def open_series(store: PathLike, *, raw: bool = False) -> xr.Dataset:
     """
     import xarray as xr
 
-    found = read_series(store)
+    found = read_series(parse_path("store", store))
     dataset: xr.Dataset = xr.open_zarr(cast(Any, paths.reader(found.path)), consolidated=True, chunks={})
     dataset = dataset[[found.matrix]]
     coords = {name: ("token_id", found.labels[name].to_numpy()) for name in LABELS}
