@@ -200,9 +200,14 @@ def _finalize(
             variables["distance_min"] = ((), 0.0)
         least, most = (float(variables[f"distance_{end}"][1]) for end in ("min", "max"))
         variables["distance_mean"] = ((), np.clip(variables["distance_mean"][1], least, most))
-        if least == most:  # what is left is the error of the sums
-            for name in ("distance_mean_error", "distance_std", "distance_std_error"):
-                variables[name] = ((), variables[name][1] * 0)
+        if least == most:  # all true ones round to this number, and what else is left is the error of the sums
+            step = np.spacing(least) if least else 0.0
+            variables["distance_std"] = ((), variables["distance_std"][1] * 0)
+            for name, off in (("distance_mean_error", step / 2), ("distance_std_error", step)):
+                variables[name] = ((), np.minimum(variables[name][1], off))
+    if spec.moments_per_row:  # a mean of rounded distances, which may lie outside of those as they are
+        dims, mean = variables["row_mean"]
+        variables["row_mean"] = (dims, np.clip(mean, variables["row_min"][1], variables["row_max"][1]))
     if spec.quantiles:
         pairs, largest = variables["pair_count"][1].item(), float(variables["distance_max"][1])
         more = again if spec.exact_quantiles else None

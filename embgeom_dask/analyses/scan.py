@@ -217,9 +217,9 @@ def scan(
     The smallest and the largest distance of a row are exact. Its other moments are those of its reported distances,
     each rounded to a multiple of `row_step`. This is a power of two, 2^-28 to 2^-27 of a bound of the row's distances
     (for products, of |x| times the largest norm). The sums are sums of integers, so that their bits depend on nothing
-    else. Mean and standard deviation are within half a step of the true ones; skewness and kurtosis are off by a few
-    times step / s at most, with s the standard deviation. scipy's `skew` and `kurtosis(fisher=False)` define them in
-    the same way.
+    else. Mean and standard deviation are within half a step of the true ones, and the mean within smallest and largest;
+    skewness and kurtosis are off by a few times step / s at most, with s the standard deviation. scipy's `skew` and
+    `kurtosis(fisher=False)` define them in the same way.
 
     Examples
     --------

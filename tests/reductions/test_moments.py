@@ -234,6 +234,16 @@ def test_long_strips_of_rows_are_taken_where_short_ones_say_too_little(
         assert float(long[name]) == float(short[name])
 
 
+@pytest.mark.parametrize("exact_moments", [False, True])
+def test_equal_distances_are_off_by_their_rounding(exact_moments: bool, client: Client) -> None:
+    for rows, square in ((np.eye(5, dtype=np.float32), 2), (np.array([[1, 2], [4, 3]], np.float32), 10)):
+        found = scan(rows, histogram=4, exact_moments=exact_moments, client=client)
+        mean, error = (Fraction(float(found[f"distance_{name}"])) for name in ("mean", "mean_error"))
+        assert (mean - error) ** 2 <= square <= (mean + error) ** 2
+        assert error <= mean / 2**53
+    assert scan(np.ones((4, 3)), histogram=4, client=client)["distance_mean_error"].item() == 0
+
+
 @given(st.lists(st.tuples(st.floats(0, 2**60), st.integers(0, 2**37)), min_size=1, max_size=60), st.integers(900, 960))
 def test_sums_of_weighed_distances_are_exact(pairs: list[tuple[float, int]], shift: int) -> None:
     distance, weight = np.array([value for value, _ in pairs]), np.array([count for _, count in pairs])
