@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from embgeom_dask import devices
 from embgeom_dask.analyses.over_steps import ask_each, check_each
 from embgeom_dask.analyses.series_state import NUMBERS, SavedState, SeriesState
-from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps
+from embgeom_dask.analyses.steps import Steps, attributes, coordinates, open_steps, with_digest
 from embgeom_dask.batches import step_records
 from embgeom_dask.errors import parse_path
 from embgeom_dask.execution.arrays import Data, is_array
@@ -111,33 +111,38 @@ def series(
     with showing(progress), open_steps(data, role, identified=out is not None) as steps:
         at = None if out is None else parse_path("out", out)
         if not asked:
-            return _series(steps, started, at, resume_command)
+            return _series(steps, started, at, resume_command)[0]
         if at is not None:
             step_records.begin(at, ["table", *asked], steps.shape[0], resume_command)
         with connect(client, out=out) as active, in_threads():
-            table = _series(steps, started, None if at is None else paths.join(at, results.TABLE), resume_command)
+            target = None if at is None else paths.join(at, results.TABLE)
+            table, steps = _series(steps, started, target, resume_command)
             return result_trees.tree_of(table, ask_each(asked, steps, active, at, resume_command))
 
 
-def _series(steps: Steps, started: float, out: str | None, resume: str | None) -> xr.Dataset:
-    """What is told of every step, and of every token over all of them."""
+def _series(steps: Steps, started: float, out: str | None, resume: str | None) -> tuple[xr.Dataset, Steps]:
+    """What is told of every step, and of every token over all of them; and the steps, told from others."""
     attrs = attributes(steps)
     if out is not None and (done := results.existing(out, attrs)) is not None:
         step_records.remove_parts(out)
-        return done
+        return done, steps
     kept = None
     if out is not None:
         kept = SavedState(attrs["fingerprint"], step_records.Record(out, steps.shape[0], resume))
     with devices.session(torch.device("cpu")):
-        dataset = _measured(steps, kept)
+        known = _known(steps, kept)
+    if kept is None:
+        steps = with_digest(steps, known.digest.hexdigest())
+        attrs = attributes(steps)
+    dataset = _dataset(known)
     found = results.finish(dataset.assign_coords(coordinates(steps)), attrs, started, out)
     if out is not None:
         step_records.remove_parts(out)
-    return found
+    return found, steps
 
 
-def _measured(steps: Steps, kept: SavedState | None) -> xr.Dataset:
-    """The numbers of every step, and of every token over all of them."""
+def _known(steps: Steps, kept: SavedState | None) -> SeriesState:
+    """What is known after all steps."""
     known = SeriesState(steps.shape) if kept is None else kept.load(steps.shape)
     if kept is not None:
         kept.record.write(known.done)
@@ -148,6 +153,11 @@ def _measured(steps: Steps, kept: SavedState | None) -> xr.Dataset:
             advance(1)
             if kept is not None:
                 kept.save(known)
+    return known
+
+
+def _dataset(known: SeriesState) -> xr.Dataset:
+    """The numbers of every step, and of every token over all of them."""
     told = dict(zip(NUMBERS, known.told["numbers"], strict=True))
     counts = {name: each.astype(np.int64) if name.endswith("_count") else each for name, each in told.items()}
     variables: dict[str, Any] = {name: ("step", values) for name, values in counts.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from hashlib import sha256
 from time import monotonic
 from typing import Any
 
@@ -42,6 +43,9 @@ class SeriesState:
     def __init__(self, shape: tuple[int, int, int]) -> None:
         count, size, width = shape
         self.done = 0
+        self.digest = (
+            sha256()
+        )  # of all steps, as `open_steps` tells one array from another; not of a state that is loaded
         self.told: dict[str, Array] = {
             "numbers": np.zeros((len(NUMBERS), count)),
             "centroid": np.empty((count, width)),
@@ -64,6 +68,7 @@ class SeriesState:
         """
         told, place = self.told, self.done
         summary, digests = summarize(rows), digest(rows)
+        self.digest.update(digests.tobytes())
         if summary.unfit.any():
             bad = np.flatnonzero(summary.unfit)[:5].tolist()
             raise InputError(f"step {step} of {name}: rows {bad} hold NaN, infinity or values out of range")

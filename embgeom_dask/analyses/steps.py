@@ -100,6 +100,12 @@ def _of_array(data: Any, *, identified: bool) -> Steps:
     return Steps(shape, read, "array", np.arange(shape[0]), {"array": [*shape, dtype, told.hexdigest()]})
 
 
+def with_digest(steps: Steps, told: str) -> Steps:
+    """The same steps; of an array, whose digest is `told`, as `open_steps` gives those that are to be identified."""
+    array = steps.settings.get("array")
+    return steps if array is None else steps._replace(settings={**steps.settings, "array": [*array[:-1], told]})
+
+
 def _of_labelled(array: xr.DataArray, *, identified: bool) -> Steps:
     """The steps of a DataArray, along `step` if it has that dimension, with the labels that the array has."""
     checked(array.shape, "the array given")

@@ -96,6 +96,20 @@ def test_files_bits_arrays_and_stores_give_the_same(tmp_path: Path) -> None:
         eg.series(other, out=tmp_path / "s.zarr")
 
 
+def test_an_array_has_one_fingerprint_whether_its_result_is_saved_or_not(tmp_path: Path, client: Client) -> None:
+    steps = planted().astype(np.float32)
+    other = steps.copy()
+    other[3, 3, 3] = 9
+    given = [steps, other, xr.DataArray(steps, dims=("step", "token_id", "hidden")), xr.DataArray(other)]
+    alone = [eg.series(each).attrs["fingerprint"] for each in given]
+    assert len(set(alone)) == 4
+    saved = [eg.series(each, out=tmp_path / f"{place}.zarr") for place, each in enumerate(given)]
+    assert [each.attrs["fingerprint"] for each in saved] == alone
+    trees = [eg.series(steps, each="survey", out=out, client=client) for out in (None, tmp_path / "tree")]
+    assert trees[0].attrs["fingerprint"] == trees[1].attrs["fingerprint"] == alone[0]
+    assert trees[0]["survey"].attrs["fingerprint"] == trees[1]["survey"].attrs["fingerprint"]
+
+
 @pytest.mark.parametrize("chunks", [(1, 60, 6), (3, 7, 6), (8, 60, 1), None])
 def test_hdf5_in_any_chunks_gives_the_same(chunks: tuple[int, ...] | None, tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="h5py, of the extra hdf5, is not installed")
