@@ -12,6 +12,7 @@ from pathlib import Path
 from embgeom_dask.errors import parse_path
 from embgeom_dask.reporting import (
     about_sections,
+    direction_section,
     graph_section,
     model_sections,
     pair_sections,
@@ -38,6 +39,7 @@ _SECTIONS: tuple[Callable[[Gathered, Parts], Section | None], ...] = (
     graph_section.components,
     pair_sections.ranks,
     model_sections.outliers,
+    direction_section.directions,
     step_sections.series,
     table_section.others,
     about_sections.provenance,

@@ -123,6 +123,8 @@ def whose(result: xr.Dataset) -> Whose:
     """Whose a result of one model is; a scan against the same matrix is that of the matrix."""
     model, revision, matrix = (_scalar(result, name) for name in ("model", "revision", "matrix"))
     model = model or (name_of(result) if result.attrs.get("command") == "series" else "")
+    if result.attrs.get("command") == "readout":  # directions are of no role
+        matrix = ""
     other, other_revision = _scalar(result, "against"), _scalar(result, "against_revision")
     matrices = result.attrs.get("matrix", [])
     second = matrices[-1] if isinstance(matrices, list) and len(matrices) > 1 else matrix

@@ -35,7 +35,7 @@ def others(found: Gathered, parts: Parts) -> Section | None:
 
 def _names(source: Source) -> list[str]:
     command = source.result.attrs.get("command")
-    if command == "series" and "analysis" not in source.result.attrs:
+    if command == "readout" or (command == "series" and "analysis" not in source.result.attrs):
         return []
     names = tables.names(source.result)
     return [name for name in names if command not in SHOWN or (command == "scan" and name in _OF_SCANS)]

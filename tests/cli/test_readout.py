@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import embgeom_dask as eg
 from embgeom_dask.cli import app
@@ -38,11 +39,33 @@ def run(capsys, *args):
 def test_its_tables_fit_80_columns(files, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((80, 24)))
-    said = readout_text(eg.readout("d.npy", "m.zarr", k=30, labels="labels.txt"))
-    assert max(map(len, said.splitlines())) <= 80
-    assert "\x1b" not in said
-    assert "direction 9 feature 9\nmean " in said
-    assert said.endswith("2 more directions, 10 more tokens of each: --json prints all, --out saves them")
+    found = eg.readout("d.npy", "m.zarr", k=30, labels="labels.txt")
+    for some, more in ((found.isel(direction=[9, 2]), "10 more tokens of each"), (found, "25 more tokens of each")):
+        said = readout_text(some)
+        assert max(map(len, said.splitlines())) <= 80
+        assert "\x1b" not in said
+        assert said.endswith(f"\n\n{more}: --json prints all, --out saves them")
+    assert "direction 9 feature 9\nmean " in readout_text(found.isel(direction=[9, 2]))
+
+
+def test_of_many_directions_those_of_the_largest_kurtosis_have_a_line_each(files):
+    directions = np.random.default_rng(1).normal(size=(25, 6))
+    found = eg.readout(directions, "m.zarr", k=7)
+    heading, names, *lines, _, more = readout_text(found).split("\n\n", 1)[1].splitlines()
+    assert heading == "directions whose products have the largest kurtosis"
+    assert names.split()[:4] == ["direction", "kurtosis", "most", "least"]
+    kurtosis = scipy.stats.kurtosis(eg.open_model("m.zarr")["output_embedding"].values @ directions.T, fisher=False)
+    order = np.argsort(-kurtosis)[:20]
+    assert [int(line.split()[0]) for line in lines] == order.tolist()
+    assert [float(line.split()[1]) for line in lines] == pytest.approx(kurtosis[order], rel=1e-5)
+    tokens = [each.replace("\x1b[31m", "\\x1b[31m") for each in found["top_token"].values[order[0], :5].tolist()]
+    assert " ".join(tokens) in lines[0]
+    assert more == "5 more directions, 2 more tokens of each: --json prints all, --out saves them"
+    names, first, *_ = (
+        readout_text(eg.readout(directions, "m.zarr", k=1, moments=False)).split("\n\n", 1)[1].splitlines()
+    )
+    assert names.split() == ["direction", "most", "least", "largest", "smallest"]
+    assert first.split()[0] == "0"
 
 
 def test_json_table_and_saved_result_are_one(files, capsys):

@@ -26,6 +26,7 @@ import embgeom_dask as eg
 from embgeom_dask.cli import app
 from embgeom_dask.escaping import readable, shown
 from embgeom_dask.reporting import charts, markup, page, parts, report_contents, sky_chart
+from embgeom_dask.reporting.display_names import display_names
 from embgeom_dask.testing import make_store
 
 HOSTILE = [
@@ -233,6 +234,26 @@ def test_the_table_of_undertrained_tokens_begins_with_what_the_indicator_finds(t
     ranks = result["indicator_rank"].to_series().sort_values()
     ids = [row[0] for row in found.cells[heading + 1 : heading + 21]]
     assert ids == [str(each) for each in ranks.index[:20]]
+
+
+def test_directions_have_a_section_with_the_largest_kurtosis_first(tmp_path: Path, client: Client) -> None:
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(len(TOKENS), 6)).astype(np.float32)
+    store = make_store(tmp_path / "m.zarr", output=rows, tokens=TOKENS, model="org/m")
+    np.save(tmp_path / "d.npy", rng.normal(size=(30, 6)).astype(np.float32))
+    result = eg.readout(tmp_path / "d.npy", store, k=7, labels=[f"feature {at}" for at in range(30)], client=client)
+    found = Texts(page.html_of(report_contents.gather(result)))
+    assert [attrs["id"] for tag, attrs in found.elements if tag == "section"] == ["directions", "provenance", "missing"]
+    heading = next(at for at, row in enumerate(found.cells) if "kurtosis" in row)
+    lines = found.cells[heading + 1 : heading + 31]
+    order = result["row_kurtosis"].to_series().sort_values(ascending=False).index
+    assert [line[:2] for line in lines] == [[str(each), f"feature {each}"] for each in order]
+    tokens = display_names(result.sel(direction=order[0]), "top_token")[:5]
+    assert lines[0][2].split() == " ".join(map(markup.cut, tokens)).split()
+    without = eg.readout(tmp_path / "d.npy", store, k=1, moments=False, client=client)
+    found = Texts(page.html_of(report_contents.gather(without)))
+    heading = next(at for at, row in enumerate(found.cells) if "largest product" in row)
+    assert [line[0] for line in found.cells[heading + 1 : heading + 31]] == [str(each) for each in range(30)]
 
 
 def test_a_training_has_a_section_with_the_tokens_that_change(tmp_path: Path) -> None:
