@@ -13,7 +13,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.escaping import shown
 from embgeom_dask.reporting import model_results
 from embgeom_dask.reporting.display_names import display_names
-from embgeom_dask.reporting.model_results import Bins, ModelResult, Result
+from embgeom_dask.reporting.model_results import HistogramBins, ModelResult, Result
 from embgeom_dask.reporting.optional_libraries import load
 from embgeom_dask.units import noun
 
@@ -113,12 +113,12 @@ def log_scale(ax: Axes, axis: str, drawn: Sequence[NDArray[Any]], nonpositive: s
         getattr(ax, f"set_{axis}scale")("log", nonpositive=nonpositive)
 
 
-def _filled_bins(result: xr.Dataset) -> Bins:
+def _filled_bins(result: xr.Dataset) -> HistogramBins:
     """The bins from the first to the last that hold pairs: beyond the farthest pair there is nothing to see."""
     edges, count, share = model_results.bins_of(result)
     filled = np.flatnonzero(count)
     first, end = (filled[0], filled[-1] + 1) if filled.size else (0, count.size)
-    return Bins(edges[first : end + 1], count[first:end], share[first : end + 1])
+    return HistogramBins(edges[first : end + 1], count[first:end], share[first : end + 1])
 
 
 def cdf(result: Result, ax: Axes | None) -> Axes:

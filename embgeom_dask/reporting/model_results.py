@@ -62,7 +62,7 @@ def has(result: Result, name: str, dimension: str | None = None) -> bool:
     return any(_is_there(node, name, dimension) for node in nodes)
 
 
-class Bins(NamedTuple):
+class HistogramBins(NamedTuple):
     """The bins of a histogram, from the least distance: n + 1 edges, the pairs in each bin, and their share up to each
     edge."""
 
@@ -71,7 +71,7 @@ class Bins(NamedTuple):
     share: NDArray[np.float64]
 
 
-def bins_of(result: xr.Dataset) -> Bins:
+def bins_of(result: xr.Dataset) -> HistogramBins:
     """The bins that a result of one model has: all of them, or those between two distances.
 
     Raises
@@ -86,7 +86,7 @@ def bins_of(result: xr.Dataset) -> Bins:
     count, share = ordered["histogram_count"].to_numpy(), ordered["histogram_cdf"].to_numpy()
     pairs = int(result["pair_count"])
     below = [(np.rint(share[:1] * pairs) - count[:1]) / pairs if pairs else share[:1]]
-    return Bins(np.concatenate([left[:1], right]), count, np.concatenate([*below, share]))
+    return HistogramBins(np.concatenate([left[:1], right]), count, np.concatenate([*below, share]))
 
 
 def largest_component(result: xr.Dataset) -> NDArray[np.int64]:
