@@ -15,9 +15,11 @@ def bytes_text(count: int) -> str:
     --------
     >>> bytes_text(3 << 29), bytes_text(220 << 20), bytes_text(24 << 10)
     ('1.50 GiB', '220 MiB', '24 KiB')
-    >>> bytes_text((1 << 30) - 1), bytes_text((1 << 20) - 1)
-    ('1.00 GiB', '1 MiB')
+    >>> bytes_text((1 << 30) - 1), bytes_text((1 << 20) - 1), bytes_text((1 << 10) - 1)
+    ('1.00 GiB', '1 MiB', '1023 B')
     """
+    if count < 1 << 10:
+        return f"{count} B"
     kib, mib = round(count / (1 << 10)), round(count / (1 << 20))
     if mib >= 1 << 10:
         return f"{count / (1 << 30):.2f} GiB"

@@ -86,6 +86,8 @@ def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(40, dtype=np.float32))
     with pytest.raises(InputError, match=r"needs \S+ .iB and 10 MiB are allowed: raise `memory_limit`"):
         scan(store, nearest=1, memory_limit="10MiB", out=tmp_path / "r.zarr")
+    with pytest.raises(InputError, match=r"needs \S+ .iB and 1 B are allowed: raise `memory_limit`"):
+        scan(store, nearest=1, memory_limit=1)
     assert not (tmp_path / "r.zarr").exists()
 
 
