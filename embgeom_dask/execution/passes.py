@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from distributed import Client
 
 from embgeom_dask import progress
 from embgeom_dask.errors import AbortRun
-from embgeom_dask.execution.journal import Journal
+from embgeom_dask.execution.journal import Journal, Pass
 from embgeom_dask.execution.monitor import Monitor, interruptible
 from embgeom_dask.execution.panel_result import PassResult
 from embgeom_dask.execution.plan import Plan
@@ -25,11 +26,11 @@ def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal:
     those in flight finish.
     """
     with progress.bar(plan.grid.tiles, f"{plan.sides[0].matrix.label} {what}", "tiles") as advance:
-        hints = None if plan.before is None else _first_hints(plan.before, client, blocks, what)
-        plan = replace(plan, before=None)
+        before, plan = plan.before, replace(plan, before=None)
+        kept = None if journal is None else journal.open_pass(plan, what)
+        hints = None if before is None or _is_done(plan, kept) else _first_hints(before, client, blocks, what)
         if journal is None:
             return execute(plan, client, blocks, Monitor(client, advance), None, what, hints)
-        kept = journal.open_pass(plan, what)
         monitor = Monitor(client, advance, partial(journal.note, what))
         try:
             with interruptible():
@@ -40,6 +41,12 @@ def run_pass(client: Client, blocks: BlockCache, plan: Plan, what: str, journal:
             raise
         journal.write_history()
         return found
+
+
+def _is_done(plan: Plan, kept: Pass | None) -> bool:
+    """Whether all panels are committed."""
+    names = set() if kept is None else kept.names()
+    return all(panel.name in names for panel in chain(plan.grid.first(), plan.grid.rest()))
 
 
 def _first_hints(before: Plan, client: Client, blocks: BlockCache, what: str) -> Hints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from hypothesis import strategies as st
 from embgeom_dask import devices, tuning
 from embgeom_dask.analyses.scan import scan
 from embgeom_dask.errors import InputError
+from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.kernels.bounds import bounds_of_pairs
 from embgeom_dask.metrics import METRICS
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.tiles import Tile
+from embgeom_dask.storage import results
 from embgeom_dask.testing import make_store
 from embgeom_dask.testing.references import Truth, truth
 from embgeom_dask.testing.strategies import DTYPES, hostile, matrices, slow_examples
@@ -198,6 +201,30 @@ def test_long_rows_give_limits_that_leave_fewer_pairs_and_change_no_result(
         del found[-1].attrs["seconds"]
     assert looked_up[1] < 0.7 * looked_up[0]
     xr.testing.assert_identical(*(each.drop_attrs(deep=False) for each in found))
+
+
+@tuning.override(UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9))
+def test_nothing_is_multiplied_again_where_all_panels_are_done(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "fastest", lambda *_: INT8_FIRST)
+    rng = np.random.default_rng(3)
+    rows, store = rng.normal(size=(30, 64)).astype(np.float32), tmp_path / "n.zarr"
+    make_store(store, output=rng.normal(size=(400, 64)).astype(np.float32))
+    ask = partial(scan, rows, against=store, metric="dot", top=5, tile=64, out=tmp_path / "r.zarr", client=client)
+    started: list[str] = []
+
+    def count(event: str, plan: Any, panel: Any) -> None:
+        started.extend([panel.name] if event == "started" else [])
+
+    with PanelCallback(count):
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(results, "save", lambda *_: (_ for _ in ()).throw(MemoryError()))
+            ask()
+        assert len(started) > len(set(started)) > 1  # those with long rows are first
+        started.clear()
+        assert ask().sizes["top"] == 5
+    assert not started
 
 
 def test_what_a_metric_does_not_have_is_refused_in_one_line(client: Client, tmp_path: Path) -> None:
