@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -16,10 +14,11 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from embgeom_dask.analyses.all_pairs import compare_pairs
+from embgeom_dask.analyses.directions import multiplied, rows_or_columns
 from embgeom_dask.checkpoints.bare_files import read_vector
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import InputError
-from embgeom_dask.execution.arrays import Data, Given, given_rows, temporary_store
+from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.memory import parse_limit
 from embgeom_dask.execution.planning import Resources
@@ -27,8 +26,8 @@ from embgeom_dask.execution.resume import result_or_journal
 from embgeom_dask.execution.spec import ScanSpec, parse_count
 from embgeom_dask.progress import showing
 from embgeom_dask.selections.sides import check_widths
-from embgeom_dask.storage import fill, model_writing, results
-from embgeom_dask.storage.model_stores import Role
+from embgeom_dask.storage import fill, results
+from embgeom_dask.storage.model_stores import Matrix, Role
 from embgeom_dask.storage.paths import PathLike
 
 _MOST_LABELS = 1 << 30
@@ -40,6 +39,7 @@ def readout(
     against: Data,
     k: int = 10,
     *,
+    columns: bool = False,
     moments: bool = True,
     role: Role | None = None,
     gain: PathLike | ArrayLike | None = None,
@@ -66,6 +66,9 @@ def readout(
         The vocabulary, as a rule the output embedding of a store; `STORE:input` and `STORE:output` name a matrix.
     k : int
         How many tokens of either end to keep of each direction.
+    columns : bool
+        Whether directions are the columns of the matrix, and not its rows: so they lie in the weights that a layer of
+        torch writes with, (model's width, neurons), like `down_proj.weight`. Columns have no labels of their own.
     moments : bool
         Whether to tell the moments of all products of each direction, too: then products are made in float64, which
         takes a few times as long.
@@ -124,24 +127,24 @@ def readout(
         raise InputError("`k`: give the number of tokens")
     with (
         showing(progress),
-        given_rows(directions, None, client, whole=True) as rows,
+        given_rows(directions, None, client, whole=True) as given,
         given_rows(against, role, client, whole=True) as vocabulary,
     ):
-        check_widths(rows.matrix, vocabulary.matrix)
-        names = _labels(labels, rows)
-        factors = None if gain is None else _gain(gain, rows.matrix.hidden_size)
+        _check_widths(given, columns, vocabulary.matrix)
+        names = _labels(labels, given, columns)
+        factors = None if gain is None else _gain(gain, vocabulary.matrix.hidden_size)
         settings = {"k": count, "moments": moments, "gain": _digest(factors), "labels": _digest(names)}
-        settings |= {"tokens": rows.selection, "against": vocabulary.selection}
-        made_of = [rows.matrix, vocabulary.matrix]
-        if factors is not None:  # what is there already needs no store of products
+        settings |= {"tokens": given.selection, "against": vocabulary.selection, "columns": columns}
+        made_of = [given.matrix, vocabulary.matrix]
+        if columns or factors is not None:  # what is there already needs no store of them
             attrs = results.provenance("readout", made_of, [], 0.0, settings)
             with result_or_journal(out, attrs, dry_run=True) as (done, _):
                 if done is not None:
                     return done
-        with _multiplied(rows, factors) as multiplied:
+        with rows_or_columns(given, columns) as rows, multiplied(rows, factors) as products:
             return compare_pairs(
                 "readout",
-                [multiplied, vocabulary],
+                [products, vocabulary],
                 ScanSpec("dot", top=count, bottom=count, moments_per_row=moments),
                 Resources(device, memory_limit=limit),
                 client,
@@ -152,6 +155,21 @@ def readout(
                 resume_command=resume_command,
                 reshape=partial(_by_direction, names),
             )
+
+
+def _check_widths(given: Given, columns: bool, vocabulary: Matrix) -> None:
+    """Refuse directions of another width than the vocabulary, with a word on columns if these would fit."""
+    of_row, of_column = given.matrix.hidden_size, given.rows.size
+    width, other = (of_column, of_row) if columns else (of_row, of_column)
+    if width == vocabulary.hidden_size:
+        return
+    if other != vocabulary.hidden_size:
+        check_widths(given.matrix, vocabulary)
+    told, do = ("columns", "without `columns` its rows are") if columns else ("rows", "with `columns` its columns are")
+    raise InputError(
+        f"the {told} of {given.matrix.model} have {width} values and the rows of {vocabulary.model} "
+        f"{vocabulary.hidden_size}: {do} the directions"
+    )
 
 
 def _by_direction(names: list[str], found: xr.Dataset) -> xr.Dataset:
@@ -188,10 +206,11 @@ def _gain(gain: PathLike | ArrayLike, width: int) -> NDArray[np.float64]:
     return values.astype(np.float64)
 
 
-def _labels(labels: PathLike | Iterable[str] | None, rows: Given) -> list[str]:
+def _labels(labels: PathLike | Iterable[str] | None, given: Given, columns: bool) -> list[str]:
     """What each direction is called."""
+    count = given.matrix.hidden_size if columns else given.rows.size
     if labels is None:
-        return list(map(str, rows.labels()["token"].to_numpy().tolist()))
+        return [""] * count if columns else list(map(str, given.labels()["token"].to_numpy().tolist()))
     if isinstance(labels, str | os.PathLike):
         try:
             with Path(labels).open("rb") as file:
@@ -203,43 +222,6 @@ def _labels(labels: PathLike | Iterable[str] | None, rows: Given) -> list[str]:
         found = list(map(str, labels))
     else:
         raise InputError(f"`labels` {labels!r:.40}: give a list of text, or a file with a line for each")
-    if len(found) != rows.rows.size:
-        raise InputError(f"`labels` are {len(found)}, and directions {rows.rows.size}: give one for each")
+    if len(found) != count:
+        raise InputError(f"`labels` are {len(found)}, and directions {count}: give one for each")
     return found
-
-
-@contextmanager
-def _multiplied(rows: Given, gain: NDArray[np.float64] | None) -> Iterator[Given]:
-    """The rows, with each column multiplied where there is a gain: those are written to a temporary store."""
-    if gain is None:
-        yield rows
-        return
-    source = _Products(rows, gain)
-    attrs = {"model": rows.matrix.model, "revision": rows.matrix.revision}
-
-    def write(folder: str) -> str:
-        return model_writing.write_model(f"{folder}/multiplied.zarr", {rows.matrix.name: source}, attrs=attrs)
-
-    with temporary_store(write, "directions times gain") as given:
-        yield replace(given, token_id=rows.token_id)
-
-
-@dataclass(frozen=True)
-class _Products:
-    """Rows times a gain, as a store is written from."""
-
-    rows: Given
-    gain: NDArray[np.float64]
-    tensor: str = "product"
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows.rows.size, self.gain.size
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float64)
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        with np.errstate(over="ignore"):  # infinity is refused as in any matrix
-            return self.rows.matrix.take(self.rows.rows[start:stop]).astype(np.float64) * self.gain

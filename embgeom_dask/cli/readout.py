@@ -22,6 +22,9 @@ def readout(
     ],
     against: Annotated[str, typer.Option(metavar="STORE", help="The vocabulary: STORE, STORE:input, STORE:output.")],
     count: Annotated[int, typer.Option("-k", "--count", metavar="K", help="How many tokens of either end.")] = 10,
+    columns: Annotated[
+        bool, typer.Option("--columns", help="Directions are the columns, as in down_proj.weight, not the rows.")
+    ] = False,
     moments: Annotated[
         bool, typer.Option("--moments/--no-moments", help="The moments of all products of a direction, too.")
     ] = True,
@@ -45,6 +48,7 @@ def readout(
     """Name the tokens that directions write most and least."""
     how: dict[str, Any] = {
         "role": role,
+        "columns": columns,
         "moments": moments,
         "gain": gain,
         "labels": labels,

@@ -106,6 +106,36 @@ def test_labels_come_from_a_file_a_list_or_a_coordinate(store: str, client: Clie
     assert len(frame) == 14
 
 
+@pytest.mark.parametrize("together", [1 << 28, 1])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_the_columns_of_a_matrix_are_directions(
+    dtype: Any, together: int, store: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embgeom_dask.analyses.directions._TOGETHER", together)
+    weight = torch.from_numpy(DIRECTIONS.T.copy()).to(torch.float32 if dtype is np.float32 else torch.bfloat16)
+    save_file({"down_proj.weight": weight}, tmp_path / "m.safetensors")
+    of_rows = eg.readout(DIRECTIONS.astype(dtype), store, k=4, gain=GAIN, labels=list("abcdefg"), client=client)
+    out = tmp_path / "r.zarr"
+    how: dict[str, Any] = {"k": 4, "gain": GAIN, "labels": list("abcdefg"), "out": out, "client": client}
+    found = eg.readout(f"{tmp_path}/m.safetensors:down_proj.weight", store, columns=True, **how)
+    xr.testing.assert_equal(found.drop_vars("model").load(), of_rows.drop_vars("model").load())
+    monkeypatch.delattr("embgeom_dask.analyses.directions.temporary_store")  # what is there is opened
+    again = eg.readout(f"{tmp_path}/m.safetensors:down_proj.weight", store, columns=True, **how)
+    xr.testing.assert_identical(again.load(), found.load())
+
+
+def test_directions_of_another_width_are_refused_with_what_may_be_meant(store: str, client: Client) -> None:
+    wide = np.ones((24, 5), np.float32)
+    for directions, how, words in (
+        (wide, {}, "have 5 values and the rows of test/model 24: with `columns` its columns are the directions"),
+        (wide.T, {"columns": True}, "have 5 values and the rows of test/model 24: without `columns` its rows are"),
+        (np.ones((6, 5), np.float32), {"columns": True}, "only matrices of one width"),
+        (wide, {"columns": True, "labels": ["a"]}, "`labels` are 1, and directions 5"),
+    ):
+        with pytest.raises(InputError, match=words):
+            eg.readout(directions, store, client=client, **how)
+
+
 @pytest.mark.parametrize("gain", [None, GAIN])
 def test_a_readout_that_is_killed_goes_on_and_status_says_how_far_it_is(
     gain: Any, store: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +170,7 @@ def test_a_readout_that_is_killed_goes_on_and_status_says_how_far_it_is(
         resumed = eg.readout(MANY, store, k=3, gain=gain, out=out, client=client)
         assert sorted(computed + committed) == panels
         computed.clear()
-        monkeypatch.delattr("embgeom_dask.analyses.readout.temporary_store")  # nor are directions multiplied again
+        monkeypatch.delattr("embgeom_dask.analyses.directions.temporary_store")  # nor are directions multiplied again
         again = eg.readout(MANY, store, k=3, gain=gain, out=out, client=client)
         assert not computed
     assert eg.status(out)["state"] == "finished"
