@@ -57,7 +57,9 @@ def is_one(data: object, part: str | None = None) -> bool:
 def each_of(data: Data | Iterable[Data], what: str) -> list[Data]:
     """The stores or arrays given, one or many."""
     if not is_one(data) and (not isinstance(data, Iterable) or isinstance(data, Mapping)):
-        raise InputError(f"{what} takes stores and arrays, and was given a {type(data).__name__}: give a list of these")
+        raise InputError(
+            f"{what} takes stores and arrays, and was given a {type(data).__name__}: give one of these, or a list"
+        )
     found = [cast(Data, data)] if is_one(data) else list(cast(Iterable[Data], data))
     if not found:
         raise InputError(f"{what} needs at least one store: embgeom list shows them")

@@ -132,7 +132,7 @@ def from_torch(tensor: Any) -> np.ndarray:
     """
     import torch
 
-    plain = tensor.detach().cpu().resolve_neg().contiguous()
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     bits = plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain
     values: np.ndarray = bits.numpy()
     return values if bits is plain else values.view(BFloat16().to_native_dtype())

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -15,16 +16,17 @@ import dask.array
 import numpy as np
 import torch
 import xarray as xr
-import zarr
 from dask.delayed import Delayed
 from distributed import Client
 from numpy.typing import NDArray
+from pandas import isna
 
 from embgeom_dask import progress
 from embgeom_dask.checkpoints.bare_files import read_matrix
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.checkpoints.torch_files import from_torch
 from embgeom_dask.errors import InputError
+from embgeom_dask.execution.array_rows import GivenRows, computed
 from embgeom_dask.execution.cluster import ClientLike, check_usable
 from embgeom_dask.storage import fill, model_stores, model_writing, series_stores
 from embgeom_dask.storage.fill import RowSource
@@ -35,8 +37,6 @@ from embgeom_dask.storage.row_selection import find_rows
 from embgeom_dask.units import bytes_text
 
 _UNNAMED = "array"
-_LARGEST_INTEGER = 2**53
-"""Float64 holds every integer up to this one."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,9 @@ def as_data_array(data: Any, role: Role | None) -> xr.DataArray:
     """Any array as a DataArray of two dimensions, rows first. Raises InputError where it is none."""
     data = matrix_of(data, role)
     if isinstance(data, torch.Tensor):
+        if data.is_meta or data.layout != torch.strided:
+            kind = "on the device meta" if data.is_meta else data.layout
+            raise InputError(f"the tensor given is {kind}: give a dense one that has values")
         try:
             data = from_torch(data)
         except TypeError as error:
@@ -323,12 +326,24 @@ def token_id_of(array: xr.DataArray) -> NDArray[np.int64] | None:
     dim = array.dims[0]
     names = [*TOKEN_IDS, dim]
     along = [array[name] for name in names if name in array.coords and array[name].dims == (dim,)]
-    ids = next((labels.to_numpy() for labels in along if labels.dtype.kind in "iu"), None)
+    ids = next((found for labels in along if (found := _integers(labels)) is not None), None)
     if ids is None:
         return None
     if ids.min() < 0 or ids.max() > np.iinfo(np.int64).max:
         raise InputError(f"the labels of the rows given are {ids.min()} to {ids.max()}: token ids are 0 or more")
     return ids.astype(np.int64)
+
+
+def _integers(labels: xr.DataArray) -> NDArray[Any] | None:
+    """Labels that are integers, of any type: xarray and pandas make token ids floats where some are missing."""
+    values = labels.to_numpy()
+    if values.dtype.kind == "O" and all(isinstance(each, Integral) for each in values.tolist()):
+        return values.astype(np.int64)
+    if values.dtype.kind != "f" or labels.name not in TOKEN_IDS:
+        return values if values.dtype.kind in "iu" else None
+    if not (np.isfinite(values) & (values == np.rint(values))).all():
+        raise InputError("the token ids of the rows given are no integers, or some are missing (NaN): give integers")
+    return values.astype(np.int64)
 
 
 def labels_of(array: xr.DataArray) -> xr.Dataset:
@@ -337,8 +352,11 @@ def labels_of(array: xr.DataArray) -> xr.Dataset:
     suffix = dim.removeprefix("token_id") if dim in TOKEN_IDS else ""
     named = {name: array.coords.get(name + suffix) for name in ("token", "text", "has_token")}
     along = {name: coord.to_numpy() for name, coord in named.items() if coord is not None and coord.dims == (dim,)}
-    if "token" not in along and dim in array.coords and array[dim].dtype.kind not in "iu":
+    if "token" not in along and dim in array.coords and _integers(array[dim]) is None:
         along["token"] = array[dim].to_numpy()
+    along = {
+        name: np.where(isna(values), "", values.astype(np.object_)) for name, values in along.items()
+    }  # None, NaN: no label
     none = np.full(array.shape[0], "")
     token, text = (list(map(str, along.get(name, along.get("token", none)).tolist())) for name in ("token", "text"))
     has = along["has_token"].astype(bool).tolist() if "has_token" in along else [bool(each) for each in token]
@@ -349,44 +367,10 @@ def _write(array: xr.DataArray, folder: str) -> str:
     """Write a store of the rows; what dask has to compute, it computes once, and writes aside."""
     rows: Any = array.data
     if isinstance(rows, dask.array.Array):
-        rows = _computed(rows, f"{folder}/computed")
+        rows = computed(rows, f"{folder}/computed")
     elif not isinstance(rows, np.ndarray):
         rows = array.to_numpy()
     model, revision = named(array)
-    matrices = {matrix_name(array): _Rows(rows)}
+    matrices = {matrix_name(array): GivenRows(rows)}
     attrs = {"model": model, "revision": revision}
     return model_writing.write_model(f"{folder}/array.zarr", matrices, attrs=attrs, labels=labels_of(array))
-
-
-def _computed(rows: Any, path: str) -> zarr.Array[Any]:
-    """The values of a dask array in a zarr array at `path`, a chunk of rows at a time."""
-    rows = rows.rechunk({0: "auto", 1: -1}) if rows.numblocks[1] > 1 else rows
-    chunk = max(rows.chunks[0])
-    target = zarr.create_array(path, shape=rows.shape, chunks=(chunk, rows.shape[1]), dtype=rows.dtype)
-    rows.rechunk({0: chunk}).store(target, lock=False)
-    return target
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of an array, as a store is written from; integers as float64, which must hold them."""
-
-    array: Any
-    tensor: str = "array"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return cast(tuple[int, ...], self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        own = np.dtype(self.array.dtype)
-        return np.dtype(np.float64) if own.kind in "biu" else own.newbyteorder("=")
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        rows = np.asarray(self.array[start:stop])
-        if rows.dtype.kind in "iu" and rows.dtype.itemsize == 8:
-            largest = max(abs(int(rows.min())), abs(int(rows.max())))
-            if largest > _LARGEST_INTEGER:
-                raise InputError(f"the array given holds {largest}, which float64 does not: give integers up to 2^53")
-        return np.ascontiguousarray(rows, dtype=self.dtype)

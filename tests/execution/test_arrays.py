@@ -46,6 +46,12 @@ def folder(tmp_path: Path) -> Any:
     assert not list(tmp_path.iterdir())
 
 
+def _made_of(function: Callable[[np.ndarray], Any]) -> Any:
+    """A dask array that is said to be float32, of what a function returns."""
+    rows = dask.array.from_array(np.arange(12.0).reshape(6, 2), chunks=3)
+    return rows.map_blocks(function, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+
+
 Step = Callable[[xr.DataArray], xr.DataArray]
 
 
@@ -202,6 +208,17 @@ def test_rows_keep_their_tokens_where_their_dimension_is_renamed(store: str, fol
     assert found["token"].values.tolist() == ["w4", "w9", "w17"]
 
 
+def test_ids_that_became_floats_or_objects_are_ids_and_what_is_missing_is_no_label(
+    store: str, folder: Path, client: Client
+) -> None:
+    model = eg.open_model(store).output_embedding
+    padded = model[:3].reindex(token_id=[2, 99, 0]).fillna(0)
+    for ids in (padded.token_id, padded.token_id.astype(np.float64), padded.token_id.astype(object)):
+        found = eg.scan(padded.assign_coords(token_id=ids), neighbors=1, client=client)
+        assert found.token_id.values.tolist() == [2, 99, 0]
+        assert found.token.values.tolist() == ["w2", "", "w0"]
+
+
 def test_survey_duplicates_and_outliers_take_arrays(store: str, folder: Path, client: Client) -> None:
     matrix = eg.open_model(store).output_embedding
     some = xr.concat([matrix[4:9], matrix[6:7]], "token_id").assign_coords(token_id=[40, 41, 42, 43, 44, 99])
@@ -255,9 +272,17 @@ def test_a_saved_result_of_an_array_is_opened_again_for_the_same_array_alone(
         (xr.DataArray(np.eye(2), {"token_id": [-1, 3]}, ("token_id", "x")), "token ids are 0 or more"),
         (xr.Dataset({"other": ("x", [1.0])}), "has no output_embedding or input_embedding"),
         (torch.ones(3, 2, dtype=torch.float8_e4m3fn), "give it as float32"),
+        (torch.ones(3, 2, device="meta"), "is on the device meta: give a dense one that has values"),
+        (torch.eye(3).to_sparse(), "is torch.sparse_coo: give a dense one"),
+        (torch.ones(3, 2, dtype=torch.complex64).conj(), "is complex64"),
+        (_made_of(lambda block: block[:1]), r"has the shape \(1, 2\), and dask was told \(3, 2\)"),
+        (_made_of(lambda block: block[:0]), r"has the shape \(0, 2\), and dask was told \(3, 2\)"),
+        (_made_of(lambda block: block / 3), "is float64, and dask was told float32: .* the right `dtype`"),
+        (_made_of(lambda block: np.ma.masked_less(block.astype("f4"), 1)), "has masked values"),
+        (xr.DataArray(np.eye(2), {"token_id": [3, np.nan]}, ("token_id", "x")), r"or some are missing \(NaN\)"),
         (scipy.sparse.csr_array(np.eye(2)), r"is a sparse csr_array: give its toarray\(\)"),
         (delayed(np.eye)(2), r"is a Delayed: give its compute\(\)"),
-        (xr.DataTree.from_dict({"/a": xr.Dataset()}), "was given a DataTree: give a list of these"),
+        (xr.DataTree.from_dict({"/a": xr.Dataset()}), "was given a DataTree: give one of these, or a list"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
