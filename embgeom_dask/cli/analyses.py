@@ -96,18 +96,23 @@ def scan(
     nearest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs nearest each other.")] = None,
     neighbors: Annotated[int | None, typer.Option(metavar="K", help="The K nearest tokens of every token.")] = None,
     largest: Annotated[int | None, typer.Option(metavar="K", help="With dot: K pairs of largest product.")] = None,
-    smallest: Annotated[int | None, typer.Option(metavar="K", help="The K pairs of smallest product.")] = None,
-    top: Annotated[int | None, typer.Option(metavar="K", help="K tokens of largest product with every token.")] = None,
-    bottom: Annotated[int | None, typer.Option(metavar="K", help="K tokens of smallest product with it.")] = None,
+    smallest: Annotated[int | None, typer.Option(metavar="K", help="With dot: K pairs of smallest product.")] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="K", help="With dot: K tokens of largest product for every token.")
+    ] = None,
+    bottom: Annotated[
+        int | None, typer.Option(metavar="K", help="With dot: K tokens of smallest product for every token.")
+    ] = None,
     moments_per_row: Annotated[
         bool, typer.Option("--moments-per-row", help="Mean, std, skew, kurtosis, min, max of every token's distances.")
     ] = False,
     histogram: Annotated[
-        int | None, typer.Option(metavar="BINS", help="Count all distances in BINS bins; moments.")
+        int | None, typer.Option(metavar="BINS", help="Count all distances in BINS bins; gives mean and std too.")
     ] = None,
     histogram_scale: Annotated[Literal["linear", "log"], typer.Option(help="The scale of the bins.")] = "linear",
     histogram_edges: Annotated[
-        str | None, typer.Option(metavar="E,E...", help="Count all distances between these edges; moments.")
+        str | None,
+        typer.Option(metavar="E,E...", help="Count all distances between these edges; gives mean and std too."),
     ] = None,
     common_edges: Annotated[
         bool, typer.Option("--common-edges", help="Of several stores: the same bins for all.")

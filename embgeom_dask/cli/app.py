@@ -21,7 +21,7 @@ from embgeom_dask.cli.commands import Command, with_report
 from embgeom_dask.cli.compare import compare
 from embgeom_dask.cli.controls import controls, whiten
 from embgeom_dask.cli.doctor import doctor
-from embgeom_dask.cli.examples import examples
+from embgeom_dask.cli.examples import examples, first_steps
 from embgeom_dask.cli.exports import to_csv, to_masks, to_netcdf, to_parquet
 from embgeom_dask.cli.graphs import cluster, components
 from embgeom_dask.cli.lattice import lattice
@@ -42,6 +42,7 @@ _KEPT_WITH_OUT = ("scan", "components", "readout", "series")
 
 app = typer.Typer(
     help="Exact geometry of language-model vocabularies.",
+    epilog=first_steps(),
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -59,16 +60,16 @@ def _options(
 for _command in (
     *(
         convert,
-        store_series,
-        export,
         list_stores,
+        export,
+        store_series,
         controls,
         whiten,
-        describe,
         survey,
         tokens,
         duplicates,
         spectrum,
+        describe,
         undertrained,
     ),
     *(lattice, compare, series),

@@ -20,13 +20,15 @@ def compare(
     from_file: FromFile = None,
     role: Role = None,
     match: Annotated[
-        Literal["id", "token"], typer.Option(help="Which rows of two models are one: by id, or by the token's bytes.")
+        Literal["id", "token"],
+        typer.Option(help="Which rows of two models correspond: by id, or by the token's bytes."),
     ] = "id",
     neighbors: Annotated[
         int | None, typer.Option(metavar="K", help="How many of the K nearest tokens are the same in both.")
     ] = None,
     csls: Annotated[
-        int | None, typer.Option(metavar="K", help="CSLS of each two rows, by the K nearest, and K nearest by it.")
+        int | None,
+        typer.Option(metavar="K", help="CSLS of each matched pair by its K nearest, and the K nearest by CSLS."),
     ] = None,
     shared: Annotated[
         int | None, typer.Option(metavar="K", help="The K nearest shared tokens of each that is not matched.")

@@ -49,6 +49,20 @@ _EXAMPLES = {
 }
 
 
+def first_steps() -> str:
+    """Return how to begin, as typer takes it at the end of the help of `embgeom` itself."""
+    lines = (
+        "embgeom convert acme/tiny",
+        "embgeom neighbors acme/tiny king queen -k 5",
+        "embgeom scan acme/tiny --neighbors 5 --out scan.zarr",
+        "embgeom report scan.zarr -o report.html",
+    )
+    more = "`embgeom COMMAND --help` has the options of a command, and examples."
+    return "\n".join(
+        ["\b", "Begin with a model folder, or a model of the hub:", *(f"  {line}" for line in lines), more]
+    )
+
+
 def examples(command: str) -> str:
     """Return the examples of a command, a line each, as typer takes them at the end of its help."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in _EXAMPLES[command])])

@@ -22,7 +22,9 @@ def convert(
         list[str] | None,
         typer.Argument(metavar="SOURCE", help="Model folders, .safetensors or .npy files, or ORG/NAME[@REVISION]."),
     ] = None,
-    from_file: Annotated[str | None, typer.Option(metavar="FILE", help="More sources, one a line.")] = None,
+    from_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file that names more sources, one a line.")
+    ] = None,
     stores: Stores = "stores",
     role: Annotated[Literal["input", "output", "both"], typer.Option(help="What to store.")] = "both",
     input_key: Annotated[str | None, typer.Option(metavar="K", help="The tensor of the input embedding.")] = None,
@@ -33,7 +35,10 @@ def convert(
     name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="What the model is called.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that exists.")] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Objects of up to so many bytes, like 1GiB; default: of a chunk.")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Several chunks in one object, of up to this size, like 1GiB; default: one chunk."
+        ),
     ] = None,
     part: Part = None,
     scheduler: Annotated[
@@ -92,7 +97,9 @@ def list_stores(
     folder: Annotated[
         str | None, typer.Argument(metavar="DIR", help="The folder of the stores, or a URL; default: stores.")
     ] = None,
-    stores: Annotated[str | None, typer.Option("--stores", metavar="DIR", help="The same, as other commands.")] = None,
+    stores: Annotated[
+        str | None, typer.Option("--stores", metavar="DIR", help="The same, as other commands call it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the stores of a folder."""

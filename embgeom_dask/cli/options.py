@@ -18,18 +18,20 @@ ManyStores = Annotated[
     list[str] | None,
     typer.Argument(metavar="STORE", help="Stores: folders, URLs, or models' names in list, with :input or :output."),
 ]
-FromFile = Annotated[str | None, typer.Option(metavar="FILE", help="More stores, one a line.")]
+FromFile = Annotated[str | None, typer.Option(metavar="FILE", help="A file that names more stores, one a line.")]
 Part = Annotated[
     str | None,
-    typer.Option("--part", metavar="I/N", help="Only part I of N of the models, of several commands with one --out."),
+    typer.Option(
+        "--part", metavar="I/N", help="Do part I of N of the models alone; other commands do the other parts."
+    ),
 ]
 Stores = Annotated[str, typer.Option("--stores", metavar="DIR", help="The folder of the stores, or a URL.")]
 Role = Annotated[
     Literal["input", "output"] | None,
-    typer.Option("--role", help="Default: output, or input where there is no output matrix."),
+    typer.Option("--role", help="Which matrix; default: output, or input where there is no output."),
 ]
 SELECTION = typer.Option(
-    metavar="SELECTION", help="0:1000,5000 or king,queen or @FILE or FILE.safetensors or FILE.safetensors:KEY."
+    metavar="SELECTION", help="These tokens alone: 0:1000,5000 or king,queen or @FILE or FILE.safetensors[:KEY]."
 )
 Metric = Annotated[str, typer.Option(metavar="NAME", help="euclidean, cosine, chebyshev, cityblock or dot.")]
 Distance = Annotated[str, typer.Option("--metric", metavar="NAME", help="euclidean, cosine, chebyshev or cityblock.")]
@@ -39,7 +41,10 @@ Out = Annotated[
 OutFile = Annotated[str | None, typer.Option("--out", metavar="RESULT.zarr", help="Save the result here.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="What each worker computes on.")]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="A dask scheduler that runs; default: a cluster in this process.")
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="The address of a running dask scheduler; default: a cluster in this process."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 

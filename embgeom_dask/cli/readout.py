@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def readout(
     context: typer.Context,
     directions: Annotated[
-        str, typer.Argument(metavar="DIRECTIONS", help="A row each: FILE.npy, FILE.safetensors:KEY or a store.")
+        str,
+        typer.Argument(metavar="DIRECTIONS", help="Directions, a row each: FILE.npy, FILE.safetensors:KEY or a store."),
     ],
     against: Annotated[str, typer.Option(metavar="STORE", help="The vocabulary: STORE, STORE:input, STORE:output.")],
     count: Annotated[int, typer.Option("-k", "--count", metavar="K", help="How many tokens of either end.")] = 10,

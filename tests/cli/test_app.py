@@ -645,6 +645,13 @@ def test_the_examples_of_every_help_run(run):
             shutil.rmtree("acme")  # as one converted from the hub: the name is that of the store alone
             shutil.rmtree("stores/acme--tiny.zarr")
             testing.make_store("stores/acme--tiny.zarr", input=rows(), tokens=names, model="acme/tiny")
+    shutil.rmtree("scan.zarr")
+    Path("report.html").unlink()
+    first, *others = re.findall(r"^ +(embgeom .*)$", run("--help")[1], re.M)
+    assert first == "embgeom convert acme/tiny"
+    for example in others:
+        code, _, err = run(*example.split()[1:])
+        assert code == 0, (example, err)
 
 
 def test_the_short_help_and_the_version(run):
