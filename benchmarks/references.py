@@ -79,7 +79,7 @@ def resident(data: Data) -> float:
 
 
 def faiss(data: Data) -> float:
-    """Seconds of FAISS IndexFlatL2 on float32 rows: 10 neighbours of the picked rows, scaled up to all rows."""
+    """Seconds of FAISS IndexFlatL2 on float32 rows: 10 neighbors of the picked rows, scaled up to all rows."""
     from faiss import IndexFlatL2
 
     points = data.rows.float().numpy()

@@ -35,7 +35,7 @@ def lattice_text(dataset: xr.Dataset) -> str:
 
 
 def _exponents(dataset: xr.Dataset) -> str:
-    """How many values have each exponent, the largest first, with the distance of two neighbours there."""
+    """How many values have each exponent, the largest first, with the distance of two neighbors there."""
     counts = dataset["exponent_count"].to_numpy()
     used = np.flatnonzero(counts)[::-1]
     units = np.ldexp(1.0, np.maximum(used, 1) - 134)

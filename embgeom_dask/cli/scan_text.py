@@ -66,7 +66,7 @@ def scans_text(dataset: xr.Dataset) -> str:
 
 
 def neighbors_text(dataset: xr.Dataset) -> str:
-    """The neighbours of each token: a line each, under whose they are."""
+    """The neighbors of each token: a line each, under whose they are."""
     distances, ids = (dataset[f"neighbor_{part}"].to_numpy() for part in ("distance", "token_id"))
     names = display_names(dataset, "neighbor_token")
     tokens = zip(dataset["token_id"].to_numpy(), display_names(dataset), strict=True)

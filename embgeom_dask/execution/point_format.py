@@ -38,12 +38,12 @@ def choose_point_format(
 ) -> PointFormat:
     """The form of the points of a scan; `distance_from_centre` (all,) is that of the rows of each side.
 
-    `samples` (n, d) are rows of the first side, and of the second where there is one and neighbours are sought;
+    `samples` (n, d) are rows of the first side, and of the second where there is one and neighbors are sought;
     `long_rows` (n, d) those of the second that the first limits of products are taken from.
 
     Products are of `element` where it is given. Where all distances are summed they are in three digits, or float64
     where the metric has none. Else they are integers where these are multiplied fastest and farthest pairs are sought,
-    or neighbours or pairs within radii that integers tell from most others in the samples; else of the first of
+    or neighbors or pairs within radii that integers tell from most others in the samples; else of the first of
     `fastest` that can hold the points, or, where there are radii, of what costs least with the pairs of the samples
     that it leaves undecided: two digits among others. Integers that this machine cannot multiply are not taken even
     where they are given.

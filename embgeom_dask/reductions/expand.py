@@ -78,12 +78,12 @@ def expand_neighbors(
     equal : (p,) bool, where the distance is 0 before it is rounded
     k : at most the number of other tokens
     duplicate_of : (rows,) int64, the position on the second side of the row identical to each, -1 where none is: tokens
-        of one row are no neighbours. None: they are.
+        of one row are no neighbors. None: they are.
 
     Returns
     -------
     token ids int64 and distances float64, (tokens, k), tokens in ascending order of their id; where a token has fewer
-    than k neighbours, -1 and NaN for the rest
+    than k neighbors, -1 and NaN for the rest
     """
     first, second = sides.first, sides.second
     most = _most_neighbors(sides, duplicate_of)
@@ -168,7 +168,7 @@ def _group(rows: DistinctRows, position: int, most: int) -> Array:
 
 
 def _most_neighbors(sides: Sides, duplicate_of: Array | None) -> Array:
-    """How many neighbours the tokens of each row can have: (rows,) int64."""
+    """How many neighbors the tokens of each row can have: (rows,) int64."""
     weights = sides.second.weights
     if duplicate_of is None:
         not_counted = np.array(int(sides.symmetric))  # a token itself

@@ -1,4 +1,4 @@
-"""The K nearest neighbours of every row."""
+"""The K nearest neighbors of every row."""
 
 from __future__ import annotations
 
@@ -188,17 +188,17 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
         return replace(state, pairs=ordered.take(keep))
 
     def hint(self, state: Candidates, exact: Exact) -> Array:  # noqa: ARG002
-        """What the value of each row's k-th neighbour so far cannot exceed, in units of the points."""
+        """What the value of each row's k-th neighbor so far cannot exceed, in units of the points."""
         return state.limit
 
     def finalize(self, state: Candidates, sides: Sides, exact: Exact) -> Variables:
-        """Name the neighbours of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
+        """Name the neighbors of every token, nearest first: `neighbor_distance` and `neighbor_token_id`."""
         token_id, distance = self._nearest_tokens(state, sides, exact)
         dims = ("token_id", "neighbor")
         return {"neighbor_distance": (dims, distance), "neighbor_token_id": (dims, token_id)}
 
     def _nearest_tokens(self, state: Candidates, sides: Sides, exact: Exact) -> tuple[Array, Array]:
-        """The neighbours of every token, nearest first, and their distances: (tokens, k) each."""
+        """The neighbors of every token, nearest first, and their distances: (tokens, k) each."""
         ordered, rank = _ordered(state.pairs, exact)
         source, target, pair, place = self._directed(ordered, rank, state.limit)
         near = place < self.k
@@ -211,7 +211,7 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
         )
 
     def _first(self, state: Candidates, exact: Exact) -> tuple[Array, Array]:
-        """The rows that have a neighbour, and the distance of the nearest of each."""
+        """The rows that have a neighbor, and the distance of the nearest of each."""
         ordered, rank = _ordered(state.pairs, exact)
         source, _, pair, place = self._directed(ordered, rank, state.limit)
         pair = pair[place == 0]
@@ -242,7 +242,7 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
     def _directed(self, ordered: PossiblePairs, rank: Array, limit: Array) -> tuple[Array, Array, Array, Array]:
         """See each pair from its row, or both, where `limit` (rows,) does not rule it out.
 
-        Returns source, target, index of the pair, place among the neighbours of the source.
+        Returns source, target, index of the pair, place among the neighbors of the source.
         """
         ends = ((ordered.first, ordered.second), (ordered.second, ordered.first))[: 1 + self.symmetric]
         near = [np.flatnonzero(~(ordered.least > limit[mine])) for mine, _ in ends]

@@ -17,7 +17,7 @@ from embgeom_dask.reductions.turned import TurnedNeighbors
 class RowProducts(TurnedNeighbors):
     """The `k` largest products of each of `rows` rows, or the `smallest`; ties go to the lowest ids.
 
-    Values are products with the sign turned: the largest products are the nearest neighbours, the smallest those of the
+    Values are products with the sign turned: the largest products are the nearest neighbors, the smallest those of the
     values turned once more. With `is_end` the first of them is told as the end of all products of the row, too, as
     `RowEnd` would find it.
     """

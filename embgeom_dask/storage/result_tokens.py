@@ -16,7 +16,7 @@ _OF_SECOND = ("neighbor_token_id", "top_token_id", "bottom_token_id", "against_l
 def with_tokens(dataset: xr.Dataset, labels: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
     """Give every `<name>_token_id` its strings, the coordinates `<name>_token` and `<name>_text`; id -1 has none.
 
-    `labels` are those of a matrix, or of two: then the second names side 1 of pairs, neighbours, and what was left out
+    `labels` are those of a matrix, or of two: then the second names side 1 of pairs, neighbors, and what was left out
     of it.
     """
     found: dict[str, Any] = {}

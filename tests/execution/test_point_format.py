@@ -31,14 +31,14 @@ INT8_FIRST = ["int8", "bfloat16", "float32"]
 
 @pytest.fixture
 def rounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neighbours are sought by products of integers, however many pairs these leave undecided."""
+    """Neighbors are sought by products of integers, however many pairs these leave undecided."""
     monkeypatch.setattr(devices, "fastest", lambda _: INT8_FIRST)
     with tuning.override(UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9)):
         yield
 
 
 def crowded(count: int) -> np.ndarray:
-    """Rows of which a fifth lie close to one point, nearly tied neighbours of all others: (count, 256) bfloat16."""
+    """Rows of which a fifth lie close to one point, nearly tied neighbors of all others: (count, 256) bfloat16."""
     rng = np.random.default_rng(8)
     rows = rng.normal(size=(count, 256)) / 16 * rng.uniform(0.8, 1.2, (count, 1))
     place = rng.permutation(count)[: count // 5]
@@ -57,7 +57,7 @@ def choose(*sides: np.ndarray, fastest: list[str] = INT8_FIRST, element: str | N
     return [point_format.element] + ([point_format.unrounded.element] if point_format.unrounded else [])
 
 
-def test_integers_are_chosen_where_they_tell_neighbours_from_most_others() -> None:
+def test_integers_are_chosen_where_they_tell_neighbors_from_most_others() -> None:
     rng = np.random.default_rng(1)
     directions = rng.normal(size=(3000, 512))
     directions /= np.linalg.norm(directions, axis=1)[:, None]
@@ -197,7 +197,7 @@ def test_neighbors_in_cosine_by_integers_are_those_of_products_of_float32(
     xr.testing.assert_identical(by_integers.drop_attrs(), scan(store, farthest=3, **asked).drop_attrs())
 
 
-def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbours(
+def test_a_row_said_to_lose_too_little_by_rounding_loses_neighbors(
     rounded: None, monkeypatch: pytest.MonkeyPatch, client: Client, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(5)
