@@ -45,6 +45,9 @@ def read_matrix(path: Path, key: str = "") -> Tensor:
     matrices = [name for name, tensor in tensors.items() if tensor.is_matrix]
     if key and key not in matrices:
         raise InputError(f"{path} has no matrix {key!r}: its matrices of floats are {_some(matrices)}")
+    if not matrices:
+        shapes = (f"{name} {tensor.kind} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise InputError(f"{path} has no matrix of floats, rows and columns: it holds {_some(shapes)}")
     if not key and len(matrices) != 1:
         raise InputError(f"{path} has {len(matrices)} matrices of floats: name one, {path}:KEY ({_some(matrices)})")
     return tensors[key or matrices[0]]

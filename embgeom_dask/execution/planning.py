@@ -311,9 +311,11 @@ def fit_memory(
     where, needs, allowed = "", needed.projected, needed.allowed
     if needs <= allowed:
         where, needs, allowed = " of the device", needed.on_device, needed.allowed_on_device
+    fewer = ["keep fewer of each row"] * bool(spec.kept & {"neighbors", "top", "bottom"})
+    fewer += ["lower `max_pairs`"] * (spec.pairs_within is not None)
     raise InputError(
         f"this scan needs {bytes_text(needs)}{where} and {bytes_text(allowed)} are allowed: "
-        "raise `memory_limit`, ask for fewer neighbors, lower `max_pairs`, or scan fewer `tokens`"
+        f"{', '.join(['raise `memory_limit`', *fewer])} or compare fewer rows"
     )
 
 

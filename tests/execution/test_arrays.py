@@ -383,11 +383,13 @@ def test_files_without_that_matrix_are_refused_in_one_line(store: str, folder: P
     files = tmp_path_factory.mktemp("files")
     save_file({name: np.eye(4, dtype=np.float32) for name in ("A", "B")}, files / "two.safetensors")
     np.save(files / "int.npy", np.eye(4, dtype=np.int64))
+    np.save(files / "one.npy", np.ones(4))
     (files / "broken.npy").write_bytes(b"x")
     for name, words in (
         ("two.safetensors", r"has 2 matrices of floats: name one, .*two\.safetensors:KEY \(A, B\)"),
         ("two.safetensors:C", "has no matrix 'C': its matrices of floats are A, B"),
         ("int.npy", "holds <i8"),
+        ("one.npy", r"has no matrix of floats, rows and columns: it holds one F64 \[4\]"),
         ("broken.npy", "is not a .npy file"),
         ("none.npy", "none.npy"),
     ):

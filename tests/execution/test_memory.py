@@ -84,11 +84,17 @@ def test_the_tightest_worker_is_the_one_with_the_least_left() -> None:
 
 def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
     store = make_store(tmp_path / "m.zarr", output=np.eye(40, dtype=np.float32))
-    with pytest.raises(InputError, match=r"needs \S+ .iB and 10 MiB are allowed: raise `memory_limit`"):
-        scan(store, nearest=1, memory_limit="10MiB", out=tmp_path / "r.zarr")
-    with pytest.raises(InputError, match=r"needs \S+ .iB and 1 B are allowed: raise `memory_limit`"):
-        scan(store, nearest=1, memory_limit=1)
-    assert not (tmp_path / "r.zarr").exists()
+    for kept, words in (
+        ({"nearest": 1}, "raise `memory_limit` or compare fewer rows"),
+        ({"neighbors": 1}, "raise `memory_limit`, keep fewer of each row or compare fewer rows"),
+        ({"pairs_within": 1}, "raise `memory_limit`, lower `max_pairs` or compare fewer rows"),
+    ):
+        asked: dict[str, Any] = {"memory_limit": "10MiB", "out": tmp_path / "r.zarr", **kept}
+        with pytest.raises(InputError, match=r"needs \S+ .iB and 10 MiB are allowed: " + words):
+            scan(store, **asked)
+        with pytest.raises(InputError, match=r"needs \S+ .iB and 1 B are allowed: " + words):
+            scan(store, **asked | {"memory_limit": 1})
+        assert not (tmp_path / "r.zarr").exists()
 
 
 def test_memory_is_projected_for_no_more_than_there_can_be(client: Client) -> None:
