@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -76,10 +78,16 @@ def connect(
     ------
     InputError
         where no scheduler answers at the address within 5 seconds, `client` is asynchronous, closed or something else,
-        or no worker has this version of this package and the `device`.
+        no worker has this version of this package and the `device`, or this process was forked from one that has
+        connected: there dask waits for threads that are not in this one.
     EmbgeomError
         where the scheduler is lost, or no local cluster starts.
     """
+    if _first_process() != os.getpid():
+        raise InputError(
+            "this process was forked from one that has used dask, whose threads are not here: start it another way, "
+            "multiprocessing.get_context('spawn')"
+        )
     with _client(client, out) as (active, whose), known_workers.entered(active):
         lost = f"lost the dask scheduler at {_address(active)}: start one, and run the same command again"
         try:
@@ -94,6 +102,12 @@ def connect(
             if isinstance(error, EmbgeomError) or _answers(active):
                 raise
             raise EmbgeomError(lost) from error
+
+
+@cache
+def _first_process() -> int:
+    """The process that has connected first: this one, or the one that it was forked from."""
+    return os.getpid()
 
 
 @contextmanager

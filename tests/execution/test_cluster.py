@@ -382,6 +382,24 @@ def test_a_client_that_cannot_be_used_is_refused_before_an_array_is_read(running
             eg.scan(rows, nearest=1, client=given)
 
 
+def test_a_fork_of_a_process_that_has_used_dask_is_refused_instead_of_waiting(tmp_path: Path) -> None:
+    script = """
+import os
+import numpy as np, embgeom_dask as eg
+eg.scan(np.eye(3), nearest=1)
+child = os.fork()
+if child == 0:
+    try:
+        eg.scan(np.eye(3), nearest=1)
+    except eg.InputError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert "this process was forked from one that has used dask" in done.stdout, done.stderr
+
+
 def test_what_is_no_client_of_use_is_refused_in_one_line(running: LocalCluster) -> None:
     closed = Client(running, set_as_default=False)
     closed.close()
