@@ -51,11 +51,12 @@ def components(result: Result, ax: Axes | None, *, of: str) -> Axes:
     missing = "has no components: take the result of components"
     found = model_results.of_models(result, "component_count", missing, "radius")
     ax = drawing.new_axes(ax)
-    drawing.draw_lines(ax, [Line(label, each["radius"].to_numpy(), _of_radii(each, of)) for label, each in found])
-    if of == "count":
-        ax.set_yscale("log")
-    else:
+    lines = [Line(label, each["radius"].to_numpy(), _of_radii(each, of)) for label, each in found]
+    drawing.draw_lines(ax, lines)
+    if of == "largest":
         ax.set_ylim(-0.02, 1.02)
+    elif max(line.y.max() for line in lines) >= 10 * min(line.y.min() for line in lines):
+        ax.set_yscale("log")  # within a decade its labels are powers with a factor, which read badly
     metrics = {model_results.metric_of(each) for _, each in found}
     ax.set_xlabel(f"radius, {metrics.pop()}" if len(metrics) == 1 else "radius")
     ax.set_ylabel(_COMPONENTS[of])

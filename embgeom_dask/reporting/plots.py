@@ -210,8 +210,8 @@ class Plots:
         ax : matplotlib.axes.Axes, optional
             Where to draw; by default a new figure.
         of : str
-            `count`, how many components there are, on a logarithmic axis, or `largest`, the share of the tokens in the
-            component of most.
+            `count`, how many components there are, on a logarithmic axis where the most are ten times the fewest, or
+            `largest`, the share of the tokens in the component of most.
 
         Returns
         -------

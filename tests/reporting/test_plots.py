@@ -240,6 +240,8 @@ def test_components_are_those_of_the_graph_at_each_radius(made: Results) -> None
             components, label = connected_components(near <= radius, directed=False)
             assert count.lines[place].get_xydata()[at].tolist() == [radius, components]
             assert largest.lines[place].get_ydata()[at] == np.bincount(label, tokens).max() / len(rows)
+    near = made.components["org--a"].to_dataset().isel(radius=slice(0, 1))
+    assert near.embgeom.plot.components().get_yscale() == "linear"
     with pytest.raises(eg.InputError, match="has no components: take the result of components"):
         made.spectrum.embgeom.plot.components()
 
