@@ -67,9 +67,12 @@ def survey_text(dataset: xr.Dataset) -> str:
     from embgeom_dask.analyses.survey import table
 
     frame = table(dataset.assign_coords(model=("model", models_of(dataset)))).drop("revision")
+    frame = frame.loc[["matrix", *frame.index.drop("matrix")]]
+    keys = 1
     if len(frame.columns) > _MODELS_ACROSS:
         frame = frame.T
-    return align(["model", *map(str, frame.columns)], frame.itertuples())
+        keys += frame["matrix"].nunique() > 1
+    return align(["model", *map(str, frame.columns)], frame.itertuples(), keys=keys)
 
 
 def duplicates_text(dataset: xr.Dataset) -> str:
@@ -87,7 +90,8 @@ def duplicates_text(dataset: xr.Dataset) -> str:
 
 
 def _groups(dataset: xr.Dataset) -> str:
-    models = dataset["model"].to_numpy()[dataset["group_model"].to_numpy()]
+    names = ["model", "matrix"] if len(set(dataset["matrix"].to_numpy().tolist())) > 1 else ["model"]
+    whose_group = [dataset[name].to_numpy()[dataset["group_model"].to_numpy()] for name in names]
     population = dataset["group_population"].to_numpy()
     first = np.cumsum(population) - population
     members = dataset["member_token_id"].to_numpy()
@@ -97,8 +101,8 @@ def _groups(dataset: xr.Dataset) -> str:
         tokens = display_names(dataset, "member_token", shown)
         more = ["..."] if population[group] > _MEMBERS_ACROSS else []
         cells = [", ".join([*map(str, members[shown]), *more]), " ".join([*filter(None, tokens), *more])]
-        rows.append([models[group], population[group], *cells])
-    return align(["model", "population", "ids", "tokens"], rows)
+        rows.append([*(owner[group] for owner in whose_group), population[group], *cells])
+    return align([*names, "population", "ids", "tokens"], rows)
 
 
 def outliers_text(dataset: xr.Dataset) -> str:
@@ -113,7 +117,8 @@ def outliers_text(dataset: xr.Dataset) -> str:
             whose(dataset),
             align(["selection", ""], ([name, str(cell(dataset[name].item()))] for name in facts)),
             align_variables(dataset, sides),
-            align_variables(dataset, ("segment", "segment_length")),
+            "triangle of A, B and C, the centroid, with angles in degrees\n"
+            + align_variables(dataset, ("segment", "segment_length")),
             align_variables(dataset, corners),
             align(
                 ["over the selection", *spreads],

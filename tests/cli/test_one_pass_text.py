@@ -13,8 +13,11 @@ from embgeom_dask.cli.compare_text import compare_text
 from embgeom_dask.cli.graphs_text import cluster_text, components_text
 from embgeom_dask.cli.lattice_text import lattice_text
 from embgeom_dask.cli.one_pass_text import spectrum_text, tokens_text
+from embgeom_dask.cli.text import duplicates_text, outliers_text, survey_text
 from embgeom_dask.cli.unused_text import undertrained_text
 from embgeom_dask.testing import make_store
+
+MATRICES = ["input_embedding", "output_embedding"]
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +118,28 @@ def test_hubs_fit_80_columns(store):
     lines = [line.split() for line in hubs if line.split()[0].isdigit()]
     assert len(lines) == 10
     assert int(lines[0][0]) == result["k_occurrence"].values.argmax()
+
+
+def test_both_matrices_of_a_model_are_told_apart_wherever_they_are_listed(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(20, 4))
+    rows[5] = rows[9]
+    both = make_store(tmp_path / "m.zarr", rows, 2 * rows, model="acme/base")
+    sides = [f"{both}:input", f"{both}:output"]
+    said = survey_text(eg.survey(sides)).splitlines()
+    assert [line.split() for line in said[:2]] == [
+        ["model", "acme/base", "acme/base"],
+        ["matrix", "input_embedding", "output_embedding"],
+    ]
+    for part in survey_text(eg.survey(sides * 3)).split("\n\nmore columns:\n"):
+        assert all(
+            line.split()[1] == name for line, name in zip(part.splitlines(), ["matrix", *MATRICES * 3], strict=True)
+        )
+    groups = duplicates_text(eg.duplicates(sides)).split("\n\n")[-1].splitlines()
+    assert [line.split()[:3] for line in groups[1:]] == [["acme/base", name, "2"] for name in MATRICES]
+    assert duplicates_text(eg.duplicates(sides[:1])).split("\n\n")[-1].splitlines()[1].split()[:2] == ["acme/base", "2"]
+
+
+def test_what_the_corners_of_a_triangle_are_is_said(store):
+    said = outliers_text(eg.outliers(store, tokens="0:20"))
+    assert "triangle of A, B and C, the centroid, with angles in degrees\nsegment  segment_length\n" in said
+    assert max(map(len, said.splitlines())) <= 80
