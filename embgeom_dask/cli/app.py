@@ -84,6 +84,9 @@ for _command in (
 def run() -> None:
     """Run `embgeom`, and exit as `main` says."""
     streams.open_closed()
+    logging.disable(logging.ERROR)  # also what asyncio and dask say while the interpreter ends
+    warnings.simplefilter("ignore")
+    sys.unraisablehook = lambda _: None  # as where a client is closed again when it is deleted
     code = main()
     streams.close()
     if code == _INTERRUPTED:  # in an orderly exit torch aborts a process of which a thread still computes a panel
@@ -105,6 +108,7 @@ def main(args: list[str] | None = None) -> int:
     from embgeom_dask.progress import showing
 
     command = redact(shlex.join(["embgeom", *args]))
+    logged = logging.root.manager.disable
     logging.disable(logging.ERROR)  # what goes wrong is said once, below
     try:
         with showing(True), warnings.catch_warnings():
@@ -121,7 +125,7 @@ def main(args: list[str] | None = None) -> int:
     except BaseException as error:  # the last resort: Rust's panics, in tokenizers, are no Exception
         code = _complain(error)
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(logged)
     if code == _INTERRUPTED:
         streams.say(f"interrupted: the same command {_next_time(args)}: {command}")
     return code

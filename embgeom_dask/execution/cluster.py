@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import dask
 import torch
@@ -36,6 +36,7 @@ from embgeom_dask.execution import known_workers, workers
 from embgeom_dask.storage import paths
 from embgeom_dask.storage.paths import PathLike
 
+Closed = TypeVar("Closed", Client, LocalCluster)
 ClientLike = Client | Cluster | str
 """A client, a cluster, or the address of a scheduler."""
 
@@ -216,14 +217,28 @@ def _client(client: ClientLike | None, out: PathLike | None) -> Iterator[tuple[C
     else:
         with (
             _temporary_folder(out),
-            _local_cluster() as cluster,
-            Client(cluster, set_as_default=False) as local,
+            _closed(_local_cluster()) as cluster,
+            _closed(Client(cluster, set_as_default=False)) as local,
         ):
             try:
                 yield local, "local"
             except KeyboardInterrupt:
                 local.run(_leave, wait=False)
                 raise
+
+
+@contextmanager
+def _closed(opened: Closed) -> Iterator[Closed]:
+    """Close a client or cluster of this command in the end. How that goes changes nothing: its work is done or failed.
+
+    On a busy machine dask may give up waiting, with a TimeoutError.
+    """
+    entered = opened.__enter__()
+    try:
+        yield cast(Closed, entered)
+    finally:
+        with suppress(Exception):
+            opened.__exit__(None, None, None)
 
 
 @contextmanager

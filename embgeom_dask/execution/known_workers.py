@@ -155,9 +155,11 @@ def _fit(client: Client) -> list[str]:
 
 
 def give_up(worker: str, reason: str) -> None:
-    """Give a worker no more work in this command; a note says why."""
+    """Give a worker no more work in this command; a note says why, unless it is this process: then an error does."""
     if worker not in given_up():
         given_up()[worker] = reason
+        if worker.startswith("inproc:"):
+            return
         named = reason if worker in reason else f"worker {worker}: {reason}"
         progress.note(f"{named} (it gets no more work, others go on)")
 
