@@ -71,9 +71,9 @@ def refuse_credentials(url: str) -> None:
 
 
 def parse_path(name: str, path: object) -> str:
-    """The text of the path that is given as the parameter `name`. Raises InputError where it is none."""
+    """The text of the path given as the parameter `name`, with the home folder for `~`. InputError where it is none."""
     if isinstance(path, str | os.PathLike) and isinstance(text := os.fspath(path), str):
-        return text
+        return os.path.expanduser(text)  # noqa: PTH111
     raise InputError(f"`{name}` {shorten(repr(path), 40)} is no path: name a file or a folder")
 
 

@@ -160,8 +160,8 @@ def read_decision(store: str) -> Any:
 
 
 def _folder(source: str | os.PathLike[str]) -> LocalFolder | HubFolder:
-    refuse_credentials(parse_path("source", source))
-    path = Path(source)
+    refuse_credentials(given := parse_path("source", source))
+    path = Path(given)
     shown = shorten(path, 300)
     if model_stores.is_store(source):
         raise InputError(f"{shown} is a store already")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def find_matrix_file(given: str) -> tuple[Path, str] | None:
     >>> find_matrix_file("stores/a.zarr") is None
     True
     """
-    found = _MATRIX_FILE.fullmatch(given)
+    found = _MATRIX_FILE.fullmatch(os.path.expanduser(given))  # noqa: PTH111
     if found is None or "://" in given or Path(given).is_dir():
         return None
     return Path(found["file"]), found["key"] or ""

@@ -52,7 +52,7 @@ def is_url(path: PathLike) -> bool:
 
 
 def locate(path: PathLike) -> str:
-    """Return the absolute path, or the URL, that `path` is; without a slash at its end.
+    """Return the absolute path, or the URL, that `path` is; without a slash at its end, `~` being the home folder.
 
     Raises
     ------
@@ -65,6 +65,8 @@ def locate(path: PathLike) -> str:
         if (text := os.fspath(path)).startswith("file://"):
             refuse_credentials(text)
             text = unquote(urlsplit(text).path)
+        else:
+            text = os.path.expanduser(text)  # noqa: PTH111 (one of an unknown user is no error); xarray and dask do so
         if not text:  # it would be the folder at hand
             raise InputError("a path is empty: name a file or a folder")
         try:

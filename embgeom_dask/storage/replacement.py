@@ -38,6 +38,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     EmbgeomError
         where it cannot be written.
     """
+    path = Path(os.path.expanduser(path))  # noqa: PTH111
     check_new(path, overwrite=overwrite)
     try:
         with whole_file(Path(os.path.realpath(path))) as file:  # a link stays one

@@ -12,6 +12,7 @@ import xarray as xr
 import zarr
 
 import embgeom_dask
+import embgeom_dask as eg
 from embgeom_dask import devices
 from embgeom_dask.cli import app
 from embgeom_dask.errors import InputError
@@ -181,3 +182,22 @@ def test_a_folder_gives_the_results_in_it_and_in_its_folders(
     assert app.main(["show", str(folder)]) == 0
     said = capsys.readouterr().out.splitlines()[1:]
     assert sorted(line.split()[0] for line in said) == ["both.zarr", "both/deep", "one", "plain", "table/model"]
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    rows = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    np.save(home / "rows.npy", rows)
+    found = eg.scan("~/rows.npy", nearest=1, out="~/scan.zarr")
+    found.embgeom.to_csv("~/nearest.csv", "nearest")
+    store = eg.convert("~/rows.npy", stores="~/stores")
+    assert store.startswith(str(home))
+    assert eg.open_result(Path("~/scan.zarr")).equals(found)
+    assert eg.scan(store, nearest=1)["nearest_distance"].item() == found["nearest_distance"].item()
+    assert eg.open_model(store).output_embedding.values.tolist() == rows.tolist()
+    assert {"nearest.csv", "scan.zarr", "stores"} <= {each.name for each in home.iterdir()}
+    assert not list(here.iterdir())
