@@ -117,6 +117,8 @@ def keeping(
     mine, has = known_workers.workers_of_context(client), memory.of_workers(client, "cpu")
     there = [has[worker] for worker in has if worker in mine] or [*has.values()]
     free = min(each.allowed(memory_limit, 1 / sharing) - each.held for each in there)
+    if memory_limit is not None:  # it is the process's: its workers share it, as they do already what is free
+        free //= max(each.workers for each in there)
     on_workers = RowsOnWorkers(client, matrix, Keeping(f"rows {uuid4()}", rows, max(0, int(tuning.KEPT_SHARE * free))))
     kept, needed = on_workers.keeping.most * len(there), _nbytes(matrix, matrix.vocab_size)
     if kept < needed:

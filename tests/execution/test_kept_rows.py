@@ -12,7 +12,7 @@ from distributed import Client
 
 from embgeom_dask import tuning
 from embgeom_dask.errors import EmbgeomError
-from embgeom_dask.execution.kept_rows import Keeping, RowsOnWorkers, keeping
+from embgeom_dask.execution.kept_rows import Keeping, RowsOnWorkers, keeping, rows_on_workers
 from embgeom_dask.execution.map_rows import by_chunk, map_rows
 from embgeom_dask.execution.worker_state import KeptRows, WorkerState, state_of
 from embgeom_dask.storage.model_stores import Matrix, find_matrix
@@ -77,7 +77,7 @@ def test_parts_go_to_the_worker_that_keeps_their_rows_as_long_as_it_is_there() -
 def test_rows_are_the_same_through_those_kept(
     matrix: Matrix, client: Client, monkeypatch: pytest.MonkeyPatch, rows: int, most: int
 ) -> None:
-    has = SimpleNamespace(held=7, allowed=lambda limit, share: 7 + most)
+    has = SimpleNamespace(held=7, workers=1, allowed=lambda limit, share: 7 + most)
     monkeypatch.setattr("embgeom_dask.execution.memory.of_workers", lambda *_: {"a": has})
 
     def look(matrix: Matrix, part: tuple[int, int]) -> np.ndarray:
@@ -96,6 +96,18 @@ def test_rows_are_the_same_through_those_kept(
                 np.testing.assert_array_equal(each, ROWS[part])
         assert len(state_of(worker).rows) == 1
     assert not state_of(worker).rows
+
+
+@pytest.mark.parametrize(("limit", "each"), [(7 + 6000, 3000), (None, 6000)])
+def test_workers_of_one_process_share_its_limit(
+    matrix: Matrix, client: Client, monkeypatch: pytest.MonkeyPatch, limit: int | None, each: int
+) -> None:
+    has = SimpleNamespace(held=7, workers=2, allowed=lambda limit, share: 7 + 6000)
+    monkeypatch.setattr("embgeom_dask.execution.memory.of_workers", lambda *_: {"a": has, "b": has})
+    with tuning.override(KEPT_SHARE=1), keeping(client, matrix, 128, memory_limit=limit):
+        kept = rows_on_workers(matrix)
+        assert kept is not None
+        assert kept.keeping.most == each
 
 
 def test_nothing_is_kept_after_an_error(matrix: Matrix, client: Client) -> None:
