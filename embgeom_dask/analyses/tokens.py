@@ -105,7 +105,7 @@ def tokens(
         - With `neighbors_of`, of each token's k neighbors: `neighbor_density`, 1 / their mean distance, infinite where
           all are at 0; `k_occurrence`, in how many lists the token is; `local_dimension`, by Levina and Bickel: k - 1
           over the sum of log(T_k / T_j), of the neighbors that are not at 0. Of all, `k_occurrence_skewness ()`, of
-          population moments, which hubs make large; `local_dimension_mean ()`, the harmonic mean;
+          population moments, which hubs make large; `local_dimension_mean ()`, the harmonic mean of the finite;
           `two_nn_dimension ()` of the `two_nn_count ()` tokens whose nearest is not at 0, by Facco et al.: a line
           through the origin, less the largest tenth of the ratios; `neighbor_count ()`, k, and `neighbor_metric ()`.
           These are float64 numbers within a few roundings; counts are exact.

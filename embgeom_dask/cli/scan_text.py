@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _HISTOGRAM_LINES = 16
 _PAIR_LINES = 20
+_ROW_LINES = 50
 _QUANTILES = ("quantile_lower", "quantile_upper", "quantile_distance")
 _BAR = 40
 _LEFT_OUT_ACROSS = 10
@@ -30,9 +31,7 @@ def scan_text(dataset: xr.Dataset) -> str:
     parts = ["\n".join([" against ".join(named), *_left_out(dataset, named)])]
     pairs = ("farthest", "nearest", "largest", "smallest")
     parts += [_pairs(dataset, name, sides) for name in pairs if f"{name}_token_id" in dataset]
-    parts += [
-        _by_rank(dataset, name, sides[-1]) for name in ("neighbor", "top", "bottom") if f"{name}_token_id" in dataset
-    ]
+    parts += [_by_rank(dataset, name, sides) for name in ("neighbor", "top", "bottom") if f"{name}_token_id" in dataset]
     if "row_mean" in dataset:
         parts.append(_row_moments(dataset))
     if "histogram_count" in dataset:
@@ -67,15 +66,24 @@ def scans_text(dataset: xr.Dataset) -> str:
 
 def neighbors_text(dataset: xr.Dataset) -> str:
     """The neighbors of each token: a line each, under whose they are."""
-    distances, ids = (dataset[f"neighbor_{part}"].to_numpy() for part in ("distance", "token_id"))
-    names = display_names(dataset, "neighbor_token")
+    return f"{whose(dataset)}\n\n{_of_each_row(dataset, 'neighbor', ['', ''])}"
+
+
+def _of_each_row(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
+    """What each row has of each rank: a line each."""
+    from embgeom_dask.storage.result_names import measured
+
+    what = measured(dataset, name)
+    values, ids = (dataset[f"{name}_{part}"].to_numpy() for part in (what, "token_id"))
+    names = display_names(dataset, f"{name}_token")
     tokens = zip(dataset["token_id"].to_numpy(), display_names(dataset), strict=True)
     rows = (
-        [own, token, rank, distances[place, rank - 1], ids[place, rank - 1], names[place, rank - 1]]
+        [own, token, rank, values[place, rank - 1], ids[place, rank - 1], names[place, rank - 1]]
         for place, (own, token) in enumerate(tokens)
-        for rank in range(1, dataset.sizes["neighbor"] + 1)
+        for rank in range(1, dataset.sizes[name] + 1)
     )
-    return f"{whose(dataset)}\n\n{align(['id', 'token', 'neighbor', 'distance', 'id', 'token'], rows)}"
+    mine, other = ([f"{side}{column}" for column in ("id", "token")] for side in sides)
+    return align([*mine, name, what, *other], rows)
 
 
 def _several(value: Any) -> Any:
@@ -123,14 +131,16 @@ def _pairs(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
     return align([name, what, *(f"{side}{column}" for side in sides for column in ("id", "token"))], rows)
 
 
-def _by_rank(dataset: xr.Dataset, name: str, side: str) -> str:
-    """The spread of the distances or products of each rank over all rows."""
+def _by_rank(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
+    """The spread of the distances or products of each rank over all rows; of a few rows, what each has."""
     from embgeom_dask.storage.result_names import measured
 
+    if dataset.sizes["token_id"] * dataset.sizes[name] <= _ROW_LINES:
+        return _of_each_row(dataset, name, sides)
     what = measured(dataset, name)
     values = dataset[f"{name}_{what}"].to_numpy()
     columns = [function(values, axis=0) for function in _SPREAD]
-    header = [f"{side}{name}", f"least {what}", "median", "mean", "greatest"]
+    header = [f"{sides[-1]}{name}", f"least {what}", "median", "mean", "greatest"]
     return align(header, ([rank, *values] for rank, values in enumerate(zip(*columns, strict=True), start=1)))
 
 

@@ -218,7 +218,10 @@ def test_scan_against_another_store_says_whose_rows_are_whose(run, zeros):
         i, j = np.unravel_index(flat, distance.shape)
         assert best[2:] == [str(i), f"c{i}", str(j), f"d{j}"]
         assert float(best[1]) == pytest.approx(distance[i, j], rel=1e-8)
-    assert neighbors.startswith("org/d neighbor  least distance")
+    header, first, *_ = (line.split() for line in neighbors.splitlines())
+    assert header == ["org/c", "id", "org/c", "token", "neighbor", "distance", "org/d", "id", "org/d", "token"]
+    i = int(first[0])
+    assert first[4:] == [str(np.nanargmin(distance[i])), f"d{np.nanargmin(distance[i])}"]
     code, out, _ = run("scan", "stores/c.zarr", "--against", "stores/d.zarr:output", "--json", *wanted)
     found = json.loads(out)
     assert code == 0
@@ -226,6 +229,23 @@ def test_scan_against_another_store_says_whose_rows_are_whose(run, zeros):
     assert found["left_out_token"] == [f"c{i}" for i in range(20, 32)]
     assert (found["against_left_out_token_id"], found["against_left_out_token"]) == ([7], ["d7"])
     assert found["attrs"]["model"] == ["org/c", "org/d"]
+
+
+def test_a_scan_of_a_few_rows_lists_what_each_has(run):
+    np.save("point.npy", rows()[[7]] + 0.01)
+    near = np.argsort(np.linalg.norm(rows() - rows()[7] - 0.01, axis=1))[:3].tolist()
+    code, out, _ = run("scan", "point.npy", "--against", A, "--neighbors", "3")
+    header, *lines = out.strip().split("\n\n")[1].splitlines()
+    assert code == 0
+    assert header.split("  ")[-2:] == ["org/a id", "org/a token"]
+    assert [line.split()[-2:] for line in lines] == [[str(i), f"tok{i}"] for i in near]
+    out = run("scan", A, "--metric", "dot", "--tokens", "3,8", "--top", "1")[1]
+    assert [line.split()[:3] for line in out.strip().split("\n\n")[1].splitlines()] == [
+        ["id", "token", "top"],
+        ["3", "tok3", "1"],
+        ["8", "tok8", "1"],
+    ]
+    assert "least distance" in run("scan", A, "--neighbors", "3")[1]
 
 
 def test_scan_of_input_against_output_names_the_matrices(run, zeros):
