@@ -294,7 +294,7 @@ def node_names(stores: Sequence[Data], known: Known) -> list[str | None]:
                 name += f"-{matrix.removesuffix('_embedding')}"
             if name in taken:
                 raise InputError(
-                    f"{_called(store)} and {taken[name]} would both be called {name}: scan them one by one"
+                    f"{_called(store)} and {taken[name]} would both be called {name}: give each to a command of its own"
                 )
             names[-1], taken[name] = name, _called(store)
     return names

@@ -1,4 +1,4 @@
-"""Results that xarray has written in other formats: what to do with them, and what these formats change."""
+"""Results and models that xarray has written in other formats: what to do with them, and what these formats change."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from embgeom_dask.errors import NO_STORE
 from embgeom_dask.storage import paths
 
 _MAGIC = (b"CDF", b"\x89HDF")
@@ -16,18 +17,35 @@ _LISTS = ("model", "revision", "matrix", "sha256", "labels_sha256", "devices")
 """The attributes of every result that are lists of strings."""
 
 
-def why_no_result(path: paths.PathLike) -> str:
-    """What is said of something at `path` that is no result."""
+NOT_COPIED = "{} is {}, not a model's store: copy the store itself, or give the array that you have in xarray"
+
+
+def format_of(path: paths.PathLike) -> str:
+    """The format of what is at `path`, where xarray writes it and no result or store has it; else empty."""
     place = paths.locate(path)
     if paths.exists(paths.join(place, ".zgroup")):
-        return f"{path} is zarr v2: name another path, or write it again in zarr v3, as `to_zarr` does by default"
+        return "zarr v2"
     with suppress(OSError), Path(place).open("rb") as file:
         if file.read(4).startswith(_MAGIC):
-            return (
-                f"{path} is netCDF or HDF5: name another path, or make a result of it, "
-                "`xarray.open_datatree(PATH).to_zarr(RESULT)`"
-            )
-    return f"{path} is not a result of embgeom: name another path, or move it away"
+            return "netCDF or HDF5"
+    return ""
+
+
+def why_no_result(path: paths.PathLike) -> str:
+    """What is said of something at `path` that is no result."""
+    do = {
+        "zarr v2": "write it again in zarr v3, as `to_zarr` does by default",
+        "netCDF or HDF5": "make a result of it, `xarray.open_datatree(PATH).to_zarr(RESULT)`",
+        "": "move it away",
+    }
+    found = format_of(path)
+    return f"{path} is {found or 'not a result of embgeom'}: name another path, or {do[found]}"
+
+
+def why_no_store(path: paths.PathLike) -> str:
+    """What is said where there is no store at `path`."""
+    found = format_of(path)
+    return NOT_COPIED.format(path, found) if found else NO_STORE.format(path)
 
 
 def with_lists(attrs: Mapping[str, Any]) -> dict[str, Any]:

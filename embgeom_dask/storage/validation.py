@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from embgeom_dask.bfloat16 import BFloat16  # registers the data type
-from embgeom_dask.errors import NO_STORE, EmbgeomError, InputError, shorten
-from embgeom_dask.storage import paths, records
+from embgeom_dask.errors import EmbgeomError, InputError, shorten
+from embgeom_dask.storage import other_formats, paths, records
 from embgeom_dask.storage.paths import PathLike
 from embgeom_dask.versions import version
 
@@ -151,7 +151,7 @@ def _read_root(store: PathLike) -> tuple[str, bytes]:
     try:
         return path, _read(paths.join(path, "zarr.json"))
     except (FileNotFoundError, NotADirectoryError):
-        raise NoStore(NO_STORE.format(store)) from None
+        raise NoStore(other_formats.why_no_store(store)) from None
 
 
 def _read(file: str) -> bytes:
@@ -174,10 +174,7 @@ def _parse(store: PathLike, content: bytes) -> dict[str, Any]:
     if not isinstance(attrs, dict) or len({"model", "tied", "format_version"} & attrs.keys()) < 2:
         raise NoStore(f"{store} is not a model's store: embgeom convert makes one")
     if type(attrs.get("tied")) is int:  # as `open_model` has it, since netCDF has no booleans
-        raise NoStore(
-            f"{store} is what xarray wrote of a model, not a model's store: copy the store itself, or give the array "
-            "that you have in xarray"
-        )
+        raise NoStore(other_formats.NOT_COPIED.format(store, "what xarray wrote of a model"))
     return dict(root)
 
 

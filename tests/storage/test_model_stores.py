@@ -201,6 +201,9 @@ def test_a_matrix_of_16_bits_is_saved_by_xarray_as_it_is_in_memory(dtype: np.dty
     np.testing.assert_array_equal(saved["output_embedding"], model["output_embedding"])
     with pytest.raises(InputError, match=r"saved\.zarr is what xarray wrote of a model, not a model's store: copy"):
         model_stores.find_matrix(tmp_path / "saved.zarr")
+    model.drop_encoding().to_zarr(tmp_path / "old.zarr", zarr_format=2)
+    with pytest.raises(InputError, match=r"old\.zarr is zarr v2, not a model's store: copy the store itself, or give"):
+        model_stores.find_matrix(tmp_path / "old.zarr")
 
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, np.dtype("float16")])
@@ -211,6 +214,8 @@ def test_a_matrix_of_16_bits_is_saved_as_netcdf(dtype: np.dtype[Any], tmp_path: 
     model.to_netcdf(tmp_path / "saved.nc", engine="netcdf4")
     saved = xr.open_dataset(tmp_path / "saved.nc", engine="netcdf4")
     np.testing.assert_array_equal(saved["output_embedding"], model["output_embedding"])
+    with pytest.raises(InputError, match=r"saved\.nc is netCDF or HDF5, not a model's store: copy the store itself"):
+        model_stores.find_matrix(tmp_path / "saved.nc")
 
 
 def changed(dtype: np.dtype[Any], folder: Path) -> xr.Dataset:
