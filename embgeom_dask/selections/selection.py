@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def parse_tokens(selection: Selection, vocab_size: int, labels: Labels | None = 
       or uint8 is a mask over the vocabulary, one of another integer type holds ids. Ids beside a `cluster_mask` of
       another length than the vocabulary are taken only where they are the KEY;
     - integers and tokens, or a boolean array that is a mask over the vocabulary; of a DataArray with token
-      ids, over these.
+      ids, or a pandas Series whose index has ids or tokens, over these.
 
     `labels` are needed, and read, where tokens are named.
 
@@ -104,9 +105,13 @@ def _select(selection: str | Iterable[int | str] | None, vocab_size: int, labels
         ids = token_id_of(selection)
         if ids is not None:
             return _sorted_ids(ids[selection.to_numpy()], "the mask", vocab_size)
+    if isinstance(selection, pd.Series) and pd.api.types.is_bool_dtype(selection):
+        labelled = not isinstance(selection.index, pd.RangeIndex)
+        selection = selection.index[selection].to_numpy() if labelled else selection.to_numpy(bool)
     if hasattr(selection, "__array__"):
         array = np.asarray(selection)
         if array.dtype == bool:
+            _check_order(array, labels)
             return _from_mask(array, "the mask", vocab_size)
         selection = array.ravel().tolist()
     return _sorted_ids(_each(selection, vocab_size, labels), "the token selection", vocab_size)
@@ -129,6 +134,9 @@ def in_order(selection: str | Iterable[int | str], vocab_size: int, labels: Labe
 def _each(values: Iterable[int | str], vocab_size: int, labels: Labels | None) -> list[int]:
     if not isinstance(values, Iterable):
         raise InputError(f"the token selection {values!r:.40} is no list: {_FORMS}")
+    values = list(values)
+    if any(isinstance(value, bool) for value in values):
+        raise InputError("token ids are integers, and booleans are given: give a mask as a boolean array of numpy")
     try:
         parts = [_part(value, vocab_size) if isinstance(value, str) else [operator.index(value)] for value in values]
     except TypeError as error:
@@ -179,6 +187,15 @@ def _from_lines(path: str, vocab_size: int, labels: Labels | None) -> NDArray[np
     where = [f"line {number} of the token file {path!r}: " for number, _ in given]
     ids = _resolved([_part(part, vocab_size) for _, part in given], labels, where)
     return _sorted_ids(ids, f"the token file {path!r}", vocab_size)
+
+
+def _check_order(mask: NDArray[Any], labels: Labels | None) -> None:
+    """Refuse a mask without labels that may be one over the vocabulary, or one over rows in another order."""
+    if labels is None:
+        return
+    ids = labels()["token_id"].to_numpy()
+    if mask.size == ids.size and (ids != np.arange(ids.size)).any():
+        raise InputError("the rows given have ids of their own: give the mask as a DataArray with these")
 
 
 def _from_mask(mask: NDArray[Any], name: str, vocab_size: int) -> NDArray[np.int64]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -112,6 +114,28 @@ def test_integers(ids: Any) -> None:
 def test_bad_integers(ids: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_tokens(ids, VOCAB)
+
+
+def test_a_mask_selects_by_its_labels_and_is_refused_where_it_has_none_and_could_be_of_others() -> None:
+    ids = np.array([3, 0, 2, 1])
+    labels = xr.Dataset(coords={"token_id": ids, "token": ("token_id", list("dacb"))})
+    shuffled = pd.Series([True, False, True, False], index=ids)
+    for mask in (
+        shuffled,
+        shuffled.astype("boolean"),
+        xr.DataArray(shuffled.to_numpy(), {"token_id": ids}, "token_id"),
+    ):
+        assert parse_tokens(mask, 4, lambda: labels).tolist() == [2, 3]
+    tokens = [f"w{place}" for place in range(4)]
+    named = xr.Dataset(coords=dict.fromkeys(("token", "text"), ("token_id", tokens)) | {"token_id": np.arange(4)})
+    mask = pd.Series([True, False, True, False], index=["w3", "w0", "w2", "w1"])
+    assert parse_tokens(mask, 4, lambda: named).tolist() == [2, 3]
+    assert parse_tokens(mask.to_numpy(), 4, lambda: named).tolist() == [0, 2]
+    assert parse_tokens(mask.reset_index(drop=True), 4, lambda: named).tolist() == [0, 2]
+    with pytest.raises(InputError, match="the rows given have ids of their own: give the mask as a DataArray"):
+        parse_tokens(mask.to_numpy(), 4, lambda: labels)
+    with pytest.raises(InputError, match="booleans are given: give a mask as a boolean array"):
+        parse_tokens(mask.tolist(), 4, lambda: labels)
 
 
 def test_none_is_every_token() -> None:
