@@ -56,8 +56,8 @@ def of_series(result: xr.Dataset | xr.DataTree) -> xr.Dataset:
 
 def name_of(result: xr.Dataset) -> str:
     """What the training is called."""
-    named = result.attrs.get("model", [])
-    return str(named[0]) if isinstance(named, list) and named else ""
+    named = np.atleast_1d(result.attrs.get("model", [])).tolist()  # netCDF makes a string of a list of one
+    return str(named[0]) if named else ""
 
 
 def values(result: xr.Dataset, name: str) -> Array:

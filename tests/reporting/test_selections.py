@@ -165,6 +165,13 @@ def test_components_at_some_radii_are_drawn(made: Made) -> None:
     np.testing.assert_array_equal(some.get_ydata(), line.get_ydata()[:2])
 
 
+def test_a_training_has_its_name_in_netcdf_too(tmp_path: Path) -> None:
+    whole = xr.Dataset(attrs={"model": ["org/run"]})
+    whole.to_netcdf(tmp_path / "series.nc")
+    again = xr.load_dataset(tmp_path / "series.nc")
+    assert [step_numbers.name_of(each) for each in (whole, again, xr.Dataset())] == ["org/run", "org/run", ""]
+
+
 def test_a_part_of_a_training_counts_the_changes_at_its_steps() -> None:
     first, last = ("token_id", [-1, 10, 20, 20, 40]), ("token_id", [-1, 30, 30, 50, 40])
     whole = xr.Dataset({"first_change_step": first, "last_change_step": last}, {"step": range(0, 60, 10)})
