@@ -22,6 +22,9 @@ Array = NDArray[Any]
 UNIT = 2.0**-53
 """The unit roundoff u of float64."""
 
+UNIT_OF_FLOAT32 = 2.0**-24
+"""That of float32."""
+
 
 class DoubleDouble(NamedTuple):
     """Numbers high + low.
@@ -54,47 +57,44 @@ class Keys(NamedTuple):
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def squared_differences(
-    x: Array, y: Array, i: Array, j: Array, scale_x: Array, scale_y: Array
+    x: Array, y: Array, i: Array, j: Array, scale_x: Array, scale_y: Array, kind: Any
 ) -> Array:  # pragma: no cover (compiled)
     """Return sum_k (scale_x[i] x[i, k] - scale_y[j] y[j, k])^2, (p,) float64; scales are (m,) and (n,) float64.
 
-    The order of summation is the compiler's. Consecutive pairs with the same i are faster.
+    Sums are of `kind`, np.float64 or np.float32, in the compiler's order. Consecutive pairs with the same i are faster.
     """
     out = np.empty(i.size)
-    a, last = np.empty(x.shape[1]), -1
+    a, last = np.empty(x.shape[1], kind), -1
     for p in range(i.size):
         fetch_next(x, y, i, j, p)
         if i[p] != last:
             last = i[p]
             row, scale = x[last], scale_x[last]
             for k in range(row.size):
-                a[k] = np.float64(value(row[k])) * scale
-        b, scale, total = y[j[p]], scale_y[j[p]], 0.0
+                a[k] = kind(np.float64(value(row[k])) * scale)
+        b, times, total = y[j[p]], kind(scale_y[j[p]]), kind(0)
         for k in range(b.size):
-            t = a[k] - np.float64(value(b[k])) * scale
+            t = a[k] - kind(value(b[k])) * times
             total += t * t
         out[p] = total
     return out
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def products(x: Array, y: Array, i: Array, j: Array) -> Array:  # pragma: no cover (compiled)
-    """Return sum_k x[i, k] y[j, k], (p,) float64, in the compiler's order of summation.
-
-    Consecutive pairs with the same i are faster.
-    """
+def products(x: Array, y: Array, i: Array, j: Array, kind: Any) -> Array:  # pragma: no cover (compiled)
+    """Return sum_k x[i, k] y[j, k], (p,) float64; sums are as those of `squared_differences`."""
     out = np.empty(i.size)
-    a, last = np.empty(x.shape[1]), -1
+    a, last = np.empty(x.shape[1], kind), -1
     for p in range(i.size):
         fetch_next(x, y, i, j, p)
         if i[p] != last:
             last = i[p]
             row = x[last]
             for k in range(row.size):
-                a[k] = np.float64(value(row[k]))
-        b, total = y[j[p]], 0.0
+                a[k] = kind(value(row[k]))
+        b, total = y[j[p]], kind(0)
         for k in range(b.size):
-            total += a[k] * np.float64(value(b[k]))
+            total += a[k] * kind(value(b[k]))
         out[p] = total
     return out
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from threading import current_thread
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 _THREADS = "embgeom-cores"
 
@@ -32,3 +34,8 @@ def share_out(work: Callable[[int, int], Any], size: int, least: int = 64) -> li
         return [work(0, size)]
     bounds = [size * part // parts for part in range(parts + 1)]
     return list(_pool().map(work, bounds[:-1], bounds[1:]))
+
+
+def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the arrays one after the other; a single one as it is, since new memory costs more than what fills it."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
-from embgeom_dask.kernels.parallel import share_out
+from embgeom_dask.kernels.parallel import joined, share_out
 
 Array = NDArray[Any]
 
@@ -44,7 +44,7 @@ def quantize(stored: Array, centre: Array, scale: float, divisor: Array | None =
     rows, signs, share = as_numba(stored), _signs(stored.shape[1]), scale / np.sqrt(_turned(stored.shape[1]))
     times = np.ones(len(rows)) if divisor is None else 1 / divisor
     found = share_out(lambda a, b: _quantize(rows[a:b], centre, times[a:b], signs, share), len(rows))
-    points, left, length = (np.concatenate(part) for part in zip(*found, strict=True))
+    points, left, length = (joined(part) for part in zip(*found, strict=True))
     width, unit = stored.shape[1], 2.0**-24
     return points, np.sqrt(left) * (1 + 2 * width * unit) + 32 * unit * np.sqrt(length)
 

@@ -7,7 +7,7 @@ how the value is computed exactly (the recheck). `docs/design.md`, "How a pair i
 from __future__ import annotations
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
+from embgeom_dask.metrics.base import USUAL_LENGTHS, Metric, Norms, Points, Precision
 from embgeom_dask.metrics.cosine import Cosine
 from embgeom_dask.metrics.differences import Chebyshev, Cityblock
 from embgeom_dask.metrics.dot import Dot
@@ -18,6 +18,7 @@ from embgeom_dask.metrics.workspace import Workspace
 __all__ = [
     "DISTANCES",
     "METRICS",
+    "USUAL_LENGTHS",
     "Metric",
     "Norms",
     "Points",

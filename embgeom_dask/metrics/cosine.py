@@ -25,7 +25,7 @@ from embgeom_dask.kernels.double_double_sums import sum_slack
 from embgeom_dask.kernels.numba_bfloat16 import as_float
 from embgeom_dask.kernels.row_norms import lengths_of_used, nearest_norms
 from embgeom_dask.metrics import matrix_product
-from embgeom_dask.metrics.base import Metric, Norms, Points, Precision
+from embgeom_dask.metrics.base import USUAL_LENGTHS, Metric, Norms, Points, Precision
 from embgeom_dask.metrics.euclidean import Euclidean, digit_terms
 from embgeom_dask.metrics.matrix_product import product_error
 from embgeom_dask.metrics.workspace import Workspace
@@ -103,17 +103,27 @@ class Cosine(Metric):
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
         """Return |x/|x| - y/|y||^2 / 2."""
-        values: Array = 0.5 * squared_differences(x, y, i, j, _inverse_lengths(x, i), _inverse_lengths(y, j))
+        values: Array = 0.5 * squared_differences(
+            x, y, i, j, _inverse_lengths(x, i), _inverse_lengths(y, j), np.float64
+        )
         return values
 
-    def direct_slack(self, values: Array, width: int) -> Array:
+    def rough(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """Return that in float32, of rows of usual length."""
+        scales = _inverse_lengths(x, i), _inverse_lengths(y, j)
+        for scale in scales:
+            scale[(scale < USUAL_LENGTHS[0]) | (scale > USUAL_LENGTHS[1])] = np.nan
+        values: Array = 0.5 * squared_differences(x, y, i, j, *scales, np.float32)
+        return values
+
+    def direct_slack(self, values: Array, width: int, unit: float = UNIT) -> Array:
         """Return 2 sqrt(2 v) e + 4 e^2 + (d + 8) u v for a value v.
 
         Each unit vector is off by at most e = (d / 2 + 6) u, so that their difference, of length sqrt(2 v), is off by
         at most 2 e, and half its square by 2 sqrt(2 v) e + 2 e^2. Summing the squares adds (d + 8) u v.
         """
-        error = (0.5 * width + 6) * UNIT
-        slack: Array = 2 * np.sqrt(2 * values) * error + 4 * error**2 + (width + 8) * UNIT * values
+        error = (0.5 * width + 6) * unit
+        slack: Array = 2 * np.sqrt(2 * values) * error + 4 * error**2 + (width + 8) * unit * values
         return slack
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:

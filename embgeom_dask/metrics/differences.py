@@ -76,9 +76,9 @@ class Chebyshev(_Differences):
         """Return max_k |x_k - y_k|, in float64."""
         return largest_differences(x, y, i, j)
 
-    def direct_slack(self, values: Array, width: int) -> Array:  # noqa: ARG002
+    def direct_slack(self, values: Array, width: int, unit: float = UNIT) -> Array:  # noqa: ARG002
         """Return 2 u v: one difference was rounded."""
-        return 2 * UNIT * values
+        return 2 * unit * values
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
         """Return the largest rounded difference: rounding keeps order, so it is the rounded largest difference."""
@@ -116,9 +116,9 @@ class Cityblock(_Differences):
         """Return sum_k |x_k - y_k|, in float64."""
         return absolute_differences(x, y, i, j)
 
-    def direct_slack(self, values: Array, width: int) -> Array:
+    def direct_slack(self, values: Array, width: int, unit: float = UNIT) -> Array:
         """Return (d + 4) u v: the sum errs by d u in any order, each difference by u."""
-        return (width + 4) * UNIT * values
+        return (width + 4) * unit * values
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
         """Return what `kernels.correct_rounding.cityblock` computes."""

@@ -59,7 +59,12 @@ class Dot(ProductOfRows):
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
         """Return -sum_k x_k y_k, in float64."""
-        values: Array = -products(x, y, i, j)
+        values: Array = -products(x, y, i, j, np.float64)
+        return values
+
+    def rough(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """Return -sum_k x_k y_k, in float32."""
+        values: Array = -products(x, y, i, j, np.float32)
         return values
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:

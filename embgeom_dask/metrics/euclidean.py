@@ -49,7 +49,13 @@ class Euclidean(ProductOfRows):
 
     def direct(self, x: Array, y: Array, i: Array, j: Array) -> Array:
         """Return sum_k (x_k - y_k)^2, in float64."""
-        return squared_differences(x, y, i, j, np.ones(len(x)), np.ones(len(y)))
+        return squared_differences(x, y, i, j, np.ones(len(x)), np.ones(len(y)), np.float64)
+
+    def rough(self, x: Array, y: Array, i: Array, j: Array) -> Array:
+        """Return that in float32, which holds rows of all types but float64."""
+        if np.float64 in (x.dtype, y.dtype):
+            return super().rough(x, y, i, j)
+        return squared_differences(x, y, i, j, np.ones(len(x)), np.ones(len(y)), np.float32)
 
     def rounded(self, x: Array, y: Array, i: Array, j: Array) -> tuple[Array, Array]:
         """Return what `kernels.correct_rounding.euclidean` computes: of most rows of bfloat16 by integers."""

@@ -41,12 +41,13 @@ class ProductOfRows(Metric):
         """Return the matrix product."""
         return multiply(rows, columns, workspace)
 
-    def direct_slack(self, values: Array, width: int) -> Array:
+    def direct_slack(self, values: Array, width: int, unit: float = UNIT) -> Array:
         """Return (d + 8) u v, where v is the value, or |x| |y| of an inner product.
 
-        The sum errs by d u of this in any order (Jeannerod and Rump), differences and squares by 3 u.
+        The sum errs by d u of this in any order (Jeannerod and Rump), differences and squares by 3 u; values of float64
+        rows that are multiplied in float32 by 2 u.
         """
-        return (width + 8) * UNIT * values
+        return (width + 8) * unit * values
 
     def key_slack(self, values: Array, width: int) -> Array:
         """Return 4 (d + 1)^2 u^2 v, with v as above: each of d terms loses at most 3 d u^2 of it."""

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embgeom_dask.kernels.correct_rounding import upper_boundary
+from embgeom_dask.kernels.double_double import UNIT_OF_FLOAT32
 from embgeom_dask.kernels.numba_bfloat16 import as_numba
 from embgeom_dask.kernels.parallel import share_out
-from embgeom_dask.metrics import Metric
+from embgeom_dask.metrics import USUAL_LENGTHS, Metric
 from embgeom_dask.pairwise.tables import Table
 
 Array = NDArray[Any]
@@ -73,7 +74,7 @@ class Exact:
     width: int
     unit: float
     counts: Counter[str] = field(default_factory=Counter)
-    """How many pairs came to each level: `float64`, `double_double`, `rational`."""
+    """How many pairs came to each level: `float32`, `float64`, `double_double`, `rational`."""
     turned: bool = False
     by_l2: bool = False
 
@@ -93,18 +94,41 @@ class Exact:
         """What the errors of values (p,) are parts of: their sizes, or of products |x| |y|."""
         if not self.metric.is_product:
             return np.abs(values)
+        lengths = self._norms(first, second)
+        return np.asarray(lengths[0] * lengths[1])
+
+    def _norms(self, first: Array, second: Array) -> tuple[Array, Array]:
+        """Upper bounds (p,) of the lengths of rows, which are given where the metric is a product."""
         assert self.first.norm is not None
         assert self.second.norm is not None
-        return np.asarray(self.first.norm[first] * self.second.norm[second])
+        return self.first.norm[first], self.second.norm[second]
 
     def values(self, first: Array, second: Array) -> tuple[Array, Array]:
         """Values (p,) float64, and how far each may be from the true one."""
-        out = np.empty(first.size)
         self.counts["float64"] += first.size
-        for part, x, y, i, j in self._gather(first, second):
-            found = share_out(lambda a, b: self.metric.direct(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
-            out[part] = np.concatenate(found)
+        out = self._computed(self.metric.direct, first, second)
         return -out if self.turned else out, self.value_slack(first, second, out)
+
+    def at_least(self, first: Array, second: Array) -> Array:
+        """Lower bounds (p,) float64 of values, from float32; -inf where it tells nothing."""
+        self.counts["float32"] += first.size
+        out = self._computed(self.metric.rough, first, second)
+        told = np.ones(first.size, np.bool_)
+        for length in self._norms(first, second) if self.metric.is_product else [np.sqrt(np.abs(out))]:
+            told &= (length > USUAL_LENGTHS[0]) & (length < USUAL_LENGTHS[1])
+        out[~told] = 0.0
+        slack = self.metric.direct_slack(self._sizes(first, second, out), self.width, UNIT_OF_FLOAT32)
+        slack[~told] = np.inf
+        bounds: Array = (-out if self.turned else out) - slack
+        return bounds
+
+    def _computed(self, compute: Callable[..., Array], first: Array, second: Array) -> Array:
+        """What a function of rows and pairs gives of each pair, (p,) float64."""
+        out = np.empty(first.size)
+        for part, x, y, i, j in self._gather(first, second):
+            found = share_out(lambda a, b: compute(x, y, i[a:b], j[a:b]), i.size)  # noqa: B023
+            out[part] = np.concatenate(found)
+        return out
 
     def keys(self, first: Array, second: Array) -> Pairs:
         """The pairs with their keys."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from embgeom_dask import devices
 from embgeom_dask.kernels.digits import digits_of
-from embgeom_dask.kernels.double_double import UNIT
+from embgeom_dask.kernels.double_double import UNIT, squared_differences
+from embgeom_dask.kernels.numba_bfloat16 import as_numba
 from embgeom_dask.kernels.quantize import quantize
 from embgeom_dask.kernels.row_norms import norms, squared_lengths
 from embgeom_dask.kernels.shifting import shifted
@@ -149,5 +150,7 @@ class PointFormat:
 
 def _distances(rows: Array, rounded: Array) -> Array:
     """Upper bounds (b,) float64 of the L2 distances of rows (b, d) from their rounded points."""
-    found: Array = np.sqrt(norms(rows.astype(np.float64) - rounded.astype(np.float64))[:, 1]) * (1 + 1e-9)
+    every, one = np.arange(len(rows)), np.ones(len(rows))
+    squares = squared_differences(as_numba(rows), as_numba(rounded), every, every, one, one, np.float64)
+    found: Array = np.sqrt(squares) * (1 + 1e-9)
     return found

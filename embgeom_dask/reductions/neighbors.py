@@ -105,6 +105,9 @@ class Neighbors(Reduction[Candidates, NearestPairs, Candidates]):
         state = self._add_tiles(state, finer_tiles(tile, dense))  # first, since they lower the limits
         wanted = self._wanted(state, first, second, least)
         first, second = first[wanted], second[wanted]
+        if not self.symmetric:  # else too many are left: rows of columns were compared with few others before
+            wanted = self._wanted(state, first, second, exact.at_least(first, second) * exact.unit)
+            first, second = first[wanted], second[wanted]
         values, _ = exact.values(first, second)
         return self._add_valued(state, NearestPairs(first, second, values), exact)
 

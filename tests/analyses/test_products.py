@@ -22,6 +22,7 @@ from embgeom_dask.errors import InputError
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.kernels.bounds import bounds_of_pairs
 from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise import exact
 from embgeom_dask.pairwise.blocks import Block
 from embgeom_dask.pairwise.points import PointFormat
 from embgeom_dask.pairwise.tiles import Tile
@@ -197,7 +198,8 @@ def test_long_rows_give_limits_that_leave_fewer_pairs_and_change_no_result(
             )
         certificate = json.loads(found[-1].attrs.pop("certificate"))
         assert certificate["products"] == "int8"
-        looked_up.append(certificate["float64_pairs"])
+        assert certificate["float32_pairs"] > certificate["float64_pairs"] > 0
+        looked_up.append(certificate["float32_pairs"])
         del found[-1].attrs["seconds"]
     assert looked_up[1] < 0.7 * looked_up[0]
     xr.testing.assert_identical(*(each.drop_attrs(deep=False) for each in found))
@@ -225,6 +227,25 @@ def test_nothing_is_multiplied_again_where_all_panels_are_done(
         started.clear()
         assert ask().sizes["top"] == 5
     assert not started
+
+
+@tuning.override(UNDECIDED=dict.fromkeys(tuning.UNDECIDED, 1e9), DENSE_ROW_PAIRS=1 << 20)
+def test_a_bound_from_float32_that_is_too_small_loses_pairs(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "fastest", lambda *_: INT8_FIRST)
+    rng = np.random.default_rng(3)
+    rows, other = rng.normal(size=(200, 640)), rng.normal(size=(1200, 640))
+    other = other[0] + 1e-6 * other
+    rows, other = rows.astype(np.float32), other.astype(np.float32)
+    stores = [make_store(tmp_path / f"{n}.zarr", output=each) for n, each in enumerate((rows, other))]
+    products = rows.astype(float) @ other.astype(float).T
+    ids = np.argsort(-products, axis=1)[:, :5]
+    for unit, right in ((2.0**-24, True), (0.0, False)):
+        monkeypatch.setattr(exact, "UNIT_OF_FLOAT32", unit)
+        found = scan(stores[0], against=stores[1], metric="dot", top=5, tile=256, client=client)
+        assert json.loads(found.attrs["certificate"])["float32_pairs"] > 0
+        assert np.array_equal(found["top_token_id"], ids) == right
 
 
 def test_what_a_metric_does_not_have_is_refused_in_one_line(client: Client, tmp_path: Path) -> None:

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from math import inf
+from typing import Any
 
+import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embgeom_dask.kernels.row_norms import norms
 from embgeom_dask.metrics import METRICS
+from embgeom_dask.pairwise import exact as pairwise_exact
 from embgeom_dask.pairwise.exact import Exact, Pairs, Rows
 from embgeom_dask.testing.references import truth
 from embgeom_dask.testing.strategies import matrices
@@ -33,8 +38,11 @@ def test_every_level_keeps_its_bound(rows: np.ndarray, metric: str) -> None:
     keys = exact.keys(expected.i, expected.j)
     values, slack = exact.values(expected.i, expected.j)
     key_slack = exact.key_slack(keys)
+    least, most = exact.at_least(expected.i, expected.j), -exact.turn().at_least(expected.i, expected.j)
     for p, order in enumerate(expected.order.tolist()):
         true = sign * order * unit
+        assert least[p] == -inf or Fraction(least[p]) <= true * (1 + Fraction(1, 2**40) * (-1 if true < 0 else 1))
+        assert most[p] == inf or Fraction(most[p]) >= true * (1 - Fraction(1, 2**40) * (-1 if true < 0 else 1))
         key = Fraction(keys.high[p]) + Fraction(keys.low[p])
         assert abs(Fraction(values[p]) - true) <= Fraction(slack[p]) * Fraction(1 + 2**-40)
         assert abs(key - true) <= (0 if keys.exact[p] else Fraction(key_slack[p]))
@@ -49,14 +57,77 @@ def test_cosine_keeps_its_bounds(rows: np.ndarray) -> None:
     keys = exact.keys(expected.i, expected.j)
     values, slack = exact.values(expected.i, expected.j)
     key_slack = exact.metric.key_slack(keys.high, rows.shape[1])
+    least, most = exact.at_least(expected.i, expected.j), -exact.turn().at_least(expected.i, expected.j)
     with localcontext() as context:
         context.prec = 60
         for p, order in enumerate(expected.order.tolist()):
             cosine = (Decimal(abs(order.numerator)) / Decimal(order.denominator)).sqrt().copy_sign(-order.numerator)
             true = 1 - cosine
             key = Decimal(keys.high[p].item()) + Decimal(keys.low[p].item())
+            assert Decimal(least[p].item()) <= true <= Decimal(most[p].item())
             assert abs(Decimal(values[p].item()) - true) <= Decimal(slack[p].item()) * Decimal("1.000001")
             assert abs(key - true) <= (Decimal("1e-55") if keys.exact[p] else Decimal(key_slack[p].item()))
+
+
+WIDE = st.tuples(
+    st.sampled_from(["euclidean", "cosine", "dot"]),
+    st.sampled_from([np.float32, ml_dtypes.bfloat16]),
+    st.sampled_from([65, 700, 2560]),
+    st.sampled_from([0.0, 1.0, 100.0]),
+    st.sampled_from([-39, -30, 0, 30, 39]),
+    st.integers(0, 2**32 - 1),
+)
+
+
+def wide_case(case: tuple[str, Any, int, float, int, int]) -> tuple[Exact, np.ndarray, np.ndarray]:
+    """Long rows about a point, so that products cancel or differences do, with lengths at the ends of what is taken."""
+    metric, dtype, width, centre, power, seed = case
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(12, width)) + centre * rng.normal(size=width)
+    rows[6:] -= rows[0] * (rows[6:] @ rows[0])[:, None] / (rows[0] @ rows[0]) * (centre == 0)  # nearly orthogonal to it
+    rows *= 2.0**power / np.linalg.norm(rows, axis=1, keepdims=True)
+    return exactly(rows.astype(dtype), metric), *np.triu_indices(12, 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(WIDE)
+def test_bounds_from_float32_hold_and_are_close(case: tuple[str, Any, int, float, int, int]) -> None:
+    exact, i, j = wide_case(case)
+    values, slack = exact.values(i, j)
+    least, most = exact.at_least(i, j), -exact.turn().at_least(i, j)
+    told = np.isfinite(least)
+    assert (least <= values + slack).all()
+    assert (most >= values - slack).all()
+    np.testing.assert_array_equal(told, np.isfinite(most))
+    if case[4] != -39:
+        assert told.all()
+        assert (most - least < 2e-3 * exact.metric.bound(2.0) * 4.0 ** (case[4] * (case[0] != "cosine"))).all()
+    assert exact.counts["float32"] == 2 * i.size
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+def test_bounds_from_float32_said_to_be_sharper_do_not_hold(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, i, j = wide_case((metric, np.float32, 700, 1.0, 0, 5))
+    values, slack = exact.values(i, j)
+    for unit, holds in ((2.0**-24, True), (2.0**-36, False)):
+        monkeypatch.setattr(pairwise_exact, "UNIT_OF_FLOAT32", unit)
+        assert (exact.at_least(i, j) <= values + slack).all() == holds
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize("lengths", [(2.0**-70, 1.0), (2.0**70, 2.0**-70), (2.0**126, 2.0**-126), (2.0**120, 2.0**120)])
+def test_what_may_overflow_or_underflow_in_float32_is_not_told_from_it(
+    metric: str, lengths: tuple[float, float]
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(2, 64)) * np.array(lengths)[:, None]
+    exact = exactly(rows.astype(np.float32), metric)
+    pair = np.array([0]), np.array([1])
+    assert exact.at_least(*pair) == exact.turn().at_least(*pair) == -inf
+
+
+def test_differences_of_float64_rows_are_not_told_from_float32() -> None:
+    rows = 1.0 + 1e-9 * np.random.default_rng(0).normal(size=(2, 64))
+    assert exactly(rows).at_least(np.array([0]), np.array([1])) == -inf
 
 
 @settings(deadline=None, max_examples=80)
