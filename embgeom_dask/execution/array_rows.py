@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import dask.config
@@ -26,15 +27,28 @@ def computed(rows: Any, path: str) -> zarr.Array[Any]:
     rows = rows.rechunk({0: "auto", 1: -1}) if rows.numblocks[1] > 1 else rows
     chunk = max(rows.chunks[0])
     target = zarr.create_array(path, shape=rows.shape, chunks=(chunk, rows.shape[1]), dtype=rows.dtype)
-    rows = rows.rechunk({0: chunk})
+    rows, blocks = rows.rechunk({0: chunk}), _Blocks(target, path)
     scheduler = cast(Any, get_scheduler)(collections=[rows])
     if scheduler is not threaded.get or dask.config.get("pool", None) is not None:
-        rows.store(target, lock=False)
+        rows.store(blocks, lock=False)
         return target
     # dask leaves its threads at work where one fails: these are waited for, before the folder is removed
     with ThreadPoolExecutor(dask.config.get("num_workers", None) or CPU_COUNT) as pool:
-        rows.store(target, lock=False, pool=pool)
+        rows.store(blocks, lock=False, pool=pool)
     return target
+
+
+class _Blocks:
+    """Where dask writes blocks. On a cluster some are still computed after one has failed and the folder is removed."""
+
+    def __init__(self, array: zarr.Array[Any], path: str) -> None:
+        self._array = array
+        self._path = Path(path)
+
+    def __setitem__(self, where: Any, block: Any) -> None:
+        if not self._path.exists():
+            raise InputError(f"no folder {self._path} here: set dask's temporary-directory to one that all workers see")
+        self._array[where] = block
 
 
 def _as_said(block: Any, block_info: Any = None) -> NDArray[Any]:

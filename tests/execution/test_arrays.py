@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,21 @@ def test_a_dask_array_is_computed_once(folder: Path, client: Client) -> None:
     COUNTED.clear()
     eg.scan(rows - rows.mean(0), nearest=1, client=client)
     assert sum(size for size in COUNTED if size > 1) == 20
+
+
+def test_nothing_is_left_of_an_array_that_fails(folder: Path, client: Client) -> None:
+    def failing(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        if block_info[0]["chunk-location"][0] == 1:
+            raise ZeroDivisionError
+        time.sleep(0.5)
+        return block
+
+    rows = dask.array.ones((40, 2), chunks=(10, 2)).map_blocks(failing, dtype=float, meta=np.empty((0, 0)))
+    for active in (client, None):
+        with pytest.raises(ZeroDivisionError):
+            eg.scan(rows, nearest=1, client=active)
+        time.sleep(1)
+        assert not list(folder.iterdir())
 
 
 def test_temporary_stores_are_in_the_folder_of_the_system_by_default(
