@@ -66,8 +66,10 @@ def plan_before(plan: Plan, long_rows: LongRows) -> Plan | None:
     matrix = copy(plan.sides[1].matrix)
     vars(matrix)["take"] = partial(_take, long_rows)
     rows = DistinctRows(long_rows.token_id, long_rows.token_id, np.arange(count + 1), np.empty(0, np.int64))
-    second = replace(plan.sides[1], matrix=matrix, rows=rows, key=uuid4().hex, norm=long_rows.length)
-    return replace(plan, sides=(plan.sides[0], second), reductions=kept)
+    # without limits integers would leave all pairs undecided
+    first, second = (replace(side, instead=side.point_format.unrounded, key=uuid4().hex) for side in plan.sides)
+    second = replace(second, matrix=matrix, rows=rows, norm=long_rows.length)
+    return replace(plan, sides=(first, second), reductions=kept)
 
 
 def _take(long_rows: LongRows, ids: Array) -> Array:
