@@ -70,7 +70,7 @@ def neighbors_text(dataset: xr.Dataset) -> str:
 
 
 def _of_each_row(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
-    """What each row has of each rank: a line each."""
+    """What each row has of each rank, as far as it has one: a line each."""
     from embgeom_dask.storage.result_names import measured
 
     what = measured(dataset, name)
@@ -81,6 +81,7 @@ def _of_each_row(dataset: xr.Dataset, name: str, sides: Sequence[str]) -> str:
         [own, token, rank, values[place, rank - 1], ids[place, rank - 1], names[place, rank - 1]]
         for place, (own, token) in enumerate(tokens)
         for rank in range(1, dataset.sizes[name] + 1)
+        if ids[place, rank - 1] >= 0  # else the row has fewer
     )
     mine, other = ([f"{side}{column}" for column in ("id", "token")] for side in sides)
     return align([*mine, name, what, *other], rows)

@@ -319,7 +319,11 @@ def test_the_command_leaves_identical_rows_out(tmp_path: Any) -> None:
     assert found["neighbor_distance"] == [[5, 5, 5], [5, 5, 5], [5, 5, None], [5, 5, None], [5, 5, None]]
     assert found["neighbor_token"][4] == ["t0", "t1", ""]
     shown = CliRunner().invoke(app, ["scan", store, "--neighbors", "3", "--distinct"]).stdout.splitlines()
-    assert shown[-1].split() == ["3", "5", "5", "5", "5"]
+    assert [line.split() for line in shown[-3:]] == [
+        ["3", "t3", "2", "5", "1", "t1"],
+        ["4", "t4", "1", "5", "0", "t0"],
+        ["4", "t4", "2", "5", "1", "t1"],
+    ]
     refused = CliRunner().invoke(app, ["scan", store, "--farthest", "1", "--distinct"])
     assert isinstance(refused.exception, InputError)
     assert "`nearest`, `neighbors`, `within` and `pairs_within`: ask for one of them" in str(refused.exception)
