@@ -21,7 +21,10 @@ from embgeom_dask.kernels.parallel import share_out
 
 Array = NDArray[Any]
 
-__all__ = ["bin_pairs", "count_within", "may_hit", "room_for", "select"]
+__all__ = ["bin_pairs", "count_within", "room_for", "select"]
+
+_PART = 8
+"""Columns of a strip whose marks, a byte each, are looked at together, as one number of 64 bits."""
 
 
 def select(
@@ -61,24 +64,17 @@ def room_for(pairs: int, dtype: Any) -> BoundedPairs:
 
 
 @numba.njit(nogil=True, cache=True)
-def may_hit(
-    product: Array, bound: LinearBound, limits: Limits, i: int, start: int
-) -> bool:  # pragma: no cover (compiled)
-    """Whether some bound of row i in the strip of columns from `start` on is at most a limit, or NaN.
-
-    True for a strip shorter than `STRIP`.
-    """
+def _mark_hits(
+    product: Array, bound: LinearBound, limits: Limits, i: int, start: int, hits: Array
+) -> None:  # pragma: no cover (compiled)
+    """Mark in `hits` (STRIP,) uint8 which bounds of row i in a strip of columns are at most a limit, or NaN."""
     stop = start + STRIP
-    if stop > product.shape[1]:
-        return True
     strip, column, column_limit = product[i, start:stop], bound.column[start:stop], limits.column[start:stop]
     row, factor, abs_factor, row_limit = bound.row[i], bound.factor, bound.abs_factor, limits.row[i]
-    misses = 0
     for k in range(STRIP):  # vectorised: fixed length, no branches, no index below 0
         p = value(strip[k])
         least = row + column[k] + factor * p + abs_factor * abs(p)
-        misses += (least > row_limit) & (least > column_limit[k])
-    return misses < STRIP
+        hits[k] = np.uint8(0) if (least > row_limit) & (least > column_limit[k]) else np.uint8(1)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -107,22 +103,41 @@ def _select(
     known: Array,
     out: BoundedPairs,
 ) -> int:  # pragma: no cover (compiled)
-    count = 0
-    columns = product.shape[1]
+    count, columns = 0, product.shape[1]
+    any_hit = np.empty(STRIP // _PART, np.uint64)
+    hits, whole = any_hit.view(np.uint8), columns - STRIP
     for i in range(product.shape[0]):
         for strip in range(i + 1 if diagonal else 0, columns, STRIP):
-            if rules_out(known, limits, largest, i, strip):
+            if known.size and rules_out(known, limits, largest, i, strip):
                 continue
-            if may_hit(product, bound, limits, i, strip):
-                for j in range(strip, min(strip + STRIP, columns)):
-                    p = value(product[i, j])
-                    least = bound.row[i] + bound.column[j] + bound.factor * p + bound.abs_factor * abs(p)
+            if strip <= whole:
+                _mark_hits(product, bound, limits, i, strip, hits)
+                for part in range(STRIP // _PART):
+                    if any_hit[part]:
+                        for k in range(part * _PART, (part + 1) * _PART):
+                            if hits[k]:
+                                count = _keep(product, bound, i, strip + k, out, count)
+            else:
+                for j in range(strip, columns):
+                    least = _least(product, bound, i, j)
                     if not (least > limits.row[i] and least > limits.column[j]):
-                        out.i[count] = i
-                        out.j[count] = j
-                        out.bound[count] = least
-                        count += 1
+                        count = _keep(product, bound, i, j, out, count)
     return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _least(product: Array, bound: LinearBound, i: int, j: int) -> float:  # pragma: no cover (compiled)
+    p = value(product[i, j])
+    return bound.row[i] + bound.column[j] + bound.factor * p + bound.abs_factor * abs(p)  # type: ignore[no-any-return]
+
+
+@numba.njit(nogil=True, cache=True)
+def _keep(
+    product: Array, bound: LinearBound, i: int, j: int, out: BoundedPairs, count: int
+) -> int:  # pragma: no cover (compiled)
+    """Write a pair to `out`, where `count` are before it, and return how many there are now."""
+    out.i[count], out.j[count], out.bound[count] = i, j, _least(product, bound, i, j)
+    return count + 1
 
 
 def count_within(
