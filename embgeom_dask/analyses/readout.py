@@ -104,8 +104,8 @@ def readout(
         `top_product` float64 and `top_token_id` int64 `(direction, top)`, largest first, with the strings `top_token`,
         and the same for bottom, smallest first. Of all products of a direction, population moments as `scan` gives them
         with `moments_per_row`: `row_mean`, `row_std`, `row_skew`, `row_kurtosis` (3 for normal numbers), `row_min`,
-        `row_max (direction)`. `direction` numbers the rows, or has the token ids of a store or an
-        array; `label (direction)` are their names.
+        `row_max (direction)`. `direction` numbers the rows or columns, or has the token ids of the rows
+        of a store or an array; `label (direction)` are their names.
 
     Raises
     ------

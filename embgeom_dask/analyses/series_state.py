@@ -43,9 +43,8 @@ class SeriesState:
     def __init__(self, shape: tuple[int, int, int]) -> None:
         count, size, width = shape
         self.done = 0
-        self.digest = (
-            sha256()
-        )  # of all steps, as `open_steps` tells one array from another; not of a state that is loaded
+        # of all steps, as `open_steps` tells one array from another; not of a state that is loaded
+        self.digest = sha256()
         self.told: dict[str, Array] = {
             "numbers": np.zeros((len(NUMBERS), count)),
             "centroid": np.empty((count, width)),

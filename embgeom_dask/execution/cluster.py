@@ -86,7 +86,7 @@ def connect(
     """
     if _first_process() != os.getpid():
         raise InputError(
-            "this process was forked from one that has used dask, whose threads are not here: start it another way, "
+            "this process was forked from one that has used dask, whose threads are not here: start it with "
             "multiprocessing.get_context('spawn')"
         )
     with _client(client, out) as (active, whose), known_workers.entered(active):

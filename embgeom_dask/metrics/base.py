@@ -134,6 +134,8 @@ class Metric(ABC):
     """Bounds are of squares of another metric's distances, by L2: finer products would tell no more of those."""
     has_digits: bool = False
     """Points can be rows in digits (`kernels.digits`): values are made of products, less a centre if it `shifts`."""
+    has_rough: bool = False
+    """`rough` tells values in float32."""
     undefined_for_zero_rows: bool = False
     """A row of zeros has no distance to any row: such rows are left out."""
     keeps_rows: bool = True

@@ -46,6 +46,7 @@ class Cosine(Metric):
     name = "cosine"
     quantizes = True
     has_digits = True
+    has_rough = True
     undefined_for_zero_rows = True
     keeps_rows = False
     prunes_by_norm = False

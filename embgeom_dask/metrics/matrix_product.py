@@ -23,6 +23,7 @@ class ProductOfRows(Metric):
 
     as_stored = True
     quantizes = True
+    has_rough = True
 
     def unit(self, scale: float) -> float:
         """Return scale^2."""

@@ -15,6 +15,11 @@ MOMENTS = ("mean", "std", "skew", "kurtosis")
 """The moments of all products of a direction, less the prefix of their names."""
 
 
+def has_lines(dataset: xr.Dataset) -> bool:
+    """Whether a result of `readout`, or a part of one, has directions and tokens at both ends of them."""
+    return all(dataset.sizes.get(name, 0) > 0 for name in ("direction", "top", "bottom"))
+
+
 def by_kurtosis(dataset: xr.Dataset) -> xr.Dataset:
     """The result of `readout` with the directions of the largest kurtosis first; as it is without moments.
 

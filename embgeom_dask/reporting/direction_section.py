@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from embgeom_dask.reporting.direction_lines import MOMENTS, by_kurtosis, first_tokens
+from embgeom_dask.reporting.direction_lines import MOMENTS, by_kurtosis, first_tokens, has_lines
 from embgeom_dask.reporting.markup import MOST_ROWS, Column, code, table, text
 from embgeom_dask.reporting.parts import Parts, Section, note
 from embgeom_dask.reporting.report_contents import Gathered, Item
@@ -16,7 +16,7 @@ _TOKENS = 5
 def directions(found: Gathered, parts: Parts) -> Section | None:
     """A line a direction, the largest kurtosis of its products first."""
     del parts
-    items = found.of_command("readout")
+    items = [each for each in found.of_command("readout") if has_lines(each.result)]
     if not items:
         return None
     said = (
@@ -38,8 +38,7 @@ def _of_result(item: Item) -> str:
     columns[Column("largest product")] = some["top_product"].to_numpy()[:, 0]
     columns[Column("smallest product")] = some["bottom_product"].to_numpy()[:, 0]
     columns |= {Column(name): some[f"row_{name}"].to_numpy() for name in reversed(MOMENTS) if f"row_{name}" in some}
-    more = note(
-        f"The first of {found.sizes['direction']:,} lines. {code('embgeom to-csv RESULT.zarr top')} writes all."
-    )
+    count, written = found.sizes["direction"], [code(f"embgeom to-csv RESULT.zarr {end}") for end in ("top", "bottom")]
+    more = note(f"The first {MOST_ROWS:,} of {count:,} lines. {written[0]} and {written[1]} write all.")
     lines = table(list(columns), zip(*columns.values(), strict=True))
-    return f"<h3>{text(item.label)}</h3>{lines}{more * (found.sizes['direction'] > MOST_ROWS)}"
+    return f"<h3>{text(item.label)}</h3>{lines}{more * (count > MOST_ROWS)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embgeom_dask.reporting import tables
+from embgeom_dask.reporting.direction_lines import has_lines
 from embgeom_dask.reporting.display_names import with_display_names
 from embgeom_dask.reporting.markup import Column, code, table, text
 from embgeom_dask.reporting.parts import Parts, Section, note
@@ -35,7 +36,9 @@ def others(found: Gathered, parts: Parts) -> Section | None:
 
 def _names(source: Source) -> list[str]:
     command = source.result.attrs.get("command")
-    if command == "readout" or (command == "series" and "analysis" not in source.result.attrs):
+    if command == "readout" and has_lines(source.result):
+        return []
+    if command == "series" and "analysis" not in source.result.attrs:
         return []
     names = tables.names(source.result)
     return [name for name in names if command not in SHOWN or (command == "scan" and name in _OF_SCANS)]

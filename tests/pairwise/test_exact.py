@@ -205,3 +205,10 @@ def test_a_product_of_short_rows_between_two_of_long_ones_hides_no_doubt() -> No
     for values in (exact.values(first, second)[0], np.array([0.0, -t, *np.zeros(20)])):  # in either order of summation
         order, _ = exact.rank(first, second, values)
         assert order[:2].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("metric", ["chebyshev", "cityblock"])
+def test_a_metric_that_float32_tells_nothing_of_does_not_count_it(metric: str) -> None:
+    exact = exactly(np.eye(2, dtype=np.float32), metric)
+    assert exact.at_least(np.array([0]), np.array([1])) == -inf
+    assert not exact.counts["float32"]

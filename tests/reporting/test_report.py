@@ -250,6 +250,8 @@ def test_directions_have_a_section_with_the_largest_kurtosis_first(tmp_path: Pat
     assert [line[:2] for line in lines] == [[str(each), f"feature {each}"] for each in order]
     tokens = display_names(result.sel(direction=order[0]), "top_token")[:5]
     assert lines[0][2].split() == " ".join(map(markup.cut, tokens)).split()
+    for part in (result.isel(direction=0), result.isel(top=0), result.drop_dims("bottom"), result.isel(direction=[])):
+        assert 'id="directions"' not in page.html_of(report_contents.gather(part))
     without = eg.readout(tmp_path / "d.npy", store, k=1, moments=False, client=client)
     found = Texts(page.html_of(report_contents.gather(without)))
     heading = next(at for at, row in enumerate(found.cells) if "largest product" in row)
