@@ -61,7 +61,7 @@ def parse_tokens(selection: Selection, vocab_size: int, labels: Labels | None = 
       or uint8 is a mask over the vocabulary, one of another integer type holds ids. Ids beside a `cluster_mask` of
       another length than the vocabulary are taken only where they are the KEY;
     - integers and tokens, or a boolean array that is a mask over the vocabulary; of a DataArray with token
-      ids, or a pandas Series whose index has ids or tokens, over these.
+      ids, or a pandas Series whose index has ids or tokens, over these. Strings of an index are tokens, never ids.
 
     `labels` are needed, and read, where tokens are named.
 
@@ -101,20 +101,40 @@ def _select(selection: str | Iterable[int | str] | None, vocab_size: int, labels
         if selection.startswith("@"):
             return _from_lines(selection[1:], vocab_size, labels)
         return _sorted_ids(_listed(selection, vocab_size, labels), f"the token selection {selection!r}", vocab_size)
+    if (masked := _masked(selection, vocab_size, labels)) is not None:
+        return _sorted_ids(masked, "the mask", vocab_size)
+    if hasattr(selection, "__array__"):
+        selection = np.asarray(selection).ravel().tolist()
+    return _sorted_ids(_each(selection, vocab_size, labels), "the token selection", vocab_size)
+
+
+def _masked(selection: Any, vocab_size: int, labels: Labels | None) -> NDArray[np.int64] | list[int] | None:
+    """The ids that a mask selects, in its order, by its labels where it has some; None of what is no mask."""
     if isinstance(selection, xr.DataArray) and selection.dtype == bool and selection.ndim == 1:
         ids = token_id_of(selection)
         if ids is not None:
-            return _sorted_ids(ids[selection.to_numpy()], "the mask", vocab_size)
+            taken: NDArray[np.int64] = ids[selection.to_numpy()]
+            return taken
     if isinstance(selection, pd.Series) and pd.api.types.is_bool_dtype(selection):
-        labelled = not isinstance(selection.index, pd.RangeIndex)
-        selection = selection.index[selection].to_numpy() if labelled else selection.to_numpy(bool)
-    if hasattr(selection, "__array__"):
-        array = np.asarray(selection)
-        if array.dtype == bool:
-            _check_order(array, labels)
-            return _from_mask(array, "the mask", vocab_size)
-        selection = array.ravel().tolist()
-    return _sorted_ids(_each(selection, vocab_size, labels), "the token selection", vocab_size)
+        if count := int(selection.isna().sum()):
+            raise InputError(f"the mask has {count} values that are neither True nor False: fill them, .fillna(False)")
+        index, mask = selection.index, selection.to_numpy(bool)
+        if not (isinstance(index, pd.RangeIndex) and index.equals(pd.RangeIndex(mask.size))):
+            return _of_index(index[mask].tolist(), vocab_size, labels)
+        selection = mask
+    if not hasattr(selection, "__array__") or (array := np.asarray(selection)).dtype != bool:
+        return None
+    _check_order(array, labels)
+    return _from_mask(array, "the mask", vocab_size)
+
+
+def _of_index(values: list[Any], vocab_size: int, labels: Labels | None) -> list[int]:
+    """The ids of labels of rows: ids, and tokens, of which `1` and `0:2` may be some; a piece before a like text."""
+    if labels is None or not any(isinstance(value, str) for value in values):
+        return _each(values, vocab_size, labels)
+    names, pieces = [value for value in values if isinstance(value, str)], set(labels()["token"].to_numpy().tolist())
+    found = iter(find_tokens([f'"{name}"' if name in pieces else name for name in names], labels()))
+    return _each([next(found) if isinstance(value, str) else value for value in values], vocab_size, labels)
 
 
 def in_order(selection: str | Iterable[int | str], vocab_size: int, labels: Labels) -> NDArray[np.int64]:
@@ -125,9 +145,12 @@ def in_order(selection: str | Iterable[int | str], vocab_size: int, labels: Labe
     InputError
         as `parse_tokens`.
     """
-    read = _listed if isinstance(selection, str) else _each
-    ids = read(cast(Any, selection), vocab_size, labels)
-    _sorted_ids(ids, f"the token selection {selection!r}", vocab_size)
+    if (ids := _masked(selection, vocab_size, labels)) is not None:
+        name = "the mask"
+    else:
+        name = f"the token selection {selection!r}"
+        ids = (_listed if isinstance(selection, str) else _each)(cast(Any, selection), vocab_size, labels)
+    _sorted_ids(ids, name, vocab_size)
     return np.asarray(ids, dtype=np.int64)
 
 

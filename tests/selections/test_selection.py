@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from embgeom_dask.errors import InputError
-from embgeom_dask.selections.selection import parse_tokens, read_cluster
+from embgeom_dask.selections.selection import in_order, parse_tokens, read_cluster
 
 VOCAB = 40
 
@@ -136,6 +136,31 @@ def test_a_mask_selects_by_its_labels_and_is_refused_where_it_has_none_and_could
         parse_tokens(mask.to_numpy(), 4, lambda: labels)
     with pytest.raises(InputError, match="booleans are given: give a mask as a boolean array"):
         parse_tokens(mask.tolist(), 4, lambda: labels)
+
+
+def test_a_mask_of_a_series_is_read_by_its_index_unless_that_is_the_default_one() -> None:
+    tokens = ["a", "b", "1", "0:2", '"""', '"', "\u2581a"]
+    frame = pd.DataFrame({"token_id": range(7), "token": tokens})
+    named = xr.Dataset(coords=dict.fromkeys(("token", "text"), ("token_id", tokens)) | {"token_id": np.arange(7)})
+    assert parse_tokens(frame[::-1]["token_id"] < 3, 7, lambda: named).tolist() == [0, 1, 2]
+    assert parse_tokens(frame[2:]["token_id"] < 4, 7, lambda: named).tolist() == [2, 3]
+    by_token = frame.set_index("token")["token_id"]
+    for ids in ([2, 3], [4], [0], [6]):
+        assert parse_tokens(by_token.isin(ids), 7, lambda: named).tolist() == ids
+    with pytest.raises(InputError, match="no token is called '2'"):
+        parse_tokens(pd.Series([True], index=["2"]), 7, lambda: named)
+    for index in (None, [6, 5, 4]):
+        with pytest.raises(InputError, match="the mask has 1 values that are neither True nor False: fill them"):
+            parse_tokens(pd.Series([True, None, False], index, "boolean"), 7, lambda: named)
+
+
+def test_masks_select_in_their_order_where_order_matters() -> None:
+    named = xr.Dataset(coords=dict.fromkeys(("token", "text"), ("token_id", list("abcd"))) | {"token_id": range(4)})
+    mask = np.array([False, True, False, True])
+    assert in_order(mask, 4, lambda: named).tolist() == [1, 3]
+    assert in_order(pd.Series(mask)[::-1], 4, lambda: named).tolist() == [3, 1]
+    with pytest.raises(InputError, match="the mask selects no token"):
+        in_order(mask & False, 4, lambda: named)
 
 
 def test_none_is_every_token() -> None:
