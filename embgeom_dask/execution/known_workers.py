@@ -154,11 +154,19 @@ def _fit(client: Client) -> list[str]:
     return [address for address in all_workers(client) if address not in given_up()]
 
 
-def give_up(worker: str, reason: str) -> None:
-    """Give a worker no more work in this command; a note says why, unless it is this process: then an error does."""
+def _all_given_up(client: Client) -> list[str]:
+    """The addresses of the connected workers, if all of them are given up; else none."""
+    if not given_up() or _fit(client):
+        return []
+    found = all_workers(client, now=True)
+    return list(found) if found.keys() <= given_up().keys() else []
+
+
+def give_up(client: Client, worker: str, reason: str) -> None:
+    """Give a worker no more work in this command. A note says why, or if no other is left, `check_any_left` does."""
     if worker not in given_up():
         given_up()[worker] = reason
-        if worker.startswith("inproc:"):
+        if _all_given_up(client):
             return
         named = reason if worker in reason else f"worker {worker}: {reason}"
         progress.note(f"{named} (it gets no more work, others go on)")
@@ -166,10 +174,7 @@ def give_up(worker: str, reason: str) -> None:
 
 def check_any_left(client: Client, kind: type[EmbgeomError]) -> None:
     """Raise an error of that kind, with the reasons, if there are workers and all of them are given up."""
-    if not given_up() or _fit(client):
-        return
-    found = all_workers(client, now=True)
-    if found and all(address in given_up() for address in found):
+    if found := _all_given_up(client):
         reasons = dict.fromkeys(given_up()[address] for address in found)
         raise kind("; ".join(list(reasons)[:3]))
 
@@ -198,7 +203,7 @@ def give_up_objecting(client: Client, question: Callable[..., str | None], *args
         asked.update(new)
         for address, reason in run_on(client, new, question, *args):
             if isinstance(reason, str):
-                give_up(address, reason)
+                give_up(client, address, reason)
 
 
 def run_where_used(client: Client, work: Callable[..., Any], *args: Any) -> None:

@@ -65,7 +65,7 @@ def check(client: Client, device: str) -> None:
     _ask_versions(client)
     for address, reason in known_workers.ask_once(client, _lack, device).items():
         if reason is not None:
-            known_workers.give_up(address, reason)
+            known_workers.give_up(client, address, reason)
     known_workers.check_any_left(client, InputError)
 
 
@@ -254,7 +254,7 @@ def _asked_for(client: Client, futures: list[Future[Any]]) -> concurrent.futures
 def _is_through_its_worker(client: Client, error: BaseException | None) -> bool:
     """Whether a task failed through a fault of its worker, which gets nothing more."""
     if isinstance(error, AbortRun) and error.worker:
-        known_workers.give_up(error.worker, str(error))
+        known_workers.give_up(client, error.worker, str(error))
     elif not (isinstance(error, _NOT_UNDERSTOOD) and _ask_versions(client)):
         return False
     known_workers.check_any_left(client, AbortRun)
@@ -306,7 +306,7 @@ def _ask_versions(client: Client) -> bool:
     here, answers = version("embgeom-dask"), known_workers.ask_once(client, _WHICH_VERSION)
     others = {address: _other_version(address, there, here) for address, there in answers.items() if there != here}
     for address, reason in others.items():
-        known_workers.give_up(address, reason)
+        known_workers.give_up(client, address, reason)
     return bool(others)
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from distributed import Client
 
-from embgeom_dask import tuning
+from embgeom_dask import progress, tuning
 from embgeom_dask.errors import InputError
 from embgeom_dask.execution import known_workers
 
@@ -85,3 +85,31 @@ def test_a_model_asks_and_tells_its_own_workers_alone(cluster: Workers) -> None:
     with known_workers.entered(client):  # a run of its own may use them again
         known_workers.check_any_left(client, InputError)
         assert known_workers.allowed_workers(client) is None
+
+
+@pytest.mark.parametrize("there", ["inproc://h/1 inproc://h/2", "tcp://h:1 tcp://h:2"])
+def test_of_each_worker_given_up_a_note_or_an_error_says_why(
+    cluster: Workers, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, (first, second) = client_of(cluster), there.split()
+    cluster.there = [first, second]
+    told: list[str] = []
+    monkeypatch.setattr(progress, "note", told.append)
+    known_workers.give_up(client, first, f"{first} is blind")
+    known_workers.check_any_left(client, InputError)
+    known_workers.give_up(client, second, "its disk is full")  # no others go on: the error says it
+    assert told == [f"{first} is blind (it gets no more work, others go on)"]
+    with pytest.raises(InputError, match=f"^{first} is blind; its disk is full$"):
+        known_workers.check_any_left(client, InputError)
+
+
+def test_others_that_came_just_now_go_on(cluster: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, told = client_of(cluster), list[str]()
+    monkeypatch.setattr(progress, "note", told.append)
+    cluster.there = ["a"]
+    with tuning.override(WORKERS_LOOK=60.0), known_workers.entered(client):
+        known_workers.all_workers(client, now=True)
+        cluster.there = ["a", "b"]
+        known_workers.give_up(client, "a", "a is blind")
+        known_workers.check_any_left(client, InputError)
+    assert told == ["a is blind (it gets no more work, others go on)"]
