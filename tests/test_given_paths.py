@@ -11,6 +11,7 @@ import pytest
 from distributed import Client
 
 import embgeom_dask as eg
+from embgeom_dask.reporting import files, plots
 from embgeom_dask.testing import make_store
 
 ROWS = np.eye(4, 3, dtype=np.float32)
@@ -27,6 +28,11 @@ CALLS: list[tuple[str, Callable[[Any, str], Any]]] = [
     ("stores", lambda bad, _: eg.list_models(bad)),
     ("path", lambda bad, _: eg.open_result(bad)),
     ("path", lambda bad, store: eg.report(eg.survey(store), bad)),
+    ("path", lambda bad, store: eg.tokens(store).embgeom.to_parquet(bad)),
+    ("path", lambda bad, store: eg.survey(store).embgeom.to_csv(bad, "survey")),
+    ("path", lambda bad, store: eg.tokens(store).embgeom.to_masks(bad)),
+    ("path", lambda bad, store: files.netcdf(eg.survey(store), bad)),
+    ("path", lambda bad, store: plots.write(eg.tokens(store), plots.Plots.norms, bad)),
     ("out", lambda bad, _: eg.status(bad)),
     ("stores", lambda bad, store: eg.controls(store, stores=bad)),
     ("stores", lambda bad, store: eg.whiten(store, stores=bad)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv as csv_module
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +33,14 @@ _LISTS = {
 def csv(result: xr.Dataset, path: PathLike, name: str, *, overwrite: bool = False) -> None:
     """Write the table `name`, with the texts of tokens: strings quoted, numbers with the digits that give them back."""
     table = tables.frame_with_texts(result, name)
-    with replacement.new_file(Path(path), overwrite=overwrite) as file:
+    with replacement.new_file(path, overwrite=overwrite) as file:
         table.to_csv(file, mode="wb", encoding="utf-8", index=False, quoting=csv_module.QUOTE_NONNUMERIC)
 
 
 def netcdf(result: xr.Dataset | xr.DataTree, path: PathLike, *, overwrite: bool = False) -> None:
     """Write the whole result, or a tree of them, as netCDF 4."""
     load("netCDF4")
-    with replacement.new_file(Path(path), overwrite=overwrite) as file:
+    with replacement.new_file(path, overwrite=overwrite) as file:
         result.to_netcdf(file.name, engine="netcdf4")
 
 
@@ -70,7 +69,7 @@ def parquet(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> N
         if {*result.get(f"{stem}_{what}", xr.DataArray()).dims} == {"token_id", stem}:
             columns[name] = _lists(result, stem, what, pyarrow)
     table = pyarrow.table({name: _column(each, pyarrow) for name, each in columns.items()})
-    with replacement.new_file(Path(path), overwrite=overwrite) as file:
+    with replacement.new_file(path, overwrite=overwrite) as file:
         writer.write_table(table, file)
 
 

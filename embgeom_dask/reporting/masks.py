@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -28,7 +27,7 @@ def write(result: xr.Dataset, path: PathLike, *, overwrite: bool = False) -> Non
     ids = result["token_id"].to_numpy()
     if not np.array_equal(ids, np.arange(ids.size)):
         raise InputError("this result is of some tokens: a mask is of the whole vocabulary")
-    with replacement.new_file(Path(path), overwrite=overwrite) as file:
+    with replacement.new_file(path, overwrite=overwrite) as file:
         file.write(save({name: np.ascontiguousarray(values) for name, values in found.items()}))
 
 

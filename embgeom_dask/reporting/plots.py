@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, parse_path
 from embgeom_dask.reporting import curves, drawing, skymap, step_curves
 from embgeom_dask.reporting.model_results import Result
 from embgeom_dask.reporting.optional_libraries import load
@@ -273,7 +273,7 @@ def write(
     EmbgeomError
         where it cannot be written; nothing is left behind.
     """
-    ending = Path(path).suffix.lower()
+    ending = Path(parse_path("path", path)).suffix.lower()
     if ending not in ENDINGS:
         raise InputError(f"{path} ends with no format of figures: {', '.join(ENDINGS)}")
     matplotlib = load("matplotlib", "plot")
@@ -282,7 +282,7 @@ def write(
         figure.set_figheight(height)
     with (
         matplotlib.rc_context({"svg.hashsalt": "embgeom"}),
-        replacement.new_file(Path(path), overwrite=overwrite) as file,
+        replacement.new_file(path, overwrite=overwrite) as file,
     ):
         draw(Plots(result), figure.add_subplot(projection=projection))
         figure.savefig(file, format=ending[1:], dpi=drawing.DPI, metadata=_UNDATED[ending])

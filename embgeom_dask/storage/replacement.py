@@ -21,24 +21,24 @@ import zarr
 from zarr.abc.store import Store
 
 from embgeom_dask import private_apis
-from embgeom_dask.errors import EmbgeomError, InputError, shorten
+from embgeom_dask.errors import EmbgeomError, InputError, parse_path, shorten
 from embgeom_dask.storage import paths, transactions
 
 _FRESH = re.compile("[0-9a-f]{8}")
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[BinaryIO]:
     """Yield a file to write that is at `path` once it is complete and on the disk; on any failure nothing changes.
 
     Raises
     ------
     InputError
-        as `check_new`.
+        where `path` is none, and as `check_new`.
     EmbgeomError
         where it cannot be written.
     """
-    path = Path(os.path.expanduser(path))  # noqa: PTH111
+    path = Path(parse_path("path", path))
     check_new(path, overwrite=overwrite)
     try:
         with whole_file(Path(os.path.realpath(path))) as file:  # a link stays one
