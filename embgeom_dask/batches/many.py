@@ -288,7 +288,7 @@ def node_names(stores: Sequence[Data], known: Known) -> list[str | None]:
     for store, each in zip(stores, known, strict=True):
         names.append(None)
         if each is not None:
-            model, revision, matrix, _ = each
+            model, revision, matrix = each
             name = model_stores.file_name(model, revision if counts[model] > 1 else "").removesuffix(".zarr")
             if len({other.matrix for other in known if other is not None and other[:2] == each[:2]}) > 1:
                 name += f"-{matrix.removesuffix('_embedding')}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -46,9 +48,19 @@ class _Blocks:
         self._path = Path(path)
 
     def __setitem__(self, where: Any, block: Any) -> None:
-        if not self._path.exists():
-            raise InputError(f"no folder {self._path} here: set dask's temporary-directory to one that all workers see")
+        self._check_there()
         self._array[where] = block
+        try:
+            self._check_there()
+        except InputError:  # removed meanwhile, and zarr has made folders anew for this block
+            shutil.rmtree(self._path, ignore_errors=True)
+            with suppress(OSError):
+                self._path.parent.rmdir()
+            raise
+
+    def _check_there(self) -> None:
+        if not (self._path / "zarr.json").exists():
+            raise InputError(f"no folder {self._path} here: set dask's temporary-directory to one that all workers see")
 
 
 def _as_said(block: Any, block_info: Any = None) -> NDArray[Any]:
@@ -69,7 +81,16 @@ def _as_said(block: Any, block_info: Any = None) -> NDArray[Any]:
             f"the array given is {values.dtype.name}, and dask was told {said['dtype'].name}: give what makes it the "
             "right `dtype`"
         )
+    _check_held(values)
     return cast(NDArray[Any], values)
+
+
+def _check_held(rows: NDArray[Any]) -> None:
+    """Raise InputError where float64 does not hold an integer; numpy casts all of 64 bits to it without a word."""
+    if rows.dtype.kind in "iu" and rows.dtype.itemsize == 8 and rows.size:
+        largest = max(abs(int(rows.min())), abs(int(rows.max())))
+        if largest > _LARGEST_INTEGER:
+            raise InputError(f"the array given holds {largest}, which float64 does not: give integers up to 2^53")
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ class GivenRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """GivenRows and columns."""
+        """Rows and columns."""
         return cast(tuple[int, ...], self.array.shape)
 
     @property
@@ -91,10 +112,7 @@ class GivenRows:
         return np.dtype(np.float64) if own.kind in "biu" else own.newbyteorder("=")
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """GivenRows `start` to `stop`. Raises InputError where float64 does not hold an integer."""
+        """Rows `start` to `stop`. Raises InputError where float64 does not hold an integer."""
         rows = np.asarray(self.array[start:stop])
-        if rows.dtype.kind in "iu" and rows.dtype.itemsize == 8:
-            largest = max(abs(int(rows.min())), abs(int(rows.max())))
-            if largest > _LARGEST_INTEGER:
-                raise InputError(f"the array given holds {largest}, which float64 does not: give integers up to 2^53")
+        _check_held(rows)
         return np.ascontiguousarray(rows, dtype=self.dtype)

@@ -235,12 +235,11 @@ def _model_of(file: tuple[Path, str]) -> str:
 
 
 class Identity(NamedTuple):
-    """Whose rows are compared: `matrix` is empty where they are of no store; one that is `tied` is of both roles."""
+    """Whose rows are compared: `matrix` is empty where they are of no store."""
 
     model: str
     revision: str
     matrix: str = ""
-    tied: bool = False
 
 
 def name_of(data: Data, role: Role | None = None) -> Identity:
@@ -252,7 +251,7 @@ def name_of(data: Data, role: Role | None = None) -> Identity:
         as `given_rows`.
     """
     if isinstance(data, Matrix):
-        return Identity(data.model, data.revision, data.name, data.tied)
+        return Identity(data.model, data.revision, data.name)
     if is_array(data):
         return Identity(*named(as_data_array(data, role)))
     if (file := find_matrix_file(os.fspath(cast(PathLike, data)))) is not None:
@@ -260,7 +259,7 @@ def name_of(data: Data, role: Role | None = None) -> Identity:
     if (step := series_stores.find_step(os.fspath(cast(PathLike, data)))) is not None:
         return Identity(series_stores.find_matrix(*step).model, "")
     matrix = model_stores.find_matrix(cast(PathLike, data), role)
-    return Identity(matrix.model, matrix.revision, matrix.name, matrix.tied)
+    return Identity(matrix.model, matrix.revision, matrix.name)
 
 
 def named(array: xr.DataArray) -> tuple[str, str]:
@@ -330,18 +329,23 @@ def token_id_of(array: xr.DataArray) -> NDArray[np.int64] | None:
     if ids is None:
         return None
     if ids.min() < 0 or ids.max() > np.iinfo(np.int64).max:
-        raise InputError(f"the labels of the rows given are {ids.min()} to {ids.max()}: token ids are 0 or more")
+        raise InputError(
+            f"the labels of the rows given are {ids.min()} to {ids.max()}: token ids are 0 or more, below 2^63"
+        )
     return ids.astype(np.int64)
 
 
 def _integers(labels: xr.DataArray) -> NDArray[Any] | None:
     """Labels that are integers, of any type: xarray and pandas make token ids floats where some are missing."""
     values = labels.to_numpy()
-    if values.dtype.kind == "O" and all(isinstance(each, Integral) for each in values.tolist()):
-        return values.astype(np.int64)
-    if values.dtype.kind != "f" or labels.name not in TOKEN_IDS:
-        return values if values.dtype.kind in "iu" else None
-    if not (np.isfinite(values) & (values == np.rint(values))).all():
+    kind = values.dtype.kind
+    if kind in "iu" or (kind == "O" and all(isinstance(each, Integral) for each in values.tolist())):
+        return values
+    if kind not in "fO" or labels.name not in TOKEN_IDS:
+        return None
+    if kind == "O" and {isinstance(each, str) for each in values[~isna(values)].tolist()} == {True}:
+        return None
+    if kind == "O" or not (np.isfinite(values) & (values == np.rint(values))).all():
         raise InputError("the token ids of the rows given are no integers, or some are missing (NaN): give integers")
     return values.astype(np.int64)
 

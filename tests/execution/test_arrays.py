@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import scipy.sparse
 import torch
 import xarray as xr
+import zarr
 from dask.delayed import delayed
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +28,7 @@ from scipy.spatial.distance import cdist
 
 import embgeom_dask as eg
 from embgeom_dask.errors import EmbgeomError, InputError
+from embgeom_dask.execution import array_rows
 from embgeom_dask.execution.arrays import given_rows
 from embgeom_dask.execution.callbacks import PanelCallback
 from embgeom_dask.storage.model_stores import labels_of
@@ -51,6 +54,16 @@ def _made_of(function: Callable[[np.ndarray], Any]) -> Any:
     """A dask array that is said to be float32, of what a function returns."""
     rows = dask.array.from_array(np.arange(12.0).reshape(6, 2), chunks=3)
     return rows.map_blocks(function, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+
+
+def _integers_called(dtype: Any) -> Any:
+    """A dask array that is said to be of `dtype`, of integers that float64 does not hold."""
+    rows = dask.array.from_array(2**53 + np.arange(4).reshape(2, 2).astype(np.uint64), chunks=1)
+    return rows.map_blocks(lambda block: block, dtype=dtype, meta=np.empty((0, 0), dtype))
+
+
+def _labelled(ids: list[Any]) -> xr.DataArray:
+    return xr.DataArray(np.eye(2), {"token_id": np.array(ids, object)}, ("token_id", "x"))
 
 
 Step = Callable[[xr.DataArray], xr.DataArray]
@@ -279,8 +292,14 @@ def test_a_saved_result_of_an_array_is_opened_again_for_the_same_array_alone(
         (_made_of(lambda block: block[:1]), r"has the shape \(1, 2\), and dask was told \(3, 2\)"),
         (_made_of(lambda block: block[:0]), r"has the shape \(0, 2\), and dask was told \(3, 2\)"),
         (_made_of(lambda block: block / 3), "is float64, and dask was told float32: .* the right `dtype`"),
+        (_integers_called(float), "holds 9007199254740995, which float64 does not"),
+        (_integers_called(np.uint64), "holds 9007199254740995, which float64 does not"),
         (_made_of(lambda block: np.ma.masked_less(block.astype("f4"), 1)), "has masked values"),
         (xr.DataArray(np.eye(2), {"token_id": [3, np.nan]}, ("token_id", "x")), r"or some are missing \(NaN\)"),
+        (_labelled([3, None]), r"or some are missing \(NaN\): give integers"),
+        (_labelled([None, None]), r"or some are missing \(NaN\): give integers"),
+        (_labelled([3, "a"]), "are no integers"),
+        (_labelled([3, 2**70]), "are 3 to 1180591620717411303424: token ids are 0 or more, below 2\\^63"),
         (scipy.sparse.csr_array(np.eye(2)), r"is a sparse csr_array: give its toarray\(\)"),
         (delayed(np.eye)(2), r"is a Delayed: give its compute\(\)"),
         (xr.DataTree.from_dict({"/a": xr.Dataset()}), "was given a DataTree: give one of these, or a list"),
@@ -348,6 +367,34 @@ def test_nothing_is_left_of_an_array_that_fails(folder: Path, client: Client) ->
             eg.scan(rows, nearest=1, client=active)
         time.sleep(1)
         assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("at", ["before", "while"])
+def test_nothing_is_left_where_a_block_is_written_after_the_folder_is_removed(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "embgeom-array-x"
+    target = zarr.create_array(str(place / "computed"), shape=(4, 2), chunks=(2, 2), dtype=float)
+    honest = zarr.Array.__setitem__
+
+    def written(array: Any, where: Any, block: Any) -> None:
+        shutil.rmtree(place)
+        honest(array, where, block)
+        assert place.exists()
+
+    monkeypatch.setattr(zarr.Array, "__setitem__", written)
+    if at == "before":
+        shutil.rmtree(place)
+    with pytest.raises(InputError, match=r"no folder .*computed here: set dask's temporary-directory"):
+        array_rows._Blocks(target, str(place / "computed"))[0:2] = np.ones((2, 2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_token_ids_may_be_objects_that_are_integers_or_strings(client: Client) -> None:
+    ids = eg.tokens(_labelled([50, 70]), client=client)
+    assert ids["token_id"].values.tolist() == [50, 70]
+    named = eg.tokens(_labelled(["b", None]), client=client)
+    assert (named["token_id"].values.tolist(), named["token"].values.tolist()) == ([0, 1], ["b", ""])
 
 
 def test_temporary_stores_are_in_the_folder_of_the_system_by_default(
