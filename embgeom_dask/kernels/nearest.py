@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embgeom_dask.kernels import torch_passes
 from embgeom_dask.kernels.bounds import STRIP, BoundedPairs, Limits, LinearBound, round_up, upper_bounds
 from embgeom_dask.kernels.numba_bfloat16 import as_numba, value
-from embgeom_dask.kernels.numba_passes import room_for
+from embgeom_dask.kernels.numba_passes import PART, mark_hits, room_for
 
 Array = NDArray[Any]
 
@@ -153,27 +153,6 @@ def _lower(limits: Array, k: int, most: float) -> None:  # pragma: no cover (com
 
 
 @numba.njit(nogil=True, cache=True)
-def _may_hit(
-    product: Array, bound: LinearBound, limits: Limits, i: int, start: int
-) -> bool:  # pragma: no cover (compiled)
-    """Whether some bound of row i in the strip of columns from `start` on is at most a limit, or NaN.
-
-    True for a strip shorter than `STRIP`.
-    """
-    stop = start + STRIP
-    if stop > product.shape[1]:
-        return True
-    strip, column, column_limit = product[i, start:stop], bound.column[start:stop], limits.column[start:stop]
-    row, factor, abs_factor, row_limit = bound.row[i], bound.factor, bound.abs_factor, limits.row[i]
-    misses = 0
-    for k in range(STRIP):  # vectorised: fixed length, no branches, no index below 0
-        p = value(strip[k])
-        least = row + column[k] + factor * p + abs_factor * abs(p)
-        misses += (least > row_limit) & (least > column_limit[k])
-    return misses < STRIP
-
-
-@numba.njit(nogil=True, cache=True)
 def _nearest(
     product: Array,
     low: LinearBound,
@@ -188,10 +167,18 @@ def _nearest(
 ) -> int:  # pragma: no cover (compiled)
     rows, columns, duplicate_of = positions
     count, width = 0, product.shape[1]
+    any_hit = np.empty(STRIP // PART, np.uint64)
+    hits, whole = any_hit.view(np.uint8), width - STRIP
     for i in range(product.shape[0]):
         for strip in range(0, width, STRIP):
-            if _may_hit(product, low, limits, i, strip):
-                for j in range(strip, min(strip + STRIP, width)):
+            if strip <= whole:
+                mark_hits(product, low, limits, i, strip, hits)
+            else:
+                hits[:] = 1
+            for part in range(STRIP // PART):
+                if not any_hit[part]:
+                    continue
+                for j in range(strip + part * PART, min(strip + (part + 1) * PART, width)):  # limits fall meanwhile
                     if columns[j] == duplicate_of[i] or (diagonal and columns[j] <= rows[i]):
                         continue
                     p = value(product[i, j])

@@ -21,9 +21,9 @@ from embgeom_dask.kernels.parallel import share_out
 
 Array = NDArray[Any]
 
-__all__ = ["bin_pairs", "count_within", "room_for", "select"]
+__all__ = ["PART", "bin_pairs", "count_within", "mark_hits", "room_for", "select"]
 
-_PART = 8
+PART = 8
 """Columns of a strip whose marks, a byte each, are looked at together, as one number of 64 bits."""
 
 
@@ -64,7 +64,7 @@ def room_for(pairs: int, dtype: Any) -> BoundedPairs:
 
 
 @numba.njit(nogil=True, cache=True)
-def _mark_hits(
+def mark_hits(
     product: Array, bound: LinearBound, limits: Limits, i: int, start: int, hits: Array
 ) -> None:  # pragma: no cover (compiled)
     """Mark in `hits` (STRIP,) uint8 which bounds of row i in a strip of columns are at most a limit, or NaN."""
@@ -104,17 +104,17 @@ def _select(
     out: BoundedPairs,
 ) -> int:  # pragma: no cover (compiled)
     count, columns = 0, product.shape[1]
-    any_hit = np.empty(STRIP // _PART, np.uint64)
+    any_hit = np.empty(STRIP // PART, np.uint64)
     hits, whole = any_hit.view(np.uint8), columns - STRIP
     for i in range(product.shape[0]):
         for strip in range(i + 1 if diagonal else 0, columns, STRIP):
             if known.size and rules_out(known, limits, largest, i, strip):
                 continue
             if strip <= whole:
-                _mark_hits(product, bound, limits, i, strip, hits)
-                for part in range(STRIP // _PART):
+                mark_hits(product, bound, limits, i, strip, hits)
+                for part in range(STRIP // PART):
                     if any_hit[part]:
-                        for k in range(part * _PART, (part + 1) * _PART):
+                        for k in range(part * PART, (part + 1) * PART):
                             if hits[k]:
                                 count = _keep(product, bound, i, strip + k, out, count)
             else:
@@ -127,6 +127,7 @@ def _select(
 
 @numba.njit(nogil=True, cache=True)
 def _least(product: Array, bound: LinearBound, i: int, j: int) -> float:  # pragma: no cover (compiled)
+    """Return the bound of one pair, as `mark_hits` computes it."""
     p = value(product[i, j])
     return bound.row[i] + bound.column[j] + bound.factor * p + bound.abs_factor * abs(p)  # type: ignore[no-any-return]
 
