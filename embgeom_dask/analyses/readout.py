@@ -17,7 +17,7 @@ from embgeom_dask.analyses.all_pairs import compare_pairs
 from embgeom_dask.analyses.directions import multiplied, rows_or_columns
 from embgeom_dask.checkpoints.bare_files import read_vector
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, parse_path
 from embgeom_dask.execution.arrays import Data, Given, given_rows
 from embgeom_dask.execution.cluster import ClientLike
 from embgeom_dask.execution.memory import parse_limit
@@ -212,12 +212,13 @@ def _labels(labels: PathLike | Iterable[str] | None, given: Given, columns: bool
     if labels is None:
         return [""] * count if columns else list(map(str, given.labels()["token"].to_numpy().tolist()))
     if isinstance(labels, str | os.PathLike):
+        labels = parse_path("labels", labels)
         try:
             with Path(labels).open("rb") as file:
                 found = file.read(_MOST_LABELS).decode("utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or "it is no text"
-            raise InputError(f"cannot read the labels {os.fspath(labels)}: {said}") from error
+            raise InputError(f"cannot read the labels {labels}: {said}") from error
     elif isinstance(labels, Iterable):
         found = list(map(str, labels))
     else:

@@ -20,7 +20,7 @@ from embgeom_dask.checkpoints.name_and_tokenizer import find_name
 from embgeom_dask.checkpoints.step_files import as_floats, check_kind, checked, open_stack
 from embgeom_dask.checkpoints.step_folders import Step, ascending, find_steps, labels_of, number_of, open_checkpoint
 from embgeom_dask.checkpoints.torch_files import from_torch
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, parse_path
 from embgeom_dask.execution import arrays
 from embgeom_dask.execution.arrays import Data, given_rows, is_array, temporary_folder
 from embgeom_dask.pairwise.rows import digest
@@ -71,7 +71,7 @@ def open_steps(
     elif is_array(data):
         array = arrays.matrix_of(data, role)
         yield (_of_labelled if isinstance(array, xr.DataArray) else _of_array)(array, identified=identified)
-    elif (file := find_stack_file(path := os.fspath(cast(PathLike, data)))) is not None:
+    elif (file := find_stack_file(path := parse_path("data", data))) is not None:
         with open_stack(*file) as stack:
             yield Steps(stack.shape, stack.read, stack.name, stack.step, stack.identity)
     elif is_series(path):

@@ -79,14 +79,14 @@ def cluster(
     stores = find_stores(stores, from_file)
     from embgeom_dask.batches import trees
     from embgeom_dask.cli import graphs_text
-    from embgeom_dask.errors import InputError
+    from embgeom_dask.errors import InputError, parse_path
     from embgeom_dask.reporting import masks
     from embgeom_dask.storage import replacement
 
     if mask is not None and len(stores) > 1:
         raise InputError("`mask` is of one store: embgeom to-masks writes those of several")
     if mask is not None:
-        replacement.check_new(Path(mask), overwrite=overwrite)
+        replacement.check_new(Path(parse_path("mask", mask)), overwrite=overwrite)
     how: dict[str, Any] = {"role": role, "least": least, "origin": origin, "out": out}
     how |= {"part": part, "client": scheduler}
     if len(stores) == 1 and part is None:

@@ -13,7 +13,7 @@ from embgeom_dask.cli.answers import print_answer, print_result
 from embgeom_dask.cli.as_json import to_json
 from embgeom_dask.cli.options import SELECTION, FromFile, Json, Role, Scheduler, Stores
 from embgeom_dask.cli.stores import find_store, find_stores
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, parse_path
 
 Steps = Annotated[
     list[str] | None,
@@ -91,4 +91,5 @@ def _steps(given: list[str] | None, from_file: str | None) -> Any:
     """What the steps are in: one path, or stores in their order."""
     if not given or len(given) > 1 or from_file:
         return find_stores(given, from_file)
-    return given[0] if Path(given[0]).exists() or find_stack_file(given[0]) else find_store(given[0])
+    path = parse_path("steps", given[0])
+    return path if Path(path).exists() or find_stack_file(path) else find_store(path)

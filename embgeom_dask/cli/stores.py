@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
-from embgeom_dask.errors import NO_STORE, InputError
+from embgeom_dask.errors import NO_STORE, InputError, parse_path
 
 _FOLDER = "stores"
 _MOST = 1 << 24  # bytes of a list
@@ -26,6 +26,7 @@ def find_store(given: str, *, must_be_there: bool = True) -> str:
     InputError
         where nothing is there.
     """
+    given = parse_path("store", given)
     if "://" in given or find_matrix_file(given) is not None:
         return given
     store, colon, step = given.rpartition(":")
@@ -69,6 +70,7 @@ def find_stores(given: Sequence[str] | None, from_file: str | None = None) -> li
 
 def read_list(path: str) -> list[str]:
     """Read a text file with one a line; `#` begins a comment. Raises InputError if the file cannot be read."""
+    path = parse_path("from_file", path)
     try:
         with Path(path).open("rb") as file:  # it may be a pipe: no size to look at
             text = file.read(_MOST + 1)

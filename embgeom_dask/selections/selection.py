@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from embgeom_dask.errors import InputError
+from embgeom_dask.errors import InputError, parse_path
 from embgeom_dask.execution.arrays import token_id_of
 from embgeom_dask.selections.token_names import find_tokens
 
@@ -90,7 +90,7 @@ def read_cluster(selection: Selection, vocab_size: int, labels: Labels | None = 
     if isinstance(selection, str):
         path, key = _safetensors_path(selection)
         if path is not None:
-            return _read_safetensors(path, key, vocab_size)
+            return _read_safetensors(parse_path("tokens", path), key, vocab_size)
     return Cluster(_select(selection, vocab_size, labels))
 
 
@@ -99,7 +99,7 @@ def _select(selection: str | Iterable[int | str] | None, vocab_size: int, labels
         return np.arange(vocab_size, dtype=np.int64)
     if isinstance(selection, str):
         if selection.startswith("@"):
-            return _from_lines(selection[1:], vocab_size, labels)
+            return _from_lines(parse_path("tokens", selection[1:]), vocab_size, labels)
         return _sorted_ids(_listed(selection, vocab_size, labels), f"the token selection {selection!r}", vocab_size)
     if (masked := _masked(selection, vocab_size, labels)) is not None:
         return _sorted_ids(masked, "the mask", vocab_size)

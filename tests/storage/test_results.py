@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from safetensors.numpy import save_file
 
 import embgeom_dask
 import embgeom_dask as eg
@@ -201,3 +202,27 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(tmp_path: Path, mon
     assert eg.open_model(store).output_embedding.values.tolist() == rows.tolist()
     assert {"nearest.csv", "scan.zarr", "stores"} <= {each.name for each in home.iterdir()}
     assert not list(here.iterdir())
+
+
+def test_a_tilde_is_the_home_folder_of_selections_labels_lists_and_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    make_store(tmp_path / "rows.zarr", output=rows, tokens=list("abcdef"))
+    (tmp_path / "ids.txt").write_text("1\n3\n4\n")
+    (tmp_path / "labels.txt").write_text("\n".join("uvwxyz"))
+    (tmp_path / "stores.txt").write_text("~/rows.zarr\n")
+    save_file({"cluster_token_ids": np.array([1, 3, 4])}, tmp_path / "c.safetensors")
+    save_file({"W": np.stack([rows, rows])}, tmp_path / "steps.safetensors")
+    for tokens in ("@~/ids.txt", "~/c.safetensors", "~/c.safetensors:cluster_token_ids", Path("~/c.safetensors")):
+        assert eg.scan("~/rows.zarr", neighbors=1, tokens=tokens)["token_id"].values.tolist() == [1, 3, 4]
+    assert eg.undertrained("~/rows.zarr", unused="@~/ids.txt")["unused"].values.nonzero()[0].tolist() == [1, 3, 4]
+    said = eg.readout("~/rows.npy", "~/rows.zarr", 1, labels="~/labels.txt")
+    assert said["label"].values.tolist() == list("uvwxyz")
+    assert eg.series("~/steps.safetensors").sizes["step"] == 2
+    for command in ("survey --from-file ~/stores.txt", "series ~/steps.safetensors:W", "tokens ~/rows.zarr:output"):
+        assert app.main([*command.split(), "--json"]) == 0, capsys.readouterr().err
+    assert app.main(["cluster", "~/rows.zarr", "--mask", "~/ids.txt"]) == 2
+    assert f"{tmp_path}/ids.txt exists" in " ".join(capsys.readouterr().err.split())
