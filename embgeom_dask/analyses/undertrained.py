@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -190,13 +190,13 @@ def _undertrained(
             raise InputError(f"{matrix.label} has no input matrix of its own: choose another `indicator`")
         indicator = indicator or ("cosine" if inputs is None else "input_norm")
         matrices = [matrix] if inputs is None or inputs == matrix else [matrix, inputs]
-        settings: dict[str, Any] = {"unused": _told(unused), "indicator": indicator}
+        chosen = read_unused(unused, given)  # what is wrong is refused before rows are read
+        settings: dict[str, Any] = {"unused": _told(unused, chosen), "indicator": indicator}
         settings |= {"tokens": given.selection} if given.selection else {}
         attrs = results.provenance("undertrained", matrices, ["cpu"], 0.0, settings)
         if out is not None and (done := results.existing(out, attrs)) is not None:
             return done
         given.stored_labels()
-        chosen = read_unused(unused, given)  # what is wrong is refused before rows are read
         with connect(client, out=out) as active, reading_once(active, matrix, rows_of_part(matrix)):
             dataset = _measured(active, given, inputs, chosen)
         dataset = _ranked(dataset, given, indicator)
@@ -206,11 +206,10 @@ def _undertrained(
     )
 
 
-def _told(unused: Selection) -> str | None:
-    """A selection as the settings have it: of ids and names the digest."""
-    if unused is None or isinstance(unused, str | os.PathLike):
-        return None if unused is None else os.fspath(unused)
-    return fill.sha256(np.array([str(each) for each in np.asarray(unused, np.object_).tolist()]))
+def _told(unused: Selection, chosen: str | NDArray[np.bool_] | None) -> str | None:
+    """A selection as the settings have it: a rule or a list as given, of masks and files the digest of their rows."""
+    listed = isinstance(unused, str) and not unused.startswith("@") and ".safetensors" not in unused
+    return cast(str | None, unused) if listed or unused is None else fill.sha256(cast(NDArray[np.bool_], chosen))
 
 
 def _inputs(data: Data, given: Given) -> Matrix | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from distributed import Client
@@ -171,6 +172,20 @@ def test_kinds_of_tokens_and_their_labels(tmp_path: Path, client: Client) -> Non
     assert json.loads(found.attrs["settings"]) == {"indicator": "cosine", "unused": "20:30"}
     frame = found.embgeom.to_frame("indicators")
     assert frame["category"].tolist() == kinds
+
+
+def test_another_mask_or_another_content_of_a_file_is_no_old_result(tmp_path: Path, client: Client) -> None:
+    path, file = make_store(tmp_path / "m.zarr", output=model(60, 5)[1]), tmp_path / "ids.txt"
+    first, second = (pd.Series(np.arange(60) < 2, index) for index in (range(60), range(59, -1, -1)))
+    file.write_text("0\n1")
+    for out, unused in (("mask", first), ("file", f"@{file}")):
+        found = undertrained(path, unused=unused, client=client, out=tmp_path / f"{out}.zarr")
+        assert found["unused"].values.nonzero()[0].tolist() == [0, 1]
+        assert undertrained(path, unused=unused, client=client, out=tmp_path / f"{out}.zarr").equals(found)
+    file.write_text("58\n59")
+    for out, unused in (("mask", second), ("file", f"@{file}")):
+        with pytest.raises(InputError, match="holds a result from other settings"):
+            undertrained(path, unused=unused, client=client, out=tmp_path / f"{out}.zarr")
 
 
 def test_many_models_arrays_and_what_is_refused(tmp_path: Path, client: Client) -> None:
