@@ -117,7 +117,7 @@ def _masked(selection: Any, vocab_size: int, labels: Labels | None) -> NDArray[n
             return taken
     if isinstance(selection, pd.Series) and pd.api.types.is_bool_dtype(selection):
         if count := int(selection.isna().sum()):
-            raise InputError(f"the mask has {count} values that are neither True nor False: fill them, .fillna(False)")
+            raise InputError(f"the mask holds NA, in {count} of {selection.size} rows: fill it, mask.fillna(False)")
         index, mask = selection.index, selection.to_numpy(bool)
         if not (isinstance(index, pd.RangeIndex) and index.equals(pd.RangeIndex(mask.size))):
             return _of_index(index[mask].tolist(), vocab_size, labels)

@@ -150,7 +150,7 @@ def test_a_mask_of_a_series_is_read_by_its_index_unless_that_is_the_default_one(
     with pytest.raises(InputError, match="no token is called '2'"):
         parse_tokens(pd.Series([True], index=["2"]), 7, lambda: named)
     for index in (None, [6, 5, 4]):
-        with pytest.raises(InputError, match="the mask has 1 values that are neither True nor False: fill them"):
+        with pytest.raises(InputError, match="the mask holds NA, in 1 of 3 rows: fill it"):
             parse_tokens(pd.Series([True, None, False], index, "boolean"), 7, lambda: named)
 
 
