@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -27,6 +26,8 @@ from embgeom_dask.reporting import drawing
 from embgeom_dask.testing import make_store
 from tests.reporting.figures import FIGURES, FOLDER, Results, draw, results
 
+pytestmark = pytest.mark.usefixtures("figures_closed")
+
 STEELBLUE = to_rgba("steelblue")
 DRAWN_BY = "3.11"
 """The matplotlib that drew the stored figures: another may set its letters otherwise."""
@@ -40,15 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(folder: Path, client: Client) -> Results:
     return results(folder, client=client)
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    backend = matplotlib.get_backend()
-    pyplot.switch_backend("agg")
-    yield
-    pyplot.close("all")
-    pyplot.switch_backend(backend)
 
 
 def distances(made: Results, name: str = "org/a") -> np.ndarray:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 from distributed import Client
-from matplotlib import pyplot
 
 import embgeom_dask as eg
 from embgeom_dask.reporting import page, report_contents, step_numbers
 from tests.reporting.test_report import Texts
+
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 class Made(NamedTuple):
@@ -49,15 +48,6 @@ def made(client: Client) -> Made:
             "components": eg.components(one, [1.0, 1.5, 2.0], client=client),
         },
     )
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    backend = matplotlib.get_backend()
-    pyplot.switch_backend("agg")
-    yield
-    pyplot.close("all")
-    pyplot.switch_backend(backend)
 
 
 def lines(table: pd.DataFrame) -> set[tuple[str, ...]]:
