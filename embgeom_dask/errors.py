@@ -71,10 +71,14 @@ def refuse_credentials(url: str) -> None:
 
 
 def parse_path(name: str, path: object) -> str:
-    """The text of the path given as the parameter `name`, with the home folder for `~`. InputError where it is none."""
+    """The text of the path given as the parameter `name`, with the home folder for `~`. InputError where it is none.
+
+    A `name` that is empty is not said. The home of an unknown user is no error; xarray and dask expand paths so, too.
+    """
     if isinstance(path, str | os.PathLike) and isinstance(text := os.fspath(path), str):
         return os.path.expanduser(text)  # noqa: PTH111
-    raise InputError(f"`{name}` {shorten(repr(path), 40)} is no path: name a file or a folder")
+    said = f"`{name}` " if name else ""
+    raise InputError(f"{said}{shorten(repr(path), 40)} is no path: name a file or a folder")
 
 
 class AbortRun(EmbgeomError):

@@ -20,47 +20,38 @@ _TOGETHER = 1 << 28
 
 
 @contextmanager
-def multiplied(rows: Given, gain: NDArray[np.float64] | None) -> Iterator[Given]:
-    """The rows, with each column multiplied where there is a gain: those are written to a temporary store."""
-    if gain is None:
-        yield rows
-        return
-    with _written(_Products(rows, gain), rows, "directions times gain") as given:
-        yield replace(given, token_id=rows.token_id)
+def directions_of(given: Given, columns: bool, gain: NDArray[np.float64] | None) -> Iterator[Given]:
+    """The rows, or the `columns` as rows without labels, with each value times the gain, where there is one.
 
-
-@contextmanager
-def rows_or_columns(given: Given, columns: bool) -> Iterator[Given]:
-    """The rows, or the `columns` as rows without labels: those are written to a temporary store."""
-    if not columns:
+    What are not the rows themselves is written to a temporary store.
+    """
+    if not columns and gain is None:
         yield given
         return
-    with _written(_Columns(given), given, "a store of the columns") as found:
-        yield found
-
-
-@contextmanager
-def _written(source: RowSource, of: Given, what: str) -> Iterator[Given]:
-    attrs = {"model": of.matrix.model, "revision": of.matrix.revision}
+    source: RowSource = _Columns(given) if columns else _Rows(given)
+    what = "a store of the columns" if columns else "directions"
+    if gain is not None:
+        source, what = _Products(source, gain), f"{what} times gain"
+    attrs = {"model": given.matrix.model, "revision": given.matrix.revision}
 
     def write(folder: str) -> str:
-        return model_writing.write_model(f"{folder}/directions.zarr", {of.matrix.name: source}, attrs=attrs)
+        return model_writing.write_model(f"{folder}/directions.zarr", {given.matrix.name: source}, attrs=attrs)
 
-    with temporary_store(write, what) as given:
-        yield given
+    with temporary_store(write, what) as found:
+        yield found if columns else replace(found, token_id=given.token_id)
 
 
 @dataclass(frozen=True)
 class _Products:
     """Rows times a gain, as a store is written from."""
 
-    rows: Given
+    rows: RowSource
     gain: NDArray[np.float64]
     tensor: str = "product"
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows.rows.size, self.gain.size
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -68,7 +59,26 @@ class _Products:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         with np.errstate(over="ignore"):  # infinity is refused as in any matrix
-            return self.rows.matrix.take(self.rows.rows[start:stop]).astype(np.float64) * self.gain
+            return self.rows.read(start, stop).astype(np.float64) * self.gain
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows given, as a store is written from."""
+
+    given: Given
+    tensor: str = "rows"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.given.rows.size, self.given.matrix.hidden_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.given.matrix.dtype)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        return self.given.matrix.take(self.given.rows[start:stop])
 
 
 @dataclass

@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from embgeom_dask.analyses.all_pairs import compare_pairs
-from embgeom_dask.analyses.directions import multiplied, rows_or_columns
+from embgeom_dask.analyses.directions import directions_of
 from embgeom_dask.checkpoints.bare_files import read_vector
 from embgeom_dask.checkpoints.matrix_files import find_matrix_file
 from embgeom_dask.errors import InputError, parse_path
@@ -141,10 +141,10 @@ def readout(
             with result_or_journal(out, attrs, dry_run=True) as (done, _):
                 if done is not None:
                     return done
-        with rows_or_columns(given, columns) as rows, multiplied(rows, factors) as products:
+        with directions_of(given, columns, factors) as rows:
             return compare_pairs(
                 "readout",
-                [products, vocabulary],
+                [rows, vocabulary],
                 ScanSpec("dot", top=count, bottom=count, moments_per_row=moments),
                 Resources(device, memory_limit=limit),
                 client,

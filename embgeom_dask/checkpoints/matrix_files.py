@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
+
+from embgeom_dask.errors import parse_path
 
 _MATRIX_FILE = re.compile(r"(?P<file>.+\.npy|.+\.safetensors)(?::(?P<key>.+))?")
 _STACK_FILE = re.compile(r"(?P<file>.+\.(?:safetensors|h5|hdf5))(?::(?P<key>.+))?")
@@ -22,7 +23,7 @@ def find_matrix_file(given: str) -> tuple[Path, str] | None:
     >>> find_matrix_file("stores/a.zarr") is None
     True
     """
-    found = _MATRIX_FILE.fullmatch(os.path.expanduser(given))  # noqa: PTH111
+    found = _MATRIX_FILE.fullmatch(parse_path("", given))
     if found is None or "://" in given or Path(given).is_dir():
         return None
     return Path(found["file"]), found["key"] or ""

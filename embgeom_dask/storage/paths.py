@@ -22,7 +22,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from embgeom_dask import private_apis, tuning
-from embgeom_dask.errors import EmbgeomError, InputError, refuse_credentials, shorten
+from embgeom_dask.errors import EmbgeomError, InputError, parse_path, refuse_credentials, shorten
 from embgeom_dask.redaction import redact
 from embgeom_dask.storage.url_groups import Collected, Fetched
 
@@ -59,14 +59,11 @@ def locate(path: PathLike) -> str:
     InputError
         where it is no path or empty, where no file can be called so, where a URL holds credentials or lacks a package.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"{shorten(repr(path), 40)} is no path: name a file or a folder")
-    if not is_url(path):
-        if (text := os.fspath(path)).startswith("file://"):
+    text = parse_path("", path)
+    if not is_url(text):
+        if text.startswith("file://"):
             refuse_credentials(text)
             text = unquote(urlsplit(text).path)
-        else:
-            text = os.path.expanduser(text)  # noqa: PTH111 (one of an unknown user is no error); xarray and dask do so
         if not text:  # it would be the folder at hand
             raise InputError("a path is empty: name a file or a folder")
         try:
@@ -77,7 +74,7 @@ def locate(path: PathLike) -> str:
             if error.errno == errno.ENAMETOOLONG:
                 raise InputError(f"no file can be called {shorten(text)}: the name is too long") from error
         return os.path.abspath(text)  # noqa: PTH100
-    url = os.fspath(path).rstrip("/")
+    url = text.rstrip("/")
     refuse_credentials(url)
     for part in url.split("::"):
         protocol = part.partition("://")[0]
