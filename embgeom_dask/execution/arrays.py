@@ -358,9 +358,8 @@ def labels_of(array: xr.DataArray) -> xr.Dataset:
     along = {name: coord.to_numpy() for name, coord in named.items() if coord is not None and coord.dims == (dim,)}
     if "token" not in along and dim in array.coords and _integers(array[dim]) is None:
         along["token"] = array[dim].to_numpy()
-    along = {
-        name: np.where(isna(values), "", values.astype(np.object_)) for name, values in along.items()
-    }  # None, NaN: no label
+    # None and NaN are no label
+    along = {name: np.where(isna(values), "", values.astype(np.object_)) for name, values in along.items()}
     none = np.full(array.shape[0], "")
     token, text = (list(map(str, along.get(name, along.get("token", none)).tolist())) for name in ("token", "text"))
     has = along["has_token"].astype(bool).tolist() if "has_token" in along else [bool(each) for each in token]
